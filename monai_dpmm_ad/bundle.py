@@ -1,0 +1,106 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""The bundle on disk: copy the template, write a fitted model into it, run one of its configs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from monai_dpmm_ad.errors import CheckpointError
+from monai_dpmm_ad.files import replace_file, write_json
+
+__all__ = ["create_bundle", "is_fitted", "load_workflow", "save_model"]
+
+MODEL = Path("models") / "model.pt"
+INFERENCE = Path("configs") / "inference.json"
+
+
+def create_bundle(path: str | os.PathLike[str]) -> Path:
+    """Copy the package's bundle template into a new folder, or take up an unfinished one.
+
+    Args:
+        path: folder of the bundle; made if needed.
+
+    Raises:
+        CheckpointError: when the folder holds a fitted bundle, or files that are no bundle.
+    """
+    path = Path(path)
+    if is_fitted(path):
+        raise CheckpointError(f"{path}: holds a fitted bundle already. Name another folder with --out.")
+    if path.exists() and not path.is_dir():
+        raise CheckpointError(f"{path}: is a file. Name a folder with --out.")
+    if path.is_dir() and any(path.iterdir()) and not (path / INFERENCE).is_file():
+        raise CheckpointError(f"{path}: is not empty and no bundle. Name another folder with --out.")
+    shutil.copytree(_template(), path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("model.pt"))
+    return path
+
+
+def _template() -> Path:
+    """The bundle inside the installed package, or beside the package in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "bundles" / "dpmm_ad"
+    return installed if installed.is_dir() else package.parent / "bundles" / "dpmm_ad"
+
+
+def is_fitted(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds a bundle with a fitted model."""
+    return (Path(path) / MODEL).is_file()
+
+
+def save_model(bundle_root: str | os.PathLike[str], network: nn.Module, settings: Mapping[str, Any]) -> None:
+    """Complete a bundle: its inference config takes over the settings that were fitted, then the model is written.
+
+    Args:
+        bundle_root: folder of the bundle.
+        network: its state dict holds tensors only.
+        settings: top-level ids of ``configs/inference.json`` and their values.
+    """
+    root = Path(bundle_root)
+    config = json.loads((root / INFERENCE).read_text(encoding="utf-8"))
+    unknown = sorted(set(settings) - set(config))
+    if unknown:
+        raise CheckpointError(f"{root / INFERENCE}: has no {', '.join(unknown)}. Use the bundle's own configs.")
+    write_json(root / INFERENCE, {**config, **settings})
+    state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+    replace_file(root / MODEL, lambda temporary: torch.save(state, temporary))
+
+
+def load_workflow(bundle_root: str | os.PathLike[str], configs: Sequence[str], kind: str, **overrides: Any) -> Any:
+    """Load configs of a bundle as MONAI's ``ConfigWorkflow``, the same that ``python -m monai.bundle run`` runs.
+
+    Args:
+        bundle_root: folder of the bundle.
+        configs: names in ``configs/`` without the suffix; later ones overlay earlier ones.
+        kind: ``train`` or ``inference``.
+        overrides: values of config ids.
+
+    Returns:
+        The workflow, not yet initialised.
+
+    Raises:
+        CheckpointError: when the folder is no bundle, or must be fitted first.
+    """
+    from monai.bundle import ConfigWorkflow
+
+    root = Path(bundle_root)
+    files = [root / "configs" / f"{name}.json" for name in configs]
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing:
+        raise CheckpointError(f"{root}: is no bundle of this package, {missing[0]} is missing. Make one with fit.")
+    if kind == "inference" and not is_fitted(root):
+        raise CheckpointError(f"{root}: has no fitted model, {MODEL} is missing. Make one with fit.")
+    return ConfigWorkflow(
+        config_file=[str(file) for file in files],
+        meta_file=str(root / "configs" / "metadata.json"),
+        logging_file=str(root / "configs" / "logging.conf"),
+        workflow_type=kind,
+        bundle_root=str(root),
+        **overrides,
+    )

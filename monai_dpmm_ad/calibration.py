@@ -1,0 +1,343 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Numbers that can be trusted: thresholds, p-values and percentiles from held-out healthy scans.
+
+The exchangeable unit is the *scan*. Voxels of one scan are anything but independent, so n scans with millions of
+voxels are n observations. What n scans can promise for voxels is an *expected* share: on average over healthy scans
+(those of the calibration and the new one drawn alike), at most ``rate`` of the foreground scores above the threshold.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from monai_dpmm_ad.errors import NotFittedError
+from monai_dpmm_ad.ops.histogram import FINE, SparseSum, count_keys
+
+__all__ = ["MAX_IMAGE_SCORES", "Calibration"]
+
+MAX_IMAGE_SCORES = 4096
+_NUM_LEVELS = 2048
+_TOLERANCE = 1e-12  # rounding of shares
+
+
+def _make_levels() -> np.ndarray:
+    """Cumulative shares at which quantiles are kept: evenly spaced, and log-spaced towards 1 (tail down to 1e-6)."""
+    tails = np.concatenate([np.linspace(0, 1, _NUM_LEVELS + 1), np.logspace(-6, 0, _NUM_LEVELS)])
+    return 1 - np.unique(tails)[::-1]
+
+
+_LEVELS = _make_levels()
+
+
+class Calibration(nn.Module):
+    """What healthy scores look like, as buffers of fixed shape (about 50 KB, whatever the number of scans).
+
+    Feed held-out healthy scans with :meth:`update`, then call :meth:`finish`. Each scan has the same weight, however
+    many voxels it has.
+
+    Args:
+        num_regions: regions of an integer atlas (labels 1 … ``num_regions``; 0 is nowhere) with thresholds of their
+            own; 0 for none.
+
+    Voxel threshold, for a rate and n scans: the smallest t with
+
+        n / (n + 1) · mean_i FPR_i(t) + 1 / (n + 1) ≤ rate,    FPR_i(t) = share of scan i's foreground with score > t.
+
+    Then E[FPR of a new healthy scan] ≤ rate, whatever the distribution. It needs n ≥ 1 / rate − 1 scans (9 for 10 %,
+    19 for 5 %, 99 for 1 %); with fewer, or with scans that were also fitted, the threshold is the plain quantile of the
+    healthy scores and :meth:`guaranteed` is False.
+
+    Reference:
+        Angelopoulos, Bates, Fisch, Lei and Schuster 2024, "Conformal risk control", theorem 1, with B = 1. Smoothed
+        p-values: Vovk, Gammerman and Shafer 2005, section 2.3.
+
+    Example:
+        >>> calibration = Calibration()
+        >>> for i in range(19):
+        ...     healthy = torch.linspace(0.01, 1, 100)
+        ...     calibration.update(healthy, healthy > 0, image_score=0.5 + i / 100)
+        >>> calibration.finish()
+        >>> round(calibration.threshold(0.10), 2), calibration.guaranteed(0.10), calibration.guaranteed(0.01)
+        (0.95, True, False)
+        >>> calibration.p_value(0.9)
+        0.05
+    """
+
+    levels: Tensor
+    knots: Tensor
+    region_knots: Tensor
+    region_scans: Tensor
+    image_scores: Tensor
+    foreground_share: Tensor
+    num_scans: Tensor
+    held_out: Tensor
+
+    def __init__(self, num_regions: int = 0) -> None:
+        super().__init__()
+        if num_regions < 0:
+            raise ValueError(f"`num_regions` must not be negative, got {num_regions}. Pass 0 for no regions.")
+        self.num_regions = num_regions
+        self.register_buffer("levels", torch.from_numpy(_LEVELS), persistent=False)
+        self.register_buffer("knots", torch.zeros(len(_LEVELS)))
+        self.register_buffer("region_knots", torch.zeros(num_regions, len(_LEVELS)))
+        self.register_buffer("region_scans", torch.zeros(num_regions, dtype=torch.int64))
+        self.register_buffer("image_scores", torch.full((MAX_IMAGE_SCORES,), torch.inf, dtype=torch.float64))
+        self.register_buffer("foreground_share", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("num_scans", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("held_out", torch.zeros((), dtype=torch.bool))
+        self._start()
+
+    def _start(self) -> None:
+        self._histograms: dict[int, SparseSum] = {}  # 0 is the whole foreground
+        self._counts = np.zeros(self.num_regions + 1, dtype=np.int64)
+        self._scores: list[float] = []
+        self._shares: list[float] = []
+        self._names: set[str] = set()
+
+    def reset(self) -> None:
+        """Forget the fit and all pending scans."""
+        self._start()
+        for buffer in (self.knots, self.region_knots, self.region_scans, self.foreground_share, self.num_scans, self.held_out):
+            buffer.zero_()
+        self.image_scores.fill_(torch.inf)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether :meth:`finish` has been called, here or before saving."""
+        return int(self.num_scans) > 0
+
+    def update(
+        self,
+        score_map: Tensor,
+        foreground: Tensor | None,
+        image_score: float,
+        name: str | None = None,
+        regions: Tensor | None = None,
+    ) -> None:
+        """Add one healthy scan.
+
+        Args:
+            score_map: any shape, nonnegative, in the space where thresholds will be applied.
+            foreground: boolean, same shape: which scores count; all of them if None.
+            image_score: the scan's score.
+            name: if given, a scan that comes twice is refused.
+            regions: integer atlas, same shape; needed if ``num_regions`` > 0.
+
+        Raises:
+            ValueError: shapes differ, scores are negative or not finite, no foreground, a name seen before, or
+                ``regions`` without ``num_regions`` (or the other way round).
+        """
+        label = "this scan" if name is None else f"scan '{name}'"
+        if name is not None and name in self._names:
+            raise ValueError(f"`name` must be unique, got '{name}' twice. Calibrate with each scan once.")
+        if (regions is None) != (self.num_regions == 0):
+            raise ValueError(
+                f"`regions` must be given exactly if the calibration has regions, got "
+                f"{'none' if regions is None else 'an atlas'} with `num_regions` = {self.num_regions}."
+            )
+        if not math.isfinite(image_score):
+            raise ValueError(f"`image_score` must be finite, got {image_score} in {label}.")
+        scores = score_map.detach().to("cpu", torch.float32)
+        inside = torch.ones_like(scores, dtype=torch.bool) if foreground is None else foreground.detach().cpu() > 0
+        for key, array in (("foreground", inside), ("regions", regions)):
+            if array is not None and array.shape != scores.shape:
+                raise ValueError(
+                    f"`{key}` must have the map's shape {tuple(scores.shape)}, got {tuple(array.shape)} in {label}."
+                )
+        values = scores.numpy()[inside.numpy()]
+        if values.size == 0:
+            raise ValueError(f"`foreground` must not be empty, got no foreground in {label}. Leave the scan out.")
+        if not (np.isfinite(values.min() + values.max()) and values.min() >= 0):
+            raise ValueError(f"`score_map` must be finite and nonnegative, got other values in {label}.")
+        self._add(0, values)
+        if regions is not None:
+            where = regions.detach().cpu().numpy()[inside.numpy()]
+            for region in range(1, self.num_regions + 1):
+                self._add(region, values[where == region])
+        self._scores.append(float(image_score))
+        self._shares.append(values.size / scores.numel())
+        if name is not None:
+            self._names.add(name)
+
+    def _add(self, row: int, values: np.ndarray) -> None:
+        if values.size:
+            keys, counts = count_keys(FINE.keys(values))
+            self._histograms.setdefault(row, SparseSum(width=1)).add(keys, counts[:, None] / values.size)
+            self._counts[row] += 1
+
+    def finish(self, held_out: bool = True) -> None:
+        """Turn the scans seen (by all processes of ``torch.distributed``) into buffers.
+
+        Args:
+            held_out: False if the scans were also used to fit the detector: nothing is guaranteed then.
+
+        Raises:
+            NotFittedError: no scan was seen.
+            ValueError: two processes saw the same name.
+        """
+        self._gather()
+        if not self._scores:
+            raise NotFittedError("`finish` needs at least one healthy scan. Call `update` first.")
+        self.knots.copy_(torch.from_numpy(_find_knots(self._histograms[0])))
+        for row, histogram in self._histograms.items():
+            if row:
+                self.region_knots[row - 1] = torch.from_numpy(_find_knots(histogram))
+        self.region_scans.copy_(torch.from_numpy(self._counts[1:]))
+        scores = np.array(self._scores)
+        if scores.size > MAX_IMAGE_SCORES:
+            # A random subset of exchangeable scores is exchangeable: p-values stay valid.
+            scores = np.random.default_rng(0).choice(scores, MAX_IMAGE_SCORES, replace=False)
+        self.image_scores.fill_(torch.inf)
+        self.image_scores[: scores.size] = torch.from_numpy(np.sort(scores))
+        self.foreground_share.fill_(float(np.mean(self._shares)))
+        self.num_scans.fill_(len(self._scores))
+        self.held_out.fill_(held_out)
+        self._start()
+
+    def _gather(self) -> None:
+        from torch import distributed
+
+        if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+            return
+        states: list[Any] = [None] * distributed.get_world_size()
+        histograms = {row: total.result() for row, total in self._histograms.items()}
+        distributed.all_gather_object(states, (histograms, self._counts, self._scores, sorted(self._names), self._shares))
+        names = [name for state in states for name in state[3]]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                "Every scan must be calibrated once, got one twice. Use a sampler with even_divisible=False."
+            )
+        self._histograms = {}
+        for row, histogram in (item for state in states for item in state[0].items()):
+            self._histograms.setdefault(row, SparseSum(width=1)).add(*histogram)
+        self._counts = np.sum([state[1] for state in states], axis=0)
+        self._scores = [score for state in states for score in state[2]]
+        self._shares = [share for state in states for share in state[4]]
+
+    def _check(self) -> None:
+        if not self.fitted:
+            raise NotFittedError("The calibration has seen no scans. Call `update` per healthy scan, then `finish`.")
+
+    def threshold(self, rate: float, region: int | None = None) -> float:
+        """Return the score that a healthy scan's foreground exceeds in an expected share of at most ``rate``.
+
+        Args:
+            rate: false-positive rate, in (0, 1); a voxel is flagged if its score is *greater* than the threshold.
+            region: 1 … ``num_regions`` for that region's own threshold; a region that no scan had gets the whole
+                foreground's.
+
+        Raises:
+            NotFittedError: before :meth:`finish`.
+            ValueError: rate or region out of range.
+        """
+        knots, count = self._distribution(rate, region)
+        # Conformal risk control bounds the mean rate by this; where that is negative, no threshold can be promised.
+        allowed = (rate * (count + 1) - 1) / count
+        share = max(allowed, 0.0) if allowed >= -_TOLERANCE else rate
+        # Rounding up to the next knot keeps the promise: false positives only fall with the threshold.
+        return float(knots[int(np.searchsorted(_LEVELS, 1 - share - _TOLERANCE, side="left"))])
+
+    def quantile(self, rate: float, whole_field: bool = False) -> float:
+        """Return the score that a share ``rate`` of the healthy pixels exceeded: no correction, no promise.
+
+        It is what papers call the threshold at a false-positive rate on normal validation pixels.
+
+        Args:
+            rate: false-positive rate, in (0, 1).
+            whole_field: count the background, whose score is 0, among the pixels.
+
+        Raises:
+            NotFittedError: before :meth:`finish`.
+            ValueError: rate out of range.
+        """
+        knots, _ = self._distribution(rate, None)
+        share = rate / float(self.foreground_share) if whole_field else rate
+        return 0.0 if share >= 1 else float(knots[int(np.searchsorted(_LEVELS, 1 - share - _TOLERANCE, side="left"))])
+
+    def guaranteed(self, rate: float, region: int | None = None) -> bool:
+        """Whether :meth:`threshold` carries the finite-sample guarantee: held-out scans, and enough of them."""
+        return bool(self.held_out) and rate * (self._distribution(rate, region)[1] + 1) >= 1 - _TOLERANCE
+
+    def _distribution(self, rate: float, region: int | None) -> tuple[Tensor, int]:
+        self._check()
+        if not 0 < rate < 1:
+            raise ValueError(f"`rate` must lie in (0, 1), got {rate}. Pass 0.01 for 1 %.")
+        if region is None:
+            return self.knots, int(self.num_scans)
+        if not 1 <= region <= self.num_regions:
+            raise ValueError(f"`region` must lie between 1 and {self.num_regions}, got {region}.")
+        count = int(self.region_scans[region - 1])
+        return (self.region_knots[region - 1], count) if count else (self.knots, int(self.num_scans))
+
+    def threshold_map(self, regions: Tensor, rate: float) -> Tensor:
+        """Look up each position's own threshold.
+
+        Args:
+            regions: integer atlas, any shape; 0 and unknown labels get the whole foreground's threshold.
+            rate: false-positive rate, in (0, 1).
+
+        Returns:
+            float32 thresholds, same shape and device.
+        """
+        whole = self.threshold(rate)
+        table = torch.tensor(
+            [whole, *(self.threshold(rate, region) for region in range(1, self.num_regions + 1))], device=regions.device
+        )
+        known = (regions >= 0) & (regions <= self.num_regions)
+        return table[torch.where(known, regions, 0).long()]
+
+    def p_value(self, image_score: float, tie_break: float = 1.0) -> float:
+        """Compute a scan's conformal p-value against the healthy scans.
+
+            p = (#{s_i > s} + u · (1 + #{s_i = s})) / (n + 1)
+
+        Args:
+            image_score: s.
+            tie_break: u in [0, 1]. The default 1 gives ``(1 + #{s_i ≥ s}) / (n + 1)``: for a healthy scan,
+                P(p ≤ a) ≤ a. A uniform random number makes it exact, P(p ≤ a) = a, ties or not.
+
+        Returns:
+            In (0, 1]; never below 1 / (n + 1) with the default.
+        """
+        self._check()
+        if not 0 <= tie_break <= 1:
+            raise ValueError(f"`tie_break` must lie in [0, 1], got {tie_break}.")
+        scores = self.image_scores[: min(int(self.num_scans), MAX_IMAGE_SCORES)]
+        greater, equal = int((scores > image_score).sum()), int((scores == image_score).sum())
+        return (greater + tie_break * (1 + equal)) / (len(scores) + 1)
+
+    def percentile(self, score_map: Tensor) -> Tensor:
+        """Turn scores into percentiles among the healthy foreground.
+
+        Args:
+            score_map: any shape, any device.
+
+        Returns:
+            float32 in [0, 100], same shape: the share of healthy scores below, in per cent; 0 where the score is 0
+            (background).
+        """
+        self._check()
+        knots = self.knots.to(score_map.device)
+        levels = self.levels.to(score_map.device, torch.float32)
+        scores = score_map.to(torch.float32).contiguous()
+        last = len(knots) - 1
+        above = torch.searchsorted(knots, scores, right=True).clamp(max=last)
+        below = (above - 1).clamp(min=0)
+        width = knots[above] - knots[below]
+        part = torch.where(width > 0, (scores - knots[below]) / width.clamp(min=torch.finfo(torch.float32).tiny), 0)
+        shares = levels[below] + part.clamp(0, 1) * (levels[above] - levels[below])
+        shares = torch.where(scores >= knots[last], 1.0, shares)
+        return torch.where(scores > 0, 100 * shares, 0.0)
+
+
+def _find_knots(histogram: SparseSum) -> np.ndarray:
+    """Smallest bin edges up to which at least each level's share of the histogram lies."""
+    keys, shares = histogram.result()
+    total = np.cumsum(shares[:, 0])
+    bins = np.searchsorted(total, _LEVELS * total[-1] * (1 - _TOLERANCE), side="left")
+    return FINE.upper(keys[np.minimum(bins, len(keys) - 1)])

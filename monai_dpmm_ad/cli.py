@@ -1,0 +1,190 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from monai_dpmm_ad import __version__
+from monai_dpmm_ad.errors import CheckpointError, EmbeddingStoreError, NotFittedError
+
+if TYPE_CHECKING:
+    from monai_dpmm_ad.commands import Outcome
+
+__all__ = ["main"]
+
+PATHS = "a folder of NIfTI files, DICOM series or pictures, a BMAD-style tree, a datalist JSON, or single files"
+NOTICE = "Research software, not a medical device."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``monai-dpmm-ad``.
+
+    Args:
+        arguments: without the program's name; None takes those of the process.
+
+    Returns:
+        0 when every input was processed, 1 otherwise.
+    """
+    options = vars(_make_parser().parse_args(arguments))
+    run, debug = options.pop("run"), options.pop("debug")
+    warnings.showwarning = _show_warning
+    if not debug:
+        logging.disable(logging.WARNING)  # MONAI and Ignite narrate; what matters is printed below
+    try:
+        return run({name: value for name, value in options.items() if value is not None})
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+    except Exception as error:
+        if debug or not isinstance(_root(error), _EXPECTED):
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+    return 1
+
+
+_EXPECTED = (ValueError, TypeError, OSError, CheckpointError, EmbeddingStoreError, NotFittedError, ImportError)
+
+
+def _root(error: BaseException) -> BaseException:
+    """The first cause: MONAI's config parser wraps what its expressions raise."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _one_line(error: BaseException) -> str:
+    root = _root(error)
+    if isinstance(root, OSError) and root.strerror:
+        return f"{root.filename}: {root.strerror}" if root.filename else root.strerror
+    return " ".join(str(root).split()) or type(root).__name__
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *location: Any) -> None:
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="monai-dpmm-ad", description=f"Anomaly maps for medical images. {NOTICE}")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_fit(commands)
+    _add_infer(commands, "infer", "--images", _infer, "draw the anomaly maps of scans")
+    _add_infer(commands, "evaluate", "--data", _evaluate, "draw maps and compare them with masks or classes")
+    return parser
+
+
+def _add_command(commands: Any, name: str, run: Any, description: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=description, description=f"{description.capitalize()}. {NOTICE}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_demo(commands: Any) -> None:
+    parser = _add_command(commands, "demo", _demo, "fit and evaluate a small cohort of phantoms with lesions")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for cohort, bundle and results")
+    parser.add_argument("--seed", type=int, help="of the cohort and the fit (default 0)")
+
+
+def _add_fit(commands: Any) -> None:
+    parser = _add_command(commands, "fit", _fit, "fit normal scans into a bundle")
+    parser.add_argument("--images", nargs="+", required=True, metavar="PATH", help=f"normal scans: {PATHS}")
+    parser.add_argument("--held-out", nargs="+", metavar="PATH", help="healthy scans for validation and calibration")
+    parser.add_argument("--out", required=True, metavar="BUNDLE", help="folder of the bundle")
+    parser.add_argument("--embedder", dest="embedder_name", help="compact, a Hugging Face id or a local folder")
+    parser.add_argument("--image-size", type=int, help="longer side of what the embedder sees, in pixels")
+    parser.add_argument("--num-components", type=int, help="largest number of mixture components")
+    parser.add_argument("--covariance", help="diagonal or spherical, …")
+    parser.add_argument("--score", help="log_density, cosine, euclidean or mahalanobis")
+    parser.add_argument("--pooling", help="how patch scores become a scan's score: mean, top1 or max")
+    parser.add_argument("--location-weight", type=float, help="weight of the patch's location beside its embedding")
+    parser.add_argument("--intensity", help="median, white_matter, percentile or ct_window")
+    parser.add_argument("--axes", nargs="+", help="axial, coronal, sagittal; several are fused")
+    parser.add_argument("--exclude-label", choices=("none", "patches", "slices"), help="what a label mask leaves out")
+    parser.add_argument("--patch-fraction", type=float, help="random share of each slice's patches that is fitted")
+    parser.add_argument("--max-epochs", type=int, help="largest number of passes over the embeddings")
+    parser.add_argument("--seed", type=int, help="of everything random (default 0)")
+    parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
+
+
+def _add_infer(commands: Any, name: str, source: str, run: Any, description: str) -> None:
+    parser = _add_command(commands, name, run, description)
+    parser.add_argument("--bundle", required=True, metavar="BUNDLE", help="folder that fit wrote")
+    parser.add_argument(source, nargs="+", required=True, metavar="PATH", help=f"scans: {PATHS}")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument("--rate", dest="false_positive_rate", type=float, help="false-positive rate of the mask")
+    parser.add_argument("--min-lesion", dest="min_lesion_volume", type=float, help="smallest lesion in mm³")
+    parser.add_argument("--batch-size", type=int, help="slices in one forward pass")
+    parser.add_argument("--section", help="section of a datalist or BMAD tree (default test)")
+    parser.add_argument("--no-report", dest="report", action="store_false", default=None, help="write no report.html")
+    parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
+
+
+def _demo(options: dict[str, Any]) -> int:
+    from monai_dpmm_ad import commands
+
+    outcome = commands.demo(**options)
+    return _print(outcome, options["out"])
+
+
+def _fit(options: dict[str, Any]) -> int:
+    from monai_dpmm_ad import commands
+
+    outcome = commands.fit(**options)
+    print(f"fitted bundle: {options['out']}")
+    return _print_failures(outcome)
+
+
+def _infer(options: dict[str, Any]) -> int:
+    from monai_dpmm_ad import commands
+
+    return _print(commands.infer(**options), options["out"])
+
+
+def _evaluate(options: dict[str, Any]) -> int:
+    from monai_dpmm_ad import commands
+
+    return _print(commands.evaluate(**options), options["out"])
+
+
+def _print(outcome: Outcome, folder: str) -> int:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    table = Table("scan", "score", "p-value", "flagged", "lesions")
+    for row in outcome.scans:
+        flagged = "" if row.flagged is None else f"{row.flagged:.1f} {row.flagged_unit}"
+        p_value = "" if row.p_value is None else f"{row.p_value:.3f}"
+        lesions = "" if row.num_lesions is None else str(row.num_lesions)
+        table.add_row(Text(row.name), f"{row.score:.4g}", p_value, flagged, lesions)
+    if len(outcome.scans) <= 50:
+        console.print(table)
+    if outcome.metrics:
+        console.print(_metrics_table(outcome.metrics))
+    print(f"results: {outcome.report or folder}")
+    return _print_failures(outcome)
+
+
+def _metrics_table(metrics: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    table = Table("metric", "value", "95 % interval")
+    for name, value in metrics.items():
+        if isinstance(value, float):
+            low_high = metrics.get(f"{name}_ci")
+            table.add_row(name, f"{value:.3f}", f"{low_high[0]:.3f}–{low_high[1]:.3f}" if low_high else "")
+    return table
+
+
+def _print_failures(outcome: Outcome) -> int:
+    for failure in outcome.failures:
+        print(f"failed: {failure.path}: {failure.reason}", file=sys.stderr)
+    return 1 if outcome.failures else 0

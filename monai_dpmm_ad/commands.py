@@ -1,0 +1,153 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""What the command line does, as functions: each runs a workflow of a bundle with overrides."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from monai_dpmm_ad.bundle import create_bundle, load_workflow
+from monai_dpmm_ad.files import write_json
+from monai_dpmm_ad.scans import ScanFailure, write_failures
+
+__all__ = ["Outcome", "demo", "evaluate", "fit", "infer"]
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass
+class Outcome:
+    """What a command did.
+
+    Args:
+        scans: one row per processed scan, see :class:`~monai_dpmm_ad.handlers.ScanRow`.
+        failures: the scans that were not processed.
+        metrics: figures of an evaluation, empty otherwise.
+        report: path of the HTML report, None where none was written.
+    """
+
+    scans: list[Any] = field(default_factory=list)
+    failures: list[ScanFailure] = field(default_factory=list)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    report: Path | None = None
+
+
+def fit(
+    images: Sequence[PathLike], out: PathLike, held_out: Sequence[PathLike] | None = None, **overrides: Any
+) -> Outcome:
+    """Fit normal scans into a complete bundle.
+
+    Args:
+        images: where the normal scans are: see :func:`~monai_dpmm_ad.datalist.resolve_datalist`.
+        out: folder of the bundle; an interrupted fit continues there.
+        held_out: healthy scans to validate and calibrate on; None splits off subjects.
+        overrides: values of ids in ``configs/train.json``.
+    """
+    bundle = create_bundle(out)
+    _check_writable(bundle)
+    workflow = load_workflow(
+        bundle,
+        ["train"],
+        "train",
+        dataset_dir=_absolute(images),
+        validation_dir=_absolute(held_out) if held_out else None,
+        **overrides,
+    )
+    _run(workflow)
+    get = workflow.parser.get_parsed_content
+    failures = [*get("train#dataset").failures, *get("validate#dataset").failures, *get("calibrate#evaluator").failures]
+    failures = list(dict.fromkeys(failures))
+    write_failures(bundle, failures)
+    return Outcome(failures=failures)
+
+
+def infer(
+    bundle: PathLike, images: Sequence[PathLike], out: PathLike, report: bool = True, **overrides: Any
+) -> Outcome:
+    """Draw the anomaly map and mask of every scan, with tables and a report.
+
+    Args:
+        bundle: folder of a fitted bundle.
+        images: where the scans are.
+        out: folder of the outputs.
+        report: whether to write ``report.html``, where the `report` extra is installed.
+        overrides: values of ids in ``configs/inference.json``.
+    """
+    return _run_scans(bundle, ["inference"], images, out, report, overrides)
+
+
+def evaluate(
+    bundle: PathLike, data: Sequence[PathLike], out: PathLike, report: bool = True, **overrides: Any
+) -> Outcome:
+    """Do what `infer` does and write ``metrics.json`` and ``metrics.csv`` beside it.
+
+    Args:
+        bundle: folder of a fitted bundle.
+        data: scans with their masks (``label``) or classes.
+        out: folder of the outputs.
+        report: as for `infer`.
+        overrides: values of ids in the configs.
+    """
+    return _run_scans(bundle, ["inference", "evaluate"], data, out, report, overrides)
+
+
+def demo(out: PathLike, seed: int = 0) -> Outcome:
+    """Make a cohort of phantoms with lesions, fit the healthy ones, evaluate the others, write the report.
+
+    Args:
+        out: folder for ``cohort/``, ``bundle/`` and ``results/``.
+        seed: of the cohort and the fit.
+    """
+    from monai_dpmm_ad.phantoms import write_cohort
+
+    out = Path(out)
+    datalist = write_cohort(out / "cohort", seed=seed)
+    fit([datalist], out / "bundle", seed=seed)
+    return evaluate(out / "bundle", [datalist], out / "results")
+
+
+def _run_scans(
+    bundle: PathLike, configs: list[str], images: Sequence[PathLike], out: PathLike, report: bool, overrides: Any
+) -> Outcome:
+    out = Path(out).absolute()
+    _check_writable(out)
+    workflow = load_workflow(
+        bundle, configs, "inference", dataset_dir=_absolute(images), output_dir=str(out), **overrides
+    )
+    _run(workflow)
+    from monai_dpmm_ad.handlers import ScanTable
+
+    table = next(handler for handler in workflow.handlers if isinstance(handler, ScanTable))
+    evaluator = workflow.evaluator
+    outcome = Outcome(table.rows, evaluator.failures)
+    if "evaluate" in configs:
+        outcome.metrics = dict(evaluator.state.metric_details.get("key_metric", {}))
+        write_json(out / "metrics.json", outcome.metrics)
+    if report and table.rows and find_spec("matplotlib"):
+        outcome.report = write_scan_report(out, workflow, outcome)
+    return outcome
+
+
+def _run(workflow: Any) -> None:
+    workflow.initialize()
+    try:
+        workflow.run()
+    finally:
+        workflow.finalize()
+
+
+def _absolute(paths: Sequence[PathLike]) -> list[str]:
+    # Absolute, so that no name can be read as an expression of the config.
+    return [str(Path(path).absolute()) for path in paths]
+
+
+def _check_writable(folder: Path) -> None:
+    """Find out before the long work whether results can be written at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(prefix=".partial-", dir=folder) as file:
+        file.write(bytes(4096))

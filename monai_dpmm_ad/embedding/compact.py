@@ -1,0 +1,57 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""The embedder that ships with the package, and the one entry point to all of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from monai_dpmm_ad.embedding.base import Embedder
+from monai_dpmm_ad.embedding.hf_vit import HFViTEmbedder
+from monai_dpmm_ad.errors import CheckpointError, unknown_option
+
+__all__ = ["COMPACT", "compact_path", "create_embedder"]
+
+COMPACT = "compact"
+
+
+def compact_path() -> Path:
+    """Find the folder of the weights that ship with the package, in the Hugging Face format.
+
+    Raises:
+        CheckpointError: an installation without them.
+    """
+    folder = Path(str(resources.files("monai_dpmm_ad.embedding") / "weights" / COMPACT))
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder}: the compact embedder's weights are missing. Install the package again.")
+    return folder
+
+
+def create_embedder(
+    name_or_path: str | os.PathLike[str] = COMPACT,
+    revision: str | None = None,
+    stages: Sequence[int] | None = None,
+    autocast: bool | None = None,
+) -> Embedder:
+    """Make an embedder from its name.
+
+    Args:
+        name_or_path: ``"compact"``, what ships with the package and needs no network; a Hugging Face id such as
+            ``"facebook/dinov2-small"``; or a local folder in the Hugging Face format.
+        revision: branch, tag or commit of a Hugging Face id.
+        stages: blocks whose output is returned, see :class:`~monai_dpmm_ad.embedding.HFViTEmbedder`.
+        autocast: bfloat16 on or off; None lets the processor decide.
+
+    Raises:
+        ValueError: a word that is none of these.
+        CheckpointError: a backbone that cannot be loaded.
+    """
+    name = os.fspath(name_or_path)
+    if name == COMPACT:
+        return HFViTEmbedder(compact_path(), revision, stages, autocast, name=COMPACT)
+    if not os.path.exists(name) and os.sep not in name and "/" not in name:
+        options = (COMPACT, "ORGANISATION/MODEL of Hugging Face", "/PATH/TO/A/FOLDER")
+        raise unknown_option("embedder", name, options)
+    return HFViTEmbedder(name, revision, stages, autocast)

@@ -1,0 +1,56 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Errors that the package raises beyond ``ValueError`` and ``TypeError``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["CheckpointError", "EmbeddingStoreError", "NotFittedError", "ScanError", "unknown_option"]
+
+
+class NotFittedError(RuntimeError):
+    """A method that needs a fitted model was called before ``fit``."""
+
+
+class CheckpointError(RuntimeError):
+    """A bundle, checkpoint or backbone on disk is incomplete, damaged or does not belong here."""
+
+
+class EmbeddingStoreError(RuntimeError):
+    """An embedding store on disk is damaged or was written with another backbone or preprocessing."""
+
+
+class ScanError(ValueError):
+    """One scan cannot be processed; the others still can.
+
+    Args:
+        path: the file or folder at fault.
+        reason: what is wrong with it, one line, without a full stop.
+    """
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = str(path)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[ScanError], tuple[str, str]]:
+        # The default would call ScanError with the joined message: worker processes pickle exceptions.
+        return type(self), (self.path, self.reason)
+
+
+def unknown_option(name: str, got: object, options: Iterable[str]) -> ValueError:
+    """Make the error for an option that is not among the valid ones, with the nearest match.
+
+    Args:
+        name: the argument's name.
+        got: what the user passed.
+        options: the valid values.
+
+    Returns:
+        A ``ValueError`` to raise.
+    """
+    valid = sorted(options)
+    nearest = difflib.get_close_matches(str(got), valid, n=1)
+    hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+    return ValueError(f"`{name}` must be one of {', '.join(valid)}, got '{got}'.{hint}")

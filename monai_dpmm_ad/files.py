@@ -1,0 +1,64 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Write files so that no half-written one is ever seen under its final name."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["replace_file", "spreadsheet_safe", "write_csv", "write_json"]
+
+
+def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then rename it.
+
+    Args:
+        path: the final name; its folder is made if needed.
+        write: called with the temporary path, which keeps all suffixes of the final name.
+
+    Raises:
+        OSError: whatever the file system answers; the temporary file is removed and ``path`` is as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".partial-", suffix="".join(path.suffixes[-2:]), dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Write JSON, indented, keys in the order given."""
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_csv(path: str | os.PathLike[str], header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a table; None becomes an empty cell and text that a spreadsheet would run as a formula is quoted."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([["" if cell is None else spreadsheet_safe(cell) for cell in row] for row in rows])
+    replace_file(path, lambda temporary: temporary.write_text(buffer.getvalue(), encoding="utf-8"))
+
+
+def spreadsheet_safe(cell: Any) -> Any:
+    """Put an apostrophe before text that begins like a formula."""
+    return "'" + cell if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell

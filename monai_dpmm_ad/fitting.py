@@ -1,0 +1,230 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""From normal scans to an embedding store, and from the store to the trainer."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+import torch.nn.functional as F
+from monai.data import ThreadDataLoader
+from torch import Tensor
+
+from monai_dpmm_ad.datalist import resolve_datalist, split_by_subject
+from monai_dpmm_ad.embedding import EmbeddingStore, StoreWriter
+from monai_dpmm_ad.errors import EmbeddingStoreError, ScanError
+from monai_dpmm_ad.mixture.distributed import gather_rows, reduce_max, reduce_sum
+from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.ops.patches import pool_foreground
+from monai_dpmm_ad.progress import track
+from monai_dpmm_ad.scans import ScanDataset, share_of_rank
+
+__all__ = ["Split", "StoreLoader", "embed_dataset", "split_scans"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Normal scans to fit, and normal scans to validate and calibrate on.
+
+    Args:
+        train: datalist items.
+        held_out: datalist items; the fitted ones again where there was nothing to hold out.
+        is_held_out: whether the two are disjoint.
+    """
+
+    train: list[dict[str, Any]]
+    held_out: list[dict[str, Any]]
+    is_held_out: bool
+
+
+def split_scans(
+    paths: str | Sequence[str], validation_paths: str | Sequence[str] | None, fraction: float, seed: int
+) -> Split:
+    """Find the scans to fit and those to hold out: as the data say, else split by subject, never by slice.
+
+    Args:
+        paths: where the normal scans are.
+        validation_paths: where held-out normal scans are; None takes the data's own validation section, or splits.
+        fraction: share of the subjects that is held out where the data have no validation section.
+        seed: of that split.
+
+    Returns:
+        The split. A single subject cannot be split: it is validated on itself, with a warning.
+    """
+    train = _normal(resolve_datalist(paths, section="training"))
+    fitted = {str(item["image"]) for item in train}
+    # The data need not have a validation section, but where the user names held-out scans they must be there.
+    failures: list[ScanError] | None = None if validation_paths else []
+    candidates = _normal(resolve_datalist(validation_paths or paths, section="validation", failures=failures))
+    held_out = [item for item in candidates if str(item["image"]) not in fitted]
+    if held_out:
+        return Split(train, held_out, True)
+    train, held_out = split_by_subject(train, fraction, seed)
+    if held_out:
+        return Split(train, held_out, True)
+    warnings.warn(
+        "there is one subject only, so thresholds are calibrated on the scans that were fitted and are too low; "
+        "give held-out healthy scans with --held-out",
+        stacklevel=2,
+    )
+    return Split(train, train, False)
+
+
+def _normal(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [item for item in items if not item.get("abnormal")]
+
+
+class StoreLoader:
+    """Shuffled batches of a store, a new order in every epoch; sized, so that Ignite knows an epoch's length.
+
+    Args:
+        store: the embeddings.
+        batch_size: patches in a batch.
+        seed: of the order.
+        shuffle: whether to shuffle.
+        sample_size: patches on which components are placed.
+    """
+
+    def __init__(
+        self, store: EmbeddingStore, batch_size: int, seed: int = 0, shuffle: bool = True, sample_size: int = 50_000
+    ) -> None:
+        self.store = store
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.sample_size = sample_size
+        self._epoch = 0
+
+    @property
+    def num_data(self) -> int:
+        """Number of patches in the stores of all processes."""
+        return int(reduce_sum(self.store.num_rows, _collective_device()))
+
+    def sample(self) -> dict[str, Tensor]:
+        """Draw patches spread over all scans: ``{"patches": (n, S, D), "location": (n, 3)}``, the same everywhere."""
+        share = min(1.0, self.sample_size / self.num_data)
+        drawn = self.store.sample(max(1, round(share * self.store.num_rows)), seed=self.seed)
+        return {name: gather_rows(rows) for name, rows in drawn.items()}
+
+    def __len__(self) -> int:
+        batches = -(-self.store.num_rows // self.batch_size)
+        return int(reduce_max(batches, _collective_device()))
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        length = len(self)
+        batches = self.store.batches(self.batch_size, seed=self.seed, epoch=self._epoch, shuffle=self.shuffle)
+        self._epoch += 1
+        count, batch = 0, {}
+        for count, batch in enumerate(batches, start=1):
+            yield batch
+        # All processes take the same number of steps, the last ones perhaps on nothing.
+        for _ in range(length - count):
+            yield {name: rows[:0] for name, rows in batch.items()}
+
+
+def _collective_device() -> torch.device:
+    return idist.device() if idist.get_world_size() > 1 else torch.device("cpu")
+
+
+def embed_dataset(
+    dataset: ScanDataset,
+    network: AnomalyNet,
+    path: str | os.PathLike[str],
+    preprocessing: dict[str, Any],
+    device: torch.device | str = "cpu",
+    patch_fraction: float = 1.0,
+    batch_size: int = 8,
+    seed: int = 0,
+) -> EmbeddingStore:
+    """Embed the normal patches of every scan into a store on disk, or continue an interrupted store.
+
+    Left out are patches with too little foreground and those that a ``label`` touches.
+
+    Args:
+        dataset: each scan's transform ends in :class:`~monai_dpmm_ad.transforms.SampleSlicesd`; what cannot be read is
+            in its ``failures`` afterwards.
+        network: its embedder is used, its detector is not.
+        path: folder of the store; under torch.distributed each process has its own, with its share of the scans.
+        preprocessing: all settings that change what the embedder sees; part of the store's fingerprint.
+        device: where to embed.
+        patch_fraction: random share of each slice's patches that is kept, in (0, 1].
+        batch_size: slices in one forward pass.
+        seed: of that random share.
+
+    Returns:
+        The complete store, opened for reading.
+
+    Raises:
+        EmbeddingStoreError: when no scan gave a single patch, or the folder holds another backbone's embeddings.
+    """
+    fingerprint = {"embedder": network.embedder.fingerprint(), "preprocessing": preprocessing}
+    network.to(device).eval()
+    items = list(dataset.data)
+    if idist.get_world_size() > 1:
+        path = f"{os.fspath(path)}-{idist.get_rank()}of{idist.get_world_size()}"
+        items = share_of_rank(items)
+    with StoreWriter(path, fingerprint, patch_fraction=patch_fraction, seed=seed) as writer:
+        todo = [item for item in items if not writer.done(item["name"])]
+        pending = ScanDataset(todo, dataset.transform)
+        loader = ThreadDataLoader(pending, batch_size=1, num_workers=0, collate_fn=_first, buffer_size=1)
+        for item, slices in track(zip(todo, loader, strict=True), total=len(todo), description="Embedding"):
+            if not isinstance(slices, dict):
+                writer.write(item["name"], **_embed_scan(slices, network, device, batch_size))
+    dataset.failures.extend(pending.failures)
+    store = EmbeddingStore(path)
+    if store.num_rows == 0:
+        reasons = "; ".join(f"{failure.path}: {failure.reason}" for failure in dataset.failures) or "no normal patch was found"
+        raise EmbeddingStoreError(f"None of the {len(items)} scans could be embedded. {reasons}")
+    return store
+
+
+def _first(batch: Sequence[Any]) -> Any:
+    return batch[0]
+
+
+@torch.no_grad()
+def _embed_scan(
+    slices: Sequence[dict[str, Any]], network: AnomalyNet, device: torch.device | str, batch_size: int
+) -> dict[str, Tensor]:
+    patches, location, index, cls = [], [], [], []
+    for start, batch in _batches(slices, batch_size):
+        images = torch.stack([item["image"].as_subclass(Tensor) for item in batch]).to(device)
+        encoded = network.encode(images, torch.tensor([item["position"] for item in batch], device=device))
+        normal = encoded.foreground >= network.min_foreground
+        if "label" in batch[0]:
+            labels = torch.stack([item["label"].as_subclass(Tensor) for item in batch]).to(device)
+            normal &= ~_touched(labels, images, network)
+        patches.append(encoded.embeddings.patches.movedim(1, 3)[normal].cpu())  # (n, S, D)
+        location.append(encoded.location[normal].cpu())
+        numbers = torch.arange(start, start + len(batch)).view(-1, 1, 1).expand(normal.shape)
+        index.append(numbers[normal.cpu()])
+        cls.append(encoded.embeddings.cls.cpu())
+    return {
+        "patches": torch.cat(patches),
+        "location": torch.cat(location),
+        "slice_index": torch.cat(index),
+        "cls": torch.cat(cls),
+    }
+
+
+def _touched(labels: Tensor, images: Tensor, network: AnomalyNet) -> Tensor:
+    """Patches ``(B, h, w)`` that an abnormal pixel of ``labels (B, 1, H, W)`` touches."""
+    resized = F.adaptive_max_pool2d((labels > 0).float(), network.resized_shape(*images.shape[-2:]))
+    return pool_foreground(resized, network.embedder.patch_size) > 0
+
+
+def _batches(slices: Sequence[dict[str, Any]], size: int) -> Iterator[tuple[int, Sequence[dict[str, Any]]]]:
+    """Consecutive slices of one shape, at most ``size`` of them, with the number of the first."""
+    start = 0
+    while start < len(slices):
+        stop = start + 1
+        shape = slices[start]["image"].shape
+        while stop < min(start + size, len(slices)) and slices[stop]["image"].shape == shape:
+            stop += 1
+        yield start, slices[start:stop]
+        start = stop

@@ -1,0 +1,18 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Thin Ignite adapters."""
+
+from monai_dpmm_ad.handlers.calibration import CalibrationHandler
+from monai_dpmm_ad.handlers.evaluation import ScanMetrics
+from monai_dpmm_ad.handlers.metrics import AnomalyMapMetric, AnomalyMetricsHandler
+from monai_dpmm_ad.handlers.progress import ScanProgress
+from monai_dpmm_ad.handlers.tables import ScanRow, ScanTable
+
+__all__ = [
+    "AnomalyMapMetric",
+    "AnomalyMetricsHandler",
+    "CalibrationHandler",
+    "ScanMetrics",
+    "ScanProgress",
+    "ScanRow",
+    "ScanTable",
+]

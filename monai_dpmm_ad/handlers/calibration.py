@@ -1,0 +1,53 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Calibrate a network on the maps of held-out healthy scans."""
+
+from __future__ import annotations
+
+import torch
+from ignite.engine import Engine, Events
+from monai.utils import CommonKeys
+
+from monai_dpmm_ad.engines import ScanEvaluator
+from monai_dpmm_ad.errors import ScanError
+from monai_dpmm_ad.network import AnomalyNet
+
+__all__ = ["CalibrationHandler"]
+
+
+class CalibrationHandler:
+    """Feed every scan that an evaluator finished to the network's calibration, and close it at the end.
+
+    Attach it to an evaluator whose postprocessing brings ``pred`` to native space and scores it. Voxels that a
+    ``label`` marks as abnormal are left out.
+
+    Args:
+        network: its ``calibration`` is filled.
+        held_out: False where the scans were also fitted, so that the rates are optimistic.
+    """
+
+    def __init__(self, network: AnomalyNet, held_out: bool = True) -> None:
+        self.network = network
+        self.held_out = held_out
+
+    def attach(self, engine: ScanEvaluator) -> None:
+        """Register the handler's events."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._update)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def _start(self, engine: Engine) -> None:
+        self.network.calibration.reset()
+
+    def _update(self, engine: Engine) -> None:
+        for scan in engine.state.output:
+            anomaly_map = scan[CommonKeys.PRED].as_subclass(torch.Tensor)
+            foreground = anomaly_map > 0
+            if scan.get(CommonKeys.LABEL) is not None:
+                foreground &= ~(scan[CommonKeys.LABEL].as_subclass(torch.Tensor) > 0)
+            self.network.calibration.update(anomaly_map, foreground, scan["score"], scan[CommonKeys.PRED].meta["name"])
+
+    def _finish(self, engine: ScanEvaluator) -> None:
+        if len(engine.failures) == engine.state.iteration:
+            failure = engine.failures[0]
+            raise ScanError(failure.path, f"{failure.reason} (no held-out scan could be mapped)")
+        self.network.calibration.finish(held_out=self.held_out)

@@ -1,0 +1,171 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""The figures of :mod:`monai_dpmm_ad.metrics` as a MONAI metric and as an Ignite metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from ignite.exceptions import NotComputableError
+from monai.handlers.ignite_metric import IgniteMetricHandler
+from monai.metrics import CumulativeIterationMetric
+from torch import Tensor
+
+from monai_dpmm_ad.errors import unknown_option
+from monai_dpmm_ad.metrics import AnomalyMetrics
+
+__all__ = ["AnomalyMapMetric", "AnomalyMetricsHandler"]
+
+
+class AnomalyMapMetric(CumulativeIterationMetric):
+    """MONAI metric around :class:`~monai_dpmm_ad.metrics.AnomalyMetrics`; one item of a batch is one scan.
+
+    Args:
+        metrics: the accumulator, emptied here; a default one if None.
+        bootstrap: replicates for the intervals.
+        seed: of the replicates.
+    """
+
+    def __init__(self, metrics: AnomalyMetrics | None = None, bootstrap: int = 1000, seed: int = 0) -> None:
+        self.metrics = AnomalyMetrics() if metrics is None else metrics
+        super().__init__()  # resets
+        self.bootstrap, self.seed = bootstrap, seed
+
+    def __call__(  # type: ignore[override]
+        self,
+        y_pred: Tensor | Sequence[Tensor],
+        y: Tensor | Sequence[Tensor | None] | None = None,
+        *,
+        names: Sequence[str] | None = None,
+        foreground: Tensor | Sequence[Tensor] | None = None,
+        image_scores: Sequence[float] | Tensor | None = None,
+        abnormal: Sequence[int | None] | Tensor | None = None,
+    ) -> Tensor:
+        """Add scans.
+
+        Args:
+            y_pred: anomaly maps: a batch (B, 1, *spatial), or a list of (1, *spatial).
+            y: masks, likewise; None for a scan without one.
+            names: unique over all calls and processes; numbered per process if None.
+            foreground: masks of the foreground, likewise.
+            image_scores: one score per scan; the map's maximum if None.
+            abnormal: one class per scan (0, 1 or None); from the mask if None.
+
+        Returns:
+            (B, 1) image scores.
+
+        Raises:
+            ValueError: a number of channels other than 1, or what
+                :meth:`~monai_dpmm_ad.metrics.AnomalyMetrics.update` refuses.
+        """
+        nothing = [None] * len(y_pred)
+        scores = []
+        for i, item in enumerate(y_pred):
+            score_map = _drop_channel(item, "y_pred")
+            score = float(score_map.max()) if image_scores is None else float(image_scores[i])
+            self.metrics.update(
+                name=self._number() if names is None else names[i],
+                score_map=score_map,
+                mask=_drop_optional((nothing if y is None else y)[i], "y"),
+                foreground=_drop_optional((nothing if foreground is None else foreground)[i], "foreground"),
+                image_score=score,
+                abnormal=None if abnormal is None or abnormal[i] is None else int(abnormal[i]),  # type: ignore[arg-type]
+            )
+            scores.append(score)
+        return torch.tensor(scores)[:, None]
+
+    def _number(self) -> str:
+        from torch import distributed
+
+        rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+        return f"rank{rank:05d}_scan{len(self.metrics):07d}"
+
+    def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:
+        return self(y_pred, y, **kwargs)
+
+    def reset(self) -> None:
+        """Forget all scans."""
+        super().reset()
+        self.metrics.reset()
+
+    def aggregate(self) -> dict[str, Any]:  # type: ignore[override]
+        """Compute all figures over the scans of all processes, see :meth:`AnomalyMetrics.compute`."""
+        return self.metrics.gather().compute(self.bootstrap, self.seed)
+
+
+def _drop_optional(item: Tensor | None, name: str) -> Tensor | None:
+    return None if item is None else _drop_channel(item, name)
+
+
+def _drop_channel(item: Tensor, name: str) -> Tensor:
+    if item.shape[0] != 1:
+        raise ValueError(f"`{name}` must have one channel per scan, got shape {tuple(item.shape)}. Score one map.")
+    # The metrics need no affine, and plain tensors are faster than MetaTensor.
+    return torch.as_tensor(item).as_subclass(Tensor)[0]
+
+
+class AnomalyMetricsHandler(IgniteMetricHandler):
+    """Put all figures into ``engine.state.metrics`` at the end of an epoch, over all processes.
+
+    ``engine.state.metrics`` gets numbers only: every figure under its own name and the key figure again under that of
+    ``attach`` (so that it can serve as MONAI's ``key_val_metric``). The full dictionary, with intervals, is in
+    ``engine.state.metric_details[name]``. Works on any Ignite engine.
+
+    Args:
+        keys: figures that may stand for all; the first one that the data allow does.
+        output_transform: from ``engine.state.output`` to ``(y_pred, y)`` or ``(y_pred, y, keywords)``, arguments of
+            :meth:`AnomalyMapMetric.__call__`; None where there is nothing to add (a failed scan).
+        metrics: the accumulator; a default one if None.
+        bootstrap: replicates for the intervals.
+        seed: of the replicates.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[str] = ("pixel_aupr_foreground", "pixel_aupr", "image_auroc"),
+        output_transform: Callable = lambda x: x,
+        metrics: AnomalyMetrics | None = None,
+        bootstrap: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        self.keys = tuple(keys)
+        metric = AnomalyMapMetric(metrics, bootstrap, seed)
+        super().__init__(metric_fn=metric, output_transform=output_transform, save_details=True)
+
+    def update(self, output: Sequence[Any] | None) -> None:
+        """Add the scans of one iteration, see ``output_transform``."""
+        if output is None:
+            return
+        if len(output) not in (2, 3):
+            raise ValueError(f"`output` must be (y_pred, y) or (y_pred, y, keywords), got {len(output)} items.")
+        keywords = output[2] if len(output) == 3 else {}
+        self.metric_fn(output[0], output[1], **keywords)
+        self._is_reduced = False
+
+    def compute(self) -> dict[str, Any]:
+        """Compute all figures.
+
+        Raises:
+            NotComputableError: no process saw a scan, or the data lack what every figure needs.
+        """
+        figures: dict[str, Any] = self.metric_fn.aggregate()
+        if not figures:
+            raise NotComputableError("No figure can be computed. Evaluate scans with masks, or scans of both classes.")
+        return figures
+
+    def completed(self, engine: Engine, name: str) -> None:
+        """Write the figures to the engine.
+
+        Raises:
+            ValueError: none of ``keys`` is among the figures that the data allow.
+        """
+        figures = self.compute()
+        numbers = {key: value for key, value in figures.items() if not isinstance(value, list)}
+        key = next((key for key in self.keys if key in numbers), None)
+        if key is None:
+            raise unknown_option("keys", ", ".join(self.keys), numbers)
+        engine.state.metrics.update(numbers)
+        engine.state.metrics[name] = numbers[key]
+        engine.state.metric_details[name] = figures  # type: ignore[attr-defined]

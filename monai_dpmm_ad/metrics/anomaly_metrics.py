@@ -1,0 +1,168 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Evaluate anomaly maps: all figures, their intervals and curves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from monai_dpmm_ad.metrics import curves
+from monai_dpmm_ad.metrics.accumulator import FPR_RATES, SUFFIXES, ScanAccumulator
+from monai_dpmm_ad.metrics.bootstrap import compute_interval, draw_weights
+from monai_dpmm_ad.metrics.figures import FrocSample, ImageSample, PixelSample
+from monai_dpmm_ad.metrics.plots import Curve, trace_froc, trace_pr, trace_roc
+
+__all__ = ["AnomalyMetrics"]
+
+
+class AnomalyMetrics(ScanAccumulator):
+    """Figures of merit of anomaly maps: image, pixel and lesion level, with bootstrap intervals over scans.
+
+    Pixel figures come twice: over the whole field, and with the suffix ``_foreground`` inside the foreground, if
+    every evaluated scan has one. Figures for which the data lack something (masks, a class) are absent.
+
+    Args:
+        normal_thresholds: false-positive rate → threshold found on normal *validation* pixels. If None, the
+            thresholds of ``dice_fpr…`` come from the normal pixels of the evaluated scans themselves, see
+            :attr:`threshold_source`. A pixel is predicted abnormal if its score is *greater* than the threshold.
+        normal_thresholds_foreground: the same for the figures inside the foreground; ``normal_thresholds`` if None.
+        exact: keep every distinct float32 score; otherwise histograms with 65 536 bins per octave, whose figures differ
+            from the exact ones by at most :meth:`compute_error_bounds`.
+        froc: evaluate lesion detection; by far the slowest figure for large volumes.
+        fpr_limit: highest false-positive rate of AUPRO.
+
+    Raises:
+        ValueError: a rate or ``fpr_limit`` outside (0, 1].
+
+    Example:
+        >>> metrics = AnomalyMetrics()
+        >>> for i in range(4):
+        ...     lesion = np.zeros((8, 8), bool)
+        ...     lesion[2:4, 2:4] = i % 2
+        ...     metrics.update(f"scan{i}", score_map=0.1 + lesion, mask=lesion, image_score=float(lesion.max()))
+        >>> figures = metrics.compute(bootstrap=0)
+        >>> figures["pixel_auroc"], figures["best_dice"], figures["image_auroc"]
+        (1.0, 1.0, 1.0)
+    """
+
+    def _samples(self) -> tuple[ImageSample | None, dict[str, PixelSample], FrocSample | None]:
+        """Samples of which at least one figure can be computed."""
+        records = [self._records[name] for name in self.names]
+        chosen = [i for i, r in enumerate(records) if r.image_score is not None and r.abnormal is not None]
+        image = ImageSample(
+            np.array([records[i].image_score for i in chosen], dtype=np.float64),
+            np.array([records[i].abnormal for i in chosen], dtype=bool),
+            np.array(chosen, dtype=np.int64),
+        )
+        mapped = [i for i, r in enumerate(records) if "" in r.fields]
+        pixels = {}
+        for suffix in SUFFIXES:
+            if mapped and all(suffix in records[i].fields for i in mapped):
+                fields = [records[i].fields[suffix] for i in mapped]
+                keys, totals = self._pooled[suffix].result()
+                sample = PixelSample(fields, np.array(mapped), keys, totals, self.rates, self.given, self.fpr_limit)
+                if sample.complete:
+                    pixels[suffix] = sample
+        lesions = [(i, r.froc) for i, r in enumerate(records) if r.froc is not None]
+        froc = FrocSample([r for _, r in lesions], np.array([i for i, _ in lesions])) if lesions else None
+        return (image if image.complete else None), pixels, (froc if froc is not None and froc.complete else None)
+
+    def _weights(self, bootstrap: int, seed: int) -> np.ndarray:
+        classes = {None: 0, False: 1, True: 2}
+        strata = [classes[self._records[name].abnormal] for name in self.names]
+        return draw_weights(strata, bootstrap, seed)
+
+    def compute(self, bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
+        """Compute all figures that the data allow.
+
+        Args:
+            bootstrap: number of replicates; 0 for no intervals.
+            seed: of the replicates.
+
+        Returns:
+            ``image_auroc image_aupr pixel_auroc pixel_aupr aupro best_dice dice_fpr10 dice_fpr05 dice_fpr01 froc``,
+            pixel figures also with the suffix ``_foreground``; for each a 95 % interval ``KEY_ci = [low, high]``. No
+            intervals if a class has a single scan.
+        """
+        image, pixels, froc = self._samples()
+        weights = self._weights(bootstrap, seed)
+        figures: dict[str, float] = {}
+        replicates: dict[str, np.ndarray] = {}
+        if image is not None:
+            figures |= {key: float(value[0]) for key, value in image.figures(image.counts()).items()}
+            replicates |= image.figures(image.resample(weights))
+        for suffix, sample in pixels.items():
+            figures |= {key + suffix: value for key, value in sample.compute().items()}
+            if len(weights):
+                replicates |= {key + suffix: value for key, value in sample.resample(weights)[1].items()}
+        if froc is not None:
+            figures |= {key: float(value[0]) for key, value in froc.figures([froc.curve()]).items()}
+            replicates |= froc.figures(froc.resample(weights))
+        out: dict[str, Any] = {}
+        for key, value in figures.items():
+            if np.isnan(value):
+                continue
+            out[key] = value
+            interval = compute_interval(replicates[key]) if key in replicates else None
+            if interval is not None:
+                out[key + "_ci"] = interval
+        return out
+
+    def compute_error_bounds(self) -> dict[str, float]:
+        """Bound the error that binning may have made, per pixel figure; all 0 with ``exact=True``.
+
+        The bounds hold whatever the scores' order inside their bins. ``dice_fpr…`` at given thresholds are exact.
+        """
+        out = {}
+        for suffix, sample in self._samples()[1].items():
+            components = int(sample.num_components.sum())
+            bounds = curves.compute_error_bounds(sample.pos, sample.neg, sample.overlap, components, self.fpr_limit)
+            names = {"auroc": "pixel_auroc", "aupr": "pixel_aupr"}
+            for key, value in bounds.items():
+                out[names.get(key, key) + suffix] = 0.0 if self.exact else value
+        return out
+
+    def compute_normal_thresholds(self, rates: tuple[float, ...] = FPR_RATES) -> dict[str, dict[float, float]]:
+        """Find thresholds from the normal pixels of the scans seen (run it on normal validation scans).
+
+        Args:
+            rates: shares of normal pixels that may exceed the threshold.
+
+        Returns:
+            Per field suffix (``""``, and ``"_foreground"`` if every scan has a foreground) rate → threshold, ready
+            for the constructor. Binned thresholds are rounded up (relative 1.5e-5), so the rate is never exceeded.
+        """
+        out = {}
+        mapped = [record for record in self._records.values() if "" in record.fields]
+        for suffix in SUFFIXES:
+            keys, totals = self._pooled[suffix].result()
+            if mapped and all(suffix in record.fields for record in mapped) and totals[:, 0].sum() > 0:
+                chosen = {rate: keys[int(curves.find_fpr_bin(totals[:, 0], rate))] for rate in rates}
+                out[suffix] = {rate: float(self._binning.upper(np.array(key))) for rate, key in chosen.items()}
+        return out
+
+    def curves(self, bootstrap: int = 200, seed: int = 0) -> dict[str, Curve]:
+        """Trace ROC, precision-recall and FROC curves for a report.
+
+        Args:
+            bootstrap: replicates for the band; 0 for none.
+            seed: of the replicates.
+
+        Returns:
+            ``image_roc image_pr pixel_roc pixel_pr pixel_roc_foreground pixel_pr_foreground froc``, as far as the
+            data allow; see :class:`Curve`.
+        """
+        image, pixels, froc = self._samples()
+        weights = self._weights(bootstrap, seed)
+        out: dict[str, Curve] = {}
+        if image is not None:
+            out["image_roc"] = trace_roc(image.counts(), image.resample(weights))
+            out["image_pr"] = trace_pr(image.counts(), image.resample(weights))
+        for suffix, sample in pixels.items():
+            replicates = sample.resample(weights)[0] if len(weights) else None
+            out["pixel_roc" + suffix] = trace_roc(sample.counts(), replicates)
+            out["pixel_pr" + suffix] = trace_pr(sample.counts(), replicates)
+        if froc is not None:
+            out["froc"] = trace_froc(froc.curve(), froc.resample(weights))
+        return out

@@ -1,0 +1,59 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""What a mixture accepts as embeddings, checked at its public edge."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_embeddings", "explain_non_finite"]
+
+
+def check_embeddings(x: Tensor, embed_dim: int, device: torch.device, allow_empty: bool = False) -> Tensor:
+    """Check shape and type of embeddings and bring them to a device.
+
+    Args:
+        x: (n, D), floating.
+        embed_dim: D.
+        device: where the mixture lives.
+        allow_empty: whether n may be 0.
+
+    Returns:
+        the embeddings on ``device``; half precision becomes float32, as statistics of squares need it.
+
+    Raises:
+        TypeError: if ``x`` is no floating tensor.
+        ValueError: if its shape is wrong.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"Embeddings must be a floating tensor, got {got}. Convert with torch.as_tensor(x).float().")
+    if x.ndim != 2 or x.shape[1] != embed_dim:
+        raise ValueError(
+            f"Embeddings must have shape (n, {embed_dim}), got {tuple(x.shape)}. "
+            "Flatten the patch grid, and check that the backbone is the one of the fit."
+        )
+    if x.shape[0] == 0 and not allow_empty:
+        raise ValueError(f"Embeddings must have at least one row, got shape {tuple(x.shape)}.")
+    x = x.to(device, non_blocking=True)
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def explain_non_finite(x: Tensor) -> None:
+    """Refuse embeddings that are not finite, or whose squares are not.
+
+    Args:
+        x: (n, D).
+
+    Raises:
+        ValueError: naming the first bad row and its value.
+    """
+    bad = ~torch.isfinite(x.square())
+    if not bad.any():
+        return
+    row = int(bad.any(1).nonzero()[0, 0])
+    value = float(x[row, int(bad[row].nonzero()[0, 0])])
+    raise ValueError(
+        f"Embeddings must be finite, got {value} in row {row}. Look at the image that it comes from; "
+        "a backbone in half precision can overflow."
+    )

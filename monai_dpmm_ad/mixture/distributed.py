@@ -1,0 +1,79 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Sums over the processes of ``torch.distributed``; with one process, or none initialised, they do nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from monai_dpmm_ad.mixture.statistics import Statistics
+from monai_dpmm_ad.mixture.variational import LocalStep
+
+__all__ = ["average_gradients", "gather_rows", "get_world_size", "reduce_max", "reduce_sum", "sum_local_steps"]
+
+
+def get_world_size() -> int:
+    """Get the number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_local_steps(step: LocalStep) -> LocalStep:
+    """Sum what the processes found in their batches, in one message.
+
+    Args:
+        step: of this process's batch.
+
+    Returns:
+        of the batches of all processes together; the same on each.
+    """
+    if get_world_size() == 1:
+        return step
+    parts = [*step.statistics, step.evidence, step.entropy_change]
+    flat = torch.cat([part.reshape(-1) for part in parts])
+    dist.all_reduce(flat)
+    summed = [s.reshape(p.shape) for s, p in zip(flat.split([p.numel() for p in parts]), parts, strict=True)]
+    return LocalStep(Statistics(*summed[:4]), *summed[4:])
+
+
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace each gradient by its mean over processes."""
+    if get_world_size() == 1:
+        return
+    for parameter in parameters:
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= get_world_size()
+
+
+def reduce_sum(value: float, device: torch.device) -> float:
+    """Sum a number over processes."""
+    return _reduce(value, device, dist.ReduceOp.SUM) if get_world_size() > 1 else value
+
+
+def reduce_max(value: float, device: torch.device) -> float:
+    """Find the largest of the processes' numbers."""
+    return _reduce(value, device, dist.ReduceOp.MAX) if get_world_size() > 1 else value
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Join the rows of all processes, in the order of their ranks.
+
+    Args:
+        rows: (n, D); n may differ between processes.
+
+    Returns:
+        (Σ n, D), the same on each.
+    """
+    if get_world_size() == 1:
+        return rows
+    parts: list[Tensor] = [rows] * get_world_size()
+    dist.all_gather_object(parts, rows.cpu())
+    return torch.cat(parts).to(rows.device)
+
+
+def _reduce(value: float, device: torch.device, operation: dist.ReduceOp.RedOpType) -> float:
+    tensor = torch.tensor(float(value), dtype=torch.float64, device=device)
+    dist.all_reduce(tensor, op=operation)
+    return float(tensor)

@@ -1,0 +1,127 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Where a fit starts: a sample over the whole data set, its scale, and k-means++ on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from monai_dpmm_ad.mixture.family import DataScale, Family
+from monai_dpmm_ad.mixture.statistics import Statistics, zero_statistics
+from monai_dpmm_ad.ops.clustering import fit_kmeans
+
+__all__ = ["compute_data_scale", "compute_hard_statistics", "draw_sample", "seed_statistics"]
+
+KMEANS_ITERATIONS = 5
+SEEDS_PER_COMPONENT = 16  # seeding looks at this many points per component: its cost is K passes over them
+RELATIVE_VARIANCE = 1e-8  # of the mean squared length: what stands for the variance of constant data
+
+
+def draw_sample(batches: Iterable[Tensor], size: int, generator: torch.Generator) -> tuple[Tensor, int]:
+    """Draw rows uniformly and without replacement from a stream, in one pass.
+
+    Every row gets a random key; the rows with the smallest keys stay.
+
+    Args:
+        batches: tensors (n, D).
+        size: how many rows to draw.
+        generator: the source of randomness, a CPU generator.
+
+    Returns:
+        the sample (≤ size, D) and the number of rows seen.
+
+    Raises:
+        ValueError: if the stream is empty.
+    """
+    sample: Tensor | None = None
+    keys = torch.empty(0, dtype=torch.float64)
+    seen = 0
+    for batch in batches:
+        seen += batch.shape[0]
+        keys = torch.cat([keys, torch.rand(batch.shape[0], generator=generator, dtype=torch.float64)])
+        keys, kept = torch.topk(keys, min(size, keys.shape[0]), largest=False)
+        if sample is None:
+            sample = batch[kept.to(batch.device)].clone()
+            continue
+        # Most of a later batch is never copied: only the rows that stay.
+        old, new = kept < sample.shape[0], kept >= sample.shape[0]
+        merged = sample.new_empty(kept.shape[0], sample.shape[1])
+        merged[old.to(sample.device)] = sample[kept[old].to(sample.device)]
+        merged[new.to(sample.device)] = batch[(kept[new] - sample.shape[0]).to(batch.device)].to(sample)
+        sample = merged
+    if sample is None or seen == 0:
+        raise ValueError("`batches` must hold at least one embedding, got none. Check the folder or store they come from.")
+    return sample, seen
+
+
+def compute_data_scale(sample: Tensor) -> DataScale:
+    """Compute mean and variance per dimension, float64, with a positive least variance.
+
+    Args:
+        sample: (n, D).
+
+    Returns:
+        the scale; dimensions that never vary get a tiny share of the mean squared length instead of zero.
+    """
+    x = sample.double()
+    mean = x.mean(0)
+    variance = (x - mean).square().mean(0)
+    floor = RELATIVE_VARIANCE * x.square().mean()
+    return DataScale(mean, variance.clamp(min=1e-3 * variance.mean()).clamp(min=floor).clamp(min=1e-30))
+
+
+def seed_statistics(
+    family: Family, scale: DataScale, sample: Tensor, num_components: int, restarts: int, generator: torch.Generator
+) -> Statistics:
+    """Cluster a sample by k-means++ with restarts and take each cluster's statistics, the largest cluster first.
+
+    Args:
+        family: the component likelihood.
+        scale: of the sample.
+        sample: (n, D).
+        num_components: K; clusters beyond the number of distinct points stay empty.
+        restarts: seedings to try; the least inertia is kept.
+        generator: the source of randomness, a CPU generator.
+
+    Returns:
+        statistics of the sample, not scaled, with zero entropy.
+    """
+    centred = (sample - scale.mean.to(sample.dtype)).contiguous()
+    found = fit_kmeans(
+        centred,
+        num_components,
+        generator,
+        restarts=restarts,
+        max_iterations=KMEANS_ITERATIONS,
+        seeding_size=max(SEEDS_PER_COMPONENT * num_components, 1024),
+    )
+    statistics = compute_hard_statistics(family, scale, sample, found.labels, num_components)
+    return statistics.select(statistics.counts.argsort(descending=True, stable=True))
+
+
+def compute_hard_statistics(
+    family: Family, scale: DataScale, x: Tensor, labels: Tensor, num_components: int, chunk_size: int = 4096
+) -> Statistics:
+    """Compute the statistics of labelled data.
+
+    Args:
+        family: the component likelihood.
+        scale: centres the data.
+        x: (n, D).
+        labels: (n,), in 0 … K−1.
+        num_components: K.
+        chunk_size: rows at a time.
+
+    Returns:
+        statistics with zero entropy.
+    """
+    total = zero_statistics(num_components, family.num_features, x.device)
+    counts = torch.bincount(labels, minlength=num_components).to(total.counts)
+    shift = scale.mean.to(x.dtype)
+    for rows, assigned in zip(x.split(chunk_size), labels.split(chunk_size), strict=True):
+        features = rows.new_empty(rows.shape[0], family.num_features)
+        family.write_features(rows, shift, features)
+        total.sums.index_add_(0, assigned, features.double())
+    return total._replace(counts=counts, size=counts.sum())

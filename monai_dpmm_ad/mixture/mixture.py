@@ -1,0 +1,481 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""The Dirichlet process mixture as a PyTorch module: fit, score, save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from monai_dpmm_ad.errors import CheckpointError, NotFittedError, unknown_option
+from monai_dpmm_ad.mixture.checks import check_embeddings, explain_non_finite
+from monai_dpmm_ad.mixture.distributed import gather_rows, get_world_size, reduce_max, reduce_sum, sum_local_steps
+from monai_dpmm_ad.mixture.families import make_family
+from monai_dpmm_ad.mixture.family import DataScale
+from monai_dpmm_ad.mixture.hyperparameters import Hyperparameters
+from monai_dpmm_ad.mixture.initialise import compute_data_scale, draw_sample, seed_statistics
+from monai_dpmm_ad.mixture.memoized import Memoized
+from monai_dpmm_ad.mixture.moves import adapt_to_sample
+from monai_dpmm_ad.mixture.natural import compute_learning_rate, take_natural_step
+from monai_dpmm_ad.mixture.posterior import Posterior, build_posterior
+from monai_dpmm_ad.mixture.statistics import Statistics, zero_statistics
+from monai_dpmm_ad.mixture.variational import Model, State, Variational, compute_elbo, run_local_step
+
+if TYPE_CHECKING:
+    from monai_dpmm_ad.mixture.pyro_model import PyroOptimizer
+
+__all__ = ["DirichletProcessMixture"]
+
+INFERENCES = ("natural", "pyro", "memoized")
+CPU_CHUNK, DEVICE_CHUNK = 2048, 32768  # rows: the workspace stays in a CPU's cache, and fills a GPU
+
+
+class DirichletProcessMixture(nn.Module):
+    """A truncated Dirichlet process mixture for embeddings, fitted batch by batch by variational inference.
+
+    Whatever the inference, the state is the same: expected statistics of the components and q(α). It lives in float64
+    buffers whose shapes follow from the constructor's arguments, hyperparameters included, so ``state_dict`` holds
+    everything that scoring or going on with the fit needs.
+
+    Args:
+        num_components: K, the truncation: the largest number of components.
+        embed_dim: D.
+        covariance: "spherical", "diagonal".
+        inference: "natural", stochastic natural gradients; "pyro", Pyro's gradient SVI; "memoized", incremental
+            variational Bayes with one cached statistic per batch.
+        alpha_prior: shape and rate of the Gamma prior on the concentration α.
+        mean_strength: see `Hyperparameters`, as are the other numbers.
+        precision_shape: idem.
+        variance_fraction: idem.
+        variance_floor: idem.
+        delay: idem.
+        forgetting: idem.
+        learning_rate: idem.
+        restarts: k-means++ seedings to try.
+        sample_size: how many embeddings ``fit`` draws to start from; by default 20 000 or 40 a component.
+        chunk_size: rows at a time; by default as many as suit the device.
+        seed: of every random draw.
+
+    Raises:
+        ValueError: if an argument is out of its range or names no option.
+
+    Example:
+        >>> import torch
+        >>> from monai_dpmm_ad.mixture import DirichletProcessMixture
+        >>> embeddings = torch.nn.functional.normalize(torch.randn(500, 16), dim=1)
+        >>> mixture = DirichletProcessMixture(num_components=8, embed_dim=16).fit(embeddings.split(100))
+        >>> mixture.cosine_distance(embeddings).shape
+        torch.Size([500])
+    """
+
+    statistic_counts: Tensor
+    statistic_sums: Tensor
+    statistic_entropy: Tensor
+    statistic_size: Tensor
+    alpha_rate: Tensor
+    data_mean: Tensor
+    data_variance: Tensor
+    hyperparameters: Tensor
+    num_steps: Tensor
+    fitted: Tensor
+
+    def __init__(
+        self,
+        num_components: int,
+        embed_dim: int,
+        covariance: str = "diagonal",
+        inference: str = "natural",
+        *,
+        alpha_prior: tuple[float, float] = (1.0, 1.0),
+        mean_strength: float = Hyperparameters.mean_strength,
+        precision_shape: float = Hyperparameters.precision_shape,
+        variance_fraction: float = Hyperparameters.variance_fraction,
+        variance_floor: float = Hyperparameters.variance_floor,
+        delay: float = Hyperparameters.delay,
+        forgetting: float = Hyperparameters.forgetting,
+        learning_rate: float = Hyperparameters.learning_rate,
+        restarts: int = 3,
+        sample_size: int | None = None,
+        chunk_size: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in [("num_components", num_components), ("embed_dim", embed_dim), ("restarts", restarts)]:
+            if value < 1:
+                raise ValueError(f"`{name}` must be positive, got {value}.")
+        if inference not in INFERENCES:
+            raise unknown_option("inference", inference, INFERENCES)
+        self.num_components = num_components
+        self.embed_dim = embed_dim
+        self.covariance = covariance
+        self.inference = inference
+        self.restarts = restarts
+        self.sample_size = max(20_000, 40 * num_components) if sample_size is None else sample_size
+        self.chunk_size = chunk_size
+        self.seed = seed
+        #: mean ELBO per datum of each epoch of the last ``fit``, nats
+        self.history: list[float] = []
+        hyper = Hyperparameters(
+            alpha_shape=alpha_prior[0],
+            alpha_rate=alpha_prior[1],
+            mean_strength=mean_strength,
+            precision_shape=precision_shape,
+            variance_fraction=variance_fraction,
+            variance_floor=variance_floor,
+            delay=delay,
+            forgetting=forgetting,
+            learning_rate=learning_rate,
+        )
+        num_features = make_family(covariance, embed_dim, hyper).num_features
+        for name, value in zip(Statistics._fields, zero_statistics(num_components, num_features), strict=True):
+            self.register_buffer(f"statistic_{name}", value)
+        self.register_buffer("alpha_rate", torch.tensor(hyper.alpha_rate, dtype=torch.float64))
+        self.register_buffer("data_mean", torch.zeros(embed_dim, dtype=torch.float64))
+        self.register_buffer("data_variance", torch.ones(embed_dim, dtype=torch.float64))
+        self.register_buffer("hyperparameters", hyper.to_tensor())
+        self.register_buffer("num_steps", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("fitted", torch.tensor(False))
+        self._refresh()
+
+    # State -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """The state as the optimisers see it."""
+        return State(
+            Statistics(self.statistic_counts, self.statistic_sums, self.statistic_entropy, self.statistic_size),
+            self.alpha_rate,
+        )
+
+    @property
+    def model(self) -> Model:
+        """The priors and the likelihood, as the hyperparameters and the data's scale define them."""
+        return Model(
+            make_family(self.covariance, self.embed_dim, self._hyper),
+            DataScale(self.data_mean, self.data_variance),
+            self.hyperparameters[0],
+            self.hyperparameters[1],
+        )
+
+    @property
+    def variational(self) -> Variational:
+        """The factors that follow from the state."""
+        if self._variational is None:
+            self._variational = self.model.build(self.state)
+        return self._variational
+
+    @property
+    def posterior(self) -> Posterior:
+        """The fitted mixture as a density.
+
+        Raises:
+            NotFittedError: before a fit.
+        """
+        self._require_fitted()
+        if self._posterior is None:
+            chunk_size = self._choose_chunk(self.data_mean.device)
+            self._posterior = build_posterior(self.model, self.state, self.variational, chunk_size)
+        return self._posterior
+
+    def _set_state(self, state: State) -> None:
+        """Copy a state into the buffers."""
+        for name, value in zip(Statistics._fields, state.statistics, strict=True):
+            setattr(self, f"statistic_{name}", value)
+        self.alpha_rate = state.alpha_rate
+        self._variational = None
+        self._posterior = None
+
+    def _refresh(self) -> None:
+        """Forget what was derived from the buffers: they have been changed from outside."""
+        self._hyper = Hyperparameters.from_tensor(self.hyperparameters)
+        self._is_fitted = bool(self.fitted)
+        self._variational: Variational | None = None
+        self._posterior: Posterior | None = None
+        self._pyro: PyroOptimizer | None = None
+        self._memoized: Memoized | None = None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DirichletProcessMixture:
+        """Move to a device; statistics stay float64 when the network around is made half or bfloat16."""
+
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        super()._apply(move, recurse)
+        self._refresh()
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Load, having checked that the state is of a mixture of this size.
+
+        Raises:
+            CheckpointError: if it is not.
+        """
+        for name, buffer in self.named_buffers(recurse=False):
+            saved = state_dict.get(prefix + name)
+            if saved is not None and saved.shape != buffer.shape:
+                raise CheckpointError(
+                    f"`{prefix}{name}` must have shape {tuple(buffer.shape)} for {self.num_components} components, "
+                    f"{self.embed_dim} dimensions and {self.covariance} covariance, got {tuple(saved.shape)}. "
+                    "Build the mixture with the arguments that it was saved with."
+                )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._refresh()
+
+    def _require_fitted(self) -> None:
+        if not self._is_fitted:
+            raise NotFittedError("The mixture has not been fitted. Call `fit`, or `initialize`, or load a state dict.")
+
+    def _choose_chunk(self, device: torch.device) -> int:
+        return self.chunk_size or (CPU_CHUNK if device.type == "cpu" else DEVICE_CHUNK)
+
+    # Fitting ---------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def initialize(self, sample: Tensor, num_data: int | None = None) -> DirichletProcessMixture:
+        """Start from a sample: the data's scale, then k-means++ with restarts.
+
+        Args:
+            sample: (n, D), drawn over the whole data set, from many images; the same on all processes.
+            num_data: N, the size of the data set; by default n.
+
+        Returns:
+            self, ready for ``partial_fit`` and for scoring.
+
+        Raises:
+            ValueError: if the sample is empty, of another dimension, or holds values that are not finite.
+        """
+        sample = check_embeddings(sample, self.embed_dim, self.data_mean.device)
+        explain_non_finite(sample)
+        num_data = sample.shape[0] if num_data is None else num_data
+        self.data_mean, self.data_variance = compute_data_scale(sample)
+        model = self.model
+        generator = torch.Generator().manual_seed(self.seed)
+        statistics = seed_statistics(
+            model.family, model.scale, sample, self.num_components, self.restarts, generator
+        ).scale(num_data / sample.shape[0])
+        self._set_state(model.update(statistics, torch.full_like(self.alpha_rate, self._hyper.alpha_rate)))
+        self.num_steps = torch.zeros_like(self.num_steps)
+        self.fitted = torch.ones_like(self.fitted)
+        self._refresh()
+        return self
+
+    @torch.no_grad()
+    def partial_fit(self, batch: Tensor, num_data: int | None = None, index: int | None = None) -> Tensor:
+        """Take one step on a batch; nothing waits for the device.
+
+        Args:
+            batch: (n, D), n ≥ 1; under torch.distributed each process gives its own.
+            num_data: N, the size of the data set; by default as before.
+            index: which batch of the data set this is; memoized inference needs it.
+
+        Returns:
+            0-dim, the ELBO per datum before the step, nats: the batch's estimate, for memoized inference the whole
+            data set's after the step.
+
+        Raises:
+            NotFittedError: before ``initialize``.
+            ValueError: if the batch is of another dimension, or holds values that are not finite. On other devices
+                than the CPU such a batch changes nothing and its ELBO is NaN.
+        """
+        self._require_fitted()
+        batch = check_embeddings(batch, self.embed_dim, self.data_mean.device, allow_empty=get_world_size() > 1)
+        size = self.statistic_size if num_data is None else torch.full_like(self.statistic_size, num_data)
+        if self.inference == "pyro":
+            state, elbo = self._take_pyro_step(batch, size)
+        else:
+            state, elbo = self._take_conjugate_step(batch, size, index)
+        self._set_state(state)
+        self.num_steps = self.num_steps + 1
+        return elbo
+
+    def _take_conjugate_step(self, batch: Tensor, size: Tensor, index: int | None) -> tuple[State, Tensor]:
+        """A step from a batch's statistics: natural gradients or memoized."""
+        model, variational, state = self.model, self.variational, self.state
+        chunk_size = self._choose_chunk(batch.device)
+        tree = self._memoized.tree if self._memoized is not None else None
+        groups = tree.groups if tree is not None else None
+        found = sum_local_steps(run_local_step(model, variational, batch, chunk_size, groups))
+        if batch.device.type == "cpu" and not torch.isfinite(found.evidence):
+            explain_non_finite(batch)
+        if self.inference == "natural":
+            rate = compute_learning_rate(self.num_steps, self._hyper.delay, self._hyper.forgetting)
+            moved = take_natural_step(model, state, found.statistics, size, rate)
+            elbo = found.evidence / found.statistics.size - variational.kl / size
+        else:
+            if index is None:
+                raise ValueError("`index` must say which batch this is for memoized inference, got None.")
+            if self._memoized is None:
+                self._memoized = Memoized(state.statistics.scale(size / state.statistics.size))
+            moved = self._memoized.step(model, state, found, index, batch.sum(dtype=torch.float64))
+            elbo = compute_elbo(model, moved.statistics, model.build(moved)) / size
+        if batch.device.type != "cpu":  # a bad batch must not poison the state, and asking for it would wait
+            moved = _choose(torch.isfinite(found.evidence), moved, state)
+        return moved, elbo
+
+    def _take_pyro_step(self, batch: Tensor, size: Tensor) -> tuple[State, Tensor]:
+        """A step of Pyro's SVI; Pyro is imported only here."""
+        explain_non_finite(batch)
+        if self._pyro is None:
+            from monai_dpmm_ad.mixture.pyro_model import PyroOptimizer
+
+            self._pyro = PyroOptimizer(self.model, self.state, self._hyper.learning_rate)
+        state, elbo = self._pyro.step(self.model, batch, size)
+        return state, elbo / size
+
+    @torch.no_grad()
+    def adapt(self, sample: Tensor | None = None) -> int:
+        """Merge components where that raises the ELBO, and order them by size; best after each epoch.
+
+        Args:
+            sample: (n, D), drawn over the whole data set, the same on all processes; it estimates the ELBO's data
+                term. Memoized inference knows the whole ELBO from its cache and needs none.
+
+        Returns:
+            how many components were merged away.
+
+        Raises:
+            NotFittedError: before ``initialize``.
+            ValueError: if a sample is needed and there is none.
+        """
+        self._require_fitted()
+        if self._memoized is not None:
+            state, accepted = self._memoized.finish_lap(self.model, self.state)
+            self._set_state(state)
+            self._memoized.start_lap(self.model, state)
+            return accepted
+        if sample is None:
+            raise ValueError(f"`sample` must be given for {self.inference} inference, got None. The one to start from will do.")
+        sample = check_embeddings(sample, self.embed_dim, self.data_mean.device)
+        state, accepted = adapt_to_sample(self.model, self.state, sample, self._choose_chunk(sample.device))
+        self._set_state(state)
+        self._pyro = None
+        return accepted
+
+    def fit(
+        self,
+        batches: Iterable[Tensor],
+        num_data: int | None = None,
+        *,
+        sample: Tensor | None = None,
+        max_epochs: int = 10,
+        tolerance: float = 1e-3,
+        adapt: bool = True,
+    ) -> DirichletProcessMixture:
+        """Fit to a data set that is read batch by batch.
+
+        Args:
+            batches: any iterable of tensors (n, D) that can be read again and again; an embedding store is one.
+            num_data: N; counted while the sample is drawn if not given.
+            sample: embeddings to start from, drawn over the whole data set; drawn in one pass if not given.
+            max_epochs: passes over the data at most.
+            tolerance: stop when an epoch raises the mean ELBO per datum by less than this, nats.
+            adapt: merge components where that raises the ELBO.
+
+        Returns:
+            self.
+
+        Raises:
+            ValueError: if there are no embeddings, ``batches`` can be read only once, or a batch is bad.
+        """
+        if isinstance(batches, Iterator):
+            raise ValueError("`batches` must be readable more than once, got an iterator. Pass a list, a store or a loader.")
+        if sample is None or num_data is None:
+            sample, num_data = self._draw_sample(batches) if sample is None else (sample, self._count(batches))
+        self.initialize(sample, num_data)
+        self.history = []
+        for _ in range(max_epochs):
+            estimates = [self.partial_fit(batch, num_data, index) for index, batch in enumerate(self._share(batches))]
+            self.history.append(float(estimates[-1] if self.inference == "memoized" else torch.stack(estimates).mean()))
+            moves = self.adapt(sample) if adapt else 0
+            if not moves and len(self.history) > 1 and self.history[-1] - self.history[-2] < tolerance:
+                break
+        return self
+
+    def _draw_sample(self, batches: Iterable[Tensor]) -> tuple[Tensor, int]:
+        """A sample over the data of all processes, and their number."""
+        generator = torch.Generator().manual_seed(self.seed)
+        device = self.data_mean.device
+        sample, seen = draw_sample(batches, -(-self.sample_size // get_world_size()), generator)
+        return gather_rows(sample), int(reduce_sum(seen, device))
+
+    def _count(self, batches: Iterable[Tensor]) -> int:
+        return int(reduce_sum(sum(batch.shape[0] for batch in batches), self.data_mean.device))
+
+    def _share(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The batches of this process, then empty ones until every process has read its own."""
+        if get_world_size() == 1:
+            yield from batches
+            return
+        iterator = iter(batches)
+        while True:
+            batch = next(iterator, None)
+            if reduce_max(float(batch is not None), self.data_mean.device) == 0.0:
+                return
+            yield self.data_mean.new_empty(0, self.embed_dim, dtype=torch.float32) if batch is None else batch
+
+    # Scoring ---------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def elbo(self, x: Tensor, num_data: int | None = None) -> Tensor:
+        """Compute the ELBO of data under the present factors, q(z) at its optimum.
+
+        Args:
+            x: (n, D).
+            num_data: N, if ``x`` stands for a larger data set.
+
+        Returns:
+            0-dim float64, nats, of N data.
+
+        Raises:
+            NotFittedError: before a fit.
+        """
+        self._require_fitted()
+        x = check_embeddings(x, self.embed_dim, self.data_mean.device)
+        evidence = run_local_step(self.model, self.variational, x, self._choose_chunk(x.device)).evidence
+        return evidence * ((num_data or x.shape[0]) / x.shape[0]) - self.variational.kl
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Compute the log predictive density of x (n, D): (n,), nats."""
+        return self._score(x, "log_prob")
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """Compute p(z = k | x) of x (n, D): (n, K), rows sum to one."""
+        return self._score(x, "responsibilities")
+
+    def cosine_distance(self, x: Tensor) -> Tensor:
+        """Compute 1 − max_k cos(x, μ_k) over active components of x (n, D): (n,)."""
+        return self._score(x, "cosine_distance")
+
+    def euclidean_distance(self, x: Tensor) -> Tensor:
+        """Compute the distance of x (n, D) to the nearest active centre: (n,)."""
+        return self._score(x, "euclidean_distance")
+
+    def mahalanobis_distance(self, x: Tensor) -> Tensor:
+        """Compute the least distance of x (n, D) in units of an active component's own spread: (n,)."""
+        return self._score(x, "mahalanobis_distance")
+
+    def log_prob_bound(self) -> Tensor:
+        """Compute an upper bound of ``log_prob`` over all x: bound − log_prob(x) ≥ 0 is a score. 0-dim, nats."""
+        return self.posterior.log_prob_bound()
+
+    @torch.no_grad()
+    def _score(self, x: Tensor, method: str) -> Tensor:
+        """Run a method of the posterior in float32, whatever autocast says: half precision cancels."""
+        posterior = self.posterior
+        x = check_embeddings(x, self.embed_dim, self.data_mean.device, allow_empty=True).float()
+        with torch.autocast(x.device.type, enabled=False):
+            result: Tensor = getattr(posterior, method)(x)
+        return result
+
+    def extra_repr(self) -> str:
+        """Show the arguments that shape the state."""
+        return f"{self.num_components}, {self.embed_dim}, covariance={self.covariance!r}, inference={self.inference!r}"
+
+
+def _choose(condition: Tensor, yes: State, no: State) -> State:
+    """Choose between two states on the device."""
+    statistics = (torch.where(condition, a, b) for a, b in zip(yes.statistics, no.statistics, strict=True))
+    return State(Statistics(*statistics), torch.where(condition, yes.alpha_rate, no.alpha_rate))

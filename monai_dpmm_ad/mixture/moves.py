@@ -1,0 +1,219 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Merges: how the number of components adapts, each set of moves accepted only if the ELBO rises.
+
+A merge gives the data of a group of components to one of them: responsibilities and statistics add. What the ELBO
+gains then follows from statistics, but for one number per group, the entropy that the assignments lose, which a pass
+over the data measures. The groups are the nodes of an agglomerative tree, so that seven fragments of one cluster can
+become one even where joining two of the seven would not pay. Pruning a component that holds little is a merge too.
+
+Reference:
+    Hughes and Sudderth 2013, Memoized online variational inference for Dirichlet process mixture models, section 3.2,
+    for the exact ELBO of merged pairs; groups from a tree are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from scipy.cluster.hierarchy import linkage
+from scipy.spatial.distance import squareform
+from torch import Tensor
+
+from monai_dpmm_ad.mixture.posterior import MIN_COUNT
+from monai_dpmm_ad.mixture.statistics import Statistics
+from monai_dpmm_ad.mixture.variational import Model, State, run_local_step
+
+__all__ = ["MergeTree", "accept_merges", "adapt_to_sample", "choose_groups", "compute_merge_gains", "merge_statistics"]
+__all__ += ["propose_merges", "sort_components"]
+
+MAX_ROUNDS = 10  # each round can merge every group that pays; a few settle it
+
+
+class MergeTree(NamedTuple):
+    """Groups of components that might become one, nested as a binary tree.
+
+    Args:
+        groups: (C, K) bool, the members of each node, children before parents.
+        children: per node, the nodes or components below it: i ≥ 0 is node i, −1 − k is component k.
+    """
+
+    groups: Tensor
+    children: list[tuple[int, int]]
+
+
+def adapt_to_sample(model: Model, state: State, sample: Tensor, chunk_size: int) -> tuple[State, int]:
+    """Merge while the ELBO, its data term estimated from a sample, rises; then order the components by size.
+
+    Args:
+        model: priors and likelihood.
+        state: the present state, its statistics scaled to the data set.
+        sample: (n, D), drawn over the whole data set.
+        chunk_size: rows at a time.
+
+    Returns:
+        the state and how many components were merged away.
+    """
+    factor = state.statistics.size / sample.shape[0]
+
+    def evaluate(candidate: State) -> float:
+        variational = model.build(candidate)
+        return float(run_local_step(model, variational, sample, chunk_size).evidence * factor - variational.kl)
+
+    accepted = 0
+    for _ in range(MAX_ROUNDS):
+        tree = propose_merges(model, state)
+        if not tree.children:
+            break
+        found = run_local_step(model, model.build(state), sample, chunk_size, tree.groups).scale(factor)
+        state, merged = accept_merges(model, state, tree, found.entropy_change, evaluate)
+        accepted += int(tree.groups[merged].sum()) - len(merged)
+        if not merged:
+            break
+    ordered = state.statistics.select(sort_components(state.statistics.counts))
+    return model.update(ordered, state.alpha_rate), accepted
+
+
+def propose_merges(model: Model, state: State) -> MergeTree:
+    """Build the tree of merges, by how much one component loses when another has to explain its data.
+
+    The mean log density of component b's data under component a is its mean statistic times a's coefficients: one
+    product of K×F and F×K. Average linkage then needs K² time and no data.
+
+    Args:
+        model: priors and likelihood.
+        state: the present state.
+
+    Returns:
+        one node for each but one of the components that hold data.
+    """
+    counts, sums = state.statistics.counts, state.statistics.sums
+    held = (counts >= MIN_COUNT).nonzero()[:, 0]
+    num_components, num_held = counts.shape[0], held.shape[0]
+    if num_held < 2:
+        return MergeTree(torch.zeros(0, num_components, dtype=torch.bool, device=counts.device), [])
+    weight, offset = model.build(state).coefficients
+    densities = (sums[held] / counts[held, None]) @ weight[:, held] + offset[held]
+    loss = (densities.diagonal()[:, None] - densities).clamp(min=0.0)
+    loss = torch.minimum(loss, loss.T).fill_diagonal_(0.0)
+    steps = linkage(squareform(loss.cpu().numpy(), checks=False), method="average")
+
+    groups = torch.zeros(num_held - 1, num_components, dtype=torch.bool)
+    children: list[tuple[int, int]] = []
+    members = held.tolist()
+    for node, (left, right) in enumerate(steps[:, :2].astype(int).tolist()):
+        below = tuple(i - num_held if i >= num_held else -1 - members[i] for i in (left, right))
+        for child in below:
+            if child >= 0:
+                groups[node] |= groups[child]
+            else:
+                groups[node, -1 - child] = True
+        children.append((below[0], below[1]))
+    return MergeTree(groups.to(counts.device), children)
+
+
+def compute_merge_gains(model: Model, state: State, groups: Tensor, entropy_change: Tensor) -> Tensor:
+    """Compute what the ELBO gains by each merge, the weights of other components left as they are.
+
+    Args:
+        model: priors and likelihood.
+        state: the present state.
+        groups: (C, K) bool.
+        entropy_change: (C,), over the data set, nats, not positive.
+
+    Returns:
+        (C,), nats.
+    """
+    counts, sums = state.statistics.counts, state.statistics.sums
+    weights = model.build(state).log_weights
+    membership = groups.to(counts.dtype)
+    alone = _compute_component_evidence(model, counts, sums) + counts * weights
+    merged_counts = membership @ counts
+    merged = _compute_component_evidence(model, merged_counts, membership @ sums)
+    merged_weights = torch.where(groups, weights, -torch.inf).logsumexp(1)
+    return merged + merged_counts * merged_weights - membership @ alone + entropy_change
+
+
+def choose_groups(tree: MergeTree, gains: list[float]) -> list[int]:
+    """Choose the disjoint nodes of a tree whose gains add up to most.
+
+    Args:
+        tree: nodes, children before parents.
+        gains: of each node.
+
+    Returns:
+        the chosen nodes, best first; none that does not gain.
+    """
+    best: list[tuple[float, list[int]]] = []
+    for node, (gain, below) in enumerate(zip(gains, tree.children, strict=True)):
+        options = [best[child] for child in below if child >= 0]
+        apart = sum(option[0] for option in options)
+        best.append((gain, [node]) if gain > apart else (apart, [i for option in options for i in option[1]]))
+    return sorted(best[-1][1], key=lambda node: -gains[node])
+
+
+def accept_merges(
+    model: Model, state: State, tree: MergeTree, entropy_change: Tensor, evaluate: Callable[[State], float]
+) -> tuple[State, list[int]]:
+    """Make as many of the promising merges at once as raise the ELBO; where a set does not, try its better half.
+
+    Args:
+        model: priors and likelihood.
+        state: the present state.
+        tree: the candidates.
+        entropy_change: (C,), of each over the data set.
+        evaluate: computes the ELBO of a state.
+
+    Returns:
+        the state, the same one if nothing was accepted, and the nodes that were merged.
+    """
+    gains = compute_merge_gains(model, state, tree.groups, entropy_change)
+    chosen = choose_groups(tree, gains.tolist())
+    present = evaluate(state) if chosen else 0.0
+    while chosen:
+        statistics = merge_statistics(state.statistics, tree.groups[chosen], entropy_change[chosen].sum())
+        merged = model.update(statistics, state.alpha_rate)
+        if evaluate(merged) > present:
+            return merged, chosen
+        chosen = chosen[: len(chosen) // 2]
+    return state, []
+
+
+def merge_statistics(statistics: Statistics, groups: Tensor, entropy_change: Tensor) -> Statistics:
+    """Give the data of each group to its first member.
+
+    Args:
+        statistics: expected statistics.
+        groups: (M, K) bool, disjoint.
+        entropy_change: 0-dim, of all the merges together.
+
+    Returns:
+        the merged statistics.
+    """
+    keep = ~groups.any(0)
+    membership = groups.to(statistics.counts.dtype)
+    heads = groups.to(torch.uint8).argmax(1)
+    counts = (statistics.counts * keep).index_add(0, heads, membership @ statistics.counts)
+    sums = (statistics.sums * keep[:, None]).index_add(0, heads, membership @ statistics.sums)
+    return statistics._replace(counts=counts, sums=sums, entropy=statistics.entropy + entropy_change)
+
+
+def sort_components(counts: Tensor) -> Tensor:
+    """Find the order by falling count, in which stick-breaking weights cost least.
+
+    Args:
+        counts: (K,).
+
+    Returns:
+        (K,), a permutation.
+    """
+    return counts.argsort(descending=True, stable=True)
+
+
+def _compute_component_evidence(model: Model, counts: Tensor, sums: Tensor) -> Tensor:
+    """Σ_n r_nk E[log p(y_n | θ_k)] − KL(q(θ_k)) of components that were made from these statistics, (K,)."""
+    params = model.family.build_posterior(model.scale, counts, sums)
+    coefficients = model.family.compute_expected_coefficients(model.scale, params)
+    likelihood = (sums * coefficients.weight.T).sum(1) + counts * coefficients.offset
+    return likelihood - model.family.compute_kl(model.scale, params)

@@ -1,0 +1,163 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""The fitted mixture as a density: what every optimiser ends in, and what scores new embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from monai_dpmm_ad.mixture.family import Coefficients, Family
+from monai_dpmm_ad.mixture.sticks import compute_weights
+from monai_dpmm_ad.mixture.variational import Model, State, Variational, compute_weighted_log_prob
+from monai_dpmm_ad.ops.distances import nearest_cosine_distance, nearest_euclidean_distance
+
+__all__ = ["Posterior", "build_posterior"]
+
+MIN_WEIGHT = 1e-6  # a lighter component is dropped from every score, as in the paper
+MIN_COUNT = 0.5  # so is one that holds less than half a datum: the prior's own mass, not the data's
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The active components of a fitted mixture, in float32 unless it was built otherwise.
+
+    ``log_prob`` is the mixture of each component's Gaussian (or von Mises–Fisher) predictive, its weights being E[π].
+
+    Args:
+        family: the component likelihood.
+        weights: (K,), E[π_k] of all components, sum one, float64.
+        counts: (K,), expected number of data in each component, float64.
+        active: (A,), indices of the components that score.
+        means: (A, D), centres in the data's own coordinates.
+        precisions: (A, D), (A, 1) or (A, D, D), predictive precisions.
+        log_weights: (A,), log weights of the active components, renormalised.
+        coefficients: predictive log density of the features, without weights.
+        shift: (D,), subtracted from data before their features are made.
+        mode_log_density: (A,), the largest log density of each component, nats.
+        chunk_size: rows at a time.
+    """
+
+    family: Family
+    weights: Tensor
+    counts: Tensor
+    active: Tensor
+    means: Tensor
+    precisions: Tensor
+    log_weights: Tensor
+    coefficients: Coefficients
+    shift: Tensor
+    mode_log_density: Tensor
+    chunk_size: int
+
+    @property
+    def num_active(self) -> int:
+        """How many components score."""
+        return int(self.active.shape[0])
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Compute log p(x).
+
+        Args:
+            x: (n, D).
+
+        Returns:
+            (n,), nats.
+        """
+        return torch.cat([self._weighted(rows).logsumexp(1) for rows in x.split(self.chunk_size)])
+
+    def log_prob_bound(self) -> Tensor:
+        """Compute an upper bound of log p over all x: log Σ_k π_k max p(· | k), 0-dim, nats."""
+        return torch.logsumexp(self.log_weights + self.mode_log_density, dim=0)
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """Compute p(z = k | x), zero for components that are not active.
+
+        Args:
+            x: (n, D).
+
+        Returns:
+            (n, K), rows sum to one.
+        """
+        found = x.new_zeros(x.shape[0], self.weights.shape[0])
+        for rows, out in zip(x.split(self.chunk_size), found.split(self.chunk_size), strict=True):
+            out[:, self.active] = self._weighted(rows).softmax(1)
+        return found
+
+    def cosine_distance(self, x: Tensor) -> Tensor:
+        """Compute 1 − max_k cos(x, μ_k) over active components, (n,)."""
+        return nearest_cosine_distance(x, self.means, self.chunk_size)
+
+    def euclidean_distance(self, x: Tensor) -> Tensor:
+        """Compute min_k ‖x − μ_k‖ over active components, (n,)."""
+        return nearest_euclidean_distance(x, self.means, self.chunk_size)
+
+    def mahalanobis_distance(self, x: Tensor) -> Tensor:
+        """Compute min_k of the distance to μ_k in units of component k's spread, over active components, (n,)."""
+        offset = self.coefficients.offset - self.mode_log_density
+        coefficients = Coefficients(self.coefficients.weight, offset)
+        nearest = [
+            compute_weighted_log_prob(self.family, coefficients, self.shift, rows).amax(1)
+            for rows in x.split(self.chunk_size)
+        ]
+        return torch.cat(nearest).mul_(-2.0).clamp_(min=0.0).sqrt_()
+
+    def count_components(self, mass: float = 0.99) -> int:
+        """Count the heaviest components that together carry a share of the data.
+
+        Args:
+            mass: the share, in (0, 1].
+
+        Returns:
+            the least number of components whose counts reach it.
+
+        Raises:
+            ValueError: if ``mass`` is out of range.
+        """
+        if not 0.0 < mass <= 1.0:
+            raise ValueError(f"`mass` must be in (0, 1], got {mass}.")
+        share = self.counts.sort(descending=True).values.cumsum(0) / self.counts.sum()
+        return min(int((share < mass).sum()) + 1, self.counts.shape[0])
+
+    def _weighted(self, x: Tensor) -> Tensor:
+        """Log weight plus log density, (n, A)."""
+        coefficients = Coefficients(self.coefficients.weight, self.coefficients.offset + self.log_weights)
+        return compute_weighted_log_prob(self.family, coefficients, self.shift, x)
+
+
+def build_posterior(
+    model: Model, state: State, variational: Variational, chunk_size: int, dtype: torch.dtype = torch.float32
+) -> Posterior:
+    """Make the density of a fitted state.
+
+    Args:
+        model: priors and likelihood.
+        state: statistics and q(α).
+        variational: the factors of that state.
+        chunk_size: rows at a time when scoring.
+        dtype: of the density; build it in float64 for exact comparisons.
+
+    Returns:
+        the posterior over active components; the heaviest one is active whatever its weight.
+    """
+    weights = compute_weights(variational.sticks)
+    counts = state.statistics.counts
+    keep = (weights > MIN_WEIGHT) & (counts >= MIN_COUNT)
+    keep = keep | (counts == counts.max())
+    active = keep.nonzero()[:, 0]
+    params = type(variational.params)(*(p[active] for p in variational.params))
+    family, scale = model.family, model.scale
+    return Posterior(
+        family=family,
+        weights=weights,
+        counts=counts,
+        active=active,
+        means=family.get_means(scale, params).to(dtype),
+        precisions=family.get_precisions(params).to(dtype),
+        log_weights=(weights[active] / weights[active].sum()).log().to(dtype),
+        coefficients=family.compute_predictive_coefficients(scale, params).to(dtype),
+        shift=scale.mean.to(dtype),
+        mode_log_density=family.compute_mode_log_density(params).to(dtype),
+        chunk_size=chunk_size,
+    )

@@ -1,0 +1,216 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""The mixture as a Pyro model and guide, and their stochastic variational inference: the specification.
+
+The guide has the form that every other factor takes at its optimum: it is a function of pseudo-statistics (share of
+the data, centre, spread of each component), which Adam moves. Assignments are never sampled: a one-hot variable is
+represented by its expectation, which is exact because the model's log density is linear in it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from pyro.infer import TraceMeanField_ELBO
+from torch import Tensor, nn
+
+from monai_dpmm_ad.mixture.distributed import average_gradients
+from monai_dpmm_ad.mixture.family import Coefficients, DataScale
+from monai_dpmm_ad.mixture.gaussian import FactorisedGaussian
+from monai_dpmm_ad.mixture.statistics import Statistics
+from monai_dpmm_ad.mixture.sticks import Sticks
+from monai_dpmm_ad.mixture.variational import Model, State, Variational, compute_weighted_log_prob
+
+__all__ = ["ExpectedLikelihood", "ExpectedOneHot", "PyroOptimizer", "compute_pyro_elbo", "sample_guide", "sample_model"]
+
+LEAST_SHARE = 1e-12  # of the data, in an empty component: keeps its logit finite
+DECAY_STEPS = 100.0  # Adam's rate falls as (1 + t/100)^-1/2: constant rates never settle
+
+
+class ExpectedOneHot(dist.TorchDistribution):
+    """One-hot variables whose value is their expectation: log p(r) = Σ_k r_k log π_k.
+
+    Args:
+        log_weights: (K,) or (n, K), log probabilities.
+        size: n, the number of variables.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+    support = constraints.simplex
+    has_rsample = True
+
+    def __init__(self, log_weights: Tensor, size: int) -> None:
+        self.log_weights = log_weights.expand(size, -1)
+        super().__init__((size,), log_weights.shape[-1:], validate_args=False)
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """Return the expectation, (n, K)."""
+        return self.log_weights.exp().expand(sample_shape + self.log_weights.shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Compute Σ_k r_nk log π_k, (n,)."""
+        return (value * self.log_weights.clamp(min=torch.finfo(value.dtype).min)).sum(-1)
+
+
+class ExpectedLikelihood(dist.TorchDistribution):
+    """Data whose component is known in expectation: log p(y_n | r_n) = Σ_k r_nk log p(y_n | θ_k).
+
+    Args:
+        assignment: (n, K), expected one-hot variables.
+        model: its family computes log p(y | θ).
+        coefficients: of the features, for each θ_k.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+    support = constraints.real_vector
+
+    def __init__(self, assignment: Tensor, model: Model, coefficients: Coefficients) -> None:
+        self.assignment = assignment
+        self.model = model
+        self.coefficients = coefficients
+        super().__init__(assignment.shape[:1], (model.family.embed_dim,), validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Compute the expected log density of each datum, (n,)."""
+        shift = self.model.scale.mean.to(value.dtype)
+        found = compute_weighted_log_prob(self.model.family, self.coefficients.to(value.dtype), shift, value)
+        return (self.assignment * found).sum(-1)
+
+
+def sample_model(model: Model, num_components: int, x: Tensor, num_data: float | Tensor) -> None:
+    """Run the generative model on a batch that stands for the data set.
+
+    Args:
+        model: priors and likelihood, Gaussian with diagonal or spherical covariance.
+        num_components: K.
+        x: (n, D).
+        num_data: N.
+    """
+    family: FactorisedGaussian = model.family  # type: ignore[assignment]
+    variance = family.group(model.scale.variance)
+    alpha = pyro.sample("alpha", dist.Gamma(model.alpha_shape, model.alpha_rate))
+    v = pyro.sample("v", dist.Beta(torch.ones_like(alpha), alpha).expand([num_components - 1]).to_event(1))
+    prior_rate = family.prior_rate(model.scale).expand(num_components, -1)
+    shape = torch.full_like(prior_rate, family.precision_shape)
+    precision = pyro.sample("precision", dist.Gamma(shape, prior_rate).to_event(2))
+    spread = (family.mean_strength * precision).rsqrt().expand(-1, family.embed_dim)
+    mean = pyro.sample("mean", dist.Normal(torch.zeros_like(spread), spread).to_event(2))
+
+    one = alpha.new_ones(1)
+    log_weights = torch.cat([v, one]).log() + torch.cat([one, 1.0 - v]).log().cumsum(0)
+    slack = family.group_size * precision.log().sum(1) - family.variance_floor * precision @ variance
+    coefficients = family.assemble(mean, precision, slack)
+    with pyro.poutine.scale(scale=num_data / x.shape[0]):
+        z = pyro.sample("z", ExpectedOneHot(log_weights.to(x.dtype), x.shape[0]).to_event(1))
+        pyro.sample("y", ExpectedLikelihood(z, model, coefficients).to_event(1), obs=x)
+
+
+def sample_guide(model: Model, variational: Variational, x: Tensor, num_data: float | Tensor) -> None:
+    """Run the guide: the mean-field factors, with q(z) at its optimum.
+
+    Args:
+        model: priors and likelihood.
+        variational: the factors.
+        x: (n, D).
+        num_data: N.
+    """
+    sticks, params = variational.sticks, variational.params
+    pyro.sample("alpha", dist.Gamma(sticks.alpha_shape, sticks.alpha_rate))
+    pyro.sample("v", dist.Beta(sticks.first, sticks.second).to_event(1))
+    precision = pyro.sample("precision", dist.Gamma(params.shape[:, None].expand_as(params.rate), params.rate).to_event(2))
+    spread = (params.kappa[:, None] * precision).rsqrt().expand_as(params.mean)
+    pyro.sample("mean", dist.Normal(params.mean, spread).to_event(2))
+    with torch.no_grad():  # q(z) is at its optimum: the ELBO has no slope along it
+        coefficients = variational.coefficients
+        coefficients = Coefficients(coefficients.weight, coefficients.offset + variational.log_weights).to(x.dtype)
+        shift = model.scale.mean.to(x.dtype)
+        log_resp = compute_weighted_log_prob(model.family, coefficients, shift, x).log_softmax(1)
+    with pyro.poutine.scale(scale=num_data / x.shape[0]):
+        pyro.sample("z", ExpectedOneHot(log_resp, x.shape[0]).to_event(1))
+
+
+def compute_pyro_elbo(
+    model: Model, variational: Variational, x: Tensor, num_data: float | Tensor, num_particles: int = 1
+) -> Tensor:
+    """Compute Pyro's Monte-Carlo estimate of the ELBO of the model and guide above.
+
+    Args:
+        model: priors and likelihood.
+        variational: the factors; gradients flow into what they were made from.
+        x: (n, D).
+        num_data: N, for which the batch stands.
+        num_particles: Monte-Carlo draws.
+
+    Returns:
+        0-dim, nats.
+    """
+    num_components = variational.log_weights.shape[0]
+    objective = TraceMeanField_ELBO(num_particles=num_particles)
+    loss = objective.differentiable_loss(
+        lambda: sample_model(model, num_components, x, num_data),
+        lambda: sample_guide(model, variational, x, num_data),
+    )
+    return -torch.as_tensor(loss)
+
+
+class PyroOptimizer:
+    """Gradient SVI: Pyro's ELBO of a batch, differentiated, and Adam on the guide's pseudo-statistics.
+
+    Args:
+        model: priors and likelihood, Gaussian with diagonal or spherical covariance.
+        state: where to start.
+        learning_rate: Adam's first rate.
+    """
+
+    def __init__(self, model: Model, state: State, learning_rate: float) -> None:
+        family: FactorisedGaussian = model.family  # type: ignore[assignment]
+        self.family = family
+        counts, sums = state.statistics.counts, state.statistics.sums
+        variance = family.group(model.scale.variance)
+        mean = sums[:, family.num_groups :] / counts.clamp(min=1.0)[:, None]
+        squares = sums[:, : family.num_groups] / counts.clamp(min=1.0)[:, None]
+        spread = (squares - family.group(mean.square())).clamp(min=1e-6 * variance)
+        spread = torch.where(counts[:, None] >= 1.0, spread, family.variance_fraction * variance)
+        self.unit = model.scale.variance.sqrt()
+        self.unit_variance = variance
+        share = (counts / counts.sum()).clamp(min=LEAST_SHARE)
+        self.logits = nn.Parameter(share.log())
+        self.mean = nn.Parameter(mean / self.unit)
+        self.log_spread = nn.Parameter((spread / variance).log())
+        self.log_alpha_rate = nn.Parameter(state.alpha_rate.log())
+        self.parameters = [self.logits, self.mean, self.log_spread, self.log_alpha_rate]
+        self.adam = torch.optim.Adam(self.parameters, lr=learning_rate, betas=(0.9, 0.99))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adam, lambda t: (1.0 + t / DECAY_STEPS) ** -0.5)
+
+    def build_state(self, num_data: Tensor) -> State:
+        """Compute the state that the pseudo-statistics stand for, differentiably."""
+        counts = num_data * self.logits.softmax(0)
+        mean = self.mean * self.unit
+        squares = self.family.group(mean.square()) + self.log_spread.exp() * self.unit_variance
+        sums = counts[:, None] * torch.cat([squares, mean], dim=1)
+        return State(Statistics(counts, sums, torch.zeros_like(num_data), num_data), self.log_alpha_rate.exp())
+
+    def step(self, model: Model, x: Tensor, num_data: Tensor) -> tuple[State, Tensor]:
+        """Take one step.
+
+        Args:
+            model: priors and likelihood.
+            x: (n, D), this process's batch.
+            num_data: 0-dim float64, N.
+
+        Returns:
+            the next state and the ELBO of the present one, nats; under torch.distributed gradients are averaged and
+            the ELBO is this process's.
+        """
+        with torch.enable_grad():
+            elbo = compute_pyro_elbo(model, model.build(self.build_state(num_data)), x, num_data)
+            self.adam.zero_grad()
+            (-elbo / num_data).backward()
+        average_gradients(self.parameters)
+        self.adam.step()
+        self.schedule.step()
+        with torch.no_grad():
+            return self.build_state(num_data), elbo.detach()

@@ -1,0 +1,167 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""The bundle's network: images in, anomaly map out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from monai_dpmm_ad.calibration import Calibration
+from monai_dpmm_ad.detectors import DPMMDetector
+from monai_dpmm_ad.embedding import Embedder
+from monai_dpmm_ad.errors import CheckpointError
+from monai_dpmm_ad.ops.patches import pool_foreground, upsample_scores
+from monai_dpmm_ad.types import PatchEmbeddings
+
+__all__ = ["AnomalyNet", "EncodedSlices"]
+
+
+@dataclass(frozen=True)
+class EncodedSlices:
+    """What the embedder sees of a batch of slices.
+
+    Args:
+        embeddings: patch and CLS embeddings on the grid (h, w).
+        location: ``(B, h, w, 3)``, relative row, column and slice position of each patch's centre, in [0, 1].
+        foreground: ``(B, h, w)``, share of each patch's pixels that are foreground.
+    """
+
+    embeddings: PatchEmbeddings
+    location: Tensor
+    foreground: Tensor
+
+
+class AnomalyNet(nn.Module):
+    """Frozen embedder, detector and calibration as one network: ``(B, C, H, W)`` → ``(B, 1, H, W)``.
+
+    Background pixels of the images are exactly 0 and stay 0 in the map: what was never fitted never scores. Images are
+    resized so that their longer side is ``image_size``; the map comes back at the size of the input. The state
+    dict holds the detector, the calibration and a digest of the embedder's fingerprint, but not the embedder's weights.
+
+    Args:
+        embedder: turns slices into patch embeddings.
+        detector: scores patches.
+        image_size: longer side of what the embedder sees, in pixels.
+        min_foreground: least share of foreground pixels of a patch that is fitted and scored.
+        num_shifts: n; the map is averaged over n×n sub-patch shifts of the grid, at n² times the cost.
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        detector: DPMMDetector,
+        image_size: int = 448,
+        min_foreground: float = 0.25,
+        num_shifts: int = 1,
+    ) -> None:
+        super().__init__()
+        if image_size < embedder.patch_size:
+            raise ValueError(
+                f"`image_size` must be at least the embedder's patch size {embedder.patch_size}, got {image_size}."
+            )
+        if not 0 < min_foreground <= 1:
+            raise ValueError(f"`min_foreground` must lie in (0, 1], got {min_foreground}.")
+        if not 1 <= num_shifts <= embedder.patch_size:
+            raise ValueError(
+                f"`num_shifts` must lie between 1 and the patch size {embedder.patch_size}, got {num_shifts}."
+            )
+        self.embedder = embedder
+        self.detector = detector
+        self.calibration = Calibration()
+        self.image_size = image_size
+        self.min_foreground = min_foreground
+        self.num_shifts = num_shifts
+        self.register_buffer("backbone_digest", torch.frombuffer(bytearray.fromhex(embedder.digest()), dtype=torch.uint8).clone())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        stored = state_dict.get(prefix + "backbone_digest")
+        if stored is not None and not torch.equal(stored.cpu(), self.backbone_digest.cpu()):
+            raise CheckpointError(
+                "The checkpoint was fitted with another backbone than the one that is loaded, "
+                f"{self.embedder.fingerprint()}. Use the embedder that the bundle was fitted with, or fit again."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def resized_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Shape at which the embedder sees an image of ``height`` × ``width`` pixels."""
+        scale = self.image_size / max(height, width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def encode(
+        self, images: Tensor, positions: Tensor | None = None, shift: tuple[int, int] = (0, 0)
+    ) -> EncodedSlices:
+        """Embed slices.
+
+        Args:
+            images: ``(B, C, H, W)`` in [0, 1], background exactly 0; C is 1 or 3.
+            positions: ``(B,)``, relative position of each slice along its axis, in [0, 1]; 0.5 when None.
+            shift: rows and columns, in resized pixels, by which the patch grid starts above and left of the image.
+        """
+        resized = F.interpolate(images, self.resized_shape(*images.shape[-2:]), mode="bilinear", antialias=True)
+        foreground = F.adaptive_avg_pool2d(_foreground(images), resized.shape[-2:])
+        embeddings = self.embedder.embed(_pad(resized * (foreground > 0), shift))
+        share = pool_foreground(_pad(foreground, shift), self.embedder.patch_size)
+        return EncodedSlices(embeddings, self._location(resized, embeddings.grid, positions, shift), share)
+
+    def forward(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Draw anomaly maps.
+
+        Args:
+            images: ``(B, C, H, W)`` in [0, 1], background exactly 0; C is 1 or 3.
+            positions: ``(B,)``, relative position of each slice along its axis; needed with ``location_weight`` only.
+
+        Returns:
+            ``(B, 1, H, W)``, non-negative, higher = more anomalous, 0 in the background.
+        """
+        step = self.embedder.patch_size / self.num_shifts
+        offsets = [round(number * step) for number in range(self.num_shifts)]
+        maps = [self._draw(images, positions, (down, right)) for down in offsets for right in offsets]
+        return torch.stack(maps).mean(0) * _foreground(images)
+
+    def _draw(self, images: Tensor, positions: Tensor | None, shift: tuple[int, int]) -> Tensor:
+        encoded = self.encode(images, positions, shift)
+        valid = encoded.foreground >= self.min_foreground
+        patches = encoded.embeddings.patches.movedim(1, 3)  # (B, h, w, S, D)
+        features = self.detector.features(patches, encoded.location)
+        grid = self.detector.score(features.flatten(0, 2)).view(valid.shape)
+        size = images.shape[-2], images.shape[-1]
+        scale = [length / resized for length, resized in zip(size, self.resized_shape(*size), strict=True)]
+        return upsample_scores(
+            grid,
+            valid,
+            size,
+            patch_size=(self.embedder.patch_size * scale[0], self.embedder.patch_size * scale[1]),
+            start=(shift[0] * scale[0], shift[1] * scale[1]),
+        )
+
+    def _location(
+        self, resized: Tensor, grid: tuple[int, int], positions: Tensor | None, shift: tuple[int, int]
+    ) -> Tensor:
+        batch, _, height, width = resized.shape
+        if positions is None:
+            positions = resized.new_full((batch,), 0.5)
+        size = self.embedder.patch_size
+        rows = ((torch.arange(grid[0], device=resized.device) + 0.5) * size - shift[0]) / height
+        columns = ((torch.arange(grid[1], device=resized.device) + 0.5) * size - shift[1]) / width
+        return torch.stack(
+            [
+                rows.clamp(0, 1)[None, :, None].expand(batch, *grid),
+                columns.clamp(0, 1)[None, None, :].expand(batch, *grid),
+                positions.to(resized)[:, None, None].expand(batch, *grid),
+            ],
+            dim=-1,
+        )
+
+
+def _foreground(images: Tensor) -> Tensor:
+    """Foreground ``(B, 1, H, W)`` of the image, or of the middle slice of 2.5D channels, as 0 and 1."""
+    middle = images.shape[1] // 2
+    return (images[:, middle : middle + 1] > 0).to(images.dtype)
+
+
+def _pad(images: Tensor, shift: tuple[int, int]) -> Tensor:
+    return F.pad(images, (shift[1], 0, shift[0], 0)) if any(shift) else images

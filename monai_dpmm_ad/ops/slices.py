@@ -1,0 +1,88 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Volumes in orientation "PLI" to upright slices, and back.
+
+A preprocessed volume has the dimensions (C, P, L, I): rows run from anterior to posterior, columns from the patient's
+right to the left, the third dimension from superior to inferior. Every slice below is then upright as radiologists
+show it, by a permutation alone: no flip, no interpolation, hence an exact inverse.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from monai_dpmm_ad.errors import unknown_option
+
+__all__ = ["AXES", "assemble_slices", "extract_slices", "slice_dim"]
+
+#: Permutation of (C, P, L, I) that makes (slice, C, rows, columns) of each axis.
+AXES: dict[str, tuple[int, int, int, int]] = {
+    "axial": (3, 0, 1, 2),
+    "coronal": (1, 0, 3, 2),
+    "sagittal": (2, 0, 3, 1),
+}
+
+
+def slice_dim(axis: str) -> int:
+    """Return the dimension of a (C, P, L, I) volume that counts the slices of an axis.
+
+    Args:
+        axis: "axial", "coronal" or "sagittal".
+
+    Returns:
+        3, 1 or 2.
+
+    Raises:
+        ValueError: when ``axis`` is none of these.
+    """
+    return _permutation(axis)[0]
+
+
+def extract_slices(volume: Tensor, axis: str) -> Tensor:
+    """Take a volume apart into upright slices along an axis.
+
+    Args:
+        volume: ``(C, P, L, I)``.
+        axis: "axial" (rows P, columns L), "coronal" (rows I, columns L) or "sagittal" (rows I, columns P).
+
+    Returns:
+        ``(n, C, rows, columns)``, a view of ``volume``.
+
+    Raises:
+        ValueError: when ``axis`` is unknown or ``volume`` has another number of dimensions.
+
+    Example:
+        >>> import torch
+        >>> extract_slices(torch.zeros(1, 5, 4, 3), "coronal").shape
+        torch.Size([5, 1, 3, 4])
+    """
+    if volume.ndim != 4:
+        raise ValueError(
+            f"`volume` must have shape (C, P, L, I), got {tuple(volume.shape)}. Add the channel dimension."
+        )
+    return volume.permute(_permutation(axis))
+
+
+def assemble_slices(slices: Tensor, axis: str) -> Tensor:
+    """Put the slices of ``extract_slices`` together again.
+
+    Args:
+        slices: ``(n, C, rows, columns)``, all slices along the axis in order.
+        axis: the axis they were taken along.
+
+    Returns:
+        ``(C, P, L, I)``, a view of ``slices``.
+
+    Raises:
+        ValueError: when ``axis`` is unknown or ``slices`` has another number of dimensions.
+    """
+    if slices.ndim != 4:
+        raise ValueError(f"`slices` must have shape (n, C, rows, columns), got {tuple(slices.shape)}.")
+    permutation = _permutation(axis)
+    inverse = [permutation.index(dim) for dim in range(4)]
+    return slices.permute(inverse)
+
+
+def _permutation(axis: str) -> tuple[int, int, int, int]:
+    if axis not in AXES:
+        raise unknown_option("axis", axis, AXES)
+    return AXES[axis]

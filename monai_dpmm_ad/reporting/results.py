@@ -1,0 +1,58 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""What the report is told about each scan and about the calibration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["ScanResult", "ScoreCalibration"]
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanResult:
+    """One scan with its map, as files on disk, and its numbers; what is not known is None.
+
+    Args:
+        name: shown to the reader.
+        image: the scan: NIfTI, a picture or a DICOM series.
+        anomaly_map: NIfTI on the scan's grid, or a 16-bit PNG in which mid-grey is the threshold.
+        score: image score, higher is more anomalous.
+        mask: flagged voxels, on the scan's grid.
+        label: true abnormal voxels, on the scan's grid.
+        p_value: conformal p-value of the score.
+        threshold: what the map is compared with to give the mask, in the map's unit.
+        num_lesions: number of connected components of the mask.
+        volume_ml: flagged volume in mL.
+        abnormal: the truth about the whole scan.
+    """
+
+    name: str
+    image: PathLike
+    anomaly_map: PathLike
+    score: float
+    mask: PathLike | None = None
+    label: PathLike | None = None
+    p_value: float | None = None
+    threshold: float | None = None
+    num_lesions: int | None = None
+    volume_ml: float | None = None
+    abnormal: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreCalibration:
+    """What scan scores are compared with.
+
+    Args:
+        healthy_scores: image scores of the held-out healthy scans.
+        threshold: a scan above it is called abnormal, None where no threshold is set.
+        rate: share of healthy scans that the threshold lets through by mistake, None where not known.
+    """
+
+    healthy_scores: Sequence[float]
+    threshold: float | None = None
+    rate: float | None = None

@@ -1,0 +1,134 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Read a scan with its map, mask and truth in the orientation of a radiologist's screen."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel import orientations
+from numpy.typing import NDArray
+from PIL import Image
+
+from monai_dpmm_ad.errors import ScanError
+from monai_dpmm_ad.reporting.results import PathLike, ScanResult
+from monai_dpmm_ad.scan_paths import NIFTI_SUFFIXES, PICTURE_SUFFIXES, has_suffix
+
+__all__ = ["ScanVolumes", "read_volumes"]
+
+_UINT16_MAX = 65535
+_PICTURE_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class ScanVolumes:
+    """A scan's arrays, rows to the patient's posterior, columns to the left, slices to the inferior ("PLI").
+
+    So ``scan[:, :, k]`` is an axial slice upright in radiological display. A picture is one such slice.
+
+    Args:
+        scan: ``(P, L, I)``, float32, finite.
+        anomaly_map: ``(P, L, I)``, float32, finite, in the unit of the threshold.
+        mask: ``(P, L, I)``, boolean, or None.
+        label: ``(P, L, I)``, boolean, or None.
+        affine: ``(4, 4)``, from indices of these arrays to mm (RAS).
+        is_picture: whether left and right are unknown.
+    """
+
+    scan: NDArray[np.float32]
+    anomaly_map: NDArray[np.float32]
+    mask: NDArray[np.bool_] | None
+    label: NDArray[np.bool_] | None
+    affine: NDArray[np.float64]
+    is_picture: bool
+
+    @property
+    def spacing(self) -> NDArray[np.float64]:
+        """Voxel size along the three axes in mm."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether there is a single axial slice only."""
+        return self.scan.shape[2] == 1
+
+
+def read_volumes(result: ScanResult) -> ScanVolumes:
+    """Read one scan's files.
+
+    Args:
+        result: names the files.
+
+    Returns:
+        The arrays on one grid.
+
+    Raises:
+        ScanError: when a file cannot be read or lies on another grid than the scan.
+    """
+    scan, affine = _read(result.image)
+    anomaly_map, _ = _read(result.anomaly_map, like=scan)
+    if has_suffix(result.anomaly_map, PICTURE_SUFFIXES) and result.threshold is not None:
+        anomaly_map = anomaly_map * np.float32(2 * result.threshold / _UINT16_MAX)
+    mask, label = (_read(path, like=scan)[0] > 0 if path is not None else None for path in (result.mask, result.label))
+    if label is not None and result.label is not None and has_suffix(result.label, (".jpg", ".jpeg")):
+        label = _read(result.label)[0] > 127  # edges ring in a JPEG
+    try:
+        turn = orientations.ornt_transform(orientations.io_orientation(affine), orientations.axcodes2ornt("PLI"))
+        affine = affine @ orientations.inv_ornt_aff(turn, scan.shape)
+    except (ValueError, np.linalg.LinAlgError) as error:
+        raise ScanError(result.image, "has an affine that gives no orientation") from error
+
+    def orient(array: NDArray[Any]) -> NDArray[Any]:
+        return np.ascontiguousarray(orientations.apply_orientation(array, turn))
+
+    return ScanVolumes(
+        scan=orient(scan),
+        anomaly_map=orient(anomaly_map),
+        mask=None if mask is None else orient(mask),
+        label=None if label is None else orient(label),
+        affine=affine,
+        is_picture=has_suffix(result.image, PICTURE_SUFFIXES),
+    )
+
+
+def _read(path: PathLike, like: NDArray[Any] | None = None) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Read a file as a 3D array with its affine, and check it against the scan's shape."""
+    try:
+        if has_suffix(path, NIFTI_SUFFIXES):
+            image: Any = nib.load(path)
+            data, affine = np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine, dtype=np.float64)
+        elif has_suffix(path, PICTURE_SUFFIXES):
+            data, affine = _read_picture(path), _PICTURE_AFFINE
+        else:
+            data, affine = _read_other(path)
+    except ScanError:
+        raise
+    except Exception as error:  # the readers raise anything at all on damaged files
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ScanError(path, f"cannot be read ({reason})") from error
+    while data.ndim > 3 and data.shape[-1] == 1:
+        data = data[..., 0]
+    if data.ndim == 2:
+        data = data[..., None]
+    if data.ndim != 3 or data.size == 0:
+        raise ScanError(path, f"has shape {data.shape}; the report shows 2D and 3D images")
+    if like is not None and data.shape != like.shape:
+        raise ScanError(path, f"has shape {data.shape} but the scan has {like.shape}")
+    return np.nan_to_num(data, nan=0.0, posinf=0.0, neginf=0.0), affine
+
+
+def _read_picture(path: PathLike) -> NDArray[np.float32]:
+    """Read a picture as grey values ``(columns, rows)``; 16 bits are kept."""
+    with Image.open(path) as image:
+        grey = image if image.mode.startswith(("I", "F")) else image.convert("L")
+        return np.asarray(grey, dtype=np.float32).T
+
+
+def _read_other(path: PathLike) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    from monai_dpmm_ad.transforms.load import LoadScan  # slow to import, and only DICOM needs it
+
+    image = LoadScan()(os.fspath(path))
+    return np.asarray(image[0], dtype=np.float32), np.asarray(image.affine, dtype=np.float64)

@@ -1,0 +1,98 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""A data set of scans in which a bad file becomes a message instead of an exception."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+from monai.data import Dataset, list_data_collate
+
+from monai_dpmm_ad.files import write_csv
+from monai_dpmm_ad.transforms.sources import find_scan_error
+
+__all__ = ["FAILURE", "ScanDataset", "ScanFailure", "collate_scans", "describe_failure", "share_of_rank", "write_failures"]
+
+FAILURE = "failure"
+
+
+@dataclass(frozen=True)
+class ScanFailure:
+    """Why one scan was not processed: its name, its path and one line of reason."""
+
+    name: str
+    path: str
+    reason: str
+
+
+def describe_failure(item: Mapping[Hashable, Any], error: BaseException) -> ScanFailure:
+    """Say in one line why a scan failed.
+
+    Args:
+        item: holds the scan's ``name`` and ``image``.
+        error: what was caught; the scan's own error is found below what transforms wrapped around it.
+    """
+    cause = find_scan_error(error)
+    if cause is not None:
+        return ScanFailure(str(item["name"]), cause.path, cause.reason)
+    root = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    lines = str(root).strip().splitlines() or [type(root).__name__]
+    return ScanFailure(str(item["name"]), str(item["image"]), lines[0])
+
+
+class ScanDataset(Dataset):
+    """MONAI's data set, but a scan that cannot be read comes as ``{"failure": ScanFailure}``.
+
+    Args:
+        data: items as :func:`~monai_dpmm_ad.datalist.resolve_datalist` makes them.
+        transform: applied to each item.
+
+    Attributes:
+        failures: what could not be read so far, in this process.
+    """
+
+    def __init__(self, data: Sequence[dict[str, Any]], transform: Callable[[dict[str, Any]], Any]) -> None:
+        super().__init__(data=data, transform=transform)
+        self.failures: list[ScanFailure] = []
+
+    def __getitem__(self, index: int) -> Any:  # type: ignore[override]
+        item = self.data[index]
+        try:
+            return super().__getitem__(index)
+        except (ValueError, RuntimeError, OSError, MemoryError, TypeError, KeyError, IndexError) as error:
+            failure = describe_failure(item, error)
+            self.failures.append(failure)
+            return {FAILURE: failure}
+
+
+def collate_scans(batch: Sequence[Any]) -> Any:
+    """Collate one scan, or hand on its failure."""
+    if len(batch) != 1:
+        raise ValueError(f"`batch_size` must be 1, since scans differ in shape, got {len(batch)}.")
+    return batch[0] if FAILURE in batch[0] else list_data_collate(list(batch))
+
+
+def share_of_rank(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every ``world_size``-th scan, beginning with this process's rank: each scan goes to one process.
+
+    Raises:
+        ValueError: when there are fewer scans than processes.
+    """
+    if len(items) < idist.get_world_size():
+        raise ValueError(f"`items` must be at least as many as the {idist.get_world_size()} processes, got {len(items)}.")
+    return list(items[idist.get_rank() :: idist.get_world_size()])
+
+
+def write_failures(folder: str | os.PathLike[str], failures: Sequence[ScanFailure]) -> None:
+    """Write ``failures.csv``, or remove that of an earlier run when nothing failed."""
+    path = Path(folder) / "failures.csv"
+    if failures:
+        write_csv(path, ("name", "path", "reason"), [(f.name, f.path, f.reason) for f in failures])
+    else:
+        path.unlink(missing_ok=True)

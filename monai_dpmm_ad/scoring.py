@@ -1,0 +1,47 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""From a map in native space to what a user decides by: mask, score, p-value."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.ops.pooling import pool_image_score
+
+__all__ = ["ScoreScand"]
+
+
+class ScoreScand(MapTransform):
+    """Add ``mask``, ``score``, ``p_value`` and ``threshold`` to a scan whose ``pred`` is in native space.
+
+    The threshold is applied where it was calibrated: on the finished map, not on the patch grid.
+
+    Args:
+        network: the fitted network; its calibration is read at call time.
+        rate: false-positive rate of the mask, a share of healthy foreground voxels.
+        pooling: how patch scores become an image score, see :func:`~monai_dpmm_ad.ops.pooling.pool_image_score`.
+    """
+
+    def __init__(self, network: AnomalyNet, rate: float = 0.01, pooling: str = "mean") -> None:
+        super().__init__(keys="pred")
+        self.network = network
+        self.rate = rate
+        self.pooling = pooling
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        anomaly_map = torch.as_tensor(out["pred"]).float()
+        out["score"] = float(pool_image_score(anomaly_map, anomaly_map > 0, self.pooling))
+        meta = {**out["image"].meta, **out["pred"].meta}
+        calibration = self.network.calibration
+        if calibration.fitted:
+            out["threshold"] = meta["threshold"] = float(calibration.threshold(self.rate))
+            out["p_value"] = float(calibration.p_value(out["score"]))
+            out["mask"] = MetaTensor(anomaly_map.as_subclass(torch.Tensor) > out["threshold"], meta=meta)
+        out["pred"] = MetaTensor(anomaly_map.as_subclass(torch.Tensor), meta=meta)
+        return out

@@ -1,0 +1,39 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""MONAI transforms from a scan's file to the slices of the network, array and dictionary version side by side."""
+
+from __future__ import annotations
+
+from monai_dpmm_ad.transforms.foreground import ForegroundMask, ForegroundMaskd, compute_foreground
+from monai_dpmm_ad.transforms.intensity import (
+    FOREGROUND_FLOOR,
+    ScaleIntensityForeground,
+    ScaleIntensityForegroundd,
+    scale_foreground,
+)
+from monai_dpmm_ad.transforms.load import LoadScan, LoadScand
+from monai_dpmm_ad.transforms.pipeline import preprocess_scan, preprocess_slices
+from monai_dpmm_ad.transforms.save import SaveScand, output_path, write_map
+from monai_dpmm_ad.transforms.slices import SampleSlices, SampleSlicesd
+from monai_dpmm_ad.transforms.sources import find_scan_error, naming_scan, source_of
+
+__all__ = [
+    "FOREGROUND_FLOOR",
+    "ForegroundMask",
+    "ForegroundMaskd",
+    "LoadScan",
+    "LoadScand",
+    "SampleSlices",
+    "SampleSlicesd",
+    "SaveScand",
+    "ScaleIntensityForeground",
+    "ScaleIntensityForegroundd",
+    "compute_foreground",
+    "find_scan_error",
+    "naming_scan",
+    "output_path",
+    "preprocess_scan",
+    "preprocess_slices",
+    "scale_foreground",
+    "source_of",
+    "write_map",
+]

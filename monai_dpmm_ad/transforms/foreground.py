@@ -1,0 +1,263 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Find the head, brain or body in a scan, whatever made the background: air, skull stripping, JPEG or a CT table."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+from scipy import ndimage
+from torch import Tensor
+
+from monai_dpmm_ad.transforms.sources import naming_scan
+
+__all__ = ["ForegroundMask", "ForegroundMaskd", "compute_foreground"]
+
+_AIR_TISSUE_MIDPOINT = -500.0  # HU
+_LARGEST_SIDE = 96  # voxels: where the threshold and the rough shape are found
+
+
+def compute_foreground(image: Tensor, min_share: float = 0.1) -> Tensor:
+    """Compute the mask of what is not background.
+
+    The threshold lies between the level of the background and that of the tissue, both found on a smoothed copy of at
+    most 96 voxels a side. Of the voxels above it the largest connected parts are kept, and what they enclose, in the
+    volume or in any axial slice (the last dimension), belongs to them: ventricles, sinuses, lungs. CT is told by its
+    air at -1000 HU and split at -500 HU.
+
+    Args:
+        image: ``(1, H, W)`` or ``(1, H, W, D)``, any intensities, finite.
+        min_share: keep connected parts of at least this share of the largest one's size.
+
+    Returns:
+        Boolean, of the image's shape. Not empty.
+
+    Raises:
+        ValueError: when ``image`` has another shape or is constant.
+
+    Example:
+        >>> image = torch.zeros(1, 8, 8)
+        >>> image[0, 2:6, 2:6] = 1.0
+        >>> int(compute_foreground(image).sum())
+        16
+    """
+    if image.ndim not in (3, 4) or image.shape[0] != 1:
+        raise ValueError(f"`image` must have shape (1, H, W) or (1, H, W, D), got {tuple(image.shape)}.")
+    array = image.detach().cpu().numpy()[0].astype(np.float32, copy=False)
+    if array.size == 0 or array.min() == array.max():
+        raise ValueError("`image` must not be constant. A scan without contrast has no foreground.")
+    steps = tuple(max(1, -(-size // _LARGEST_SIDE)) for size in array.shape)
+    coarse = array[tuple(slice(None, None, step) for step in steps)]
+    smooth = ndimage.gaussian_filter(coarse, 0.7)
+    threshold = _threshold(coarse)
+    rough = _solid(smooth > threshold, min_share)
+    if _is_box(rough):
+        rough, threshold = _look_into_box(smooth, threshold, min_share)
+    mask = _refine(array, rough, steps, threshold, min_share) if rough.any() else np.zeros(array.shape, dtype=bool)
+    if not mask.any():  # the object is a few voxels, lost in the coarse copy
+        mask = _largest(array > 0.5 * (array.min() + array.max()), min_share)
+    return torch.from_numpy(mask)[None].to(image.device)
+
+
+def _threshold(array: np.ndarray) -> float:
+    """Return the intensity that parts background from tissue, a tenth of the way up."""
+    low, high = (float(value) for value in np.quantile(array, [0.005, 0.995]))
+    if -5000 <= low <= -900 and -200 < high:
+        return _AIR_TISSUE_MIDPOINT
+    values, counts = np.unique(array, return_counts=True)
+    level = float(values[counts.argmax()])
+    above = array[array > level]
+    if above.size and counts.max() > 0.1 * array.size and level <= np.quantile(array, 0.3):
+        low = level  # a background of one value: skull-stripped or padded
+        high = float(np.quantile(above, 0.9))
+        tissue = np.count_nonzero(array > low + 0.1 * (high - low))
+        if above.size - tissue < 0.1 * tissue:
+            return low + 0.01 * (high - low)  # nothing dim around the tissue: the dark fluid in it is worth keeping
+    # A foreground of a few voxels only, or a single bright one, leaves no range between the quantiles.
+    return low + 0.1 * (high - low) if high > low else 0.5 * (float(array.min()) + float(array.max()))
+
+
+def _is_box(mask: np.ndarray) -> bool:
+    """Tell whether a mask fills the rim of its own bounding box, in the plane of the slices: noise does, a head not."""
+    if not mask.any():
+        return False
+    inside = ndimage.binary_dilation(mask[_bounding_box(mask)], _in_plane(mask.ndim))  # noise is full of gaps
+    return bool(inside[_rim(inside)].mean() > 0.5)
+
+
+def _rim(mask: np.ndarray) -> np.ndarray:
+    rim = np.ones(mask.shape, dtype=bool)
+    rim[3:-3, 3:-3] = False
+    return rim
+
+
+def _open(mask: np.ndarray) -> np.ndarray:
+    """Take away what is thinner than three pixels, but nothing at the picture's edge."""
+    square = np.ones((3, 3), dtype=bool)
+    return ndimage.binary_dilation(ndimage.binary_erosion(mask, square, border_value=1), square) & mask
+
+
+def _in_plane(ndim: int) -> np.ndarray:
+    structure = ndimage.generate_binary_structure(ndim, 1)
+    if ndim == 3:
+        structure[1, 1, [0, 2]] = False
+    return structure
+
+
+def _look_into_box(smooth: np.ndarray, threshold: float, min_share: float) -> tuple[np.ndarray, float]:
+    """Find the head in a mask that is a box: behind a frame drawn around the picture, or above a noisy background.
+
+    Noise is known by a rim that is even and well below the tissue; an uneven or bright rim is tissue that fills the
+    field of view, and the box is right.
+
+    Args:
+        smooth: the coarse image.
+        threshold: what made a box of it.
+        min_share: see ``compute_foreground``.
+
+    Returns:
+        The coarse mask and the threshold that it is drawn with.
+    """
+    box = _bounding_box(_largest(smooth > threshold, min_share))
+    rim = np.zeros(smooth.shape, dtype=bool)
+    rim[box] = _rim(smooth[box])
+    level = float(np.median(smooth[rim]))
+    above = level + 4.0 * 1.4826 * float(np.median(np.abs(smooth[rim] - level)))
+    if threshold < above < 0.5 * (threshold + float(np.quantile(smooth[box], 0.9))):
+        threshold = above
+    mask = smooth > threshold
+    rough = _solid(mask, min_share)
+    if _is_box(rough):
+        inside = _solid(mask & ~rim, min_share)
+        if inside.any() and not _is_box(inside):
+            # What lost its edge with the frame, because it reaches the rim too, gets it back.
+            rough = _solid(
+                ndimage.binary_dilation(inside, _in_plane(mask.ndim), iterations=3) & mask | inside, min_share
+            )
+    return rough, threshold
+
+
+def _solid(mask: np.ndarray, min_share: float) -> np.ndarray:
+    """Keep the largest parts of a mask and fill what they enclose."""
+    return _fill(_largest(mask, min_share))
+
+
+def _largest(mask: np.ndarray, min_share: float) -> np.ndarray:
+    labels, count = ndimage.label(mask)
+    if count <= 1:
+        return mask
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return (sizes >= max(1.0, min_share * sizes.max()))[labels]
+
+
+def _fill(mask: np.ndarray) -> np.ndarray:
+    """Fill holes of the volume and of every slice along the last dimension."""
+    structure = ndimage.generate_binary_structure(mask.ndim, 1)
+    filled = _without_enclosed(mask, structure, range(mask.ndim))
+    if mask.ndim == 3:
+        filled = _without_enclosed(filled, _in_plane(3), range(2))
+    return filled
+
+
+def _without_enclosed(mask: np.ndarray, structure: np.ndarray, dims: range) -> np.ndarray:
+    labels, count = ndimage.label(~mask, structure)
+    outside = np.zeros(count + 1, dtype=bool)
+    for dim in dims:
+        for edge in (0, -1):
+            outside[np.unique(labels.take(edge, axis=dim))] = True
+    outside[0] = False
+    return ~outside[labels]
+
+
+def _refine(
+    array: np.ndarray, rough: np.ndarray, steps: tuple[int, ...], threshold: float, min_share: float
+) -> np.ndarray:
+    """Redraw a coarse mask's outline at full resolution."""
+    near = ndimage.binary_dilation(rough, ndimage.generate_binary_structure(rough.ndim, rough.ndim))
+    for dim, step in enumerate(steps):
+        if step > 1:
+            near = np.repeat(near, step, axis=dim).take(range(array.shape[dim]), axis=dim)
+    box = _bounding_box(near)
+    fine = _solid(near[box] & (array[box] > threshold), min_share)
+    if fine.ndim == 2:
+        opened = _open(fine)  # JPEG noise frays the outline, and rulers touch it
+        fine = _largest(opened, min_share) if opened.any() else fine
+    mask = np.zeros(array.shape, dtype=bool)
+    mask[box] = fine
+    return mask
+
+
+def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
+    box = []
+    for dim in range(mask.ndim):
+        found = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != dim)))
+        box.append(slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0))
+    return tuple(box)
+
+
+class ForegroundMask(Transform):
+    """Array version of ``compute_foreground``: an image to its foreground mask.
+
+    Args:
+        min_share: keep connected parts of at least this share of the largest one's size.
+    """
+
+    def __init__(self, min_share: float = 0.1) -> None:
+        if not 0 <= min_share <= 1:
+            raise ValueError(f"`min_share` must lie in [0, 1], got {min_share}.")
+        self.min_share = min_share
+
+    def __call__(self, img: Tensor) -> Tensor:
+        """Compute the mask.
+
+        Args:
+            img: ``(1, H, W)`` or ``(1, H, W, D)``.
+
+        Returns:
+            Boolean, of the image's shape, with the image's meta data and transform history.
+
+        Raises:
+            ScanError: when the image is constant.
+        """
+        with naming_scan(img):
+            mask = compute_foreground(img, self.min_share)
+        if isinstance(img, MetaTensor):
+            return MetaTensor(mask, meta=dict(img.meta), applied_operations=list(img.applied_operations))
+        return mask
+
+
+class ForegroundMaskd(MapTransform):
+    """Dictionary version of ``ForegroundMask``: writes the mask of ``keys`` to ``mask_key``.
+
+    Args:
+        keys: the image's key.
+        mask_key: where the mask goes.
+        min_share: see ``ForegroundMask``.
+        allow_missing_keys: skip keys that an item lacks.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        mask_key: str = "foreground",
+        min_share: float = 0.1,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if len(self.keys) != 1:
+            raise ValueError(f"`keys` must name one image, got {self.keys}.")
+        self.mask_key = mask_key
+        self.mask = ForegroundMask(min_share)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add the mask to a copy of ``data``."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[self.mask_key] = self.mask(item[key])
+        return item

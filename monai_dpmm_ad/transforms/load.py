@@ -1,0 +1,242 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Load scans and their masks, and turn every way in which a file can be wrong into one clear line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import LoadImage, MapTransform, Transform
+
+from monai_dpmm_ad.errors import ScanError
+from monai_dpmm_ad.scan_paths import NIFTI_SUFFIXES, PICTURE_SUFFIXES, has_suffix, is_dicom_file, scan_stem
+from monai_dpmm_ad.transforms.readers import (
+    DicomSeriesReader,
+    label_reader,
+    nifti_reader,
+    picture_reader,
+    quiet,
+    reading_reason,
+)
+
+__all__ = ["DEFAULT_MAX_BYTES", "LoadScan", "LoadScand"]
+
+#: The largest scan that is read, as float32: 1024³ voxels. A header that claims more is damaged or not a head.
+DEFAULT_MAX_BYTES = 4 * 2**30
+
+PathOrSeries = str | os.PathLike | Sequence[str | os.PathLike]
+
+# Columns of a picture run to the patient's left, its rows to the back, as on a radiologist's screen.
+_PICTURE_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+class LoadScan(Transform):
+    """Load one scan as a channel-first float32 ``MetaTensor``, or raise a ``ScanError`` that says why not.
+
+    Reads NIfTI, a DICOM series (its folder, its files, or a single file) and PNG, JPEG and BMP pictures, which become
+    grey (16 bits are kept). Pictures and single DICOM images have an array with columns first, as MONAI's readers give
+    it, and the affine diag(-1, -1, 1, 1), so that ``Orientation("PL")`` leaves rows and columns as the picture has
+    them.
+
+    Args:
+        spatial_dims: 3 accepts volumes of two slices or more, 2 accepts flat images, ``None`` both; a volume that has
+            a single slice, of shape (H, W, 1), is then processed as the one slice that it is.
+        max_bytes: refuse a scan whose header claims more than this as float32, before any memory is taken.
+
+    Example:
+        >>> LoadScan(spatial_dims=3)("no/such/scan.nii.gz")
+        Traceback (most recent call last):
+        monai_dpmm_ad.errors.ScanError: no/such/scan.nii.gz: no such file or folder
+    """
+
+    def __init__(self, spatial_dims: int | None = None, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        if spatial_dims not in (None, 2, 3):
+            raise ValueError(f"`spatial_dims` must be 2, 3 or None, got {spatial_dims!r}.")
+        self.spatial_dims = spatial_dims
+        self.max_bytes = max_bytes
+        with quiet():
+            self._load = LoadImage(image_only=True, dtype=np.float32)
+
+    def __call__(self, path: PathOrSeries, name: str | None = None) -> MetaTensor:
+        """Load a scan.
+
+        Args:
+            path: a file, the folder of one DICOM series, or the files of one DICOM series.
+            name: the scan's output name, kept in ``meta["name"]``; by default from the file's name.
+
+        Returns:
+            ``(1, H, W)`` or ``(1, H, W, D)``, float32.
+
+        Raises:
+            ScanError: when the file is no scan that can be processed.
+        """
+        image = self._read(path, is_label=False)
+        source = _source(path)
+        _check_dims(source, tuple(image.shape[1:]), self.spatial_dims)
+        _check_affine(source, image)
+        low, high = torch.aminmax(image.as_tensor())
+        if float(low) == float(high):
+            raise ScanError(source, f"is constant: every voxel is {float(low):g}")
+        image.meta["name"] = name or scan_stem(source)
+        return image
+
+    def load_label(self, path: PathOrSeries, image: MetaTensor) -> MetaTensor:
+        """Load the mask that belongs to an image.
+
+        Args:
+            path: the mask: a voxel is marked when it is above 0. In a JPEG, whose compression makes edges ring, it is
+                marked when it is above half of the largest value.
+            image: the loaded image.
+
+        Returns:
+            Boolean, of the image's shape.
+
+        Raises:
+            ScanError: naming the image, when the mask cannot be read or lies on another grid.
+        """
+        source = image.meta["filename_or_obj"]
+        try:
+            label = self._read(path, is_label=True)
+        except ScanError as error:
+            raise ScanError(source, f"label {error.path} {error.reason}") from error
+        if label.shape != image.shape:
+            shapes = f"{tuple(label.shape[1:])} but the image has {tuple(image.shape[1:])}"
+            raise ScanError(source, f"label {_source(path)} has shape {shapes}")
+        shift = _largest_shift(label, image)
+        if not shift <= 0.1:
+            raise ScanError(
+                source,
+                f"label {_source(path)} lies elsewhere: same shape {tuple(image.shape[1:])}, but its affine moves a "
+                f"corner by {shift:.2g} voxels",
+            )
+        threshold = 0.5 * float(label.max()) if has_suffix(_source(path), (".jpg", ".jpeg")) else 0.0
+        mask = MetaTensor(label.as_tensor() > threshold, meta=dict(label.meta))
+        mask.affine = image.affine
+        return mask
+
+    def _read(self, path: PathOrSeries, is_label: bool) -> MetaTensor:
+        source = _source(path)
+        try:
+            with quiet():
+                image = self._load(path, reader=self._reader(path, is_label))
+        except ScanError:
+            raise
+        except ImportError as error:
+            raise ScanError(source, str(error).rstrip(".")) from error
+        except Exception as error:  # readers raise anything at all on damaged files
+            raise ScanError(source, reading_reason(error)) from error
+        meta = dict(image.meta)
+        is_picture = has_suffix(source, PICTURE_SUFFIXES)
+        if is_picture or (image.ndim == 2 and not has_suffix(source, NIFTI_SUFFIXES)):
+            meta |= {"affine": torch.from_numpy(_PICTURE_AFFINE), "original_affine": _PICTURE_AFFINE.copy()}
+        meta |= {"original_channel_dim": "no_channel", "filename_or_obj": source}
+        values = image.as_tensor()
+        bad = int((~torch.isfinite(values)).sum())
+        if bad:
+            raise ScanError(source, f"has {bad} NaN or infinite voxels of {values.numel()}")
+        return MetaTensor(values.contiguous()[None], meta=meta)
+
+    def _reader(self, path: PathOrSeries, is_label: bool) -> Any:
+        source = _source(path)
+        if not isinstance(path, (str, os.PathLike)) or os.path.isdir(source):
+            return DicomSeriesReader(self.max_bytes)
+        if not os.path.exists(source):
+            raise ScanError(source, "no such file or folder")
+        if os.path.getsize(source) == 0:
+            raise ScanError(source, "is empty (0 bytes)")
+        if has_suffix(source, NIFTI_SUFFIXES):
+            return nifti_reader(source, self.max_bytes)
+        if has_suffix(source, PICTURE_SUFFIXES):
+            return (label_reader if is_label else picture_reader)(source, self.max_bytes)
+        if is_dicom_file(Path(source)):
+            return DicomSeriesReader(self.max_bytes)
+        raise ScanError(source, "is not an image that can be read (NIfTI, DICOM, PNG, JPEG or BMP)")
+
+
+class LoadScand(MapTransform):
+    """Dictionary version of ``LoadScan``: the image, its mask where there is one, and its name.
+
+    Args:
+        keys: the image's key (several are loaded alike).
+        label_key: key of the mask; an item without it, or with ``None``, stays without.
+        name_key: key of the scan's output name, copied to ``meta["name"]``.
+        spatial_dims: see ``LoadScan``.
+        max_bytes: see ``LoadScan``.
+        allow_missing_keys: skip image keys that an item lacks.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        label_key: str = "label",
+        name_key: str = "name",
+        spatial_dims: int | None = None,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.label_key = label_key
+        self.name_key = name_key
+        self.loader = LoadScan(spatial_dims, max_bytes)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Load an item.
+
+        Args:
+            data: an item of a datalist.
+
+        Returns:
+            A copy with tensors in place of paths.
+
+        Raises:
+            ScanError: naming the image.
+        """
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[key] = self.loader(item[key], name=item.get(self.name_key))
+        label = item.pop(self.label_key, None)
+        if label is not None:
+            item[self.label_key] = self.loader.load_label(label, item[self.first_key(item)])
+        return item
+
+
+def _source(path: PathOrSeries) -> str:
+    return os.fspath(path) if isinstance(path, (str, os.PathLike)) else os.fspath(path[0])
+
+
+def _check_dims(source: str, shape: tuple[int, ...], spatial_dims: int | None) -> None:
+    if spatial_dims == 3 and len(shape) == 2:
+        raise ScanError(source, f"is a 2D image with shape {shape}; a 3D volume is expected")
+    if spatial_dims == 2 and len(shape) == 3:
+        raise ScanError(source, f"is a 3D volume with shape {shape}; a 2D image is expected")
+    if spatial_dims == 3 and min(shape) == 1:
+        raise ScanError(source, f"is a single slice with shape {shape}; a 3D volume is expected")
+
+
+def _check_affine(source: str, image: MetaTensor) -> None:
+    affine = np.asarray(image.affine, dtype=float)
+    if not np.isfinite(affine).all():
+        raise ScanError(source, "has an affine with NaN or infinite entries")
+    rank = image.ndim - 1
+    linear = affine[:rank, :rank]
+    sizes = np.linalg.norm(linear, axis=0)
+    if sizes.min() < 1e-6 or abs(np.linalg.det(linear / np.maximum(sizes, 1e-6))) < 1e-3:
+        raise ScanError(source, "has a singular affine: its voxel axes do not span the space")
+
+
+def _largest_shift(label: MetaTensor, image: MetaTensor) -> float:
+    """Return how far, in voxels of the image, the label's affine moves any corner of the grid."""
+    rank = image.ndim - 1
+    corners = np.array(list(np.ndindex(*([2] * rank)))) * (np.array(image.shape[1:]) - 1)
+    points = np.ones((len(corners), 4))
+    points[:, :rank] = corners
+    points[:, rank:3] = 0
+    a, b = np.asarray(label.affine, dtype=float), np.asarray(image.affine, dtype=float)
+    voxel = np.linalg.norm(b[:3, :rank], axis=0).min()
+    return float(np.linalg.norm(points @ (a - b).T, axis=1).max() / voxel)

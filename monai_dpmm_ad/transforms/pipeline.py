@@ -1,0 +1,76 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""The package's preprocessing: one chain for fitting, inference, evaluation and serving."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from monai.transforms import Compose, CropForegroundd, DeleteItemsd, Orientationd, Transform
+
+from monai_dpmm_ad.errors import unknown_option
+from monai_dpmm_ad.transforms.intensity import ScaleIntensityForegroundd
+from monai_dpmm_ad.transforms.load import LoadScand
+from monai_dpmm_ad.transforms.slices import SampleSlicesd
+
+__all__ = ["preprocess_scan", "preprocess_slices"]
+
+EXCLUDES = ("none", "patches", "slices")
+
+
+def preprocess_scan(intensity: str = "median", spatial_dims: int | None = None) -> Compose:
+    """Make the chain for inference: load, turn, scale, mask the background, crop to the head.
+
+    Only the image is turned and cropped; a ``label`` stays on the scan's own grid, where the map is compared with it.
+    ``Invertd`` with this chain brings a map back to that grid, exactly: nothing is resampled.
+
+    Args:
+        intensity: method of :class:`~monai_dpmm_ad.transforms.ScaleIntensityForeground`.
+        spatial_dims: 3 or 2 refuses the other kind, None takes both.
+    """
+    return Compose([LoadScand(spatial_dims=spatial_dims), *_normalize(["image"], intensity)])
+
+
+def preprocess_slices(
+    intensity: str = "median",
+    axes: Sequence[str] = ("axial",),
+    channels: int = 1,
+    selection: str = "all",
+    num_slices: int | None = None,
+    min_foreground: float = 0.0,
+    exclude: str = "patches",
+    spatial_dims: int | None = None,
+) -> Compose:
+    """Make the chain for fitting: as :func:`preprocess_scan`, with the label alongside, then slices.
+
+    Args:
+        intensity: as above.
+        axes: see :class:`~monai_dpmm_ad.transforms.SampleSlices`, as for the next four.
+        channels: 1, or 3 for neighbouring slices.
+        selection: which slices.
+        num_slices: how many.
+        min_foreground: least foreground of a slice.
+        exclude: what a label leaves out: the ``patches`` it touches, the ``slices`` it touches, or ``none``.
+        spatial_dims: as above.
+    """
+    if exclude not in EXCLUDES:
+        raise unknown_option("exclude", exclude, EXCLUDES)
+    sampler = SampleSlicesd(
+        axes=axes,
+        selection=selection,
+        num_slices=num_slices,
+        min_foreground=min_foreground,
+        exclude="slices" if exclude == "slices" else "none",
+        channels=channels,
+    )
+    drop_label = [DeleteItemsd(keys="label")] if exclude == "none" else []
+    return Compose(
+        [LoadScand(spatial_dims=spatial_dims), *drop_label, *_normalize(["image", "label"], intensity), sampler]
+    )
+
+
+def _normalize(keys: Sequence[str], intensity: str) -> list[Transform]:
+    return [
+        Orientationd(keys=keys, axcodes="PLI", labels=None, allow_missing_keys=True),
+        ScaleIntensityForegroundd(keys="image", method=intensity),
+        CropForegroundd(keys=keys, source_key="image", allow_smaller=True, allow_missing_keys=True),
+    ]

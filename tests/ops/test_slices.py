@@ -1,0 +1,58 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Slices of a volume and back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monai_dpmm_ad.ops.slices import AXES, assemble_slices, extract_slices, slice_dim
+
+sizes = st.integers(1, 6)
+
+
+@given(channels=sizes, p=sizes, l=sizes, i=sizes, axis=st.sampled_from(sorted(AXES)))
+def test_assembling_undoes_extracting(channels, p, l, i, axis):  # noqa: E741
+    volume = torch.arange(channels * p * l * i).reshape(channels, p, l, i)
+    slices = extract_slices(volume, axis)
+    assert slices.shape[0] == volume.shape[slice_dim(axis)]
+    assert slices.shape[1] == channels
+    assert torch.equal(assemble_slices(slices, axis), volume)
+
+
+@given(n=sizes, channels=sizes, rows=sizes, columns=sizes, axis=st.sampled_from(sorted(AXES)))
+def test_extracting_undoes_assembling(n, channels, rows, columns, axis):
+    slices = torch.arange(n * channels * rows * columns).reshape(n, channels, rows, columns)
+    assert torch.equal(extract_slices(assemble_slices(slices, axis), axis), slices)
+
+
+def test_slices_are_upright():
+    # Marks at the front (P = 0), the patient's right (L = 0) and the top (I = 0) land at the top or the left.
+    volume = torch.zeros(3, 4, 5, 6)
+    volume[0, 0], volume[1, :, 0], volume[2, :, :, 0] = 1, 1, 1
+    axial, coronal, sagittal = (extract_slices(volume, axis) for axis in ("axial", "coronal", "sagittal"))
+    assert axial.shape == (6, 3, 4, 5)
+    assert axial[3, 0, 0].all()  # front on top
+    assert axial[3, 1, :, 0].all()  # right on the left
+    assert coronal.shape == (4, 3, 6, 5)
+    assert coronal[2, 2, 0].all()  # top on top
+    assert coronal[2, 1, :, 0].all()  # right on the left
+    assert sagittal.shape == (5, 3, 6, 4)
+    assert sagittal[2, 2, 0].all()  # top on top
+    assert sagittal[2, 0, :, 0].all()  # front on the left
+
+
+def test_unknown_axis_names_the_nearest():
+    with pytest.raises(ValueError, match=r"`axis` must be one of .*Did you mean 'axial'"):
+        extract_slices(torch.zeros(1, 2, 2, 2), "axiall")
+    with pytest.raises(ValueError, match="`axis` must be one of"):
+        slice_dim("x")
+
+
+def test_wrong_number_of_dimensions():
+    with pytest.raises(ValueError, match=r"`volume` must have shape \(C, P, L, I\), got \(2, 2, 2\)"):
+        extract_slices(torch.zeros(2, 2, 2), "axial")
+    with pytest.raises(ValueError, match="`slices` must have shape"):
+        assemble_slices(torch.zeros(2, 2, 2), "axial")

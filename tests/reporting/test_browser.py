@@ -1,0 +1,166 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""The report in headless Chromium: it renders, sorts and explores, and text from files does nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import re
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from monai_dpmm_ad.reporting import ScanResult, ScoreCalibration, write_report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian package chromium)")
+
+Maker = Callable[..., ScanResult]
+EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>.nii.gz"
+SWITCHES = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--enable-logging=stderr", "--window-size=1200,900"]
+# Runs in the page: clicks through it as a reader does and reports what it sees.
+PROBE = """
+window.problems = [];
+window.onerror = (message) => problems.push(String(message));
+window.onunhandledrejection = (event) => problems.push(String(event.reason));
+console.error = (...parts) => problems.push(parts.join(" "));
+window.alert = (text) => problems.push("alert " + text);
+const wait = async (ready) => { for (let i = 0; i < 400 && !ready(); i++) await new Promise((r) => setTimeout(r, 50)); };
+const names = () => [...document.querySelectorAll("#cohort tbody tr")].filter((row) => !row.hidden).map((row) => row.cells[0].textContent);
+const head = (text) => [...document.querySelectorAll("#cohort th")].find((cell) => cell.textContent === text);
+window.addEventListener("load", async () => {
+  const seen = { first: names() };
+  head("Score").querySelector("button").click();
+  seen.ascending = names();
+  seen.mark = head("Score").getAttribute("aria-sort");
+  head("p-value").querySelector("button").click();
+  seen.byP = names();
+  seen.cards = [...document.querySelectorAll(".card h3")].map((name) => name.textContent);
+  const filter = document.getElementById("filter");
+  filter.value = "vol"; filter.dispatchEvent(new Event("input"));
+  seen.filtered = names();
+  filter.value = ""; filter.dispatchEvent(new Event("input"));
+  const viewers = [...document.querySelectorAll(".viewer")];
+  seen.closed = viewers.map((viewer) => viewer.dataset.state ?? "closed");
+  for (const details of document.querySelectorAll("details")) details.open = true;
+  await wait(() => viewers.every((viewer) => viewer.dataset.state === "ready"));
+  seen.open = viewers.map((viewer) => viewer.dataset.state);
+  const card = [...document.querySelectorAll(".card")].find((card) => card.querySelector("h3").textContent === "volume");
+  seen.canvases = [...document.querySelectorAll(".card")].map((card) => card.querySelectorAll("canvas").length);
+  const canvas = card.querySelector("canvas");
+  const sum = () => canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.reduce((a, b) => a + b, 0);
+  const states = [sum()];
+  seen.readout = card.querySelector("output").textContent;
+  const change = (selector, act, type) => { const box = card.querySelector(selector); act(box); box.dispatchEvent(new Event(type)); states.push(sum()); };
+  change("[name=opacity]", (box) => { box.value = 0; }, "input");
+  change("[name=mask]", (box) => { box.checked = false; }, "change");
+  change("[name=truth]", (box) => { box.checked = false; }, "change");
+  change("[name=cross]", (box) => { box.checked = false; }, "change");
+  const box = canvas.getBoundingClientRect();
+  change("figure input", (slider) => { slider.value = 4; }, "input");
+  seen.states = states;
+  seen.scripts = document.scripts.length;
+  seen.images = [...document.images].every((image) => image.complete && image.naturalWidth > 0);
+  seen.wide = document.documentElement.scrollWidth <= window.innerWidth;
+  seen.problems = window.problems;
+  await fetch("/seen", { method: "POST", body: JSON.stringify(seen) });
+});
+"""
+
+
+def _browse(page: str, profile: Path) -> dict[str, Any]:
+    """Show a page in Chromium and return what it posts to /seen."""
+    answers: queue.Queue[dict[str, Any]] = queue.Queue()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = self.path == "/report.html"
+            self.send_response(200 if found else 204)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            if found:
+                self.wfile.write(page.encode())
+
+        def do_POST(self) -> None:
+            answers.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            """Stay silent."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    address = f"http://127.0.0.1:{server.server_port}/report.html"
+    command = [str(CHROMIUM), *SWITCHES, f"--user-data-dir={profile}", "--remote-debugging-port=0", address]
+    browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        return answers.get(timeout=120)
+    finally:
+        os.killpg(browser.pid, signal.SIGKILL)
+        browser.wait()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def report(make_volume: Maker, make_picture: Maker, tmp_path: Path) -> Path:
+    results = [
+        make_volume("volume", score=2.0, p_value=0.5),
+        make_picture("picture", score=3.0, p_value=None),
+        make_volume(EVIL, score=1.0, p_value=0.01),
+    ]
+    calibration = ScoreCalibration(healthy_scores=[1.0, 1.2], threshold=1.5)
+    return write_report(tmp_path / "report.html", results, calibration=calibration, title=EVIL, settings={EVIL: EVIL})
+
+
+def test_a_reader_can_sort_filter_and_explore(report: Path, tmp_path: Path) -> None:
+    page = report.read_text()
+    # The probe could not run under the page's own policy; without it, only escaping keeps names inert.
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', f"<script>{PROBE}</script>", page, count=1)
+    seen = _browse(page, tmp_path / "profile")
+    assert seen["problems"] == []
+    assert seen["first"] == ["picture", "volume", EVIL]
+    assert seen["ascending"] == [EVIL, "volume", "picture"]
+    assert seen["mark"] == "ascending"
+    assert seen["byP"] == [EVIL, "volume", "picture"], "a missing value comes last"
+    assert seen["cards"] == seen["byP"], "pictures follow the table"
+    assert seen["filtered"] == ["volume"]
+    assert seen["closed"] == ["closed"] * 3, "nothing is decoded before it is opened"
+    assert seen["open"] == ["ready"] * 3
+    assert seen["canvases"] == [3, 3, 2], "three planes, or picture and overlay"
+    assert re.fullmatch(r"x -?\d+, y -?\d+, z -?\d+ mm · map [\d.]+ \(above threshold\)", seen["readout"])
+    assert len(set(seen["states"])) == 6, "each control changes the picture"
+    assert seen["images"]
+    assert seen["wide"], "the page does not scroll sideways"
+    assert seen["scripts"] == 1 + 3 + 1 + 1, "probe, scans, page data, report.js"
+
+
+def test_the_page_runs_under_its_own_policy_without_a_word(report: Path, tmp_path: Path) -> None:
+    run = subprocess.run(
+        [
+            str(CHROMIUM),
+            *SWITCHES,
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--virtual-time-budget=4000",
+            "--dump-dom",
+        ]
+        + [f"{report.as_uri()}#scan-1"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert not [line for line in run.stderr.splitlines() if "CONSOLE" in line]
+    assert re.search(r'id="scan-1".*?<details open="">.*?<div class="viewer" data-state="', run.stdout, re.DOTALL)
+    assert "alert(1)</script>" not in run.stdout.replace("&lt;", "<") or "<script>alert" not in run.stdout

@@ -1,0 +1,129 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""The report: complete, self-contained, escaped, reproducible."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from monai_dpmm_ad.reporting import ScanResult, ScoreCalibration, write_report
+
+Maker = Callable[..., ScanResult]
+EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&.nii.gz"
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def _tags(path: Path) -> list[tuple[str, dict[str, str | None]]]:
+    parser = _Tags()
+    parser.feed(path.read_text(encoding="utf-8"))
+    return parser.tags
+
+
+def test_nothing_is_loaded_from_elsewhere(make_volume: Maker, make_picture: Maker, tmp_path: Path) -> None:
+    path = write_report(tmp_path / "r.html", [make_volume("a"), make_picture("b")])
+    for _tag, attributes in _tags(path):
+        for key in ("src", "href"):
+            value = attributes.get(key)
+            assert value is None or value.startswith(("data:", "#"))
+    assert not re.search(r"url\((?!data:)", path.read_text())
+    assert "not a medical device" in path.read_text()
+
+
+def test_names_stay_text(make_volume: Maker, tmp_path: Path) -> None:
+    path = write_report(
+        tmp_path / "r.html",
+        [make_volume("plain"), make_volume(EVIL), ScanResult(name=EVIL, image=EVIL, anomaly_map=EVIL, score=0.0)],
+        title=EVIL,
+        settings={EVIL: EVIL},
+        metrics={EVIL: 0.5},
+    )
+    tags = _tags(path)
+    assert not any("onerror" in attributes or attributes.get("src") == "x" for _, attributes in tags)
+    scripts = [attributes for tag, attributes in tags if tag == "script"]
+    assert [attributes.get("type") for attributes in scripts] == ["application/json"] * 3 + [None]
+    assert path.read_text().count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 5
+
+
+def test_only_the_report_s_own_script_may_run(make_volume: Maker, tmp_path: Path) -> None:
+    text = write_report(tmp_path / "r.html", [make_volume()]).read_text()
+    script = re.search(r"<script>(.*?)</script></body>", text, re.DOTALL)
+    assert script is not None
+    digest = base64.b64encode(hashlib.sha256(script.group(1).encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in text
+    assert "default-src 'none'" in text
+
+
+def test_every_section_is_there_only_when_there_is_something_to_show(make_volume: Maker, tmp_path: Path) -> None:
+    result = make_volume(p_value=0.04, num_lesions=1, volume_ml=1.25)
+    bare = write_report(tmp_path / "bare.html", [make_volume("bare", abnormal=None)]).read_text()
+    full = write_report(
+        tmp_path / "full.html",
+        [result],
+        metrics={"image_auroc": 0.9, "image_auroc_ci": [0.8, 1.0], "aupro": 0.5, "aupro_foreground": 0.4},
+        calibration=ScoreCalibration(healthy_scores=[1.0, 1.1], threshold=1.2, rate=0.05),
+        component_usage=[0.7, 0.3],
+        settings={"fit": {"seed": 0}},
+    ).read_text()
+    for key in ("metrics", "model"):
+        assert f'id="{key}"' in full
+        assert f'id="{key}"' not in bare
+    assert "p-value" not in bare
+    assert "0.8 to 1" in full
+    assert "fit.seed" in full
+    assert "above threshold" in full
+    assert "1 above the threshold (set to flag 5 % of healthy scans)" in full
+    assert "<b>1</b> lesion" in full
+
+
+def test_the_same_cohort_gives_the_same_bytes_in_any_order(make_volume: Maker, tmp_path: Path) -> None:
+    results = [make_volume("a", score=1.0), make_volume("b", score=3.0), make_volume("c", score=2.0)]
+    first = write_report(tmp_path / "1.html", results)
+    second = write_report(tmp_path / "2.html", results[::-1])
+    assert first.read_bytes() == second.read_bytes()
+    assert re.findall(r"<h3>(.)</h3>", first.read_text()) == ["b", "c", "a"]
+
+
+def test_a_scan_that_cannot_be_read_keeps_its_row(make_volume: Maker, tmp_path: Path) -> None:
+    lost = ScanResult(name="lost", image=tmp_path / "lost.nii", anomaly_map=tmp_path / "lost.nii", score=9.0)
+    seen: list[tuple[int, int]] = []
+    text = write_report(
+        tmp_path / "r.html", [lost, make_volume("found")], progress=lambda i, n: seen.append((i, n))
+    ).read_text()
+    assert "No picture:" in text
+    assert "lost.nii: cannot be read" in text
+    assert text.count('class="scan-data"') == 1
+    assert seen == [(1, 2), (2, 2)]
+
+
+def test_viewers_are_embedded_for_the_highest_scores_only(make_volume: Maker, tmp_path: Path) -> None:
+    results = [make_volume(str(i), score=float(i)) for i in range(3)]
+    text = write_report(tmp_path / "r.html", results, max_viewers=1).read_text()
+    assert text.count('class="scan-data"') == 1
+    assert text.index('class="scan-data"') < text.index("<h3>1</h3>")
+    assert text.count('src="data:image/webp') == 3
+
+
+def test_an_empty_cohort_is_still_a_page(tmp_path: Path) -> None:
+    assert "0 scans" in write_report(tmp_path / "r.html", []).read_text()
+
+
+def test_missing_matplotlib_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"pip install 'monai-dpmm-ad\[report\]'"):
+        write_report(tmp_path / "r.html", [])
+    assert not (tmp_path / "r.html").exists()

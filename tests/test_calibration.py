@@ -1,0 +1,259 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""The stated rates hold on exchangeable scans; state round-trips; what cannot be promised is said."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monai_dpmm_ad.calibration import MAX_IMAGE_SCORES, Calibration
+from monai_dpmm_ad.errors import NotFittedError
+
+
+def _draw(rng: np.random.Generator, size: int = 60) -> torch.Tensor:
+    """Draw a healthy scan: scans differ much from each other, pixels of a scan little."""
+    return torch.from_numpy((np.exp(0.6 * rng.normal()) * rng.gamma(8, 0.05, size)).astype(np.float32))
+
+
+def _fit(scans: list[torch.Tensor], scores: list[float] | None = None, held_out: bool = True) -> Calibration:
+    calibration = Calibration()
+    for i, scan in enumerate(scans):
+        calibration.update(scan, None, float(scan.mean()) if scores is None else scores[i])
+    calibration.finish(held_out=held_out)
+    return calibration
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Calibration:
+    rng = np.random.default_rng(5)
+    return _fit([_draw(rng, 500) for _ in range(40)])
+
+
+@pytest.mark.parametrize(("num_scans", "rate"), [(9, 0.1), (20, 0.1), (12, 0.3), (30, 0.05)])
+def test_expected_false_positive_rate_of_a_new_scan_is_at_most_the_stated_rate(num_scans, rate):
+    rng = np.random.default_rng(num_scans)
+    rates = []
+    for _ in range(150):
+        calibration = _fit([_draw(rng) for _ in range(num_scans)])
+        assert calibration.guaranteed(rate)
+        threshold = calibration.threshold(rate)
+        rates += [float((_draw(rng) > threshold).float().mean()) for _ in range(5)]
+    error = np.std(rates) / np.sqrt(150)
+    assert np.mean(rates) <= rate + 2.5 * error
+    # Not trivially so: a threshold above everything would also pass.
+    assert num_scans * rate < 1 or np.mean(rates) > 0.2 * (rate - 1 / (num_scans + 1))
+
+
+def test_the_correction_matters_the_plain_quantile_exceeds_its_rate():
+    rng = np.random.default_rng(0)
+    plain, corrected = [], []
+    for _ in range(300):
+        calibration = _fit([_draw(rng) for _ in range(9)])
+        new = _draw(rng)
+        corrected.append(float((new > calibration.threshold(0.1)).float().mean()))
+        calibration.num_scans.fill_(8)  # one scan too few for a promise: the plain quantile
+        plain.append(float((new > calibration.threshold(0.1)).float().mean()))
+    assert np.mean(corrected) <= 0.1 < np.mean(plain)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_p_values_of_healthy_scans_are_valid_and_with_random_ties_uniform(ties):
+    rng = np.random.default_rng(1)
+    smooth, default = [], []
+    for _ in range(1500):
+        scores = rng.integers(0, 4, 16).astype(float) if ties else rng.normal(size=16)
+        calibration = Calibration()
+        calibration.image_scores[:15] = torch.from_numpy(scores[:15])
+        calibration.num_scans.fill_(15)
+        default.append(calibration.p_value(scores[15]))
+        smooth.append(calibration.p_value(scores[15], tie_break=rng.random()))
+    for level in (0.0625, 0.25, 0.5, 0.8):
+        slack = 3 * np.sqrt(level * (1 - level) / 1500)
+        assert np.mean(np.array(default) <= level) <= level + slack
+        assert np.mean(np.array(smooth) <= level) == pytest.approx(level, abs=slack)
+
+
+def test_p_value_counts_scores_at_least_as_high():
+    calibration = _fit([torch.ones(3)] * 4, scores=[1.0, 2.0, 2.0, 3.0])
+    assert [calibration.p_value(s) for s in (0.5, 1.0, 2.0, 2.5, 3.0, 9.0)] == [1.0, 1.0, 0.8, 0.4, 0.4, 0.2]
+    assert calibration.p_value(2.0, tie_break=0.5) == pytest.approx((1 + 0.5 * 3) / 5)
+
+
+@given(st.floats(0.001, 0.5), st.floats(0.001, 0.5))
+@settings(max_examples=60, deadline=None)
+def test_guaranteed_thresholds_fall_with_the_rate(fitted, first, second):
+    low, high = sorted((first, second))
+    if fitted.guaranteed(low):
+        assert fitted.threshold(low) >= fitted.threshold(high)
+
+
+def test_threshold_solves_the_risk_control_inequality():
+    rng = np.random.default_rng(2)
+    scans = [_draw(rng, 400) for _ in range(29)]
+    calibration = _fit(scans)
+    for rate in (0.05, 0.1, 0.25):
+
+        def bound(t):
+            return (29 * np.mean([float((s > t).float().mean()) for s in scans]) + 1) / 30
+
+        threshold = calibration.threshold(rate)
+        assert bound(threshold) <= rate + 1e-9
+        assert bound(threshold * 0.99) > rate
+
+
+def test_scans_weigh_the_same_however_many_pixels_they_have():
+    small, large = torch.linspace(0.1, 1, 50), torch.linspace(1, 2, 5000)
+    equal = _fit([small, large])
+    # (2 · FPR + 1) / 3 ≤ 0.5 leaves a mean rate of 0.25: half of the larger scan, none of the smaller one.
+    assert equal.threshold(0.5) == pytest.approx(1.5, rel=0.01)
+
+
+def test_guarantee_needs_enough_held_out_scans():
+    rng = np.random.default_rng(3)
+    scans = [_draw(rng) for _ in range(19)]
+    calibration = _fit(scans)
+    assert [calibration.guaranteed(rate) for rate in (0.01, 0.049, 0.05, 0.1)] == [False, False, True, True]
+    assert not _fit(scans, held_out=False).guaranteed(0.1)
+    # Without a promise: the plain quantile.
+    pooled = torch.cat(scans).numpy()
+    assert np.mean(pooled > calibration.threshold(0.01)) <= 0.01
+    assert np.mean(pooled > calibration.threshold(0.01) * 0.98) > 0.005
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.02, 0.04, 0.05, 0.1, 0.2])
+def test_rounding_does_not_lose_the_guarantee_at_the_smallest_number_of_scans(rate):
+    number = round(1 / rate) - 1
+    calibration = _fit([torch.linspace(0.1, 1, 10) * (1 + i) for i in range(number)])
+    assert calibration.guaranteed(rate)
+    assert calibration.threshold(rate) == pytest.approx(float(number), rel=1e-4)
+
+
+def test_percentile_is_the_healthy_distribution_function(fitted):
+    rng = np.random.default_rng(5)
+    scans = [_draw(rng, 500) for _ in range(40)]
+    values = torch.cat(scans)
+    percent = fitted.percentile(values)
+    expected = np.array([np.mean(values.numpy() <= v) for v in values[::37].numpy()])
+    np.testing.assert_allclose(percent[::37] / 100, expected, atol=2e-3)
+    ascending = fitted.percentile(torch.linspace(0, 5, 300).reshape(10, 30))
+    assert ascending.shape == (10, 30)
+    assert (ascending.flatten().diff() >= 0).all()
+    assert fitted.percentile(torch.tensor([0.0, 1e6])).tolist() == [0.0, 100.0]
+
+
+def test_percentile_and_threshold_agree(fitted):
+    # On the knots' scale: what exceeds the plain 5 % quantile has a percentile above 95.
+    fitted_plain = Calibration()
+    fitted_plain.load_state_dict(fitted.state_dict())
+    fitted_plain.num_scans.fill_(2)
+    threshold = fitted_plain.threshold(0.05)
+    assert float(fitted_plain.percentile(torch.tensor([threshold]))) == pytest.approx(95, abs=0.1)
+
+
+def test_regions_have_thresholds_of_their_own():
+    rng = np.random.default_rng(4)
+    atlas = torch.arange(60).reshape(6, 10) // 20  # 0, 1, 2
+    calibration = Calibration(num_regions=3)
+    for _ in range(12):
+        scan = _draw(rng).reshape(6, 10) * (1 + 4 * (atlas == 2))
+        calibration.update(scan, scan > 0, 1.0, regions=atlas)
+    calibration.finish()
+    assert calibration.threshold(0.1, region=2) > 2 * calibration.threshold(0.1, region=1)
+    assert calibration.threshold(0.1, region=3) == calibration.threshold(0.1), "no scan had it"
+    table = calibration.threshold_map(atlas - (atlas == 0).long() * 7, 0.1)
+    assert table.shape == atlas.shape
+    assert table[0, 0] == pytest.approx(calibration.threshold(0.1))
+    assert table[-1, -1] == pytest.approx(calibration.threshold(0.1, region=2))
+    assert calibration.guaranteed(0.1, region=2)
+
+
+def test_state_dict_round_trips_strictly_as_tensors_only(fitted):
+    file = io.BytesIO()
+    torch.save(fitted.state_dict(), file)
+    assert file.tell() < 64_000
+    file.seek(0)
+    other = Calibration()
+    other.load_state_dict(torch.load(file, weights_only=True), strict=True)
+    scores = torch.linspace(0, 3, 50)
+    assert other.fitted
+    assert torch.equal(other.percentile(scores), fitted.percentile(scores))
+    for rate in (0.01, 0.1):
+        assert other.threshold(rate) == fitted.threshold(rate)
+        assert other.guaranteed(rate) == fitted.guaranteed(rate)
+    assert other.p_value(0.4) == fitted.p_value(0.4)
+
+
+def test_shapes_of_the_state_do_not_depend_on_the_number_of_scans(fitted):
+    fresh = Calibration().state_dict()
+    assert {k: v.shape for k, v in fresh.items()} == {k: v.shape for k, v in fitted.state_dict().items()}
+
+
+def test_more_scans_than_kept_scores_still_give_a_p_value():
+    calibration = Calibration()
+    scan = torch.tensor([0.1, 0.2])
+    for i in range(MAX_IMAGE_SCORES + 50):
+        calibration.update(scan, None, float(i))
+    calibration.finish()
+    assert int(calibration.num_scans) == MAX_IMAGE_SCORES + 50
+    assert calibration.p_value(1e9) == pytest.approx(1 / (MAX_IMAGE_SCORES + 1))
+    assert calibration.p_value(MAX_IMAGE_SCORES / 2) == pytest.approx(0.5, abs=0.05)
+
+
+def test_only_the_foreground_counts():
+    scan = torch.tensor([0.0, 0.0, 0.0, 0.5, 0.6])
+    masked, whole = Calibration(), Calibration()
+    masked.update(scan, scan > 0, 0.1)
+    masked.finish()
+    whole.update(scan, None, 0.1)
+    whole.finish()
+    assert masked.threshold(0.4) == pytest.approx(0.6, rel=1e-4)
+    assert whole.threshold(0.4) == 0.0 or whole.threshold(0.4) < 0.51
+
+
+def test_order_of_calls_and_reset(fitted):
+    fresh = Calibration()
+    for call in (lambda: fresh.threshold(0.1), lambda: fresh.p_value(1.0), lambda: fresh.percentile(torch.ones(2))):
+        with pytest.raises(NotFittedError, match="has seen no scans"):
+            call()
+    with pytest.raises(NotFittedError, match="at least one healthy scan"):
+        fresh.finish()
+    used = _fit([torch.ones(3)])
+    assert used.fitted
+    used.reset()
+    assert not used.fitted
+    for key, value in Calibration().state_dict().items():
+        assert torch.equal(used.state_dict()[key], value), key
+
+
+def test_arguments_are_checked(fitted):
+    good = torch.ones(4)
+    for arguments, match in (
+        ((good * -1, None, 0.1), "finite and nonnegative"),
+        ((good * torch.inf, None, 0.1), "finite and nonnegative"),
+        ((good, torch.zeros(4), 0.1), "must not be empty"),
+        ((good, torch.ones(5), 0.1), "must have the map's shape"),
+        ((good, None, float("inf")), "`image_score` must be finite"),
+        ((good, None, 0.1, None, good), "`regions` must be given exactly"),
+    ):
+        calibration = Calibration()
+        with pytest.raises(ValueError, match=match):
+            calibration.update(*arguments)
+        with pytest.raises(NotFittedError, match="at least one"):
+            calibration.finish()
+    calibration.update(good, None, 0.1, name="a")
+    with pytest.raises(ValueError, match="got 'a' twice"):
+        calibration.update(good, None, 0.1, name="a")
+    with pytest.raises(ValueError, match="`num_regions` must not be negative"):
+        Calibration(num_regions=-1)
+    for rate in (0, 1, 5):
+        with pytest.raises(ValueError, match="`rate` must lie in"):
+            fitted.threshold(rate)
+    with pytest.raises(ValueError, match="`region` must lie between"):
+        fitted.threshold(0.1, region=1)
+    with pytest.raises(ValueError, match="`tie_break` must lie"):
+        fitted.p_value(0.1, tie_break=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +17,25 @@ from torch import nn
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.files import replace_file, write_json
 
-__all__ = ["create_bundle", "is_fitted", "load_workflow", "save_model"]
+__all__ = ["SETTINGS", "create_bundle", "is_fitted", "load_workflow", "save_model"]
 
+#: Ids that ``configs/inference.json`` takes over from ``configs/train.json``: what was fitted is what is run.
+SETTINGS = (
+    "embedder_name",
+    "embedder_revision",
+    "stages",
+    "image_size",
+    "min_foreground",
+    "num_shifts",
+    "num_components",
+    "covariance",
+    "score",
+    "location_weight",
+    "axes",
+    "channels",
+    "intensity",
+    "pooling",
+)
 MODEL = Path("models") / "model.pt"
 INFERENCE = Path("configs") / "inference.json"
 
@@ -72,6 +90,14 @@ def save_model(bundle_root: str | os.PathLike[str], network: nn.Module, settings
     replace_file(root / MODEL, lambda temporary: torch.save(state, temporary))
 
 
+def _check_model(path: Path) -> None:
+    """Read a model once by itself, so that a damaged file is named; what is read is tensors only."""
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path}: is damaged or no model. Copy the bundle again, or fit again.") from error
+
+
 def load_workflow(bundle_root: str | os.PathLike[str], configs: Sequence[str], kind: str, **overrides: Any) -> Any:
     """Load configs of a bundle as MONAI's ``ConfigWorkflow``, the same that ``python -m monai.bundle run`` runs.
 
@@ -86,7 +112,12 @@ def load_workflow(bundle_root: str | os.PathLike[str], configs: Sequence[str], k
 
     Raises:
         CheckpointError: when the folder is no bundle, or must be fitted first.
+        ValueError: when an override could be read as an expression of the config, which would run code.
     """
+    for name, value in overrides.items():
+        for text in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(text, str) and text.startswith(("$", "@", "%")):
+                raise ValueError(f"`{name}` must not begin with {text[0]}, got '{text}'. Write ./{text} for a path.")
     from monai.bundle import ConfigWorkflow
 
     root = Path(bundle_root)
@@ -96,6 +127,8 @@ def load_workflow(bundle_root: str | os.PathLike[str], configs: Sequence[str], k
         raise CheckpointError(f"{root}: is no bundle of this package, {missing[0]} is missing. Make one with fit.")
     if kind == "inference" and not is_fitted(root):
         raise CheckpointError(f"{root}: has no fitted model, {MODEL} is missing. Make one with fit.")
+    if kind == "inference":
+        _check_model(root / MODEL)
     return ConfigWorkflow(
         config_file=[str(file) for file in files],
         meta_file=str(root / "configs" / "metadata.json"),

@@ -17,21 +17,11 @@ from torch import Tensor, nn
 
 from monai_dpmm_ad.errors import NotFittedError
 from monai_dpmm_ad.ops.histogram import FINE, SparseSum, count_keys
+from monai_dpmm_ad.ops.quantiles import LEVELS, TOLERANCE, find_knots, find_quantile, interpolate_shares
 
 __all__ = ["MAX_IMAGE_SCORES", "Calibration"]
 
 MAX_IMAGE_SCORES = 4096
-_NUM_LEVELS = 2048
-_TOLERANCE = 1e-12  # rounding of shares
-
-
-def _make_levels() -> np.ndarray:
-    """Cumulative shares at which quantiles are kept: evenly spaced, and log-spaced towards 1 (tail down to 1e-6)."""
-    tails = np.concatenate([np.linspace(0, 1, _NUM_LEVELS + 1), np.logspace(-6, 0, _NUM_LEVELS)])
-    return 1 - np.unique(tails)[::-1]
-
-
-_LEVELS = _make_levels()
 
 
 class Calibration(nn.Module):
@@ -68,7 +58,6 @@ class Calibration(nn.Module):
         0.05
     """
 
-    levels: Tensor
     knots: Tensor
     region_knots: Tensor
     region_scans: Tensor
@@ -82,9 +71,8 @@ class Calibration(nn.Module):
         if num_regions < 0:
             raise ValueError(f"`num_regions` must not be negative, got {num_regions}. Pass 0 for no regions.")
         self.num_regions = num_regions
-        self.register_buffer("levels", torch.from_numpy(_LEVELS), persistent=False)
-        self.register_buffer("knots", torch.zeros(len(_LEVELS)))
-        self.register_buffer("region_knots", torch.zeros(num_regions, len(_LEVELS)))
+        self.register_buffer("knots", torch.zeros(len(LEVELS)))
+        self.register_buffer("region_knots", torch.zeros(num_regions, len(LEVELS)))
         self.register_buffer("region_scans", torch.zeros(num_regions, dtype=torch.int64))
         self.register_buffer("image_scores", torch.full((MAX_IMAGE_SCORES,), torch.inf, dtype=torch.float64))
         self.register_buffer("foreground_share", torch.zeros((), dtype=torch.float64))
@@ -102,7 +90,7 @@ class Calibration(nn.Module):
     def reset(self) -> None:
         """Forget the fit and all pending scans."""
         self._start()
-        for buffer in (self.knots, self.region_knots, self.region_scans, self.foreground_share, self.num_scans, self.held_out):
+        for buffer in self.buffers():
             buffer.zero_()
         self.image_scores.fill_(torch.inf)
 
@@ -183,10 +171,10 @@ class Calibration(nn.Module):
         self._gather()
         if not self._scores:
             raise NotFittedError("`finish` needs at least one healthy scan. Call `update` first.")
-        self.knots.copy_(torch.from_numpy(_find_knots(self._histograms[0])))
+        self.knots.copy_(torch.from_numpy(find_knots(self._histograms[0])))
         for row, histogram in self._histograms.items():
             if row:
-                self.region_knots[row - 1] = torch.from_numpy(_find_knots(histogram))
+                self.region_knots[row - 1] = torch.from_numpy(find_knots(histogram))
         self.region_scans.copy_(torch.from_numpy(self._counts[1:]))
         scores = np.array(self._scores)
         if scores.size > MAX_IMAGE_SCORES:
@@ -206,7 +194,8 @@ class Calibration(nn.Module):
             return
         states: list[Any] = [None] * distributed.get_world_size()
         histograms = {row: total.result() for row, total in self._histograms.items()}
-        distributed.all_gather_object(states, (histograms, self._counts, self._scores, sorted(self._names), self._shares))
+        mine = (histograms, self._counts, self._scores, sorted(self._names), self._shares)
+        distributed.all_gather_object(states, mine)
         names = [name for state in states for name in state[3]]
         if len(set(names)) < len(names):
             raise ValueError(
@@ -238,9 +227,9 @@ class Calibration(nn.Module):
         knots, count = self._distribution(rate, region)
         # Conformal risk control bounds the mean rate by this; where that is negative, no threshold can be promised.
         allowed = (rate * (count + 1) - 1) / count
-        share = max(allowed, 0.0) if allowed >= -_TOLERANCE else rate
+        share = max(allowed, 0.0) if allowed >= -TOLERANCE else rate
         # Rounding up to the next knot keeps the promise: false positives only fall with the threshold.
-        return float(knots[int(np.searchsorted(_LEVELS, 1 - share - _TOLERANCE, side="left"))])
+        return find_quantile(knots, 1 - share)
 
     def quantile(self, rate: float, whole_field: bool = False) -> float:
         """Return the score that a share ``rate`` of the healthy pixels exceeded: no correction, no promise.
@@ -249,7 +238,8 @@ class Calibration(nn.Module):
 
         Args:
             rate: false-positive rate, in (0, 1).
-            whole_field: count the background, whose score is 0, among the pixels.
+            whole_field: count the background, whose score is 0, among the pixels, as if its share were that of the
+                mean scan.
 
         Raises:
             NotFittedError: before :meth:`finish`.
@@ -257,11 +247,11 @@ class Calibration(nn.Module):
         """
         knots, _ = self._distribution(rate, None)
         share = rate / float(self.foreground_share) if whole_field else rate
-        return 0.0 if share >= 1 else float(knots[int(np.searchsorted(_LEVELS, 1 - share - _TOLERANCE, side="left"))])
+        return 0.0 if share >= 1 else find_quantile(knots, 1 - share)
 
     def guaranteed(self, rate: float, region: int | None = None) -> bool:
         """Whether :meth:`threshold` carries the finite-sample guarantee: held-out scans, and enough of them."""
-        return bool(self.held_out) and rate * (self._distribution(rate, region)[1] + 1) >= 1 - _TOLERANCE
+        return bool(self.held_out) and rate * (self._distribution(rate, region)[1] + 1) >= 1 - TOLERANCE
 
     def _distribution(self, rate: float, region: int | None) -> tuple[Tensor, int]:
         self._check()
@@ -322,22 +312,5 @@ class Calibration(nn.Module):
             (background).
         """
         self._check()
-        knots = self.knots.to(score_map.device)
-        levels = self.levels.to(score_map.device, torch.float32)
-        scores = score_map.to(torch.float32).contiguous()
-        last = len(knots) - 1
-        above = torch.searchsorted(knots, scores, right=True).clamp(max=last)
-        below = (above - 1).clamp(min=0)
-        width = knots[above] - knots[below]
-        part = torch.where(width > 0, (scores - knots[below]) / width.clamp(min=torch.finfo(torch.float32).tiny), 0)
-        shares = levels[below] + part.clamp(0, 1) * (levels[above] - levels[below])
-        shares = torch.where(scores >= knots[last], 1.0, shares)
-        return torch.where(scores > 0, 100 * shares, 0.0)
-
-
-def _find_knots(histogram: SparseSum) -> np.ndarray:
-    """Smallest bin edges up to which at least each level's share of the histogram lies."""
-    keys, shares = histogram.result()
-    total = np.cumsum(shares[:, 0])
-    bins = np.searchsorted(total, _LEVELS * total[-1] * (1 - _TOLERANCE), side="left")
-    return FINE.upper(keys[np.minimum(bins, len(keys) - 1)])
+        scores = score_map.to(torch.float32)
+        return torch.where(scores > 0, 100 * interpolate_shares(self.knots.to(scores.device), scores), 0.0)

@@ -41,27 +41,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
     except Exception as error:
-        if debug or not isinstance(_root(error), _EXPECTED):
+        known = _find_known(error)
+        if debug or known is None:
             raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {_one_line(known)}", file=sys.stderr)
     return 1
 
 
+#: What users can cause. Anything else is our mistake and keeps its traceback.
 _EXPECTED = (ValueError, TypeError, OSError, CheckpointError, EmbeddingStoreError, NotFittedError, ImportError)
 
 
-def _root(error: BaseException) -> BaseException:
-    """The first cause: MONAI's config parser wraps what its expressions raise."""
-    while error.__cause__ is not None:
+def _find_known(error: BaseException | None) -> BaseException | None:
+    """The outermost error that a user can cause: MONAI's config parser wraps in ``RuntimeError`` what it runs."""
+    while error is not None and not isinstance(error, _EXPECTED):
         error = error.__cause__
     return error
 
 
 def _one_line(error: BaseException) -> str:
-    root = _root(error)
-    if isinstance(root, OSError) and root.strerror:
-        return f"{root.filename}: {root.strerror}" if root.filename else root.strerror
-    return " ".join(str(root).split()) or type(root).__name__
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *location: Any) -> None:
@@ -102,7 +103,7 @@ def _add_fit(commands: Any) -> None:
     parser.add_argument("--num-components", type=int, help="largest number of mixture components")
     parser.add_argument("--covariance", help="diagonal or spherical, …")
     parser.add_argument("--score", help="log_density, cosine, euclidean or mahalanobis")
-    parser.add_argument("--pooling", help="how patch scores become a scan's score: mean, top1 or max")
+    parser.add_argument("--pooling", help="how patch scores become a scan's score: mean, top1pct or max")
     parser.add_argument("--location-weight", type=float, help="weight of the patch's location beside its embedding")
     parser.add_argument("--intensity", help="median, white_matter, percentile or ct_window")
     parser.add_argument("--axes", nargs="+", help="axial, coronal, sagittal; several are fused")

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from monai_dpmm_ad.bundle import create_bundle, load_workflow
+import torch
+
+from monai_dpmm_ad.bundle import SETTINGS, create_bundle, load_workflow
 from monai_dpmm_ad.files import write_json
 from monai_dpmm_ad.scans import ScanFailure, write_failures
 
@@ -48,6 +50,7 @@ def fit(
         held_out: healthy scans to validate and calibrate on; None splits off subjects.
         overrides: values of ids in ``configs/train.json``.
     """
+    _check_device(overrides)
     bundle = create_bundle(out)
     _check_writable(bundle)
     workflow = load_workflow(
@@ -114,6 +117,7 @@ def demo(out: PathLike, seed: int = 0) -> Outcome:
 def _run_scans(
     bundle: PathLike, configs: list[str], images: Sequence[PathLike], out: PathLike, report: bool, overrides: Any
 ) -> Outcome:
+    _check_device(overrides)
     out = Path(out).absolute()
     _check_writable(out)
     workflow = load_workflow(
@@ -122,14 +126,18 @@ def _run_scans(
     _run(workflow)
     from monai_dpmm_ad.handlers import ScanTable
 
+    get = workflow.parser.get_parsed_content
     table = next(handler for handler in workflow.handlers if isinstance(handler, ScanTable))
-    evaluator = workflow.evaluator
-    outcome = Outcome(table.rows, evaluator.failures)
-    if "evaluate" in configs:
-        outcome.metrics = dict(evaluator.state.metric_details.get("key_metric", {}))
-        write_json(out / "metrics.json", outcome.metrics)
+    metrics = get("metrics") if "evaluate" in configs else None
+    outcome = Outcome(table.rows, workflow.evaluator.failures)
+    if metrics is not None:
+        outcome.metrics = metrics.figures
+        write_json(out / "metrics.json", metrics.figures)
     if report and table.rows and find_spec("matplotlib"):
-        outcome.report = write_scan_report(out, workflow, outcome)
+        from monai_dpmm_ad.reporting.workflow import report_scans
+
+        settings = {name: get(name) for name in SETTINGS}
+        outcome.report = report_scans(out, table.rows, get("datalist"), workflow.network_def, settings, metrics)
     return outcome
 
 
@@ -144,6 +152,15 @@ def _run(workflow: Any) -> None:
 def _absolute(paths: Sequence[PathLike]) -> list[str]:
     # Absolute, so that no name can be read as an expression of the config.
     return [str(Path(path).absolute()) for path in paths]
+
+
+def _check_device(overrides: Mapping[str, Any]) -> None:
+    try:
+        torch.empty(0, device=overrides.get("device", "cpu"))
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"`device` must be one that this machine has, got '{overrides['device']}'. Try cpu."
+        ) from error
 
 
 def _check_writable(folder: Path) -> None:

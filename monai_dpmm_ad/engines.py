@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from monai.engines import Evaluator, SupervisedEvaluator, Trainer
 from monai.inferers import Inferer
 from monai.utils import CommonKeys
 
+from monai_dpmm_ad.fitting import StoreLoader
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.scans import FAILURE, ScanFailure, describe_failure
 
@@ -60,10 +61,8 @@ class MixtureTrainer(Trainer):
     Args:
         device: where to fit.
         max_epochs: passes over the store.
-        train_data_loader: a sized iterable of ``{"patches": (n, S, D), "location": (n, 3)}``.
+        train_data_loader: batches ``{"patches": (n, S, D), "location": (n, 3)}``.
         network: its detector is fitted; the embedder is not touched.
-        sample: ``{"patches", "location"}``, a sample of the whole store on which components are placed.
-        num_data: number of patches in the store, over all processes.
         inferer: part of MONAI's interface; called with a batch's features and the detector's step.
         key_train_metric: as in MONAI.
         additional_metrics: as in MONAI.
@@ -74,10 +73,8 @@ class MixtureTrainer(Trainer):
         self,
         device: torch.device | str,
         max_epochs: int,
-        train_data_loader: Iterable[Mapping[str, torch.Tensor]],
+        train_data_loader: StoreLoader,
         network: AnomalyNet,
-        sample: Mapping[str, torch.Tensor],
-        num_data: int,
         inferer: Inferer,
         key_train_metric: dict[str, Metric] | None = None,
         additional_metrics: dict[str, Metric] | None = None,
@@ -93,19 +90,20 @@ class MixtureTrainer(Trainer):
             decollate=False,
         )
         self.network = network
-        self.sample = sample
-        self.num_data = num_data
         self.inferer = inferer
 
     def run(self) -> None:  # type: ignore[override]
         """Fit; a detector that a checkpoint has already fitted is not placed anew."""
         self.network.to(self.state.device)
+        self.data_loader.open()
+        self.num_data = self.data_loader.num_data
+        self.state.epoch_length = len(self.data_loader)
         super().run()
 
     def _iteration(self, engine: Any, batchdata: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         detector = self.network.detector
         if not detector.fitted:
-            detector.initialize(self._features(self.sample), self.num_data)
+            detector.initialize(self._features(self.data_loader.sample()), self.num_data)
         elbo = self.inferer(self._features(batchdata), lambda x: detector.fit_batch(x, self.num_data))
         return {CommonKeys.LOSS: -elbo}
 
@@ -119,7 +117,7 @@ class LikelihoodEvaluator(Evaluator):
 
     Args:
         device: where to evaluate.
-        val_data_loader: a sized iterable of ``{"patches", "location"}``.
+        val_data_loader: batches ``{"patches": (n, S, D), "location": (n, 3)}``.
         network: holds the detector.
         inferer: part of MONAI's interface; called with features and the detector's log-likelihood.
         key_val_metric: as in MONAI.
@@ -129,7 +127,7 @@ class LikelihoodEvaluator(Evaluator):
     def __init__(
         self,
         device: torch.device | str,
-        val_data_loader: Iterable[Mapping[str, torch.Tensor]],
+        val_data_loader: StoreLoader,
         network: AnomalyNet,
         inferer: Inferer,
         key_val_metric: dict[str, Metric] | None = None,
@@ -144,6 +142,12 @@ class LikelihoodEvaluator(Evaluator):
         )
         self.network = network
         self.inferer = inferer
+
+    def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
+        """Evaluate all held-out patches, embedding them first where that has not been done."""
+        self.data_loader.open()
+        self.state.epoch_length = len(self.data_loader)
+        super().run(global_epoch)
 
     def _iteration(self, engine: Engine, batchdata: Mapping[str, torch.Tensor]) -> torch.Tensor:
         detector, device = self.network.detector, self.state.device

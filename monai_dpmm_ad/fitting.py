@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,51 +80,66 @@ def _normal(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 class StoreLoader:
-    """Shuffled batches of a store, a new order in every epoch; sized, so that Ignite knows an epoch's length.
+    """Shuffled batches of a store, a new order in every epoch.
+
+    The store is opened, and embedded where it is not yet, when it is first needed: not when a config is parsed. Its
+    length is known to Ignite only then.
 
     Args:
-        store: the embeddings.
-        batch_size: patches in a batch.
+        open_store: gives the store.
+        batch_size: patches in a batch, of each process.
         seed: of the order.
         shuffle: whether to shuffle.
         sample_size: patches on which components are placed.
     """
 
     def __init__(
-        self, store: EmbeddingStore, batch_size: int, seed: int = 0, shuffle: bool = True, sample_size: int = 50_000
+        self,
+        open_store: Callable[[], EmbeddingStore],
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        sample_size: int = 50_000,
     ) -> None:
-        self.store = store
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
         self.sample_size = sample_size
+        self._open_store = open_store
+        self._store: EmbeddingStore | None = None
         self._epoch = 0
+
+    def open(self) -> EmbeddingStore:
+        """Open the store; embed the scans that are not in it yet."""
+        if self._store is None:
+            self._store = self._open_store()
+        return self._store
 
     @property
     def num_data(self) -> int:
         """Number of patches in the stores of all processes."""
-        return int(reduce_sum(self.store.num_rows, _collective_device()))
+        return int(reduce_sum(self.open().num_rows, _collective_device()))
 
     def sample(self) -> dict[str, Tensor]:
         """Draw patches spread over all scans: ``{"patches": (n, S, D), "location": (n, 3)}``, the same everywhere."""
         share = min(1.0, self.sample_size / self.num_data)
-        drawn = self.store.sample(max(1, round(share * self.store.num_rows)), seed=self.seed)
+        drawn = self.open().sample(max(1, round(share * self.open().num_rows)), seed=self.seed)
         return {name: gather_rows(rows) for name, rows in drawn.items()}
 
     def __len__(self) -> int:
-        batches = -(-self.store.num_rows // self.batch_size)
+        if self._store is None:
+            raise TypeError("The length is known once the store is open.")  # what MONAI expects of such a loader
+        batches = -(-self.open().num_rows // self.batch_size)
         return int(reduce_max(batches, _collective_device()))
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         length = len(self)
-        batches = self.store.batches(self.batch_size, seed=self.seed, epoch=self._epoch, shuffle=self.shuffle)
+        batches = self.open().batches(self.batch_size, seed=self.seed, epoch=self._epoch, shuffle=self.shuffle)
         self._epoch += 1
-        count, batch = 0, {}
-        for count, batch in enumerate(batches, start=1):
-            yield batch
+        yield from batches
         # All processes take the same number of steps, the last ones perhaps on nothing.
-        for _ in range(length - count):
-            yield {name: rows[:0] for name, rows in batch.items()}
+        for _ in range(length - len(batches)):
+            yield {name: rows[:0] for name, rows in self.open().sample(1).items()}
 
 
 def _collective_device() -> torch.device:
@@ -178,7 +193,10 @@ def embed_dataset(
     dataset.failures.extend(pending.failures)
     store = EmbeddingStore(path)
     if store.num_rows == 0:
-        reasons = "; ".join(f"{failure.path}: {failure.reason}" for failure in dataset.failures) or "no normal patch was found"
+        reasons = (
+            "; ".join(f"{failure.path}: {failure.reason}" for failure in dataset.failures)
+            or "no normal patch was found"
+        )
         raise EmbeddingStoreError(f"None of the {len(items)} scans could be embedded. {reasons}")
     return store
 

@@ -75,7 +75,9 @@ class AnomalyNet(nn.Module):
         self.image_size = image_size
         self.min_foreground = min_foreground
         self.num_shifts = num_shifts
-        self.register_buffer("backbone_digest", torch.frombuffer(bytearray.fromhex(embedder.digest()), dtype=torch.uint8).clone())
+        self.register_buffer(
+            "backbone_digest", torch.frombuffer(bytearray.fromhex(embedder.digest()), dtype=torch.uint8).clone()
+        )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         stored = state_dict.get(prefix + "backbone_digest")
@@ -91,9 +93,7 @@ class AnomalyNet(nn.Module):
         scale = self.image_size / max(height, width)
         return max(1, round(height * scale)), max(1, round(width * scale))
 
-    def encode(
-        self, images: Tensor, positions: Tensor | None = None, shift: tuple[int, int] = (0, 0)
-    ) -> EncodedSlices:
+    def encode(self, images: Tensor, positions: Tensor | None = None, shift: tuple[int, int] = (0, 0)) -> EncodedSlices:
         """Embed slices.
 
         Args:

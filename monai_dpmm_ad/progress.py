@@ -54,6 +54,6 @@ def track(items: Iterable[Item], total: int | None, description: str) -> Iterato
 
 def quiet_warnings() -> None:
     """Silence what MONAI, nibabel and transformers say of things that the user can neither cause nor change."""
-    warnings.filterwarnings("ignore", module="monai")
+    warnings.filterwarnings("ignore", module=r"monai\.")
     for name in ("nibabel", "transformers", "monai", "ignite"):
         logging.getLogger(name).setLevel(logging.ERROR)

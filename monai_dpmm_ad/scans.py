@@ -15,7 +15,15 @@ from monai.data import Dataset, list_data_collate
 from monai_dpmm_ad.files import write_csv
 from monai_dpmm_ad.transforms.sources import find_scan_error
 
-__all__ = ["FAILURE", "ScanDataset", "ScanFailure", "collate_scans", "describe_failure", "share_of_rank", "write_failures"]
+__all__ = [
+    "FAILURE",
+    "ScanDataset",
+    "ScanFailure",
+    "collate_scans",
+    "describe_failure",
+    "share_of_rank",
+    "write_failures",
+]
 
 FAILURE = "failure"
 
@@ -85,7 +93,9 @@ def share_of_rank(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         ValueError: when there are fewer scans than processes.
     """
     if len(items) < idist.get_world_size():
-        raise ValueError(f"`items` must be at least as many as the {idist.get_world_size()} processes, got {len(items)}.")
+        raise ValueError(
+            f"`items` must be at least as many as the {idist.get_world_size()} processes, got {len(items)}."
+        )
     return list(items[idist.get_rank() :: idist.get_world_size()])
 
 

@@ -10,8 +10,9 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.network import AnomalyNet
-from monai_dpmm_ad.ops.pooling import pool_image_score
+from monai_dpmm_ad.ops.pooling import POOLING_METHODS, pool_image_score
 
 __all__ = ["ScoreScand"]
 
@@ -29,6 +30,10 @@ class ScoreScand(MapTransform):
 
     def __init__(self, network: AnomalyNet, rate: float = 0.01, pooling: str = "mean") -> None:
         super().__init__(keys="pred")
+        if not 0 < rate < 1:
+            raise ValueError(f"`rate` must lie in (0, 1), got {rate}. Pass 0.01 for 1 %.")
+        if pooling not in POOLING_METHODS:
+            raise unknown_option("pooling", pooling, POOLING_METHODS)
         self.network = network
         self.rate = rate
         self.pooling = pooling

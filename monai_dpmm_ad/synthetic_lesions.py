@@ -81,12 +81,15 @@ def insert_lesions(
         The volume ``(X, Y, Z)`` with the lesions, float32, and their joint mask ``(X, Y, Z)``, never empty.
 
     Raises:
-        ValueError: when the shapes differ, the tissue is empty or ``spacing`` is not three positive numbers.
+        ValueError: when the shapes differ, the tissue is empty, ``spacing`` is not three positive numbers or
+            ``count`` is no range from 1 on.
     """
     allowed = _check_pair(volume, tissue, ndim=3)
     step = tuple(float(value) for value in spacing)
     if len(step) != 3 or not all(value > 0 for value in step):
         raise ValueError(f"`spacing` must be three positive numbers, got {step}. Give the voxel size in mm.")
+    if not 1 <= count[0] <= count[1]:
+        raise ValueError(f"`count` must be two increasing numbers from 1 on, got {count}. Give (least, greatest).")
     out, mask = volume.astype(np.float32), np.zeros(volume.shape, dtype=bool)
     depth = _depth(allowed, step)
     smallest, largest = np.log(diameter)

@@ -106,6 +106,26 @@ def test_threshold_solves_the_risk_control_inequality():
         assert bound(threshold * 0.99) > rate
 
 
+def test_quantile_is_what_the_healthy_pixels_exceed_and_can_count_the_background():
+    rng = np.random.default_rng(6)
+    calibration, pixels, field = Calibration(), [], []
+    for _ in range(12):
+        scan = torch.zeros(1000)
+        scan[:400] = _draw(rng, 400)
+        calibration.update(scan, scan > 0, 0.1)
+        pixels.append(scan[:400])
+        field.append(scan)
+    calibration.finish()
+    for rate in (0.01, 0.1, 0.3):
+        inside = float((torch.cat(pixels) > calibration.quantile(rate)).float().mean())
+        whole = float((torch.cat(field) > calibration.quantile(rate, whole_field=True)).float().mean())
+        assert inside == pytest.approx(rate, rel=0.03)
+        assert inside <= rate
+        assert whole == pytest.approx(rate, rel=0.03)
+        assert calibration.quantile(rate) <= calibration.threshold(rate)
+    assert calibration.quantile(0.5, whole_field=True) == 0.0
+
+
 def test_scans_weigh_the_same_however_many_pixels_they_have():
     small, large = torch.linspace(0.1, 1, 50), torch.linspace(1, 2, 5000)
     equal = _fit([small, large])
@@ -147,12 +167,9 @@ def test_percentile_is_the_healthy_distribution_function(fitted):
 
 
 def test_percentile_and_threshold_agree(fitted):
-    # On the knots' scale: what exceeds the plain 5 % quantile has a percentile above 95.
-    fitted_plain = Calibration()
-    fitted_plain.load_state_dict(fitted.state_dict())
-    fitted_plain.num_scans.fill_(2)
-    threshold = fitted_plain.threshold(0.05)
-    assert float(fitted_plain.percentile(torch.tensor([threshold]))) == pytest.approx(95, abs=0.1)
+    for rate in (0.05, 0.002):
+        quantile = torch.tensor([fitted.quantile(rate)])
+        assert float(fitted.percentile(quantile)) == pytest.approx(100 * (1 - rate), abs=0.01)
 
 
 def test_regions_have_thresholds_of_their_own():

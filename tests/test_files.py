@@ -32,7 +32,7 @@ def test_suffixes_are_kept_and_folders_made(tmp_path: Path) -> None:
 
 
 def test_csv_does_not_run_formulas(tmp_path: Path) -> None:
-    write_csv(tmp_path / "a.csv", ("name", "score"), [("=cmd()", 1.5), ("ok, \"quoted\"", None)])
+    write_csv(tmp_path / "a.csv", ("name", "score"), [("=cmd()", 1.5), ('ok, "quoted"', None)])
     with open(tmp_path / "a.csv", newline="") as file:
         assert list(csv.reader(file)) == [["name", "score"], ["'=cmd()", "1.5"], ['ok, "quoted"', ""]]
 

@@ -123,3 +123,5 @@ def test_unusable_input_is_named() -> None:
         insert_lesion_2d(np.ones((4, 5)), np.zeros((4, 5)), rng)
     with pytest.raises(ValueError, match="`spacing` must be three positive numbers"):
         insert_lesions(np.ones((4, 4, 4)), np.ones((4, 4, 4)), (1, 0, 1), rng)
+    with pytest.raises(ValueError, match=r"`count` must be two increasing numbers from 1 on, got \(0, 2\)"):
+        insert_lesions(np.ones((4, 4, 4)), np.ones((4, 4, 4)), (1, 1, 1), rng, count=(0, 2))

@@ -68,7 +68,7 @@ class DPMMDetector(nn.Module):
 
         Args:
             patches: ``(..., S, D)``, raw embeddings of S stages.
-            location: ``(..., 3)``, relative row, column and slice position in [0, 1]; may be None where the weight is 0.
+            location: ``(..., 3)``, relative row, column and slice position in [0, 1]; None where the weight is 0.
 
         Returns:
             ``(..., S·D)`` or ``(..., S·D + 3)``, float32, each stage of unit length up to a factor 1/√S.

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from monai_dpmm_ad.embedding.attention import use_attention
 from monai_dpmm_ad.embedding.hf_files import BackboneFiles
 from monai_dpmm_ad.errors import CheckpointError
 
@@ -67,6 +68,7 @@ def load_model(files: BackboneFiles) -> Any:
                 output_loading_info=True,
                 **safe,
             )
+            use_attention(model)
     except CheckpointError:
         raise
     except Exception as error:  # transformers, safetensors and torch each have their own families

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from ignite.engine import Engine
+from ignite.exceptions import NotComputableError
 from monai.utils import CommonKeys
 
 from monai_dpmm_ad.handlers.metrics import AnomalyMetricsHandler
@@ -18,6 +20,8 @@ __all__ = ["ScanMetrics"]
 
 class ScanMetrics(AnomalyMetricsHandler):
     """Compare maps with masks and classes; the thresholds of ``dice_fpr…`` come from the network's calibration.
+
+    A handler among others: data that allow no figure at all are no error, ``figures`` is empty then.
 
     Args:
         network: its calibration saw the normal validation scans.
@@ -38,6 +42,17 @@ class ScanMetrics(AnomalyMetricsHandler):
                 normal_thresholds_foreground={rate: calibration.quantile(rate) for rate in FPR_RATES},
             )
         super().reset()
+
+    def attach(self, engine: Engine, name: str = "figures") -> None:  # type: ignore[override]
+        """Register the handler's events."""
+        super().attach(engine, name)
+
+    def completed(self, engine: Engine, name: str) -> None:
+        """Write the figures that the data allow to the engine."""
+        try:
+            super().completed(engine, name)
+        except NotComputableError:
+            self.figures = {}
 
 
 def _scans_of(output: Sequence[dict[str, Any]]) -> tuple[Any, Any, dict[str, Any]] | None:

@@ -89,10 +89,13 @@ class AnomalyMapMetric(CumulativeIterationMetric):
         """Forget all scans."""
         super().reset()
         self.metrics.reset()
+        #: the scans of all processes, after `aggregate`; :meth:`AnomalyMetrics.curves` of it draws a report
+        self.gathered = self.metrics
 
     def aggregate(self) -> dict[str, Any]:  # type: ignore[override]
         """Compute all figures over the scans of all processes, see :meth:`AnomalyMetrics.compute`."""
-        return self.metrics.gather().compute(self.bootstrap, self.seed)
+        self.gathered = self.metrics.gather()
+        return self.gathered.compute(self.bootstrap, self.seed)
 
 
 def _drop_optional(item: Tensor | None, name: str) -> Tensor | None:
@@ -131,6 +134,8 @@ class AnomalyMetricsHandler(IgniteMetricHandler):
         seed: int = 0,
     ) -> None:
         self.keys = tuple(keys)
+        #: all figures with their intervals, once an epoch has ended
+        self.figures: dict[str, Any] = {}
         metric = AnomalyMapMetric(metrics, bootstrap, seed)
         super().__init__(metric_fn=metric, output_transform=output_transform, save_details=True)
 
@@ -161,7 +166,7 @@ class AnomalyMetricsHandler(IgniteMetricHandler):
         Raises:
             ValueError: none of ``keys`` is among the figures that the data allow.
         """
-        figures = self.compute()
+        figures = self.figures = self.compute()
         numbers = {key: value for key, value in figures.items() if not isinstance(value, list)}
         key = next((key for key in self.keys if key in numbers), None)
         if key is None:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
-import ignite.distributed as idist
 from ignite.engine import Engine, Events
+from monai.data import MetaTensor
 from monai.utils import CommonKeys
 
 from monai_dpmm_ad.engines import ScanEvaluator
@@ -76,7 +77,9 @@ class ScanTable:
         if "mask" in scan:
             mask = np.asarray(scan["mask"].as_subclass(torch.Tensor)[0].cpu()) > 0
             affine = np.asarray(pred.meta["original_affine"])
-            lesions = compute_lesions(mask, np.asarray(pred.as_subclass(torch.Tensor)[0].cpu()), affine, self.min_lesion_volume)
+            lesions = compute_lesions(
+                mask, np.asarray(pred.as_subclass(torch.Tensor)[0].cpu()), affine, self.min_lesion_volume
+            )
             if mask.ndim == 2:
                 flagged, unit = float(mask.sum()), "pixels"
             else:
@@ -106,3 +109,7 @@ class ScanTable:
             write_csv(self.output_dir / "scores.csv", COLUMNS, table)
             write_lesions(self.output_dir / "lesions.csv", self.output_dir / "lesions.json", lesions)
             write_failures(self.output_dir, failures)
+
+
+def _to_array(image: MetaTensor) -> np.ndarray:
+    return np.asarray(image.as_subclass(torch.Tensor)[0].cpu())

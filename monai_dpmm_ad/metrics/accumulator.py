@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from monai_dpmm_ad.metrics.records import ScanRecord, check_map, count_fields, count_froc, find_lesions, to_numpy
+from monai_dpmm_ad.metrics.records import ScanRecord, check_map, count_fields, count_froc, find_lesions, to_mask
 from monai_dpmm_ad.ops.histogram import EXACT, FINE, SparseSum
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class ScanAccumulator:
             raise ValueError(f"`name` must be unique, got '{name}' twice. Evaluate each scan once.")
         scores = None if score_map is None else check_map(score_map, "score_map", name)
         given = {"mask": mask, "foreground": foreground}
-        arrays = {key: None if value is None else to_numpy(value) != 0 for key, value in given.items()}
+        arrays = {key: None if value is None else to_mask(value) for key, value in given.items()}
         for key, array in arrays.items():
             if array is not None and scores is not None and array.shape != scores.shape:
                 raise ValueError(

@@ -24,7 +24,7 @@ __all__ = [
     "count_fields",
     "count_froc",
     "find_lesions",
-    "to_numpy",
+    "to_mask",
 ]
 
 
@@ -109,21 +109,26 @@ def check_map(values: Any, name: str, scan: str) -> np.ndarray:
     Raises:
         ValueError: not 2D or 3D, or a value is negative, infinite or NaN.
     """
-    array = to_numpy(values)
+    array = _to_numpy(values)
     if array.ndim not in (2, 3):
         raise ValueError(f"`{name}` must be 2D or 3D, got shape {array.shape} in scan '{scan}'. Drop the channel.")
     array = np.asarray(array, dtype=np.float32)
-    # The sum of extremes is finite only if both are: one pass each, no temporary mask.
-    if array.size and not (np.isfinite(array.min() + array.max()) and array.min() >= 0):
+    low, high = (array.min(), array.max()) if array.size else (0.0, 0.0)
+    if not (np.isfinite(high) and low >= 0):  # NaN is the minimum of whatever holds one
         raise ValueError(
-            f"`{name}` must be finite and nonnegative, got values from {array.min()} to {array.max()} in scan "
-            f"'{scan}'. Shift or exponentiate scores that can be negative."
+            f"`{name}` must be finite and nonnegative, got values from {low} to {high} in scan '{scan}'. "
+            "Shift or exponentiate scores that can be negative."
         )
     return array
 
 
-def to_numpy(values: Any) -> np.ndarray:
-    """Turn a tensor of any device or dtype, or anything array-like, into an array."""
+def to_mask(values: Any) -> np.ndarray:
+    """Turn a tensor of any device, or anything array-like, into a Boolean array: nonzero is True."""
+    array = _to_numpy(values)
+    return array if array.dtype == bool else array != 0
+
+
+def _to_numpy(values: Any) -> np.ndarray:
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         values = values.float() if values.is_floating_point() else values

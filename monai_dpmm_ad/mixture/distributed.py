@@ -31,7 +31,7 @@ def sum_local_steps(step: LocalStep) -> LocalStep:
     """
     if get_world_size() == 1:
         return step
-    parts = [*step.statistics, step.evidence, step.entropy_change]
+    parts = [*step.statistics, step.evidence, step.group_entropy]
     flat = torch.cat([part.reshape(-1) for part in parts])
     dist.all_reduce(flat)
     summed = [s.reshape(p.shape) for s, p in zip(flat.split([p.numel() for p in parts]), parts, strict=True)]

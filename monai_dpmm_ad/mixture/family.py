@@ -57,8 +57,8 @@ class Family(ABC):
         embed_dim: D.
     """
 
-    #: whether ``features`` are small enough that the expectation step is one dense matrix product
-    linear = True
+    #: whether data must be unit vectors
+    unit = False
 
     def __init__(self, embed_dim: int) -> None:
         self.embed_dim = embed_dim
@@ -68,9 +68,34 @@ class Family(ABC):
     def num_features(self) -> int:
         """F, the length of t(y)."""
 
+    @property
+    def num_written(self) -> int:
+        """How many numbers ``write_features`` writes for a datum: F unless the rest follows from them."""
+        return self.num_features
+
     @abstractmethod
     def write_features(self, x: Tensor, shift: Tensor, out: Tensor) -> None:
         """Write t(x − shift) of the rows ``x`` (n, D) into ``out`` (n, F)."""
+
+    def compute_log_prob(self, features: Tensor, coefficients: Any) -> Tensor:
+        """Compute the log density under every component, one matrix product.
+
+        Args:
+            features: (n, F), as written.
+            coefficients: of them, in their dtype.
+
+        Returns:
+            (n, K), nats.
+        """
+        return torch.addmm(coefficients.offset, features, coefficients.weight)
+
+    def sum_features(self, resp: Tensor, features: Tensor, out: Tensor) -> None:
+        """Add Σ_n r_nk t(y_n) to ``out`` (K, F), for responsibilities (n, K): the other matrix product."""
+        out += resp.T @ features
+
+    def collect_features(self, labels: Tensor, features: Tensor, out: Tensor) -> None:
+        """Add t(y_n) to the row of ``out`` (K, F) that the datum's label (n,) names."""
+        out.index_add_(0, labels, features.to(out.dtype))
 
     @abstractmethod
     def build_posterior(self, scale: DataScale, counts: Tensor, sums: Tensor) -> Any:
@@ -86,11 +111,11 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def compute_expected_coefficients(self, scale: DataScale, params: Any) -> Coefficients:
+    def compute_expected_coefficients(self, scale: DataScale, params: Any) -> Any:
         """Compute E_q[log p(y | θ_k)] as coefficients of the features: the expectation step and the ELBO."""
 
     @abstractmethod
-    def compute_predictive_coefficients(self, scale: DataScale, params: Any) -> Coefficients:
+    def compute_predictive_coefficients(self, scale: DataScale, params: Any) -> Any:
         """Compute a normalised log density that stands for log E_q[p(y | θ_k)]: the score."""
 
     @abstractmethod
@@ -109,11 +134,18 @@ class Family(ABC):
     def compute_mode_log_density(self, params: Any) -> Tensor:
         """Compute the largest value of each component's predictive log density, (K,), nats."""
 
-    def compute_evidence(self, statistics: Statistics, coefficients: Coefficients) -> Tensor:
-        """Compute Σ_nk r_nk E[log p(y_n | θ_k)] from statistics alone.
+    def compute_likelihood(self, statistics: Statistics, coefficients: Any) -> Tensor:
+        """Compute Σ_n r_nk E[log p(y_n | θ_k)] from statistics alone.
 
         Returns:
-            0-dim, nats.
+            (K,), nats.
         """
-        products = torch.einsum("kf,fk->", statistics.sums, coefficients.weight)
-        return products + (statistics.counts * coefficients.offset).sum()
+        return (statistics.sums * coefficients.weight.T).sum(1) + statistics.counts * coefficients.offset
+
+    def compute_cross_likelihood(self, features: Tensor, coefficients: Any) -> Tensor:
+        """Compute E[log p(· | θ_k)] of mean features, (A, F), under every component.
+
+        Returns:
+            (A, K), nats.
+        """
+        return features @ coefficients.weight + coefficients.offset

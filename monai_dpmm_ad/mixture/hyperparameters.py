@@ -23,9 +23,9 @@ class Hyperparameters:
         precision_shape: a_0 of the Gamma prior on precisions, in half pseudo-data.
         variance_fraction: a component's prior variance as a fraction of the data's.
         variance_floor: each datum's own variance as a fraction of the data's: the least width of a component.
-        delay: τ of the learning rate (t + τ)^−κ, at least 1.
-        forgetting: κ of the learning rate, in (0.5, 1].
+        forgetting: κ of the natural gradients' learning rate, (t + τ)^−κ, in (0.5, 1].
         learning_rate: Adam's, for Pyro.
+        top_components: L, how many components may share a datum, for full covariance.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -35,21 +35,19 @@ class Hyperparameters:
     alpha_rate: float = 1.0
     mean_strength: float = 0.1
     precision_shape: float = 1.0
-    variance_fraction: float = 0.2
+    variance_fraction: float = 0.5
     variance_floor: float = 1e-4
-    delay: float = 1.0
-    forgetting: float = 0.7
+    forgetting: float = 0.55
     learning_rate: float = 0.05
+    top_components: int = 4
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if not (math.isfinite(value) and value > 0.0):
                 raise ValueError(f"`{name}` must be a positive finite number, got {value}.")
-        if self.delay < 1.0:
-            raise ValueError(f"`delay` must be at least 1, got {self.delay}. The first learning rate is delay^-forgetting.")
         if not 0.5 < self.forgetting <= 1.0:
             raise ValueError(
-                f"`forgetting` must be in (0.5, 1], got {self.forgetting}. Other rates do not converge; 0.7 is usual."
+                f"`forgetting` must be in (0.5, 1], got {self.forgetting}. Other rates do not converge; 0.55 is fast."
             )
 
     def to_tensor(self) -> Tensor:
@@ -63,4 +61,5 @@ class Hyperparameters:
         Args:
             values: one number a field, in their order.
         """
-        return cls(**dict(zip((f.name for f in fields(cls)), values.tolist(), strict=True)))
+        named = dict(zip((f.name for f in fields(cls)), values.tolist(), strict=True))
+        return cls(**{**named, "top_components": int(named["top_components"])})

@@ -36,7 +36,7 @@ class Memoized:
         self.changed: Tensor | None = None
 
     def start_lap(self, model: Model, state: State) -> None:
-        """Propose the merges that this lap measures."""
+        """Propose the merges that the coming lap measures."""
         self.tree = propose_merges(model, state)
 
     def step(self, model: Model, state: State, found: LocalStep, index: int, fingerprint: Tensor) -> State:
@@ -83,12 +83,12 @@ class Memoized:
         state = model.update(self._total(), state.alpha_rate)
         if self.tree is None or not self.tree.children:
             return state, 0
-        entropy_change = torch.stack([shard.entropy_change for shard in self.shards.values()]).sum(0)
-        state, accepted = accept_merges(model, state, self.tree, entropy_change, lambda s: float(self._evaluate(model, s)))
+        group_entropy = torch.stack([shard.group_entropy for shard in self.shards.values()]).sum(0)
+        state, accepted = accept_merges(model, state, self.tree, group_entropy, lambda s: float(self._evaluate(model, s)))
         groups = self.tree.groups[accepted]
         if accepted:
             for index, shard in self.shards.items():
-                merged = merge_statistics(shard.statistics, groups, shard.entropy_change[accepted].sum())
+                merged = merge_statistics(shard.statistics, groups, shard.group_entropy[accepted])
                 self.shards[index] = shard._replace(statistics=merged)
         self.tree = None
         return self._sort(model, state), int(groups.sum()) - len(accepted)

@@ -42,7 +42,7 @@ class DirichletProcessMixture(nn.Module):
     Args:
         num_components: K, the truncation: the largest number of components.
         embed_dim: D.
-        covariance: "spherical", "diagonal".
+        covariance: "spherical", "diagonal", "full", or "vmf" for von Mises–Fisher components.
         inference: "natural", stochastic natural gradients; "pyro", Pyro's gradient SVI; "memoized", incremental
             variational Bayes with one cached statistic per batch.
         alpha_prior: shape and rate of the Gamma prior on the concentration α.
@@ -50,9 +50,9 @@ class DirichletProcessMixture(nn.Module):
         precision_shape: idem.
         variance_fraction: idem.
         variance_floor: idem.
-        delay: idem.
         forgetting: idem.
         learning_rate: idem.
+        top_components: idem.
         restarts: k-means++ seedings to try.
         sample_size: how many embeddings ``fit`` draws to start from; by default 20 000 or 40 a component.
         chunk_size: rows at a time; by default as many as suit the device.
@@ -78,7 +78,7 @@ class DirichletProcessMixture(nn.Module):
     data_mean: Tensor
     data_variance: Tensor
     hyperparameters: Tensor
-    num_steps: Tensor
+    num_seen: Tensor
     fitted: Tensor
 
     def __init__(
@@ -93,9 +93,9 @@ class DirichletProcessMixture(nn.Module):
         precision_shape: float = Hyperparameters.precision_shape,
         variance_fraction: float = Hyperparameters.variance_fraction,
         variance_floor: float = Hyperparameters.variance_floor,
-        delay: float = Hyperparameters.delay,
         forgetting: float = Hyperparameters.forgetting,
         learning_rate: float = Hyperparameters.learning_rate,
+        top_components: int = Hyperparameters.top_components,
         restarts: int = 3,
         sample_size: int | None = None,
         chunk_size: int | None = None,
@@ -124,9 +124,9 @@ class DirichletProcessMixture(nn.Module):
             precision_shape=precision_shape,
             variance_fraction=variance_fraction,
             variance_floor=variance_floor,
-            delay=delay,
             forgetting=forgetting,
             learning_rate=learning_rate,
+            top_components=top_components,
         )
         num_features = make_family(covariance, embed_dim, hyper).num_features
         for name, value in zip(Statistics._fields, zero_statistics(num_components, num_features), strict=True):
@@ -135,7 +135,7 @@ class DirichletProcessMixture(nn.Module):
         self.register_buffer("data_mean", torch.zeros(embed_dim, dtype=torch.float64))
         self.register_buffer("data_variance", torch.ones(embed_dim, dtype=torch.float64))
         self.register_buffer("hyperparameters", hyper.to_tensor())
-        self.register_buffer("num_steps", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("num_seen", torch.zeros((), dtype=torch.float64))
         self.register_buffer("fitted", torch.tensor(False))
         self._refresh()
 
@@ -257,7 +257,7 @@ class DirichletProcessMixture(nn.Module):
             model.family, model.scale, sample, self.num_components, self.restarts, generator
         ).scale(num_data / sample.shape[0])
         self._set_state(model.update(statistics, torch.full_like(self.alpha_rate, self._hyper.alpha_rate)))
-        self.num_steps = torch.zeros_like(self.num_steps)
+        self.num_seen = torch.full_like(self.num_seen, sample.shape[0])
         self.fitted = torch.ones_like(self.fitted)
         self._refresh()
         return self
@@ -288,7 +288,6 @@ class DirichletProcessMixture(nn.Module):
         else:
             state, elbo = self._take_conjugate_step(batch, size, index)
         self._set_state(state)
-        self.num_steps = self.num_steps + 1
         return elbo
 
     def _take_conjugate_step(self, batch: Tensor, size: Tensor, index: int | None) -> tuple[State, Tensor]:
@@ -301,7 +300,8 @@ class DirichletProcessMixture(nn.Module):
         if batch.device.type == "cpu" and not torch.isfinite(found.evidence):
             explain_non_finite(batch)
         if self.inference == "natural":
-            rate = compute_learning_rate(self.num_steps, self._hyper.delay, self._hyper.forgetting)
+            rate = compute_learning_rate(self.num_seen, found.statistics.size, self._hyper.forgetting)
+            self.num_seen = self.num_seen + found.statistics.size
             moved = take_natural_step(model, state, found.statistics, size, rate)
             elbo = found.evidence / found.statistics.size - variational.kl / size
         else:
@@ -342,9 +342,8 @@ class DirichletProcessMixture(nn.Module):
         """
         self._require_fitted()
         if self._memoized is not None:
-            state, accepted = self._memoized.finish_lap(self.model, self.state)
-            self._set_state(state)
-            self._memoized.start_lap(self.model, state)
+            accepted = self._finish_lap()
+            self._memoized.start_lap(self.model, self.state)
             return accepted
         if sample is None:
             raise ValueError(f"`sample` must be given for {self.inference} inference, got None. The one to start from will do.")
@@ -352,6 +351,14 @@ class DirichletProcessMixture(nn.Module):
         state, accepted = adapt_to_sample(self.model, self.state, sample, self._choose_chunk(sample.device))
         self._set_state(state)
         self._pyro = None
+        return accepted
+
+    def _finish_lap(self) -> int:
+        """Settle the lap of memoized inference; returns how many components were merged away."""
+        if self._memoized is None:
+            return 0
+        state, accepted = self._memoized.finish_lap(self.model, self.state)
+        self._set_state(state)
         return accepted
 
     def fit(
@@ -389,7 +396,7 @@ class DirichletProcessMixture(nn.Module):
         for _ in range(max_epochs):
             estimates = [self.partial_fit(batch, num_data, index) for index, batch in enumerate(self._share(batches))]
             self.history.append(float(estimates[-1] if self.inference == "memoized" else torch.stack(estimates).mean()))
-            moves = self.adapt(sample) if adapt else 0
+            moves = self.adapt(sample) if adapt else self._finish_lap()
             if not moves and len(self.history) > 1 and self.history[-1] - self.history[-2] < tolerance:
                 break
         return self

@@ -2,8 +2,8 @@
 """Merges: how the number of components adapts, each set of moves accepted only if the ELBO rises.
 
 A merge gives the data of a group of components to one of them: responsibilities and statistics add. What the ELBO
-gains then follows from statistics, but for one number per group, the entropy that the assignments lose, which a pass
-over the data measures. The groups are the nodes of an agglomerative tree, so that seven fragments of one cluster can
+gains then follows from statistics, but for one number per group, the entropy of its joint assignment, which a pass over the
+data measures (it is near zero where the group is a whole cluster). The groups are the nodes of an agglomerative tree, so that seven fragments of one cluster can
 become one even where joining two of the seven would not pay. Pruning a component that holds little is a merge too.
 
 Reference:
@@ -67,7 +67,7 @@ def adapt_to_sample(model: Model, state: State, sample: Tensor, chunk_size: int)
         if not tree.children:
             break
         found = run_local_step(model, model.build(state), sample, chunk_size, tree.groups).scale(factor)
-        state, merged = accept_merges(model, state, tree, found.entropy_change, evaluate)
+        state, merged = accept_merges(model, state, tree, found.group_entropy, evaluate)
         accepted += int(tree.groups[merged].sum()) - len(merged)
         if not merged:
             break
@@ -93,8 +93,8 @@ def propose_merges(model: Model, state: State) -> MergeTree:
     num_components, num_held = counts.shape[0], held.shape[0]
     if num_held < 2:
         return MergeTree(torch.zeros(0, num_components, dtype=torch.bool, device=counts.device), [])
-    weight, offset = model.build(state).coefficients
-    densities = (sums[held] / counts[held, None]) @ weight[:, held] + offset[held]
+    coefficients = model.build(state).coefficients
+    densities = model.family.compute_cross_likelihood(sums[held] / counts[held, None], coefficients)[:, held]
     loss = (densities.diagonal()[:, None] - densities).clamp(min=0.0)
     loss = torch.minimum(loss, loss.T).fill_diagonal_(0.0)
     steps = linkage(squareform(loss.cpu().numpy(), checks=False), method="average")
@@ -113,14 +113,14 @@ def propose_merges(model: Model, state: State) -> MergeTree:
     return MergeTree(groups.to(counts.device), children)
 
 
-def compute_merge_gains(model: Model, state: State, groups: Tensor, entropy_change: Tensor) -> Tensor:
+def compute_merge_gains(model: Model, state: State, groups: Tensor, group_entropy: Tensor) -> Tensor:
     """Compute what the ELBO gains by each merge, the weights of other components left as they are.
 
     Args:
         model: priors and likelihood.
         state: the present state.
         groups: (C, K) bool.
-        entropy_change: (C,), over the data set, nats, not positive.
+        group_entropy: (C,), H of the groups' summed responsibilities over the data set, nats.
 
     Returns:
         (C,), nats.
@@ -128,11 +128,11 @@ def compute_merge_gains(model: Model, state: State, groups: Tensor, entropy_chan
     counts, sums = state.statistics.counts, state.statistics.sums
     weights = model.build(state).log_weights
     membership = groups.to(counts.dtype)
-    alone = _compute_component_evidence(model, counts, sums) + counts * weights
+    alone = _compute_component_evidence(model, counts, sums) + counts * weights + state.statistics.entropy
     merged_counts = membership @ counts
     merged = _compute_component_evidence(model, merged_counts, membership @ sums)
     merged_weights = torch.where(groups, weights, -torch.inf).logsumexp(1)
-    return merged + merged_counts * merged_weights - membership @ alone + entropy_change
+    return merged + merged_counts * merged_weights - membership @ alone + group_entropy
 
 
 def choose_groups(tree: MergeTree, gains: list[float]) -> list[int]:
@@ -154,7 +154,7 @@ def choose_groups(tree: MergeTree, gains: list[float]) -> list[int]:
 
 
 def accept_merges(
-    model: Model, state: State, tree: MergeTree, entropy_change: Tensor, evaluate: Callable[[State], float]
+    model: Model, state: State, tree: MergeTree, group_entropy: Tensor, evaluate: Callable[[State], float]
 ) -> tuple[State, list[int]]:
     """Make as many of the promising merges at once as raise the ELBO; where a set does not, try its better half.
 
@@ -162,17 +162,17 @@ def accept_merges(
         model: priors and likelihood.
         state: the present state.
         tree: the candidates.
-        entropy_change: (C,), of each over the data set.
+        group_entropy: (C,), of the groups, over the data set.
         evaluate: computes the ELBO of a state.
 
     Returns:
         the state, the same one if nothing was accepted, and the nodes that were merged.
     """
-    gains = compute_merge_gains(model, state, tree.groups, entropy_change)
+    gains = compute_merge_gains(model, state, tree.groups, group_entropy)
     chosen = choose_groups(tree, gains.tolist())
     present = evaluate(state) if chosen else 0.0
     while chosen:
-        statistics = merge_statistics(state.statistics, tree.groups[chosen], entropy_change[chosen].sum())
+        statistics = merge_statistics(state.statistics, tree.groups[chosen], group_entropy[chosen])
         merged = model.update(statistics, state.alpha_rate)
         if evaluate(merged) > present:
             return merged, chosen
@@ -180,13 +180,13 @@ def accept_merges(
     return state, []
 
 
-def merge_statistics(statistics: Statistics, groups: Tensor, entropy_change: Tensor) -> Statistics:
+def merge_statistics(statistics: Statistics, groups: Tensor, group_entropy: Tensor) -> Statistics:
     """Give the data of each group to its first member.
 
     Args:
         statistics: expected statistics.
         groups: (M, K) bool, disjoint.
-        entropy_change: 0-dim, of all the merges together.
+        group_entropy: (M,), of the groups.
 
     Returns:
         the merged statistics.
@@ -196,7 +196,8 @@ def merge_statistics(statistics: Statistics, groups: Tensor, entropy_change: Ten
     heads = groups.to(torch.uint8).argmax(1)
     counts = (statistics.counts * keep).index_add(0, heads, membership @ statistics.counts)
     sums = (statistics.sums * keep[:, None]).index_add(0, heads, membership @ statistics.sums)
-    return statistics._replace(counts=counts, sums=sums, entropy=statistics.entropy + entropy_change)
+    entropy = (statistics.entropy * keep).index_add(0, heads, group_entropy)
+    return statistics._replace(counts=counts, sums=sums, entropy=entropy)
 
 
 def sort_components(counts: Tensor) -> Tensor:
@@ -215,5 +216,6 @@ def _compute_component_evidence(model: Model, counts: Tensor, sums: Tensor) -> T
     """Σ_n r_nk E[log p(y_n | θ_k)] − KL(q(θ_k)) of components that were made from these statistics, (K,)."""
     params = model.family.build_posterior(model.scale, counts, sums)
     coefficients = model.family.compute_expected_coefficients(model.scale, params)
-    likelihood = (sums * coefficients.weight.T).sum(1) + counts * coefficients.offset
+    statistics = Statistics(counts, sums, torch.zeros_like(counts), counts.sum())
+    likelihood = model.family.compute_likelihood(statistics, coefficients)
     return likelihood - model.family.compute_kl(model.scale, params)

@@ -11,18 +11,21 @@ from monai_dpmm_ad.mixture.variational import Model, State
 __all__ = ["compute_learning_rate", "take_natural_step"]
 
 
-def compute_learning_rate(step: Tensor, delay: float, forgetting: float) -> Tensor:
-    """Compute ρ_t = (t + τ)^−κ.
+def compute_learning_rate(num_seen: Tensor, batch_size: Tensor, forgetting: float) -> Tensor:
+    """Compute ρ = (data seen, this batch's included / its size)^−κ.
+
+    For batches of one size this is the usual (t + τ)^−κ, with τ − 1 the size of the initial sample in batches: what
+    initialisation learnt weighs as much as if it had been seen in batches. A small first batch must not wipe it out.
 
     Args:
-        step: 0-dim, t, the number of steps taken.
-        delay: τ, at least 1.
+        num_seen: 0-dim, how many data were seen before, the initial sample among them.
+        batch_size: 0-dim.
         forgetting: κ, in (0.5, 1].
 
     Returns:
-        0-dim, in (0, 1]; on the device of ``step``.
+        0-dim, in (0, 1].
     """
-    return (step + delay) ** -forgetting
+    return (1.0 + num_seen / batch_size) ** -forgetting
 
 
 def take_natural_step(model: Model, state: State, batch: Statistics, num_data: float | Tensor, rate: Tensor) -> State:

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from monai_dpmm_ad.mixture.family import Coefficients, Family
+from monai_dpmm_ad.mixture.family import Family
 from monai_dpmm_ad.mixture.sticks import compute_weights
 from monai_dpmm_ad.mixture.variational import Model, State, Variational, compute_weighted_log_prob
 from monai_dpmm_ad.ops.distances import nearest_cosine_distance, nearest_euclidean_distance
@@ -46,7 +47,7 @@ class Posterior:
     means: Tensor
     precisions: Tensor
     log_weights: Tensor
-    coefficients: Coefficients
+    coefficients: Any
     shift: Tensor
     mode_log_density: Tensor
     chunk_size: int
@@ -96,7 +97,7 @@ class Posterior:
     def mahalanobis_distance(self, x: Tensor) -> Tensor:
         """Compute min_k of the distance to μ_k in units of component k's spread, over active components, (n,)."""
         offset = self.coefficients.offset - self.mode_log_density
-        coefficients = Coefficients(self.coefficients.weight, offset)
+        coefficients = self.coefficients._replace(offset=offset)
         nearest = [
             compute_weighted_log_prob(self.family, coefficients, self.shift, rows).amax(1)
             for rows in x.split(self.chunk_size)
@@ -122,7 +123,7 @@ class Posterior:
 
     def _weighted(self, x: Tensor) -> Tensor:
         """Log weight plus log density, (n, A)."""
-        coefficients = Coefficients(self.coefficients.weight, self.coefficients.offset + self.log_weights)
+        coefficients = self.coefficients._replace(offset=self.coefficients.offset + self.log_weights)
         return compute_weighted_log_prob(self.family, coefficients, self.shift, x)
 
 

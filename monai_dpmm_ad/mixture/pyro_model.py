@@ -18,10 +18,9 @@ from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
 
 from monai_dpmm_ad.mixture.distributed import average_gradients
-from monai_dpmm_ad.mixture.family import Coefficients, DataScale
+from monai_dpmm_ad.mixture.family import Coefficients
 from monai_dpmm_ad.mixture.gaussian import FactorisedGaussian
 from monai_dpmm_ad.mixture.statistics import Statistics
-from monai_dpmm_ad.mixture.sticks import Sticks
 from monai_dpmm_ad.mixture.variational import Model, State, Variational, compute_weighted_log_prob
 
 __all__ = ["ExpectedLikelihood", "ExpectedOneHot", "PyroOptimizer", "compute_pyro_elbo", "sample_guide", "sample_model"]
@@ -125,7 +124,7 @@ def sample_guide(model: Model, variational: Variational, x: Tensor, num_data: fl
     pyro.sample("mean", dist.Normal(params.mean, spread).to_event(2))
     with torch.no_grad():  # q(z) is at its optimum: the ELBO has no slope along it
         coefficients = variational.coefficients
-        coefficients = Coefficients(coefficients.weight, coefficients.offset + variational.log_weights).to(x.dtype)
+        coefficients = coefficients._replace(offset=coefficients.offset + variational.log_weights).to(x.dtype)
         shift = model.scale.mean.to(x.dtype)
         log_resp = compute_weighted_log_prob(model.family, coefficients, shift, x).log_softmax(1)
     with pyro.poutine.scale(scale=num_data / x.shape[0]):
@@ -191,7 +190,7 @@ class PyroOptimizer:
         mean = self.mean * self.unit
         squares = self.family.group(mean.square()) + self.log_spread.exp() * self.unit_variance
         sums = counts[:, None] * torch.cat([squares, mean], dim=1)
-        return State(Statistics(counts, sums, torch.zeros_like(num_data), num_data), self.log_alpha_rate.exp())
+        return State(Statistics(counts, sums, torch.zeros_like(counts), num_data), self.log_alpha_rate.exp())
 
     def step(self, model: Model, x: Tensor, num_data: Tensor) -> tuple[State, Tensor]:
         """Take one step.

@@ -20,7 +20,7 @@ class Statistics(NamedTuple):
     Args:
         counts: (K,), N_k = Σ_n r_nk.
         sums: (K, F), Σ_n r_nk t(y_n), with t the features of the component family.
-        entropy: 0-dim, −Σ_nk r_nk log r_nk, nats.
+        entropy: (K,), −Σ_n r_nk log r_nk, nats.
         size: 0-dim, the number of data N = Σ_k N_k.
     """
 
@@ -52,7 +52,7 @@ class Statistics(NamedTuple):
         Args:
             order: (K,), a permutation of 0 … K−1.
         """
-        return self._replace(counts=self.counts[order], sums=self.sums[order])
+        return self._replace(counts=self.counts[order], sums=self.sums[order], entropy=self.entropy[order])
 
 
 def zero_statistics(num_components: int, num_features: int, device: torch.device | None = None) -> Statistics:
@@ -63,7 +63,6 @@ def zero_statistics(num_components: int, num_features: int, device: torch.device
         num_features: F.
         device: where to make them.
     """
-    zero = torch.zeros((), dtype=torch.float64, device=device)
     counts = torch.zeros(num_components, dtype=torch.float64, device=device)
     sums = torch.zeros(num_components, num_features, dtype=torch.float64, device=device)
-    return Statistics(counts, sums, zero, zero.clone())
+    return Statistics(counts, sums, torch.zeros_like(counts), torch.zeros_like(counts[0]))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from monai_dpmm_ad.mixture.family import Coefficients, DataScale, Family
+from monai_dpmm_ad.mixture.family import DataScale, Family
 from monai_dpmm_ad.mixture.statistics import Statistics
 from monai_dpmm_ad.mixture.sticks import (
     Sticks,
@@ -55,7 +55,7 @@ class Variational(NamedTuple):
     sticks: Sticks
     params: Any
     log_weights: Tensor
-    coefficients: Coefficients
+    coefficients: Any
     kl: Tensor
 
 
@@ -65,16 +65,16 @@ class LocalStep(NamedTuple):
     Args:
         statistics: expected statistics, not scaled.
         evidence: 0-dim float64, Σ_n log Σ_k exp(E[log π_k] + E[log p(y_n | θ_k)]), nats.
-        entropy_change: (C,), what H[r] would change by if a group of components were one, nats; C = 0 unless asked.
+        group_entropy: (C,), H of the summed responsibilities of each group of components, nats; C = 0 unless asked.
     """
 
     statistics: Statistics
     evidence: Tensor
-    entropy_change: Tensor
+    group_entropy: Tensor
 
     def scale(self, factor: float | Tensor) -> LocalStep:
         """Multiply everything by a factor."""
-        return LocalStep(self.statistics.scale(factor), self.evidence * factor, self.entropy_change * factor)
+        return LocalStep(self.statistics.scale(factor), self.evidence * factor, self.group_entropy * factor)
 
 
 class Model(NamedTuple):
@@ -120,13 +120,12 @@ def compute_elbo(model: Model, statistics: Statistics, variational: Variational)
     Returns:
         0-dim, nats.
     """
-    assignment = (statistics.counts * variational.log_weights).sum()
-    likelihood = model.family.compute_evidence(statistics, variational.coefficients)
-    return assignment + likelihood + statistics.entropy - variational.kl
+    likelihood = model.family.compute_likelihood(statistics, variational.coefficients)
+    return (statistics.counts * variational.log_weights + likelihood + statistics.entropy).sum() - variational.kl
 
 
 def compute_weighted_log_prob(
-    family: Family, coefficients: Coefficients, shift: Tensor, x: Tensor, features: Tensor | None = None
+    family: Family, coefficients: Any, shift: Tensor, x: Tensor, features: Tensor | None = None
 ) -> Tensor:
     """Compute log weight plus log density of each component, the quantity behind score, responsibilities and ELBO.
 
@@ -135,16 +134,16 @@ def compute_weighted_log_prob(
         coefficients: of the features, log weights included in the offset, in the dtype of ``x``.
         shift: (D,), the data mean in the dtype of ``x``.
         x: (n, D).
-        features: (≥ n, F) workspace, overwritten.
+        features: (≥ n, num_written) workspace, overwritten.
 
     Returns:
         (n, K), nats.
     """
     if features is None:
-        features = x.new_empty(x.shape[0], family.num_features)
+        features = x.new_empty(x.shape[0], family.num_written)
     features = features[: x.shape[0]]
     family.write_features(x, shift, features)
-    return torch.addmm(coefficients.offset, features, coefficients.weight)
+    return family.compute_log_prob(features, coefficients)
 
 
 def run_local_step(
@@ -160,36 +159,33 @@ def run_local_step(
         groups: (C, K) bool, groups of components whose merge is to be measured.
 
     Returns:
-        statistics, evidence and, for each group, the entropy that its merge would cost.
+        statistics, evidence and, for each group, the entropy of its joint assignment.
     """
     coefficients = variational.coefficients
-    coefficients = Coefficients(coefficients.weight, coefficients.offset + variational.log_weights).to(x.dtype)
+    coefficients = coefficients._replace(offset=coefficients.offset + variational.log_weights).to(x.dtype)
     shift = model.scale.mean.to(x.dtype)
-    features = x.new_empty(min(chunk_size, x.shape[0]), model.family.num_features)
+    features = x.new_empty(min(chunk_size, x.shape[0]), model.family.num_written)
     counts = torch.zeros_like(variational.log_weights)
     sums = counts.new_zeros(counts.shape[0], model.family.num_features)
-    evidence = counts.new_zeros(())
-    entropy_change = counts.new_zeros(0 if groups is None else groups.shape[0])
+    evidence = torch.zeros_like(counts)
+    group_entropy = counts.new_zeros(0 if groups is None else groups.shape[0])
     for rows in x.split(chunk_size) if x.shape[0] else ():
         log_prob = compute_weighted_log_prob(model.family, coefficients, shift, rows, features)
         resp = log_prob.softmax(1)
         # log Σ exp = largest − log of its own responsibility: one exponential per entry, and softmax has the fast one.
-        evidence += (log_prob.amax(1) - resp.amax(1).log()).sum(dtype=torch.float64)
+        evidence += resp.T @ (log_prob.amax(1) - resp.amax(1).log())
         counts += resp.sum(0)
-        sums += resp.T @ features[: rows.shape[0]]
+        model.family.sum_features(resp, features[: rows.shape[0]], sums)
         if groups is not None:
-            entropy_change += _measure_merges(resp, groups)
-    size = torch.full_like(evidence, x.shape[0])
-    statistics = Statistics(counts, sums, torch.zeros_like(evidence), size)
-    # H[r] = evidence − E[log joint]: no pass over r log r.
-    likelihood = model.family.compute_evidence(statistics, variational.coefficients)
-    entropy = evidence - (counts * variational.log_weights).sum() - likelihood
-    return LocalStep(statistics._replace(entropy=entropy), evidence, entropy_change)
+            group_entropy += _measure_groups(resp, groups)
+    statistics = Statistics(counts, sums, torch.zeros_like(counts), torch.full_like(counts[0], x.shape[0]))
+    # −Σ r log r = Σ r (evidence − log joint): no pass over r log r.
+    likelihood = model.family.compute_likelihood(statistics, variational.coefficients)
+    entropy = evidence - counts * variational.log_weights - likelihood
+    return LocalStep(statistics._replace(entropy=entropy), evidence.sum(), group_entropy)
 
 
-def _measure_merges(resp: Tensor, groups: Tensor) -> Tensor:
-    """H of Σ_{k in group} r_k less the H of each r_k, summed over the rows of ``resp`` (n, K), per group: (C,)."""
-    own = torch.special.entr(resp).sum(0, dtype=torch.float64)
-    membership = groups.to(resp.dtype)
-    joint = torch.special.entr((resp @ membership.T).clamp_(max=1.0)).sum(0, dtype=torch.float64)
-    return joint - groups.to(own.dtype) @ own
+def _measure_groups(resp: Tensor, groups: Tensor) -> Tensor:
+    """−Σ_n r_ng log r_ng with r_ng = Σ_{k in g} r_nk, for ``resp`` (n, K) and groups (C, K): (C,)."""
+    joint = (resp @ groups.to(resp.dtype).T).clamp_(max=1.0)
+    return torch.special.entr(joint).sum(0, dtype=torch.float64)

@@ -71,6 +71,7 @@ def nearest_euclidean_distance(x: Tensor, centres: Tensor, chunk_size: int = CHU
     Raises:
         ValueError: if the shapes do not belong together.
     """
+    check_points(x, centres)
     origin = centres.mean(0)
     return nearest_centres(x - origin, centres - origin, chunk_size)[0].sqrt()
 

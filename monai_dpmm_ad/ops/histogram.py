@@ -100,7 +100,8 @@ def count_keys(keys: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.
         return np.zeros(0, np.int64), np.zeros(0, np.int64 if weights is None else np.float64)
     first = int(keys.min())
     span = int(keys.max()) - first + 1
-    if span > 32 * keys.size:  # sorting few keys is cheaper than walking through many empty bins
+    # Sorting few keys is cheaper than walking through many empty bins; exact keys would need gigabytes of them.
+    if span > min(32 * keys.size, 1 << 22):
         if weights is None:
             return np.unique(keys, return_counts=True)
         distinct, inverse = np.unique(keys, return_inverse=True)
@@ -143,8 +144,8 @@ class SparseSum:
     def result(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the distinct keys in ascending order (n,) and their sums (n, width)."""
         if len(self._keys) > 1:
-            keys, inverse = np.unique(np.concatenate(self._keys), return_inverse=True)
-            values = np.concatenate(self._values)
-            sums = np.stack([np.bincount(inverse, column, minlength=keys.size) for column in values.T], axis=1)
+            joined, values = np.concatenate(self._keys), np.concatenate(self._values)
+            keys, _ = count_keys(joined)
+            sums = np.stack([count_keys(joined, column)[1] for column in values.T], axis=1)
             self._keys, self._values, self._pending = [keys], [sums], 0
         return self._keys[0], self._values[0]

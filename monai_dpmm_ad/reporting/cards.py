@@ -36,14 +36,12 @@ class ScanPictures:
 
     Args:
         summary: for the common colour scale.
-        index: of the axial slice in ``arrays``.
         arrays: the most anomalous slice.
         viewer: what the viewer unpacks, None where none is embedded.
         problem: why there are no pictures, None where there are.
     """
 
     summary: MapSummary | None = None
-    index: int = 0
     arrays: SliceArrays | None = None
     viewer: dict[str, Any] | None = None
     problem: str | None = None
@@ -70,7 +68,6 @@ def prepare_scan(result: ScanResult, embed: bool) -> ScanPictures:
     index = choose_slices(volumes, 1)[0]
     return ScanPictures(
         summary=summary,
-        index=index,
         arrays=cut_slices(volumes, [index], grey)[0],
         viewer=pack_viewer(volumes, grey, highest) if embed else None,
     )
@@ -125,11 +122,15 @@ def draw_card(
         parts.append(f'<p class="small">No picture: {escape(pictures.problem or "")}.</p></article>')
         return "".join(parts)
     panels, captions = _choose_panels(render_panels(pictures.arrays, scale, _THUMBNAIL_HEIGHT), pictures.arrays)
-    alternative = f"{result.name}, slice {pictures.index}: {', '.join(captions)}"
+    alternative = f"{result.name} {pictures.arrays.place}: {', '.join(captions)}"
+    sides = ""
+    if pictures.arrays.place:
+        captions[0] = f"Scan, {pictures.arrays.place}"
+        sides = f'<b style="left:6px">R</b><b style="left:calc({100 / len(captions):.4g}% - 1.2em)">L</b>'
     spans = "".join(f"<span>{caption}</span>" for caption in captions)
     parts.append(
         f'<div class="{_CLASSES[len(captions)]}"><img src="{encode_picture(np.concatenate(panels, axis=1))}" '
-        f'alt="{escape(alternative, quote=True)}" decoding="async">{spans}</div>'
+        f'alt="{escape(alternative, quote=True)}" decoding="async">{spans}{sides}</div>'
     )
     if pictures.viewer is not None:
         parts.append(

@@ -83,13 +83,28 @@ class ColourScale:
 
 @dataclass(frozen=True)
 class SliceArrays:
-    """One axial slice of a scan: ``(H, W)`` each, rows and columns in mm as in ``spacing``."""
+    """One axial slice of a scan.
+
+    Args:
+        scan: ``(H, W)``, 8-bit grey values.
+        anomaly_map: ``(H, W)``, in the unit of the threshold.
+        mask: ``(H, W)`` or None.
+        label: ``(H, W)`` or None.
+        spacing: of rows and of columns in mm.
+        height: of the slice's middle in the scanner's coordinates in mm, None where the scan is a single slice.
+    """
 
     scan: NDArray[np.uint8]
     anomaly_map: NDArray[np.float32]
     mask: NDArray[np.bool_] | None
     label: NDArray[np.bool_] | None
     spacing: tuple[float, float]
+    height: float | None = None
+
+    @property
+    def place(self) -> str:
+        """Where the slice is, in words; empty for a single slice."""
+        return "" if self.height is None else f"z {self.height:.0f} mm"
 
 
 def summarise_map(anomaly_map: NDArray[np.float32], threshold: float | None) -> MapSummary:

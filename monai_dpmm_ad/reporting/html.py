@@ -19,6 +19,7 @@ from monai_dpmm_ad.reporting.charts import draw_calibration, draw_components, dr
 from monai_dpmm_ad.reporting.colours import ColourScale, colour_table, import_matplotlib, make_colour_scale
 from monai_dpmm_ad.reporting.results import PathLike, ScanResult, ScoreCalibration
 from monai_dpmm_ad.reporting.text import flatten, format_number, to_script
+from monai_dpmm_ad.scan_paths import PICTURE_SUFFIXES, has_suffix
 
 if TYPE_CHECKING:
     from monai_dpmm_ad.metrics import Curve
@@ -112,7 +113,7 @@ def write_report(
 
 
 def _assemble(title: str, summary: str, content: str, scale: ColourScale) -> str:
-    assets = resources.files("monai_dpmm_ad.reporting") / "assets"
+    assets = resources.files("monai_dpmm_ad.reporting")
     script = (assets / "report.js").read_text(encoding="utf-8")
     style = (assets / "report.css").read_text(encoding="utf-8")
     # Only this script may run: whatever else got into the page stays text.
@@ -187,10 +188,13 @@ def _draw_legend(results: Sequence[ScanResult], scale: ColourScale) -> str:
         keys += '<span><i class="key"></i>flagged (map above threshold)</span>'
     if any(result.label is not None for result in results):
         keys += '<span><i class="key truth"></i>truth</span>'
+    note = ""
+    if not all(has_suffix(result.image, PICTURE_SUFFIXES) for result in results):
+        note = "<span>Left of a scan is the patient's right. Each picture shows the most anomalous axial slice.</span>"
     return f"""<div class="legend"><div class="bar">
 <div style="background:linear-gradient(90deg,{stops})"></div>
 <p><span>{scale.low:.3g}</span><span>{middle}</span><span>{scale.high:.3g}</span></p></div>{keys}
-<span>Left of a picture is the patient's right. Each picture shows the most anomalous axial slice.</span></div>"""
+{note}</div>"""
 
 
 def _tell_omitted(count: int, max_viewers: int) -> str:

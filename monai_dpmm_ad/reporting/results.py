@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,3 +57,25 @@ class ScoreCalibration:
     healthy_scores: Sequence[float]
     threshold: float | None = None
     rate: float | None = None
+
+    @classmethod
+    def at_rate(cls, healthy_scores: Sequence[float], rate: float = 0.05) -> ScoreCalibration:
+        """Set the threshold above which a scan's conformal p-value is at most ``rate``.
+
+        Of n healthy scores, a p-value (1 + number not below the score) / (n + 1) ≤ rate means a score above the k-th
+        largest, k = ⌊rate · (n + 1)⌋. With k = 0 there are too few healthy scans, and there is no threshold.
+
+        Example:
+            >>> ScoreCalibration.at_rate([0.1 * i for i in range(19)], rate=0.1).threshold
+            1.7000000000000002
+            >>> ScoreCalibration.at_rate([0.3, 0.4], rate=0.1).threshold is None
+            True
+
+        Raises:
+            ValueError: when ``rate`` is not between 0 and 1.
+        """
+        if not 0 < rate < 1:
+            raise ValueError(f"`rate` must lie between 0 and 1, got {rate}. Give a share such as 0.05.")
+        scores = sorted(float(score) for score in healthy_scores)
+        rank = math.floor(rate * (len(scores) + 1) + 1e-9)
+        return cls(healthy_scores=scores, threshold=scores[-rank] if rank else None, rate=rate if rank else None)

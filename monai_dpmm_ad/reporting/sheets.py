@@ -76,24 +76,23 @@ def plot_overview(path: PathLike, results: Sequence[ScanResult], num_slices: int
     if num_slices < 1:
         raise ValueError(f"`num_slices` must be at least 1, got {num_slices}. Give the number of slices per scan.")
     import_matplotlib()
-    cuts: list[tuple[ScanResult, list[int], list[SliceArrays]]] = []
+    cuts: list[tuple[ScanResult, list[SliceArrays]]] = []
     summaries: list[MapSummary] = []
     for result in results:
         volumes = read_volumes(result)
-        indices = choose_slices(volumes, num_slices)
         summaries.append(summarise_map(volumes.anomaly_map, result.threshold))
-        cuts.append((result, indices, cut_slices(volumes, indices)))
+        cuts.append((result, cut_slices(volumes, choose_slices(volumes, num_slices))))
     _draw(Path(path), cuts, make_colour_scale(summaries))
     return Path(path)
 
 
-def _draw(path: Path, cuts: Sequence[tuple[ScanResult, list[int], list[SliceArrays]]], scale: ColourScale) -> None:
+def _draw(path: Path, cuts: Sequence[tuple[ScanResult, list[SliceArrays]]], scale: ColourScale) -> None:
     from matplotlib.figure import Figure
 
     kinds = [0, 1]
-    kinds += [2] if any(arrays.mask is not None for _, _, slices in cuts for arrays in slices) else []
-    kinds += [3] if any(arrays.label is not None for _, _, slices in cuts for arrays in slices) else []
-    widest = max(len(slices) for _, _, slices in cuts)
+    kinds += [2] if any(arrays.mask is not None for _, slices in cuts for arrays in slices) else []
+    kinds += [3] if any(arrays.label is not None for _, slices in cuts for arrays in slices) else []
+    widest = max(len(slices) for _, slices in cuts)
     per_block = max(1, min(len(cuts), _COLUMNS // widest))
     blocks = math.ceil(len(cuts) / per_block)
     columns = per_block * widest
@@ -105,13 +104,18 @@ def _draw(path: Path, cuts: Sequence[tuple[ScanResult, list[int], list[SliceArra
         axes = part.subplots(len(kinds), columns, squeeze=False)
         for axis in axes.flat:
             axis.set_axis_off()
-        for place, (result, indices, slices) in enumerate(cuts[block * per_block : (block + 1) * per_block]):
-            for offset, (index, arrays) in enumerate(zip(indices, slices, strict=True)):
+        for place, (result, slices) in enumerate(cuts[block * per_block : (block + 1) * per_block]):
+            for offset, arrays in enumerate(slices):
                 column = place * widest + offset
                 panels = render_panels(arrays, scale, _PANEL_HEIGHT)
                 for row, kind in enumerate(kinds):
                     axes[row, column].imshow(panels[kind], interpolation="none")
-                title = f"slice {index}" if widest > 1 else ""
+                title = arrays.place
+                if arrays.place:  # a picture's sides are not known
+                    for x, letter in ((0.02, "R"), (0.94, "L")):
+                        axes[0, column].text(
+                            x, 0.5, letter, color="white", fontsize=8, transform=axes[0, column].transAxes
+                        )
                 if offset == 0:
                     title = f"{_shorten(result.name)}\nscore {result.score:.4g}" + (f", {title}" if title else "")
                 axes[0, column].set_title(title, fontsize=8, loc="left", parse_math=False)

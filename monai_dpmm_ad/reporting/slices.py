@@ -81,6 +81,7 @@ def cut_slices(volumes: ScanVolumes, indices: list[int], grey: NDArray[np.uint8]
     grey = window_scan(volumes.scan) if grey is None else grey
     rows, columns, _ = find_box(volumes, grey)
     spacing = (float(volumes.spacing[0]), float(volumes.spacing[1]))
+    middle = (volumes.scan.shape[0] / 2, volumes.scan.shape[1] / 2)
     return [
         SliceArrays(
             scan=grey[rows, columns, index].copy(),
@@ -88,6 +89,7 @@ def cut_slices(volumes: ScanVolumes, indices: list[int], grey: NDArray[np.uint8]
             mask=None if volumes.mask is None else volumes.mask[rows, columns, index].copy(),
             label=None if volumes.label is None else volumes.label[rows, columns, index].copy(),
             spacing=spacing,
+            height=None if volumes.is_flat else float((volumes.affine @ [*middle, index, 1])[2]),
         )
         for index in indices
     ]

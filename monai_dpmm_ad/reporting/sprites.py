@@ -32,7 +32,7 @@ def encode_picture(pixels: NDArray[np.uint8], quality: int | None = 85) -> str:
     """
     buffer = io.BytesIO()
     kind = "png" if quality is None or not features.check("webp") else "webp"
-    options: dict[str, Any] = {"optimize": True} if kind == "png" else {"quality": quality, "method": 4}
+    options: dict[str, Any] = {"optimize": True} if kind == "png" else {"quality": quality, "method": 2}
     Image.fromarray(pixels).save(buffer, kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 

@@ -67,7 +67,7 @@ def compute_foreground(image: Tensor, min_share: float = 0.1) -> Tensor:
 def _threshold(array: np.ndarray) -> float:
     """Return the intensity that parts background from tissue, a tenth of the way up."""
     low, high = (float(value) for value in np.quantile(array, [0.005, 0.995]))
-    if -5000 <= low <= -900 and -200 < high:
+    if -5000 <= low <= -900 and high > -200:
         return _AIR_TISSUE_MIDPOINT
     values, counts = np.unique(array, return_counts=True)
     level = float(values[counts.argmax()])
@@ -87,7 +87,7 @@ def _is_box(mask: np.ndarray) -> bool:
     if not mask.any():
         return False
     inside = ndimage.binary_dilation(mask[_bounding_box(mask)], _in_plane(mask.ndim))  # noise is full of gaps
-    return bool(inside[_rim(inside)].mean() > 0.5)
+    return bool(inside[_rim(inside)].mean() > 0.55)
 
 
 def _rim(mask: np.ndarray) -> np.ndarray:

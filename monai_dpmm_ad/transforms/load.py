@@ -137,8 +137,8 @@ class LoadScan(Transform):
             meta |= {"affine": torch.from_numpy(_PICTURE_AFFINE), "original_affine": _PICTURE_AFFINE.copy()}
         meta |= {"original_channel_dim": "no_channel", "filename_or_obj": source}
         values = image.as_tensor()
-        bad = int((~torch.isfinite(values)).sum())
-        if bad:
+        if not torch.isfinite(values.sum(dtype=torch.float64)):  # one pass; the count only when it is needed
+            bad = int((~torch.isfinite(values)).sum())
             raise ScanError(source, f"has {bad} NaN or infinite voxels of {values.numel()}")
         return MetaTensor(values.contiguous()[None], meta=meta)
 

@@ -74,7 +74,7 @@ class _NiftiReader(NibabelReader):
     def __init__(self) -> None:
         super().__init__(squeeze_non_spatial_dims=True)
 
-    def read(self, data: Any, **kwargs: Any) -> nib.Nifti1Image:
+    def read(self, data: Any, **kwargs: Any) -> Any:
         """Open one file."""
         self.filenames = (data,) if isinstance(data, (str, os.PathLike)) else tuple(data)
         return nib.load(self.filenames[0], **kwargs)
@@ -93,7 +93,7 @@ def nifti_reader(path: str, max_bytes: int) -> NibabelReader:
     Raises:
         ScanError: when the header rules the file out.
     """
-    image = nib.load(path)
+    image: Any = nib.load(path)
     dtype = image.get_data_dtype()
     if dtype.fields is not None or dtype.kind not in "biuf":
         raise ScanError(path, f"has voxels of type {dtype}; a scan needs one real number per voxel")
@@ -204,7 +204,7 @@ class DicomSeriesReader(PydicomReader):
             self.filenames = [slices[0][0]]
             return slices[0][1]
         slices = _sort_by_position(source, slices)
-        self.filenames = [[file for file, _ in slices]]
+        self.filenames: list[Any] = [[file for file, _ in slices]]
         for number, (_, dataset) in enumerate(slices, start=1):
             dataset.InstanceNumber = number  # the base class sorts by it
         return [dataset for _, dataset in slices]

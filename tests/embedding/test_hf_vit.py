@@ -148,7 +148,8 @@ def test_trace_saves_loads_and_gives_the_same(backbone: Backbone, kind: str, aut
         torch.jit.save(torch.jit.trace(network, images[:1], check_trace=False), file)
         file.seek(0)
         loaded = torch.jit.load(file)
-        torch.testing.assert_close(loaded(images), network(images), atol=1e-5, rtol=1e-4)
+        difference = loaded(images) - network(images)
+    assert difference.abs().max() < (3e-2 if autocast else 1e-5)  # bfloat16 rounds in another order
 
 
 def test_bfloat16_is_recorded_and_close(backbone: Backbone) -> None:

@@ -86,7 +86,7 @@ class Killed(BaseException):
     """Ends the writing where it is; the writer's own handling is switched off by the test."""
 
 
-@pytest.mark.parametrize("step", range(1, 36, 2))
+@pytest.mark.parametrize("step", range(1, 33, 3))
 def test_death_between_any_two_file_operations_loses_no_more_than_a_shard(
     tmp_path: Path, uninterrupted: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:

@@ -144,13 +144,14 @@ def test_large_scans_shrink_but_no_finding_is_lost() -> None:
     np.testing.assert_allclose((np.array(packed["affine"]) @ [r, c, k, 1])[:3], [123, 45, 134], atol=2)
 
 
-def test_a_noisy_brain_of_one_millimetre_takes_less_than_a_megabyte() -> None:
-    shape = (180, 150, 150)
+def test_a_noisy_head_of_one_millimetre_takes_less_than_a_megabyte() -> None:
     rng = np.random.default_rng(0)
-    scan = rng.random(shape, dtype=np.float32)
-    volumes = ScanVolumes(scan, scan + 1, scan > 0.99, scan > 0.99, np.eye(4), False)
+    axes = [np.linspace(-1, 1, n, dtype=np.float32) for n in (180, 150, 150)]
+    inside = axes[0][:, None, None] ** 2 + axes[1][:, None] ** 2 + axes[2] ** 2 < 1
+    scan = np.where(inside, 100 + 15 * rng.standard_normal(inside.shape, dtype=np.float32), 0)
+    volumes = ScanVolumes(scan, inside * (1 + scan / 100), scan > 140, scan > 140, np.eye(4), False)
     packed = pack_viewer(volumes, window_scan(scan), highest=None)
-    assert sum(len(packed[key]) for key in ("scan", "map", "masks")) < 2_500_000, "pure noise is the worst case"
+    assert sum(len(packed[key]) for key in ("scan", "map", "masks")) < 1_000_000
 
 
 def test_a_picture_is_packed_as_one_slice(make_picture: Maker) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from xml.etree import ElementTree
 
 import numpy as np
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monai_dpmm_ad.metrics import Curve
@@ -23,11 +24,15 @@ RESULTS = [
 ]
 
 
-@given(
-    st.recursive(
-        st.text() | st.integers() | st.booleans(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
-    )
+JSON = st.recursive(
+    st.text() | st.integers() | st.booleans(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
 )
+
+
+@settings(max_examples=60, deadline=None)
+@given(JSON)
 def test_data_in_a_script_come_back_and_cannot_end_it(content: object) -> None:
     text = to_script(content)
     assert json.loads(text) == content
@@ -40,6 +45,18 @@ def test_numbers_and_names() -> None:
     assert format_number(True) == "True"
     assert pretty_name("aupro_foreground") == "AUPRO (foreground)"
     assert flatten({"a": {"b": {"c": 1}}, "d": 2}) == {"a.b.c": 1, "d": 2}
+
+
+@given(st.lists(st.floats(-5, 5), max_size=60), st.floats(0.01, 0.5), st.floats(-6, 6))
+def test_above_the_threshold_means_a_p_value_at_most_the_rate(scores: list[float], rate: float, score: float) -> None:
+    calibration = ScoreCalibration.at_rate(scores, rate)
+    p_value = (1 + sum(healthy >= score for healthy in scores)) / (len(scores) + 1)
+    assert (calibration.threshold is not None and score > calibration.threshold) == (p_value <= rate + 1e-9)
+
+
+def test_a_rate_is_a_share() -> None:
+    with pytest.raises(ValueError, match="`rate` must lie between 0 and 1, got 5"):
+        ScoreCalibration.at_rate([1.0], rate=5)
 
 
 def _parse(url: str) -> ElementTree.Element:

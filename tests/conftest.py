@@ -1,0 +1,42 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Fixtures shared by all tests: a small cohort, a tiny backbone, a bundle fitted with both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers.tiny_vit import write_tiny_vit
+
+#: A fit that takes seconds; what is tested with it is the wiring, not how good the maps are.
+FAST = {"image_size": 56, "num_components": 8, "max_epochs": 2, "patches_per_batch": 512}
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Datalist of small brain phantoms in several orientations; two of the four test subjects have lesions."""
+    from monai_dpmm_ad.phantoms import write_cohort
+
+    folder = tmp_path_factory.mktemp("cohort")
+    return write_cohort(
+        folder, num_train=3, num_valid=2, num_test_healthy=2, num_test_abnormal=2, spacing=4.0, size="small"
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random DINOv2 in the Hugging Face format."""
+    folder = tmp_path_factory.mktemp("backbone") / "tiny"
+    write_tiny_vit(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(cohort: Path, tiny_vit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fitted bundle; tests must not change it."""
+    from monai_dpmm_ad.commands import fit
+
+    folder = tmp_path_factory.mktemp("fitted") / "bundle"
+    outcome = fit([cohort], folder, embedder_name=str(tiny_vit), **FAST)
+    assert not outcome.failures
+    return folder

@@ -1,0 +1,96 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""The three optimisers: what each promises, and that they meet."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monai_dpmm_ad.mixture import DirichletProcessMixture
+from monai_dpmm_ad.mixture.families import COVARIANCES
+from monai_dpmm_ad.mixture.natural import compute_learning_rate
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10_000), num_data=st.integers(5, 80), num_components=st.integers(1, 9))
+def test_memoized_elbo_never_falls(covariance, seed, num_data, num_components):
+    """On random data, at every step after the first lap, merges included."""
+    x = torch.randn(num_data, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = torch.nn.functional.normalize(x, dim=1)
+    mixture = DirichletProcessMixture(
+        num_components, 4, covariance, "memoized", seed=seed, top_components=num_components
+    ).initialize(x)
+    batches = x.split(max(1, num_data // 3))
+    elbos = []
+    for lap in range(5):
+        for index, batch in enumerate(batches):
+            elbo = float(mixture.partial_fit(batch, num_data, index)) * num_data
+            if lap > 0:
+                elbos.append(elbo)
+        mixture.adapt()
+        elbos.append(float(mixture.elbo(x)))  # q(z) at its optimum: no less than the cached bound
+    for before, after in zip(elbos[:-1], elbos[1:], strict=True):
+        assert after >= before - 1e-6 * max(1.0, abs(before)) or before in elbos[-1:]
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_natural_and_memoized_meet(covariance, make_directions):
+    x = make_directions(600, 6, 4, spread=0.1).double()
+    natural = DirichletProcessMixture(4, 6, covariance, "natural", forgetting=0.9).fit(x.split(100), max_epochs=30)
+    memoized = DirichletProcessMixture(4, 6, covariance, "memoized").fit(x.split(100), max_epochs=30)
+    assert float(natural.elbo(x)) == pytest.approx(float(memoized.elbo(x)), abs=0.02 * 600)
+
+
+@pytest.mark.parametrize("covariance", ["diagonal", "spherical"])
+def test_pyro_comes_close_to_memoized(covariance, make_clusters):
+    x = make_clusters(600, 6, 4).double()
+    exact = DirichletProcessMixture(4, 6, covariance, "memoized").fit(x.split(100), max_epochs=10)
+    pyro = DirichletProcessMixture(4, 6, covariance, "pyro").fit(x.split(100), max_epochs=30, tolerance=-1.0)
+    difference = float(exact.elbo(x) - pyro.elbo(x)) / 600
+    assert -1e-6 <= difference < 0.1
+
+
+def test_whole_data_natural_steps_with_rate_one_are_coordinate_ascent(make_clusters):
+    """ρ = 1 on the whole data is batch variational Bayes: the ELBO rises."""
+    x = make_clusters(300, 5, 6, spread=0.5).double()
+    mixture = DirichletProcessMixture(6, 5).initialize(x)
+    elbos = []
+    for _ in range(10):
+        mixture.num_seen.zero_()
+        mixture.partial_fit(x)
+        elbos.append(float(mixture.elbo(x)))
+    assert all(b >= a - 1e-8 for a, b in zip(elbos, elbos[1:], strict=False))
+
+
+def test_natural_steps_raise_the_elbo_over_epochs(make_clusters):
+    x = make_clusters(2000, 8, 10, spread=0.8)
+    mixture = DirichletProcessMixture(15, 8).fit(x.split(200), max_epochs=5, adapt=False)
+    assert mixture.history[-1] > mixture.history[0]
+
+
+def test_learning_rate_weighs_the_sample_that_came_before():
+    size = torch.tensor(100.0)
+    rates = [float(compute_learning_rate(torch.tensor(seen), size, 0.6)) for seen in (0.0, 100.0, 900.0)]
+    assert rates == pytest.approx([1.0, 2.0**-0.6, 10.0**-0.6])
+
+
+def test_memoized_refuses_shuffled_batches(make_clusters):
+    x = make_clusters(100, 4, 3)
+
+    class Shuffled:
+        def __iter__(self):
+            return iter(x[torch.randperm(100)].split(20))
+
+    mixture = DirichletProcessMixture(5, 4, inference="memoized")
+    with pytest.raises(ValueError, match="must be the same in every epoch for memoized inference"):
+        mixture.fit(Shuffled(), max_epochs=3)
+
+
+def test_memoized_needs_an_index(make_clusters):
+    x = make_clusters(100, 4, 3)
+    mixture = DirichletProcessMixture(5, 4, inference="memoized").initialize(x)
+    with pytest.raises(ValueError, match=r"`index` must say which batch"):
+        mixture.partial_fit(x)

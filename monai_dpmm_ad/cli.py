@@ -7,7 +7,7 @@ import argparse
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from monai_dpmm_ad import __version__
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = vars(_make_parser().parse_args(arguments))
     run, debug = options.pop("run"), options.pop("debug")
-    warnings.showwarning = _show_warning
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     if not debug:
         logging.disable(logging.WARNING)  # MONAI and Ignite narrate; what matters is printed below
     try:
@@ -77,6 +77,7 @@ def _make_parser() -> argparse.ArgumentParser:
     _add_fit(commands)
     _add_infer(commands, "infer", "--images", _infer, "draw the anomaly maps of scans")
     _add_infer(commands, "evaluate", "--data", _evaluate, "draw maps and compare them with masks or classes")
+    _add_pretrain(commands)
     return parser
 
 
@@ -127,6 +128,18 @@ def _add_infer(commands: Any, name: str, source: str, run: Any, description: str
     parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
 
 
+def _add_pretrain(commands: Any) -> None:
+    parser = _add_command(commands, "pretrain", _pretrain, "train an embedder of your own on slices without labels")
+    parser.add_argument("--images", nargs="+", required=True, metavar="PATH", help=f"taken to show no lesion: {PATHS}")
+    parser.add_argument("--mixed", nargs="+", metavar="PATH", help="scans that may show lesions, learned from as well")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder that fit --embedder takes")
+    parser.add_argument("--steps", type=int, help="optimiser steps")
+    parser.add_argument("--batch-size", type=int, help="slices in a step, of each process")
+    parser.add_argument("--patch-size", type=int, help="side of a patch in pixels")
+    parser.add_argument("--seed", type=int, help="of everything random (default 0)")
+    parser.add_argument("--device", help="cpu or cuda (default cpu)")
+
+
 def _demo(options: dict[str, Any]) -> int:
     from monai_dpmm_ad import commands
 
@@ -152,6 +165,22 @@ def _evaluate(options: dict[str, Any]) -> int:
     from monai_dpmm_ad import commands
 
     return _print(commands.evaluate(**options), options["out"])
+
+
+def _pretrain(options: dict[str, Any]) -> int:
+    from dataclasses import fields
+
+    from monai_dpmm_ad.pretraining import Recipe, pretrain
+
+    names = {field.name for field in fields(Recipe)}
+    recipe = Recipe(**{name: options.pop(name) for name in list(options) if name in names})
+    folder = pretrain(**options, recipe=recipe, report=_print_progress)
+    print(f"embedder: {folder}")
+    return 0
+
+
+def _print_progress(step: int, figures: Mapping[str, float]) -> None:
+    print(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()), file=sys.stderr)
 
 
 def _print(outcome: Outcome, folder: str) -> int:
@@ -189,3 +218,7 @@ def _print_failures(outcome: Outcome) -> int:
     for failure in outcome.failures:
         print(f"failed: {failure.path}: {failure.reason}", file=sys.stderr)
     return 1 if outcome.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from ignite.engine import Engine
@@ -17,7 +17,12 @@ from monai_dpmm_ad.fitting import StoreLoader
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.scans import FAILURE, ScanFailure, describe_failure
 
-__all__ = ["LikelihoodEvaluator", "MixtureTrainer", "ScanEvaluator"]
+__all__ = ["LikelihoodEvaluator", "MixtureTrainer", "ScanEvaluator", "finished_scans"]
+
+
+def finished_scans(engine: Engine) -> list[dict[str, Any]]:
+    """What the current iteration of a :class:`ScanEvaluator` gave: one dictionary, or none where the scan failed."""
+    return cast(list[dict[str, Any]], engine.state.output)
 
 
 class ScanEvaluator(SupervisedEvaluator):
@@ -43,7 +48,7 @@ class ScanEvaluator(SupervisedEvaluator):
             return super()._iteration(engine, batchdata)
         except (ValueError, RuntimeError, OSError, MemoryError) as error:
             meta = batchdata[CommonKeys.IMAGE].meta
-            item = {"name": meta["name"][0], "image": meta["filename_or_obj"][0]}
+            item: dict[Hashable, Any] = {"name": meta["name"][0], "image": meta["filename_or_obj"][0]}
             return self._fail(describe_failure(item, error))
 
     def _fail(self, failure: ScanFailure) -> list[Any]:
@@ -89,21 +94,22 @@ class MixtureTrainer(Trainer):
             handlers=train_handlers,
             decollate=False,
         )
+        self.loader = train_data_loader
         self.network = network
         self.inferer = inferer
 
     def run(self) -> None:  # type: ignore[override]
         """Fit; a detector that a checkpoint has already fitted is not placed anew."""
         self.network.to(self.state.device)
-        self.data_loader.open()
-        self.num_data = self.data_loader.num_data
-        self.state.epoch_length = len(self.data_loader)
+        self.loader.open()
+        self.num_data = self.loader.num_data
+        self.state.epoch_length = len(self.loader)
         super().run()
 
     def _iteration(self, engine: Any, batchdata: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         detector = self.network.detector
         if not detector.fitted:
-            detector.initialize(self._features(self.data_loader.sample()), self.num_data)
+            detector.initialize(self._features(self.loader.sample()), self.num_data)
         elbo = self.inferer(self._features(batchdata), lambda x: detector.fit_batch(x, self.num_data))
         return {CommonKeys.LOSS: -elbo}
 
@@ -140,16 +146,17 @@ class LikelihoodEvaluator(Evaluator):
             val_handlers=val_handlers,
             decollate=False,
         )
+        self.loader = val_data_loader
         self.network = network
         self.inferer = inferer
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
         """Evaluate all held-out patches, embedding them first where that has not been done."""
-        self.data_loader.open()
-        self.state.epoch_length = len(self.data_loader)
+        self.loader.open()
+        self.state.epoch_length = len(self.loader)
         super().run(global_epoch)
 
-    def _iteration(self, engine: Engine, batchdata: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def _iteration(self, engine: Any, batchdata: Any) -> Any:
         detector, device = self.network.detector, self.state.device
         features = detector.features(batchdata["patches"].to(device), batchdata["location"].to(device))
         step: Callable[..., torch.Tensor] = detector.log_likelihood

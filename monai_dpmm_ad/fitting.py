@@ -133,12 +133,11 @@ class StoreLoader:
         return int(reduce_max(batches, _collective_device()))
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        length = len(self)
         batches = self.open().batches(self.batch_size, seed=self.seed, epoch=self._epoch, shuffle=self.shuffle)
         self._epoch += 1
         yield from batches
         # All processes take the same number of steps, the last ones perhaps on nothing.
-        for _ in range(length - len(batches)):
+        for _ in range(len(self) - len(batches)):
             yield {name: rows[:0] for name, rows in self.open().sample(1).items()}
 
 

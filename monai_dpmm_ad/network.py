@@ -50,6 +50,8 @@ class AnomalyNet(nn.Module):
         num_shifts: n; the map is averaged over n×n sub-patch shifts of the grid, at n² times the cost.
     """
 
+    backbone_digest: Tensor
+
     def __init__(
         self,
         embedder: Embedder,
@@ -81,7 +83,7 @@ class AnomalyNet(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         stored = state_dict.get(prefix + "backbone_digest")
-        if stored is not None and not torch.equal(stored.cpu(), self.backbone_digest.cpu()):
+        if stored is not None and stored.tolist() != self.backbone_digest.tolist():
             raise CheckpointError(
                 "The checkpoint was fitted with another backbone than the one that is loaded, "
                 f"{self.embedder.fingerprint()}. Use the embedder that the bundle was fitted with, or fit again."
@@ -101,8 +103,9 @@ class AnomalyNet(nn.Module):
             positions: ``(B,)``, relative position of each slice along its axis, in [0, 1]; 0.5 when None.
             shift: rows and columns, in resized pixels, by which the patch grid starts above and left of the image.
         """
-        resized = F.interpolate(images, self.resized_shape(*images.shape[-2:]), mode="bilinear", antialias=True)
-        foreground = F.adaptive_avg_pool2d(_foreground(images), resized.shape[-2:])
+        size = self.resized_shape(*images.shape[-2:])
+        resized = F.interpolate(images, size, mode="bilinear", antialias=True)
+        foreground = F.adaptive_avg_pool2d(_foreground(images), size)
         embeddings = self.embedder.embed(_pad(resized * (foreground > 0), shift))
         share = pool_foreground(_pad(foreground, shift), self.embedder.patch_size)
         return EncodedSlices(embeddings, self._location(resized, embeddings.grid, positions, shift), share)

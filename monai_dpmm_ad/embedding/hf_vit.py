@@ -39,7 +39,8 @@ class HFViTEmbedder(Embedder):
     embeddings 2e-6. With torch's fused attention it was 1.7, 1.2 and 1.5, with transformers' eager attention 1.9, 1.25
     and 1.25, hence :mod:`~monai_dpmm_ad.embedding.attention`. Weights kept in bfloat16 gained nothing over autocast for
     batches of 8; a residual stream in bfloat16 gained nothing either and cost ten times the error; ``torch.compile``
-    and channels-last images gained nothing. Batches of 8 slices are as fast as larger ones, single slices a third slower.
+    and channels-last images gained nothing. Batches of 8 slices are as fast as larger ones, single slices a third
+    slower.
 
     Args:
         name_or_path: a local folder with ``config.json``, ``model.safetensors`` and ``preprocessor_config.json``, or a

@@ -7,7 +7,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 
-from monai_dpmm_ad.engines import ScanEvaluator
+from monai_dpmm_ad.engines import ScanEvaluator, finished_scans
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.network import AnomalyNet
 
@@ -39,7 +39,7 @@ class CalibrationHandler:
         self.network.calibration.reset()
 
     def _update(self, engine: Engine) -> None:
-        for scan in engine.state.output:
+        for scan in finished_scans(engine):
             anomaly_map = scan[CommonKeys.PRED].as_subclass(torch.Tensor)
             foreground = anomaly_map > 0
             if scan.get(CommonKeys.LABEL) is not None:

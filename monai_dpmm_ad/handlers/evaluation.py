@@ -37,7 +37,7 @@ class ScanMetrics(AnomalyMetricsHandler):
         """Forget all scans and read the thresholds, which a checkpoint may just have brought."""
         calibration = self.network.calibration
         if calibration.fitted:
-            self.metric_fn.metrics = AnomalyMetrics(
+            self.metric.metrics = AnomalyMetrics(
                 normal_thresholds={rate: calibration.quantile(rate, whole_field=True) for rate in FPR_RATES},
                 normal_thresholds_foreground={rate: calibration.quantile(rate) for rate in FPR_RATES},
             )

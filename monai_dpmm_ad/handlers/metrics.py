@@ -136,8 +136,8 @@ class AnomalyMetricsHandler(IgniteMetricHandler):
         self.keys = tuple(keys)
         #: all figures with their intervals, once an epoch has ended
         self.figures: dict[str, Any] = {}
-        metric = AnomalyMapMetric(metrics, bootstrap, seed)
-        super().__init__(metric_fn=metric, output_transform=output_transform, save_details=True)
+        self.metric = AnomalyMapMetric(metrics, bootstrap, seed)
+        super().__init__(metric_fn=self.metric, output_transform=output_transform, save_details=True)
 
     def update(self, output: Sequence[Any] | None) -> None:
         """Add the scans of one iteration, see ``output_transform``."""

@@ -15,7 +15,7 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.utils import CommonKeys
 
-from monai_dpmm_ad.engines import ScanEvaluator
+from monai_dpmm_ad.engines import ScanEvaluator, finished_scans
 from monai_dpmm_ad.files import write_csv
 from monai_dpmm_ad.lesions import Lesion, compute_lesions, write_lesions
 from monai_dpmm_ad.scans import write_failures
@@ -65,7 +65,7 @@ class ScanTable:
         self.lesions.clear()
 
     def _update(self, engine: Engine) -> None:
-        for scan in engine.state.output:
+        for scan in finished_scans(engine):
             row, lesions = self._describe(scan)
             self.rows.append(row)
             if lesions is not None:
@@ -100,7 +100,8 @@ class ScanTable:
     def _write(self, engine: ScanEvaluator) -> None:
         rows, lesions, failures = self.rows, self.lesions, engine.failures
         if idist.get_world_size() > 1:
-            parts = idist.all_gather((rows, lesions, failures))
+            parts: list[Any] = [None] * idist.get_world_size()
+            torch.distributed.all_gather_object(parts, (rows, lesions, failures))
             rows = sorted((row for part in parts for row in part[0]), key=lambda row: row.name)
             lesions = {name: found for part in parts for name, found in part[1].items()}
             failures = [failure for part in parts for failure in part[2]]

@@ -93,7 +93,9 @@ def _expand_debye(order: float, x: Tensor) -> Tensor:
     root = torch.hypot(z, torch.ones_like(z))
     t = 1.0 / root
     eta = root + z.log() - torch.log1p(root)
-    coefficients = [sum(row) for row in zip_longest(*([c / order**k for c in u] for k, u in enumerate(DEBYE)), fillvalue=0.0)]
+    coefficients = [
+        sum(row) for row in zip_longest(*([c / order**k for c in u] for k, u in enumerate(DEBYE)), fillvalue=0.0)
+    ]
     series = torch.zeros_like(t)
     for c in reversed(coefficients):
         series = series * t + c

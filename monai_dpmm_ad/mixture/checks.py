@@ -6,7 +6,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["check_embeddings", "explain_non_finite"]
+__all__ = ["check_embeddings", "refuse_bad_rows"]
+
+UNIT_TOLERANCE = 0.02  # of the squared length: what half precision may leave
 
 
 def check_embeddings(x: Tensor, embed_dim: int, device: torch.device, allow_empty: bool = False) -> Tensor:
@@ -39,21 +41,28 @@ def check_embeddings(x: Tensor, embed_dim: int, device: torch.device, allow_empt
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def explain_non_finite(x: Tensor) -> None:
-    """Refuse embeddings that are not finite, or whose squares are not.
+def refuse_bad_rows(x: Tensor, unit: bool = False) -> None:
+    """Refuse embeddings that are not finite, whose squares are not, or that have not unit length.
 
     Args:
         x: (n, D).
+        unit: whether they must be unit vectors.
 
     Raises:
         ValueError: naming the first bad row and its value.
     """
-    bad = ~torch.isfinite(x.square())
-    if not bad.any():
-        return
-    row = int(bad.any(1).nonzero()[0, 0])
-    value = float(x[row, int(bad[row].nonzero()[0, 0])])
-    raise ValueError(
-        f"Embeddings must be finite, got {value} in row {row}. Look at the image that it comes from; "
-        "a backbone in half precision can overflow."
-    )
+    length = x.square().sum(1)
+    if not torch.isfinite(length).all():
+        row = int((~torch.isfinite(length)).nonzero()[0, 0])
+        value = float(x[row, int(x[row].abs().nan_to_num(nan=torch.inf).argmax())])
+        raise ValueError(
+            f"Embeddings must be finite, got {value} in row {row}. Look at the image that it comes from; "
+            "a backbone in half precision can overflow."
+        )
+    off = (length - 1.0).abs() > UNIT_TOLERANCE
+    if unit and off.any():
+        row = int(off.nonzero()[0, 0])
+        raise ValueError(
+            f"Embeddings must be unit vectors for von Mises–Fisher components, got length {float(length[row].sqrt())} "
+            f"in row {row}. Normalise them, and leave out zero vectors."
+        )

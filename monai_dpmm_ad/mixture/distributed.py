@@ -43,8 +43,9 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
     if get_world_size() == 1:
         return
     for parameter in parameters:
-        dist.all_reduce(parameter.grad)
-        parameter.grad /= get_world_size()
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            parameter.grad.div_(get_world_size())
 
 
 def reduce_sum(value: float, device: torch.device) -> float:

@@ -120,9 +120,7 @@ class FactorisedGaussian(Family):
     def compute_expected_coefficients(self, scale: DataScale, params: NormalGamma) -> Coefficients:
         """Compute E[log N(y | μ_k, λ_k)] with the datum's own variance ε."""
         precision = params.shape[:, None] / params.rate
-        log_precision = self.group_size * (
-            self.num_groups * torch.digamma(params.shape) - params.rate.log().sum(1)
-        )
+        log_precision = self.group_size * (self.num_groups * torch.digamma(params.shape) - params.rate.log().sum(1))
         noise = self.variance_floor * precision @ self.group(scale.variance)
         slack = log_precision - self.embed_dim / params.kappa - noise
         return self.assemble(params.mean, precision, slack)

@@ -52,7 +52,9 @@ def draw_sample(batches: Iterable[Tensor], size: int, generator: torch.Generator
         merged[new.to(sample.device)] = batch[(kept[new] - sample.shape[0]).to(batch.device)].to(sample)
         sample = merged
     if sample is None or seen == 0:
-        raise ValueError("`batches` must hold at least one embedding, got none. Check the folder or store they come from.")
+        raise ValueError(
+            "`batches` must hold at least one embedding, got none. Check the folder or store they come from."
+        )
     return sample, seen
 
 

@@ -77,14 +77,16 @@ class Memoized:
         """
         if self.changed is not None and bool(self.changed):
             raise ValueError(
-                "`batches` must be the same in every epoch for memoized inference, got other data in a batch seen before. "
+                "`batches` must be the same in every epoch for memoized inference, got other data in one seen before. "
                 "Turn shuffling off, or use natural inference."
             )
         state = model.update(self._total(), state.alpha_rate)
         if self.tree is None or not self.tree.children:
             return state, 0
         group_entropy = torch.stack([shard.group_entropy for shard in self.shards.values()]).sum(0)
-        state, accepted = accept_merges(model, state, self.tree, group_entropy, lambda s: float(self._evaluate(model, s)))
+        state, accepted = accept_merges(
+            model, state, self.tree, group_entropy, lambda s: float(self._evaluate(model, s))
+        )
         groups = self.tree.groups[accepted]
         if accepted:
             for index, shard in self.shards.items():

@@ -3,36 +3,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from monai_dpmm_ad.errors import CheckpointError, NotFittedError, unknown_option
-from monai_dpmm_ad.mixture.checks import check_embeddings, explain_non_finite
+from monai_dpmm_ad.errors import unknown_option
+from monai_dpmm_ad.mixture.checks import check_embeddings, refuse_bad_rows
 from monai_dpmm_ad.mixture.distributed import gather_rows, get_world_size, reduce_max, reduce_sum, sum_local_steps
-from monai_dpmm_ad.mixture.families import make_family
-from monai_dpmm_ad.mixture.family import DataScale
 from monai_dpmm_ad.mixture.hyperparameters import Hyperparameters
 from monai_dpmm_ad.mixture.initialise import compute_data_scale, draw_sample, seed_statistics
 from monai_dpmm_ad.mixture.memoized import Memoized
 from monai_dpmm_ad.mixture.moves import adapt_to_sample
 from monai_dpmm_ad.mixture.natural import compute_learning_rate, take_natural_step
-from monai_dpmm_ad.mixture.posterior import Posterior, build_posterior
-from monai_dpmm_ad.mixture.statistics import Statistics, zero_statistics
-from monai_dpmm_ad.mixture.variational import Model, State, Variational, compute_elbo, run_local_step
-
-if TYPE_CHECKING:
-    from monai_dpmm_ad.mixture.pyro_model import PyroOptimizer
+from monai_dpmm_ad.mixture.state import MixtureState
+from monai_dpmm_ad.mixture.statistics import Statistics
+from monai_dpmm_ad.mixture.variational import State, compute_elbo, run_local_step
 
 __all__ = ["DirichletProcessMixture"]
 
 INFERENCES = ("natural", "pyro", "memoized")
-CPU_CHUNK, DEVICE_CHUNK = 2048, 32768  # rows: the workspace stays in a CPU's cache, and fills a GPU
 
 
-class DirichletProcessMixture(nn.Module):
+class DirichletProcessMixture(MixtureState):
     """A truncated Dirichlet process mixture for embeddings, fitted batch by batch by variational inference.
 
     Whatever the inference, the state is the same: expected statistics of the components and q(α). It lives in float64
@@ -70,17 +63,6 @@ class DirichletProcessMixture(nn.Module):
         torch.Size([500])
     """
 
-    statistic_counts: Tensor
-    statistic_sums: Tensor
-    statistic_entropy: Tensor
-    statistic_size: Tensor
-    alpha_rate: Tensor
-    data_mean: Tensor
-    data_variance: Tensor
-    hyperparameters: Tensor
-    num_seen: Tensor
-    fitted: Tensor
-
     def __init__(
         self,
         num_components: int,
@@ -101,22 +83,16 @@ class DirichletProcessMixture(nn.Module):
         chunk_size: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
         for name, value in [("num_components", num_components), ("embed_dim", embed_dim), ("restarts", restarts)]:
             if value < 1:
                 raise ValueError(f"`{name}` must be positive, got {value}.")
         if inference not in INFERENCES:
             raise unknown_option("inference", inference, INFERENCES)
-        self.num_components = num_components
-        self.embed_dim = embed_dim
-        self.covariance = covariance
-        self.inference = inference
-        self.restarts = restarts
-        self.sample_size = max(20_000, 40 * num_components) if sample_size is None else sample_size
-        self.chunk_size = chunk_size
-        self.seed = seed
-        #: mean ELBO per datum of each epoch of the last ``fit``, nats
-        self.history: list[float] = []
+        if inference == "pyro" and covariance not in ("diagonal", "spherical"):
+            raise ValueError(
+                f"`inference` must be natural or memoized for {covariance} covariance, got 'pyro'. "
+                "The Pyro model knows diagonal and spherical covariance."
+            )
         hyper = Hyperparameters(
             alpha_shape=alpha_prior[0],
             alpha_rate=alpha_prior[1],
@@ -128,108 +104,13 @@ class DirichletProcessMixture(nn.Module):
             learning_rate=learning_rate,
             top_components=top_components,
         )
-        num_features = make_family(covariance, embed_dim, hyper).num_features
-        for name, value in zip(Statistics._fields, zero_statistics(num_components, num_features), strict=True):
-            self.register_buffer(f"statistic_{name}", value)
-        self.register_buffer("alpha_rate", torch.tensor(hyper.alpha_rate, dtype=torch.float64))
-        self.register_buffer("data_mean", torch.zeros(embed_dim, dtype=torch.float64))
-        self.register_buffer("data_variance", torch.ones(embed_dim, dtype=torch.float64))
-        self.register_buffer("hyperparameters", hyper.to_tensor())
-        self.register_buffer("num_seen", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("fitted", torch.tensor(False))
-        self._refresh()
-
-    # State -----------------------------------------------------------------------------------------------------------
-
-    @property
-    def state(self) -> State:
-        """The state as the optimisers see it."""
-        return State(
-            Statistics(self.statistic_counts, self.statistic_sums, self.statistic_entropy, self.statistic_size),
-            self.alpha_rate,
-        )
-
-    @property
-    def model(self) -> Model:
-        """The priors and the likelihood, as the hyperparameters and the data's scale define them."""
-        return Model(
-            make_family(self.covariance, self.embed_dim, self._hyper),
-            DataScale(self.data_mean, self.data_variance),
-            self.hyperparameters[0],
-            self.hyperparameters[1],
-        )
-
-    @property
-    def variational(self) -> Variational:
-        """The factors that follow from the state."""
-        if self._variational is None:
-            self._variational = self.model.build(self.state)
-        return self._variational
-
-    @property
-    def posterior(self) -> Posterior:
-        """The fitted mixture as a density.
-
-        Raises:
-            NotFittedError: before a fit.
-        """
-        self._require_fitted()
-        if self._posterior is None:
-            chunk_size = self._choose_chunk(self.data_mean.device)
-            self._posterior = build_posterior(self.model, self.state, self.variational, chunk_size)
-        return self._posterior
-
-    def _set_state(self, state: State) -> None:
-        """Copy a state into the buffers."""
-        for name, value in zip(Statistics._fields, state.statistics, strict=True):
-            setattr(self, f"statistic_{name}", value)
-        self.alpha_rate = state.alpha_rate
-        self._variational = None
-        self._posterior = None
-
-    def _refresh(self) -> None:
-        """Forget what was derived from the buffers: they have been changed from outside."""
-        self._hyper = Hyperparameters.from_tensor(self.hyperparameters)
-        self._is_fitted = bool(self.fitted)
-        self._variational: Variational | None = None
-        self._posterior: Posterior | None = None
-        self._pyro: PyroOptimizer | None = None
-        self._memoized: Memoized | None = None
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DirichletProcessMixture:
-        """Move to a device; statistics stay float64 when the network around is made half or bfloat16."""
-
-        def move(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        super()._apply(move, recurse)
-        self._refresh()
-        return self
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Load, having checked that the state is of a mixture of this size.
-
-        Raises:
-            CheckpointError: if it is not.
-        """
-        for name, buffer in self.named_buffers(recurse=False):
-            saved = state_dict.get(prefix + name)
-            if saved is not None and saved.shape != buffer.shape:
-                raise CheckpointError(
-                    f"`{prefix}{name}` must have shape {tuple(buffer.shape)} for {self.num_components} components, "
-                    f"{self.embed_dim} dimensions and {self.covariance} covariance, got {tuple(saved.shape)}. "
-                    "Build the mixture with the arguments that it was saved with."
-                )
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._refresh()
-
-    def _require_fitted(self) -> None:
-        if not self._is_fitted:
-            raise NotFittedError("The mixture has not been fitted. Call `fit`, or `initialize`, or load a state dict.")
-
-    def _choose_chunk(self, device: torch.device) -> int:
-        return self.chunk_size or (CPU_CHUNK if device.type == "cpu" else DEVICE_CHUNK)
+        super().__init__(num_components, embed_dim, covariance, hyper, chunk_size)
+        self.inference = inference
+        self.restarts = restarts
+        self.sample_size = max(20_000, 40 * num_components) if sample_size is None else sample_size
+        self.seed = seed
+        #: mean ELBO per datum of each epoch of the last ``fit``, nats
+        self.history: list[float] = []
 
     # Fitting ---------------------------------------------------------------------------------------------------------
 
@@ -248,7 +129,7 @@ class DirichletProcessMixture(nn.Module):
             ValueError: if the sample is empty, of another dimension, or holds values that are not finite.
         """
         sample = check_embeddings(sample, self.embed_dim, self.data_mean.device)
-        explain_non_finite(sample)
+        refuse_bad_rows(sample, self.model.family.unit)
         num_data = sample.shape[0] if num_data is None else num_data
         self.data_mean, self.data_variance = compute_data_scale(sample)
         model = self.model
@@ -298,7 +179,7 @@ class DirichletProcessMixture(nn.Module):
         groups = tree.groups if tree is not None else None
         found = sum_local_steps(run_local_step(model, variational, batch, chunk_size, groups))
         if batch.device.type == "cpu" and not torch.isfinite(found.evidence):
-            explain_non_finite(batch)
+            refuse_bad_rows(batch, self.model.family.unit)
         if self.inference == "natural":
             rate = compute_learning_rate(self.num_seen, found.statistics.size, self._hyper.forgetting)
             self.num_seen = self.num_seen + found.statistics.size
@@ -317,7 +198,7 @@ class DirichletProcessMixture(nn.Module):
 
     def _take_pyro_step(self, batch: Tensor, size: Tensor) -> tuple[State, Tensor]:
         """A step of Pyro's SVI; Pyro is imported only here."""
-        explain_non_finite(batch)
+        refuse_bad_rows(batch, self.model.family.unit)
         if self._pyro is None:
             from monai_dpmm_ad.mixture.pyro_model import PyroOptimizer
 
@@ -346,7 +227,9 @@ class DirichletProcessMixture(nn.Module):
             self._memoized.start_lap(self.model, self.state)
             return accepted
         if sample is None:
-            raise ValueError(f"`sample` must be given for {self.inference} inference, got None. The one to start from will do.")
+            raise ValueError(
+                f"`sample` must be given for {self.inference} inference, got None. The one to start from will do."
+            )
         sample = check_embeddings(sample, self.embed_dim, self.data_mean.device)
         state, accepted = adapt_to_sample(self.model, self.state, sample, self._choose_chunk(sample.device))
         self._set_state(state)
@@ -388,7 +271,9 @@ class DirichletProcessMixture(nn.Module):
             ValueError: if there are no embeddings, ``batches`` can be read only once, or a batch is bad.
         """
         if isinstance(batches, Iterator):
-            raise ValueError("`batches` must be readable more than once, got an iterator. Pass a list, a store or a loader.")
+            raise ValueError(
+                "`batches` must be readable more than once, got an iterator. Pass a list, a store or a loader."
+            )
         if sample is None or num_data is None:
             sample, num_data = self._draw_sample(batches) if sample is None else (sample, self._count(batches))
         self.initialize(sample, num_data)
@@ -473,6 +358,8 @@ class DirichletProcessMixture(nn.Module):
         """Run a method of the posterior in float32, whatever autocast says: half precision cancels."""
         posterior = self.posterior
         x = check_embeddings(x, self.embed_dim, self.data_mean.device, allow_empty=True).float()
+        if posterior.family.unit and x.device.type == "cpu":  # elsewhere the score is NaN: asking would wait
+            refuse_bad_rows(x, unit=True)
         with torch.autocast(x.device.type, enabled=False):
             result: Tensor = getattr(posterior, method)(x)
         return result

@@ -2,9 +2,10 @@
 """Merges: how the number of components adapts, each set of moves accepted only if the ELBO rises.
 
 A merge gives the data of a group of components to one of them: responsibilities and statistics add. What the ELBO
-gains then follows from statistics, but for one number per group, the entropy of its joint assignment, which a pass over the
-data measures (it is near zero where the group is a whole cluster). The groups are the nodes of an agglomerative tree, so that seven fragments of one cluster can
-become one even where joining two of the seven would not pay. Pruning a component that holds little is a merge too.
+gains then follows from statistics, but for one number per group, the entropy of its joint assignment, which a pass over
+some data measures; it is near zero where the group is a whole cluster. The groups are the nodes of an agglomerative
+tree, so that seven fragments of one cluster can become one even where joining two of the seven would not pay. Pruning
+a component that holds little is a merge too.
 
 Reference:
     Hughes and Sudderth 2013, Memoized online variational inference for Dirichlet process mixture models, section 3.2,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from monai_dpmm_ad.mixture.family import Family
 from monai_dpmm_ad.mixture.sticks import compute_weights
-from monai_dpmm_ad.mixture.variational import Model, State, Variational, compute_weighted_log_prob
+from monai_dpmm_ad.mixture.variational import Model, State, Variational, compute_weighted_log_prob, normalise
 from monai_dpmm_ad.ops.distances import nearest_cosine_distance, nearest_euclidean_distance
 
 __all__ = ["Posterior", "build_posterior"]
@@ -66,7 +66,7 @@ class Posterior:
         Returns:
             (n,), nats.
         """
-        return torch.cat([self._weighted(rows).logsumexp(1) for rows in x.split(self.chunk_size)])
+        return torch.cat([normalise(self._weighted(rows))[1] for rows in x.split(self.chunk_size)])
 
     def log_prob_bound(self) -> Tensor:
         """Compute an upper bound of log p over all x: log Σ_k π_k max p(· | k), 0-dim, nats."""

@@ -8,6 +8,7 @@ represented by its expectation, which is exact because the model's log density i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyro
@@ -43,11 +44,11 @@ class ExpectedOneHot(dist.TorchDistribution):
 
     def __init__(self, log_weights: Tensor, size: int) -> None:
         self.log_weights = log_weights.expand(size, -1)
-        super().__init__((size,), log_weights.shape[-1:], validate_args=False)
+        super().__init__(torch.Size([size]), log_weights.shape[-1:], validate_args=False)
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Return the expectation, (n, K)."""
-        return self.log_weights.exp().expand(sample_shape + self.log_weights.shape)
+        return self.log_weights.exp().expand(*sample_shape, *self.log_weights.shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Compute Σ_k r_nk log π_k, (n,)."""
@@ -70,7 +71,7 @@ class ExpectedLikelihood(dist.TorchDistribution):
         self.assignment = assignment
         self.model = model
         self.coefficients = coefficients
-        super().__init__(assignment.shape[:1], (model.family.embed_dim,), validate_args=False)
+        super().__init__(assignment.shape[:1], torch.Size([model.family.embed_dim]), validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Compute the expected log density of each datum, (n,)."""
@@ -119,7 +120,9 @@ def sample_guide(model: Model, variational: Variational, x: Tensor, num_data: fl
     sticks, params = variational.sticks, variational.params
     pyro.sample("alpha", dist.Gamma(sticks.alpha_shape, sticks.alpha_rate))
     pyro.sample("v", dist.Beta(sticks.first, sticks.second).to_event(1))
-    precision = pyro.sample("precision", dist.Gamma(params.shape[:, None].expand_as(params.rate), params.rate).to_event(2))
+    precision = pyro.sample(
+        "precision", dist.Gamma(params.shape[:, None].expand_as(params.rate), params.rate).to_event(2)
+    )
     spread = (params.kappa[:, None] * precision).rsqrt().expand_as(params.mean)
     pyro.sample("mean", dist.Normal(params.mean, spread).to_event(2))
     with torch.no_grad():  # q(z) is at its optimum: the ELBO has no slope along it

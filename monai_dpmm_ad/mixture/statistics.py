@@ -43,8 +43,12 @@ class Statistics(NamedTuple):
 
     def mix(self, other: Statistics, rate: float | Tensor) -> Statistics:
         """Compute (1 − rate)·self + rate·other."""
-        return Statistics(*(torch.lerp(a, b, torch.as_tensor(rate, dtype=a.dtype, device=a.device))
-                            for a, b in zip(self, other, strict=True)))
+        return Statistics(
+            *(
+                torch.lerp(a, b, torch.as_tensor(rate, dtype=a.dtype, device=a.device))
+                for a, b in zip(self, other, strict=True)
+            )
+        )
 
     def select(self, order: Tensor) -> Statistics:
         """Reorder the components.

@@ -26,7 +26,16 @@ from monai_dpmm_ad.mixture.sticks import (
     update_alpha_rate,
 )
 
-__all__ = ["LocalStep", "Model", "State", "Variational", "compute_elbo", "compute_weighted_log_prob", "run_local_step"]
+__all__ = [
+    "LocalStep",
+    "Model",
+    "State",
+    "Variational",
+    "compute_elbo",
+    "compute_weighted_log_prob",
+    "normalise",
+    "run_local_step",
+]
 
 
 class State(NamedTuple):
@@ -104,9 +113,7 @@ class Model(NamedTuple):
 
     def update(self, statistics: Statistics, alpha_rate: Tensor) -> State:
         """Make the state of new statistics, moving q(α) along."""
-        return State(
-            statistics, update_alpha_rate(statistics.counts, self.alpha_shape, self.alpha_rate, alpha_rate)
-        )
+        return State(statistics, update_alpha_rate(statistics.counts, self.alpha_shape, self.alpha_rate, alpha_rate))
 
 
 def compute_elbo(model: Model, statistics: Statistics, variational: Variational) -> Tensor:
@@ -146,6 +153,22 @@ def compute_weighted_log_prob(
     return family.compute_log_prob(features, coefficients)
 
 
+def normalise(log_prob: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute responsibilities and log Σ_k exp of weighted log probabilities.
+
+    The sum is the largest term less the log of its own responsibility. So there is one exponential per entry, that of
+    softmax, which is ten times as fast on a CPU as the one of logsumexp where most entries underflow.
+
+    Args:
+        log_prob: (n, K).
+
+    Returns:
+        responsibilities (n, K) and log sums (n,).
+    """
+    resp = log_prob.softmax(1)
+    return resp, log_prob.amax(1) - resp.amax(1).log()
+
+
 def run_local_step(
     model: Model, variational: Variational, x: Tensor, chunk_size: int, groups: Tensor | None = None
 ) -> LocalStep:
@@ -171,9 +194,8 @@ def run_local_step(
     group_entropy = counts.new_zeros(0 if groups is None else groups.shape[0])
     for rows in x.split(chunk_size) if x.shape[0] else ():
         log_prob = compute_weighted_log_prob(model.family, coefficients, shift, rows, features)
-        resp = log_prob.softmax(1)
-        # log Σ exp = largest − log of its own responsibility: one exponential per entry, and softmax has the fast one.
-        evidence += resp.T @ (log_prob.amax(1) - resp.amax(1).log())
+        resp, log_norm = normalise(log_prob)
+        evidence += resp.T @ log_norm
         counts += resp.sum(0)
         model.family.sum_features(resp, features[: rows.shape[0]], sums)
         if groups is not None:

@@ -20,13 +20,14 @@ import torch
 from torch import Tensor
 
 from monai_dpmm_ad.mixture.bessel import compute_bessel_ratio, compute_log_bessel
+from monai_dpmm_ad.mixture.checks import UNIT_TOLERANCE
 from monai_dpmm_ad.mixture.family import Coefficients, DataScale, Family
 
 __all__ = ["VonMisesFisher", "VonMisesFisherParams", "invert_resultant"]
 
 NEWTON_STEPS = 3  # Sra's start is within a few percent, and Newton squares the error
+LEAST_SPREAD = 1e-5  # of a direction: concentrations beyond D/1e-5 would drown in float32's rounding
 ALTERNATIONS = 3  # of κ and ξ, which depend on each other where a component holds few data
-UNIT_TOLERANCE = 0.02  # of ‖y‖² − 1: what half precision may leave
 
 
 class VonMisesFisherParams(NamedTuple):
@@ -133,7 +134,7 @@ class VonMisesFisher(Family):
 
     def _shrinkage(self, scale: DataScale) -> Tensor:
         """1 − ε: a datum known to within some variance has a shorter expectation."""
-        return 1.0 - 0.5 * self.variance_floor * scale.variance.sum().clamp(max=1.0)
+        return 1.0 - 0.5 * (self.variance_floor * scale.variance.sum()).clamp(LEAST_SPREAD, 1.0)
 
     def _prior_resultant(self, scale: DataScale) -> Tensor:
         """R_0, below one by the floor at least."""
@@ -159,6 +160,6 @@ def invert_resultant(dim: int, resultant: Tensor) -> Tensor:
     for _ in range(NEWTON_STEPS):
         ratio = compute_bessel_ratio(order, kappa)
         slope = 1.0 - ratio.square() - (dim - 1.0) / kappa.clamp(min=1e-12) * ratio
-        step = (ratio - resultant) / slope.clamp(min=1e-12)
-        kappa = torch.where(kappa > 1e-6, (kappa - step).clamp(min=0.0), kappa)
+        step = torch.minimum((ratio - resultant) / slope.clamp(min=1e-16), 0.5 * kappa)
+        kappa = torch.where(kappa > 1e-6, kappa - torch.maximum(step, -0.5 * kappa), kappa)
     return kappa

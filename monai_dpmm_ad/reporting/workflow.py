@@ -47,7 +47,7 @@ def report_scans(
         folder / "report.html",
         results,
         metrics=metrics.figures if metrics else None,
-        curves=metrics.metric_fn.gathered.curves() if metrics else None,
+        curves=metrics.metric.gathered.curves() if metrics else None,
         calibration=ScoreCalibration.at_rate(scores),
         component_usage=network.detector.mixture.posterior.weights.tolist(),
         settings=settings,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -39,7 +39,7 @@ class SaveScand(SaveImaged):
     def __init__(
         self, keys: KeysCollection, output_dir: str | os.PathLike[str], postfix: str, dtype: str = "float32"
     ) -> None:
-        super().__init__(keys, output_dir=output_dir, output_postfix=postfix, allow_missing_keys=True)
+        super().__init__(keys, output_dir=Path(output_dir), output_postfix=postfix, allow_missing_keys=True)
         self.output_dir, self.postfix, self.dtype = Path(output_dir), postfix, np.dtype(dtype)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -85,7 +85,7 @@ def _write_picture(path: Path, values: NDArray[Any], meta: Mapping[str, Any]) ->
     if pixels.dtype == np.uint8:
         Image.fromarray((pixels > 0).astype(np.uint8) * 255).save(path)
         return
-    scale = UINT16_MAX / max(2 * float(meta["threshold"]), np.finfo(np.float32).tiny)
+    scale = UINT16_MAX / max(2 * float(meta["threshold"]), 1e-12)
     Image.fromarray(np.clip(pixels * scale, 0, UINT16_MAX).astype(np.uint16)).save(path)
 
 
@@ -94,7 +94,7 @@ def _write_nifti(path: Path, values: NDArray[Any], meta: Mapping[str, Any]) -> N
     if not has_suffix(source, NIFTI_SUFFIXES):
         nib.save(nib.Nifti1Image(values, np.asarray(meta["original_affine"], dtype=np.float64)), path)
         return
-    image = nib.load(source)
+    image = cast(nib.Nifti1Image, nib.load(source))
     header = nib.Nifti1Header.from_header(image.header, check=False)
     header.set_data_dtype(values.dtype)
     header.set_slope_inter(1, 0)

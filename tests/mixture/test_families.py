@@ -91,7 +91,10 @@ def test_normal_gamma_kl_agrees_with_torch(data, resp):
     torch.manual_seed(0)
     family, scale, _, params = fit("diagonal", data, resp)
     rate = family.prior_rate(scale).expand(K, DIM)
-    q, p = Gamma(params.shape[:, None].expand(K, DIM), params.rate), Gamma(torch.full_like(rate, family.precision_shape), rate)
+    q, p = (
+        Gamma(params.shape[:, None].expand(K, DIM), params.rate),
+        Gamma(torch.full_like(rate, family.precision_shape), rate),
+    )
     precision = q.sample((20_000,))
     normal = kl_divergence(
         Normal(params.mean, (params.kappa[:, None] * precision).rsqrt()),
@@ -151,7 +154,9 @@ def test_gaussian_predictive_is_normalised(covariance, resp):
     x = torch.randn(NUM, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     family, scale, _, params = fit(covariance, x, resp)
     grid = torch.linspace(-20, 20, 20_001, dtype=torch.float64)[:, None]
-    log_prob = family.compute_log_prob(write(family, scale, grid), family.compute_predictive_coefficients(scale, params))
+    log_prob = family.compute_log_prob(
+        write(family, scale, grid), family.compute_predictive_coefficients(scale, params)
+    )
     torch.testing.assert_close(log_prob.exp().sum(0) * 40 / 20_000, torch.ones(K).double(), rtol=1e-4, atol=0)
     torch.testing.assert_close(log_prob.amax(0), family.compute_mode_log_density(params), rtol=1e-3, atol=1e-4)
 

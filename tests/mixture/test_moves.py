@@ -23,8 +23,8 @@ def test_thirty_clusters_are_found_among_two_hundred(inference, seed, make_clust
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_every_family_merges_fragments(covariance, make_directions):
-    x = make_directions(400, 8, 5, spread=0.02).double()
-    mixture = DirichletProcessMixture(15, 8, covariance, "memoized", top_components=15).fit(x.split(100))
+    x = make_directions(1000, 8, 5, spread=0.05).double()
+    mixture = DirichletProcessMixture(15, 8, covariance, "memoized", top_components=15).fit(x.split(250))
     assert mixture.posterior.count_components(0.99) == 5
 
 

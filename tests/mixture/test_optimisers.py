@@ -3,37 +3,45 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from monai_dpmm_ad.mixture import DirichletProcessMixture
 from monai_dpmm_ad.mixture.families import COVARIANCES
 from monai_dpmm_ad.mixture.natural import compute_learning_rate
+from monai_dpmm_ad.mixture.variational import compute_elbo
+
+
+def compute_cached_elbo(mixture: DirichletProcessMixture) -> float:
+    """The ELBO of the assignments in the cache, nats per datum."""
+    statistics = mixture.state.statistics
+    return float(compute_elbo(mixture.model, statistics, mixture.variational) / statistics.size)
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
-@settings(max_examples=8, deadline=None)
-@given(seed=st.integers(0, 10_000), num_data=st.integers(5, 80), num_components=st.integers(1, 9))
+@settings(max_examples=5, deadline=None, phases=[Phase.generate], derandomize=True)
+@given(seed=st.integers(0, 10_000), num_data=st.integers(5, 80), num_components=st.integers(1, 6))
 def test_memoized_elbo_never_falls(covariance, seed, num_data, num_components):
-    """On random data, at every step after the first lap, merges included."""
-    x = torch.randn(num_data, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    """On random data, at every step after the first lap, at every merge and reordering."""
+    x = torch.randn(num_data, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     x = torch.nn.functional.normalize(x, dim=1)
     mixture = DirichletProcessMixture(
-        num_components, 4, covariance, "memoized", seed=seed, top_components=num_components
+        num_components, 3, covariance, "memoized", seed=seed, top_components=num_components
     ).initialize(x)
-    batches = x.split(max(1, num_data // 3))
     elbos = []
-    for lap in range(5):
-        for index, batch in enumerate(batches):
-            elbo = float(mixture.partial_fit(batch, num_data, index)) * num_data
-            if lap > 0:
-                elbos.append(elbo)
+    for lap in range(4):
+        for index, batch in enumerate(x.split(1 + num_data // 3)):
+            mixture.partial_fit(batch, num_data, index)
+            elbos.append((lap, compute_cached_elbo(mixture)))
         mixture.adapt()
-        elbos.append(float(mixture.elbo(x)))  # q(z) at its optimum: no less than the cached bound
-    for before, after in zip(elbos[:-1], elbos[1:], strict=True):
-        assert after >= before - 1e-6 * max(1.0, abs(before)) or before in elbos[-1:]
+        elbos.append((lap, compute_cached_elbo(mixture)))
+    after_first_lap = [elbo for lap, elbo in elbos if lap > 0]
+    for before, after in pairwise(after_first_lap):
+        assert after >= before - 1e-7 * max(1.0, abs(before))
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
@@ -48,7 +56,7 @@ def test_natural_and_memoized_meet(covariance, make_directions):
 def test_pyro_comes_close_to_memoized(covariance, make_clusters):
     x = make_clusters(600, 6, 4).double()
     exact = DirichletProcessMixture(4, 6, covariance, "memoized").fit(x.split(100), max_epochs=10)
-    pyro = DirichletProcessMixture(4, 6, covariance, "pyro").fit(x.split(100), max_epochs=30, tolerance=-1.0)
+    pyro = DirichletProcessMixture(4, 6, covariance, "pyro").fit(x.split(100), max_epochs=15, tolerance=-1.0)
     difference = float(exact.elbo(x) - pyro.elbo(x)) / 600
     assert -1e-6 <= difference < 0.1
 
@@ -62,7 +70,7 @@ def test_whole_data_natural_steps_with_rate_one_are_coordinate_ascent(make_clust
         mixture.num_seen.zero_()
         mixture.partial_fit(x)
         elbos.append(float(mixture.elbo(x)))
-    assert all(b >= a - 1e-8 for a, b in zip(elbos, elbos[1:], strict=False))
+    assert all(b >= a - 1e-8 for a, b in pairwise(elbos))
 
 
 def test_natural_steps_raise_the_elbo_over_epochs(make_clusters):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -52,7 +54,7 @@ def test_inertia_is_that_of_labels(blobs):
 def test_lloyd_does_not_raise_inertia(blobs):
     x, _ = blobs
     inertia = [float(fit_kmeans(x, 12, make_generator(), max_iterations=i).inertia) for i in (0, 1, 3, 10)]
-    assert all(b <= a * (1 + 1e-5) for a, b in zip(inertia, inertia[1:], strict=False))
+    assert all(b <= a * (1 + 1e-5) for a, b in pairwise(inertia))
 
 
 def test_more_restarts_are_no_worse(blobs):

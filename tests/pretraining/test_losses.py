@@ -38,7 +38,9 @@ def test_contrast_ignores_excluded_pairs():
     with_twins, _ = compute_contrast(duplicated, duplicated, excluded, 0.1)
     # Each row still has its other negatives, twice over.
     logits = tokens @ tokens.T / 0.1
-    expected = torch.logsumexp(torch.cat([logits, logits.masked_fill(torch.eye(6, dtype=torch.bool), -torch.inf)], 1), 1)
+    expected = torch.logsumexp(
+        torch.cat([logits, logits.masked_fill(torch.eye(6, dtype=torch.bool), -torch.inf)], 1), 1
+    )
     torch.testing.assert_close(with_twins, (expected - logits.diagonal()).mean())
     assert with_twins > plain
 
@@ -47,7 +49,13 @@ def lesion_loss(queries, changed, support, owners=None):
     count = len(queries)
     owners = torch.zeros(count, dtype=torch.long) if owners is None else owners
     return compute_lesion_loss(
-        queries, owners, changed, support, torch.ones(len(support), dtype=torch.long), torch.tensor(10.0), torch.tensor(0.5)
+        queries,
+        owners,
+        changed,
+        support,
+        torch.ones(len(support), dtype=torch.long),
+        torch.tensor(10.0),
+        torch.tensor(0.5),
     )
 
 

@@ -26,5 +26,5 @@ def test_bad_settings_are_refused(make_recipe, changes, message):
 
 
 def test_wrong_type_is_refused(make_recipe):
-    with pytest.raises(TypeError, match="`steps` must be of type int, got 1.5"):
+    with pytest.raises(TypeError, match=r"`steps` must be of type int, got 1\.5"):
         make_recipe(steps=1.5)

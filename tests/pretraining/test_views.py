@@ -20,16 +20,18 @@ FRAMES = torch.full((6, 2), 64.0)
 
 
 def test_places_say_where_the_pixels_come_from(ramps, generator):
-    view, _ = sample_view_pair(ramps, FRAMES, 32, 8, (0.5, 0.9), generator)
+    view, _ = sample_view_pair(ramps, FRAMES, 32, 8, (0.5, 0.9), 0.1, generator)
     means = F.avg_pool2d(view.images, 8)[:, 0]
     whole = F.avg_pool2d((view.images > 0).float(), 8)[:, 0] == 1
     expected = 0.2 + 0.6 * (view.places - 0.5) / 63
     for index in range(6):
-        torch.testing.assert_close(means[index][whole[index]], expected[index, ..., index % 2][whole[index]], atol=0.01, rtol=0)
+        torch.testing.assert_close(
+            means[index][whole[index]], expected[index, ..., index % 2][whole[index]], atol=0.01, rtol=0
+        )
 
 
 def test_matched_patches_lie_within_half_a_patch(ramps, generator):
-    one, two = sample_view_pair(ramps, FRAMES, 32, 8, (0.8, 1.0), generator)
+    one, two = sample_view_pair(ramps, FRAMES, 32, 8, (0.8, 1.0), 0.1, generator)
     partner, found = match_patches(one, two, 8)
     assert found.any()
     places = two.places.flatten(1, 2).gather(1, partner[..., None].expand(-1, -1, 2))
@@ -38,7 +40,7 @@ def test_matched_patches_lie_within_half_a_patch(ramps, generator):
 
 
 def test_positions_are_mirrored_where_the_view_is(ramps, generator):
-    view, _ = sample_view_pair(ramps, FRAMES, 32, 8, (0.9, 1.0), generator)
+    view, _ = sample_view_pair(ramps, FRAMES, 32, 8, (0.9, 1.0), 0.1, generator)
     mirrored = torch.linalg.det(view.rotation) < 0
     assert mirrored.any()
     assert not mirrored.all()
@@ -50,7 +52,7 @@ def test_positions_are_mirrored_where_the_view_is(ramps, generator):
 
 def test_background_stays_exactly_zero(pool, generator):
     images, frames, _ = pool.draw(8, generator)
-    view, _ = sample_view_pair(images, frames, 32, 8, (0.5, 1.5), generator)
+    view, _ = sample_view_pair(images, frames, 32, 8, (0.5, 1.5), 0.1, generator)
     changed = augment_intensity(view.images, generator)
     assert torch.equal(changed > 0, view.images > 0)
     assert changed.max() <= 1
@@ -59,6 +61,6 @@ def test_background_stays_exactly_zero(pool, generator):
 def test_same_generator_gives_same_views(pool):
     images, frames, _ = pool.draw(4, Generator().manual_seed(3))
     first, second = (
-        sample_view_pair(images, frames, 32, 8, (0.5, 1.5), Generator().manual_seed(5))[0].images for _ in range(2)
+        sample_view_pair(images, frames, 32, 8, (0.5, 1.5), 0.1, Generator().manual_seed(5))[0].images for _ in range(2)
     )
     assert torch.equal(first, second)

@@ -1,0 +1,370 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Compare embedders, each with the mixture and with memory banks, on four data sets; see docs/compact.md.
+
+    python benchmarks/embedders.py --data ../shared/data --out runs/embedders \\
+        --seed-weights ../shared/weights/seed_vit_ti14
+
+Every finished pair of embedder and data set is a line of ``results.jsonl`` in ``--out``: the same command continues
+where it was stopped. Figures of brain_mri_2d and of the inserted lesions are of ``--split``: choose on ``valid``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.metrics import normalized_mutual_info_score, roc_auc_score
+from torch import Tensor
+from torch.nn import functional as F
+
+from monai_dpmm_ad.datalist import resolve_datalist
+from monai_dpmm_ad.embedding import create_embedder
+from monai_dpmm_ad.embedding.base import Embedder
+from monai_dpmm_ad.metrics.anomaly_metrics import AnomalyMetrics
+from monai_dpmm_ad.mixture import DirichletProcessMixture
+from monai_dpmm_ad.ops.distances import nearest_cosine_distance
+from monai_dpmm_ad.ops.patches import pad_to_multiple, pool_foreground, upsample_scores
+from monai_dpmm_ad.ops.pooling import pool_image_score
+from monai_dpmm_ad.phantoms import insert_lesion_2d, write_cohort
+from monai_dpmm_ad.pretraining.checkpoints import export_backbone
+from monai_dpmm_ad.pretraining.model import build_backbone
+from monai_dpmm_ad.progress import quiet_warnings
+from monai_dpmm_ad.transforms.pipeline import preprocess_scan, preprocess_slices
+from monai_dpmm_ad.types import PatchEmbeddings
+
+COHORT_SEED = 902  # neither the demo's own nor the one that weights are chosen on
+MIN_FOREGROUND = 0.25
+Score = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Slice:
+    """One slice ``(1, 1, H, W)`` in [0, 1], with what is known of it."""
+
+    name: str
+    image: Tensor
+    mask: Tensor | None = None
+    abnormal: int | None = None
+    kind: str = ""
+
+
+class RawPatches(Embedder):
+    """Pixels of a patch in their principal directions, with a constant so that normalising keeps the intensity."""
+
+    def __init__(self, slices: list[Slice], patch_size: int = 8, dim: int = 24) -> None:
+        super().__init__()
+        self._size, self._directions = patch_size, torch.eye(patch_size**2)
+        self._constant = torch.ones(1)
+        patches = torch.cat([self.embed(s.image).patches.flatten(0, 3)[:, :-1] for s in slices[:100]])
+        self._directions = torch.pca_lowrank(patches, dim, center=True)[2]
+        self._constant = patches.norm(dim=1).median()[None]
+
+    patch_size = property(lambda self: self._size)
+    embed_dim = property(lambda self: self._directions.shape[1] + 1)
+    num_stages = property(lambda self: 1)
+
+    def embed(self, images: Tensor) -> PatchEmbeddings:
+        """Embed slices."""
+        padded, (h, w) = pad_to_multiple(images[:, :1], self._size)
+        pixels = F.unfold(padded, self._size, stride=self._size).transpose(1, 2) @ self._directions
+        rows = torch.cat([pixels, self._constant.expand(*pixels.shape[:2], 1)], -1)
+        return PatchEmbeddings(rows.view(len(images), 1, h, w, -1), rows.mean(1)[:, None])
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Describe it."""
+        return {"name": "raw patches", "patch_size": self._size}
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+
+
+def read_pictures(path: Path, count: int, seed: int = 0) -> list[Slice]:
+    """Read ``count`` random slices of a folder, preprocessed as for fitting; ``kind`` is the name before its number."""
+    items = resolve_datalist(path)
+    order = np.random.default_rng(seed).permutation(len(items))[:count]
+    chain = preprocess_slices()
+    return [
+        Slice(
+            items[i]["name"],
+            torch.as_tensor(chain(items[i])[0]["image"])[None],
+            kind=Path(items[i]["image"]).stem.rsplit("_", 1)[0],
+        )
+        for i in sorted(order)
+    ]
+
+
+def read_volume(item: dict[str, Any], every: int, keep: Callable[[int], bool] = lambda index: True) -> list[Slice]:
+    """Read every n-th axial slice of a preprocessed volume with its label."""
+    samples = preprocess_slices(min_foreground=0.3)({"name": Path(item["image"]).stem, **item})
+    chosen = [s for s in samples if s["slice_index"] % every == 0 and keep(s["slice_index"])]
+    return [
+        Slice(
+            f"{item['image']}:{s['slice_index']}",
+            torch.as_tensor(s["image"])[None],
+            torch.as_tensor(s["label"])[None] > 0 if "label" in s else None,
+        )
+        for s in chosen
+    ]
+
+
+def load_brain(options: argparse.Namespace) -> tuple[list[Slice], list[Slice]]:
+    """Tumour-free slices to fit; slices without and with a tumour to score."""
+    root = options.data / "brain_mri_2d"
+    tests = []
+    for folder, abnormal in (("good", 0), ("Ungood", 1)):
+        for part in read_pictures(root / options.split / folder / "img", options.num_test):
+            part.abnormal = abnormal
+            tests.append(part)
+    return read_pictures(root / "train" / "good" / "img", options.num_fit), tests
+
+
+def load_inserted(options: argparse.Namespace) -> tuple[list[Slice], list[Slice]]:
+    """The same slices to fit; lesions inserted into tumour-free slices of one source."""
+    root = options.data / "brain_mri_2d"
+    rng = np.random.default_rng(11)
+    tests = read_pictures(root / options.split / "good" / "img", options.num_test)
+    for part in tests:
+        image = F.interpolate(part.image, scale_factor=224 / max(part.image.shape[-2:]), mode="bilinear")
+        inside = F.interpolate((part.image > 0).float(), image.shape[-2:], mode="nearest") > 0
+        image = torch.where(inside, image.clamp(min=1e-3), 0.0)
+        marked, mask = insert_lesion_2d(image[0, 0].numpy(), inside[0, 0].numpy(), rng)
+        part.image = torch.from_numpy(np.clip(marked, 0, 1))[None, None].float()
+        part.mask = torch.from_numpy(mask)[None, None]
+    return read_pictures(root / "train" / "good" / "img", options.num_fit), tests
+
+
+def load_sclerosis(options: argparse.Namespace) -> tuple[list[Slice], list[Slice]]:
+    """FLAIR of patient 07 to fit, without what its mask touches; slices 40 to 139 of patient 19 to score."""
+    fit, test = (
+        {
+            "image": str(options.data / "ms_mri_3d" / patient / "FLAIR.nii.gz"),
+            "label": str(options.data / "ms_mri_3d" / patient / "lesions.nii.gz"),
+        }
+        for patient in ("patient07", "patient19")
+    )
+    scan = preprocess_scan()({"image": test["image"], "name": "patient19"})["image"]
+    to_file = np.linalg.inv(nib.load(test["image"]).affine) @ np.asarray(scan.affine)
+
+    def keep(index: int) -> bool:
+        return 40 <= round(float((to_file @ [0, 0, index, 1])[2])) <= 139
+
+    return read_volume(fit, 2), read_volume(test, options.every, keep)
+
+
+def load_cohort(options: argparse.Namespace) -> tuple[list[Slice], list[Slice]]:
+    """Phantoms: healthy ones to fit, ones with lesions to score."""
+    path = options.out / "cohort" / "datalist.json"
+    if not path.is_file():
+        write_cohort(path.parent, num_train=6, num_valid=0, num_test_healthy=0, num_test_abnormal=4, seed=COHORT_SEED)
+    fit = [part for item in resolve_datalist(path, section="training") for part in read_volume(item, 3)]
+    tests = [part for item in resolve_datalist(path, section="test") for part in read_volume(item, 2)]
+    return fit, tests
+
+
+DATA_SETS = {
+    "brain_mri_2d": load_brain,
+    "inserted": load_inserted,
+    "ms_patient19": load_sclerosis,
+    "cohort": load_cohort,
+}
+
+
+# -------------------------------------------------------------------------------------------------------------- scoring
+
+
+@torch.no_grad()
+def embed(embedder: Embedder, part: Slice, image_size: int) -> tuple[Tensor, Tensor, float]:
+    """Embed one slice as `AnomalyNet` does: tokens ``(h, w, D)``, valid ``(h, w)``, pixels of the slice per patch."""
+    scale = image_size / max(part.image.shape[-2:])
+    shape = [max(1, round(side * scale)) for side in part.image.shape[-2:]]
+    resized = F.interpolate(part.image, shape, mode="bilinear", antialias=True)
+    inside = F.adaptive_avg_pool2d((part.image > 0).float(), shape)
+    tokens = embedder.embed(resized * (inside > 0)).patches[0, -1]
+    share = pool_foreground(inside, embedder.patch_size)[0]
+    return F.normalize(tokens.float(), dim=-1), share >= MIN_FOREGROUND, embedder.patch_size / scale
+
+
+def gather(embedder: Embedder, slices: list[Slice], image_size: int) -> Tensor:
+    """All valid patches of slices, without those that a mask touches."""
+    rows = []
+    for part in slices:
+        tokens, valid, size = embed(embedder, part, image_size)
+        if part.mask is not None and part.mask.any():
+            touched = F.adaptive_max_pool2d(
+                F.interpolate(part.mask.float(), scale_factor=embedder.patch_size / size), tuple(valid.shape)
+            )
+            valid = valid & (touched[0, 0] == 0)
+        rows.append(tokens[valid])
+    return torch.cat(rows)
+
+
+def make_scorers(patches: Tensor, options: argparse.Namespace) -> dict[str, Score]:
+    """Fit the mixture and take memory banks of three sizes."""
+    generator = torch.Generator().manual_seed(0)
+    patches = patches[torch.randperm(len(patches), generator=generator)[: options.num_patches]]
+    mixture = DirichletProcessMixture(options.components, patches.shape[1], restarts=1)
+    mixture.fit(patches.split(4096), max_epochs=options.epochs)
+    banks = {f"bank {len(bank)}": bank for bank in (patches[: options.components], patches[: options.bank])}
+    scorers: dict[str, Score] = {
+        f"mixture {options.components} cosine": mixture.cosine_distance,
+        f"mixture {options.components} log density": lambda x: -mixture.log_prob(x),
+    }
+    return scorers | {name: lambda x, bank=bank: nearest_cosine_distance(x, bank) for name, bank in banks.items()}
+
+
+def evaluate(embedder: Embedder, fit: list[Slice], tests: list[Slice], options: argparse.Namespace) -> dict[str, Any]:
+    """All figures of one embedder on one data set, per scorer."""
+    scorers = make_scorers(gather(embedder, fit, options.image_size), options)
+    embedded = [embed(embedder, part, options.image_size) for part in tests]
+    return {name: compute_figures(score, tests, embedded) for name, score in scorers.items()}
+
+
+def compute_figures(score: Score, tests: list[Slice], embedded: list[tuple[Tensor, Tensor, float]]) -> dict[str, float]:
+    """Pixel figures inside the head where there are masks, image figures and tumour types where there are classes."""
+    grids = [score(tokens.flatten(0, 1)).view(valid.shape).float() for tokens, valid, _ in embedded]
+    least = min(float(grid[valid].min()) for grid, (_, valid, _) in zip(grids, embedded, strict=True) if valid.any())
+    if tests[0].mask is not None:
+        metrics = AnomalyMetrics(froc=False)
+        for part, grid, (_, valid, size) in zip(tests, grids, embedded, strict=True):
+            shape = (part.image.shape[-2], part.image.shape[-1])
+            drawn = upsample_scores((grid - least).clamp(min=0)[None], valid[None], shape, patch_size=size)[0, 0]
+            inside = part.image[0, 0] > 0
+            metrics.update(part.name, drawn * inside, part.mask[0, 0], inside)
+        found = metrics.compute(bootstrap=0)
+        keys = ("pixel_auroc", "pixel_aupr", "aupro", "best_dice")
+        return {key: round(found[f"{key}_foreground"], 3) for key in keys if f"{key}_foreground" in found}
+    classes = np.array([part.abnormal for part in tests])
+    figures = {}
+    for method in ("mean", "top1pct"):
+        scores = [
+            float(pool_image_score(grid[None], valid[None], method))
+            for grid, (_, valid, _) in zip(grids, embedded, strict=True)
+        ]
+        figures[f"image_auroc {method}"] = round(float(roc_auc_score(classes, scores)), 3)
+    types = [part.kind for part in tests]
+    chosen = [i for i in range(len(tests)) if classes[i] and types[i]]
+    if len({types[i] for i in chosen}) > 1:
+        bags = []
+        for i in chosen:
+            tokens, valid, _ = embedded[i]
+            values = grids[i][valid]
+            bags.append((torch.softmax(values / values.std().clamp(min=1e-6), 0) @ tokens[valid]).numpy())
+        labels = AgglomerativeClustering(3, linkage="ward").fit_predict(np.stack(bags))
+        figures["types NMI"] = round(float(normalized_mutual_info_score([types[i] for i in chosen], labels)), 3)
+    return figures
+
+
+def evaluate_intensity(tests: list[Slice], bright: bool) -> dict[str, Any]:
+    """Pixel figures of the intensity itself, or of its distance from the median."""
+    metrics = AnomalyMetrics(froc=False)
+    for part in tests:
+        image = part.image[0, 0]
+        metrics.update(part.name, image if bright else (image - 1 / 3).abs() * (image > 0), part.mask[0, 0], image > 0)
+    found = metrics.compute(bootstrap=0)
+    keys = ("pixel_auroc", "pixel_aupr", "aupro", "best_dice")
+    return {
+        "intensity" if bright else "distance from the median": {k: round(found[f"{k}_foreground"], 3) for k in keys}
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------ embedders
+
+
+def make_embedders(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[list[Slice]], Embedder]]:
+    """What is compared, made when its turn comes."""
+    embedders: dict[str, Callable[[list[Slice]], Embedder]] = {"compact": lambda _: create_embedder()}
+    if options.seed_weights is not None:
+        embedders["seed (saw test)"] = lambda _: create_embedder(options.seed_weights)
+    for path in options.embedder:
+        embedders[path] = lambda _, path=path: create_embedder(path)
+
+    def make_random(_: list[Slice]) -> Embedder:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            export_backbone(build_backbone(128, 4, 2, 8, 4, 224), folder)
+        return create_embedder(folder)
+
+    return embedders | {"random ViT": make_random, "raw patches PCA": RawPatches}
+
+
+def main() -> None:
+    """Run what is missing and print the table."""
+    options = _parse()
+    warnings.filterwarnings("ignore")
+    quiet_warnings()
+    options.out.mkdir(parents=True, exist_ok=True)
+    results = options.out / "results.jsonl"
+    done = [json.loads(line) for line in results.read_text().splitlines()] if results.is_file() else []
+    settings = {
+        k: getattr(options, k) for k in ("split", "image_size", "components", "num_fit", "num_test", "num_patches")
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        for data_set in options.data_sets:
+            for line in _run_data_set(data_set, options, Path(folder), settings, done):
+                done.append(line)
+                with results.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+                _print(line)
+    print(json.dumps(done))
+
+
+def _run_data_set(
+    data_set: str, options: argparse.Namespace, folder: Path, settings: dict[str, Any], done: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Evaluate the embedders that have no line yet."""
+    fit, tests = DATA_SETS[data_set](options)
+    makers = make_embedders(options, folder)
+    names = [*makers, *(["plain intensity"] if tests[0].mask is not None else [])]
+    names = [name for name in names if options.only is None or name in options.only]
+    for name in names:
+        key = {"embedder": name, "data_set": data_set, **settings}
+        if any(key.items() <= line.items() for line in done):
+            continue
+        start = time.perf_counter()
+        if name in makers:
+            figures = evaluate(makers[name](fit), fit, tests, options)
+        else:
+            figures = evaluate_intensity(tests, data_set == "ms_patient19")
+        seconds = round(time.perf_counter() - start, 1)
+        yield {**key, "slices": [len(fit), len(tests)], "figures": figures, "seconds": seconds}
+
+
+def _print(line: dict[str, Any]) -> None:
+    for scorer, figures in line["figures"].items():
+        text = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        print(f"{line['data_set']:13} {line['embedder']:26} {scorer:26} {text}", flush=True)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of brain_mri_2d and ms_mri_3d")
+    parser.add_argument("--out", type=Path, required=True, help="folder of results.jsonl and the cohort")
+    parser.add_argument("--seed-weights", type=Path, help="folder of weights that saw valid and test")
+    parser.add_argument("--embedder", nargs="*", default=[], help="further local folders: DINOv2, DINOv3, any ViT")
+    parser.add_argument("--only", nargs="+", help="names of the embedders to evaluate now; the others may follow later")
+    parser.add_argument("--data-sets", nargs="+", default=list(DATA_SETS), choices=list(DATA_SETS))
+    parser.add_argument("--split", default="test", choices=("valid", "test"))
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--components", type=int, default=256)
+    parser.add_argument("--num-fit", type=int, default=300, help="tumour-free slices to fit")
+    parser.add_argument("--num-test", type=int, default=100, help="slices of each class to score")
+    parser.add_argument("--num-patches", type=int, default=40000, help="patches that the mixture is fitted to")
+    parser.add_argument("--bank", type=int, default=20000, help="vectors of the larger memory bank")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--every", type=int, default=3, help="take every n-th slice of patient 19")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,293 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Measure the mixture: throughput, time to quality beside its peers, memory, scoring, adaptivity.
+
+    python benchmarks/mixture.py [--data EMBEDDINGS.pt] [--threads 1] [--only SECTION …]
+
+Times are CPU seconds of this process by default on one thread, so that a busy machine does not change the ratios.
+``--data`` names a float tensor (images, patches, D) saved by torch; docs/mixture.md says how ours was made. Prints one
+table per section and one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monai_dpmm_ad.mixture import DirichletProcessMixture
+from monai_dpmm_ad.mixture.initialise import compute_data_scale, draw_sample
+from monai_dpmm_ad.ops.clustering import fit_kmeans
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from reference.mixture_gaussian import OnlineMAPEM
+
+BATCH = 1024
+clock = time.process_time
+
+
+def make_embeddings(num_data: int, dim: int, num_clusters: int, seed: int = 0, rank: int = 8) -> Tensor:
+    """Unit vectors in clusters of low rank with power-law weights, (N, D)."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(num_clusters, dim, generator=generator)
+    loadings = torch.randn(num_clusters, dim, rank, generator=generator) / rank**0.5
+    weights = 1.0 / torch.arange(1, num_clusters + 1, dtype=torch.float32)
+    labels = torch.multinomial(weights, num_data, True, generator=generator)
+    x = centres[labels] + 0.1 * torch.randn(num_data, dim, generator=generator)
+    for k in range(num_clusters):
+        rows = (labels == k).nonzero()[:, 0]
+        x[rows] += torch.randn(len(rows), rank, generator=generator) @ loadings[k].T
+    return torch.nn.functional.normalize(x, dim=1)
+
+
+def measure(run: Callable[[], object], repeats: int = 3) -> float:
+    """The least CPU seconds of several runs."""
+    best = float("inf")
+    for _ in range(repeats):
+        start = clock()
+        run()
+        best = min(best, clock() - start)
+    return best
+
+
+def measure_throughput(results: dict) -> None:
+    """One natural pass against its bare matrix products and the paper's online MAP-EM."""
+    num_data, dim, batch, chunk = 100_000, 384, 8192, 2048
+    x = make_embeddings(num_data, dim, 60)
+    print(
+        f"\nthroughput, N = {num_data}, D = {dim}, diagonal\n{'K':>5} {'pass /s':>9} {'share of bare':>14} {'vs N×K×D':>9}"
+    )
+    for num_components in (100, 500):
+        mixture = DirichletProcessMixture(num_components, dim, restarts=1).initialize(x[:5000], num_data)
+        features, weight = torch.randn(chunk, 2 * dim), torch.randn(2 * dim, num_components)
+        offset = torch.randn(num_components)
+
+        def run_bare(offset: Tensor = offset, features: Tensor = features, weight: Tensor = weight) -> None:
+            for _ in range(0, num_data, chunk):
+                torch.addmm(offset, features, weight).T @ features
+
+        def run_pass(mixture: DirichletProcessMixture = mixture) -> None:
+            for rows in x.split(batch):
+                mixture.partial_fit(rows)
+
+        oracle = OnlineMAPEM(x[:num_components], x.var(0))
+        bare, own = measure(run_bare), measure(run_pass)
+        slow = measure(lambda oracle=oracle: oracle.partial_fit(x[:1024]), 2) / 1024 * num_data
+        row = {"per_second": num_data / own, "share_of_bare": bare / own, "times_oracle": slow / own}
+        results[f"throughput_K{num_components}"] = row
+        print(
+            f"{num_components:>5} {row['per_second']:>9.0f} {row['share_of_bare']:>14.2f} {row['times_oracle']:>8.0f}×"
+        )
+
+
+def follow_mixture(train: Tensor, num_components: int, inference: str) -> Iterator[Callable[[Tensor], float]]:
+    """Our mixture, after initialisation and each half epoch (natural), epoch (pyro)."""
+    mixture = DirichletProcessMixture(num_components, train.shape[1], inference=inference)
+    generator = torch.Generator().manual_seed(0)
+    sample, num_data = draw_sample(train.split(BATCH), mixture.sample_size, generator)
+    mixture.initialize(sample, num_data)
+
+    def score(x: Tensor) -> float:
+        return float(mixture.log_prob(x).mean())
+
+    while True:
+        for index, rows in enumerate(train.split(BATCH)):
+            mixture.partial_fit(rows, num_data)
+            if index % 20 == 19:
+                yield score
+        yield score
+
+
+def follow_sklearn(train: Tensor, num_components: int) -> Iterator[Callable[[Tensor], float]]:
+    """scikit-learn's batch variational mixture with its own k-means start, one iteration at a time."""
+    from sklearn.mixture import BayesianGaussianMixture
+    from sklearn.mixture._gaussian_mixture import _estimate_log_gaussian_prob
+
+    peer = BayesianGaussianMixture(
+        n_components=num_components, covariance_type="diag", max_iter=1, warm_start=True, random_state=0
+    )
+    data = train.double().numpy()
+
+    def score(x: Tensor) -> float:
+        log_prob = _estimate_log_gaussian_prob(x.double().numpy(), peer.means_, peer.precisions_cholesky_, "diag")
+        return float(np.logaddexp.reduce(log_prob + np.log(peer.weights_), axis=1).mean())
+
+    while True:
+        peer.fit(data)
+        yield score
+
+
+def follow_oracle(train: Tensor, num_components: int) -> Iterator[Callable[[Tensor], float]]:
+    """The paper's online MAP-EM with N×K×D tensors, from the same k-means++ sample."""
+    centres = fit_kmeans(train[:20_000], num_components, torch.Generator().manual_seed(0)).centres
+    oracle = OnlineMAPEM(centres, compute_data_scale(train).variance.float())
+
+    def score(x: Tensor) -> float:
+        return float(oracle.log_prob(x[:1000]).mean())
+
+    while True:
+        for rows in train.split(BATCH):
+            for part in rows.split(256):
+                oracle.partial_fit(part)
+            yield score
+
+
+def compare_peers(results: dict, name: str, train: Tensor, test: Tensor, num_components: int, budget: float) -> None:
+    """Seconds to within 0.1 % of the best held-out log-likelihood of all, and each one's final value."""
+    peers = {
+        "natural": follow_mixture(train, num_components, "natural"),
+        "pyro": follow_mixture(train, num_components, "pyro"),
+        "sklearn": follow_sklearn(train, num_components),
+        "oracle": follow_oracle(train, num_components),
+    }
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for peer, steps in peers.items():
+        curve, spent = [], 0.0
+        while spent < budget:
+            start = clock()
+            score = next(steps)
+            spent += clock() - start
+            curve.append((spent, score(test)))
+        curves[peer] = curve
+    best = max(value for curve in curves.values() for _, value in curve)
+    target = best - 0.001 * abs(best)
+    print(f"\n{name}: N = {len(train)}, D = {train.shape[1]}, K = {num_components}, {budget:.0f} CPU s each")
+    print(f"{'':>10} {'held-out nats':>14} {'s to 0.1 %':>11}")
+    for peer, curve in curves.items():
+        reached = next((seconds for seconds, value in curve if value >= target), None)
+        final = curve[-1][1]
+        results[f"{name}_{peer}"] = {"held_out": final, "seconds": reached}
+        print(f"{peer:>10} {final:>14.3f} {'not reached' if reached is None else f'{reached:.1f}':>11}")
+
+
+def compare_covariances(results: dict, train: Tensor, test: Tensor) -> None:
+    """Held-out log-likelihood of each likelihood on real embeddings."""
+    print(
+        f"\nlikelihoods on real embeddings, N = {len(train)}\n{'':>10} {'K':>4} {'active':>7} {'held-out':>9} {'CPU s':>6}"
+    )
+    for covariance, num_components in [("spherical", 100), ("diagonal", 100), ("vmf", 100), ("full", 100)]:
+        start = clock()
+        mixture = DirichletProcessMixture(num_components, train.shape[1], covariance)
+        batches = train.split(BATCH if covariance != "full" else 8 * BATCH)
+        mixture.fit(batches, max_epochs=3)
+        seconds, value = clock() - start, float(mixture.log_prob(test).mean())
+        results[f"likelihood_{covariance}"] = {"held_out": value, "active": mixture.posterior.num_active}
+        print(f"{covariance:>10} {num_components:>4} {mixture.posterior.num_active:>7} {value:>9.2f} {seconds:>6.1f}")
+
+
+class Stream:
+    """Batches that are made when they are read and kept nowhere."""
+
+    def __init__(self, num_data: int, dim: int, batch: int = 8192) -> None:
+        self.num_data, self.batch = num_data, batch
+        self.centres = torch.randn(20, dim, generator=torch.Generator().manual_seed(0))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(1)
+        for start in range(0, self.num_data, self.batch):
+            size = min(self.batch, self.num_data - start)
+            labels = torch.randint(20, (size,), generator=generator)
+            yield self.centres[labels] + 0.1 * torch.randn(size, self.centres.shape[1], generator=generator)
+
+
+def print_peak_memory(num_data: int) -> None:
+    """Fit to a stream and print this process's peak resident memory, MB."""
+    DirichletProcessMixture(32, 32).fit(Stream(num_data, 32), max_epochs=1)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def measure_memory(results: dict) -> None:
+    """Peak memory at three sizes, each in a process of its own."""
+    print("\npeak memory of a streamed fit, D = 32, K = 32")
+    for millions in (1, 4, 16):
+        command = [sys.executable, __file__, "--peak-memory", str(millions * 1_000_000)]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        results[f"memory_{millions}M"] = float(output.split()[-1])
+        print(f"{millions:>4} M {results[f'memory_{millions}M']:>8.0f} MB")
+
+
+def measure_scoring(results: dict) -> None:
+    """1 024 patches against 500 components, beside a ViT-S/14 forward pass at 448×448."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    config = Dinov2Config(hidden_size=384, num_attention_heads=6, num_hidden_layers=12, image_size=518, patch_size=14)
+    network = Dinov2Model(config).eval()
+    image = torch.rand(1, 3, 448, 448)
+    x = make_embeddings(20_000, 384, 60)
+    mixture = DirichletProcessMixture(500, 384, restarts=1).initialize(x)
+    with torch.no_grad():
+        forward = measure(lambda: network(image))
+    print(f"\nscoring 1 024 patches against 500 components; ViT-S/14 at 448×448: {forward * 1000:.0f} ms")
+    for name in ("cosine_distance", "log_prob", "mahalanobis_distance", "euclidean_distance"):
+        compute = getattr(mixture, name)
+        seconds = measure(lambda compute=compute: compute(x[:1024]), 20)
+        results[f"score_{name}"] = seconds / forward
+        print(f"{name:>22} {seconds * 1000:>7.2f} ms {seconds / forward:>7.2%}")
+
+
+def measure_adaptivity(results: dict) -> None:
+    """Components that carry 99 % of the mass, on 30 clusters with truncation 200, for five seeds."""
+    print("\n30 clusters, truncation 200, D = 16: components carrying 99 %")
+    for num_data, batch in ((1_000, 250), (1_000_000, 8192)):
+        found = []
+        for seed in range(5):
+            generator = torch.Generator().manual_seed(seed)
+            centres = torch.randn(30, 16, generator=generator)
+            labels = torch.randint(30, (num_data,), generator=generator)
+            x = centres[labels] + 0.15 * torch.randn(num_data, 16, generator=generator)
+            mixture = DirichletProcessMixture(200, 16, seed=seed).fit(x.split(batch), max_epochs=4)
+            found.append(mixture.posterior.count_components(0.99))
+        results[f"adaptivity_{num_data}"] = found
+        print(f"{num_data:>9} {found}")
+
+
+def main() -> None:
+    """Run the sections that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    sections = ["throughput", "synthetic", "real", "memory", "scoring", "adaptivity"]
+    parser.add_argument("--data", type=Path, help="real embeddings, (images, patches, D), saved by torch")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--budget", type=float, default=25.0, help="CPU seconds of each peer")
+    parser.add_argument("--only", nargs="*", choices=sections, default=sections)
+    parser.add_argument("--peak-memory", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    warnings.filterwarnings("ignore", message=".*did not converge.*")
+    if args.peak_memory:
+        print_peak_memory(args.peak_memory)
+        return
+    results: dict = {}
+    if "throughput" in args.only:
+        measure_throughput(results)
+    if "synthetic" in args.only:
+        x = make_embeddings(34_000, 128, 60)
+        compare_peers(results, "synthetic", x[:30_000], x[30_000:], 100, args.budget)
+    if "real" in args.only and args.data is None:
+        print("\nreal embeddings: skipped, no --data was given")
+    elif "real" in args.only:
+        images = torch.load(args.data, weights_only=True).float()
+        split = int(0.9 * len(images))
+        train, test = (part.flatten(0, 1) for part in (images[:split], images[split:]))
+        train = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:50_000]]
+        compare_peers(results, "real", train, test[::4], 100, args.budget)
+        compare_covariances(results, train, test[::4])
+    if "memory" in args.only:
+        measure_memory(results)
+    if "scoring" in args.only:
+        measure_scoring(results)
+    if "adaptivity" in args.only:
+        measure_adaptivity(results)
+    print("\n" + json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

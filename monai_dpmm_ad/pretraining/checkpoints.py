@@ -1,0 +1,112 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Checkpoints that survive interruption and a full disk, and the finished folder in the Hugging Face format."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Dinov2Model
+
+from monai_dpmm_ad.errors import CheckpointError
+from monai_dpmm_ad.files import replace_file, write_json
+
+from .model import IMAGE_MEAN, IMAGE_STD
+
+__all__ = ["export_backbone", "latest_checkpoint", "load_checkpoint", "save_checkpoint"]
+
+_NAME = re.compile(r"step_(\d{7})\.pt")
+_KEPT = 2
+_KEYS = frozenset({"step", "recipe", "student", "teacher", "optimizer", "centre", "generators", "history"})
+
+
+def save_checkpoint(folder: str | os.PathLike[str], state: dict[str, Any]) -> Path:
+    """Write a checkpoint under its final name at once or not at all, and remove all but the last two.
+
+    Args:
+        folder: where checkpoints lie, made if need be.
+        state: tensors, numbers and text; its ``step`` gives the name.
+
+    Raises:
+        CheckpointError: when it cannot be written; earlier checkpoints are untouched.
+    """
+    path = Path(folder) / f"step_{state['step']:07d}.pt"
+    try:
+        replace_file(path, lambda temporary: torch.save(state, temporary))
+    except (OSError, RuntimeError) as error:  # torch's zip writer raises a RuntimeError on a full disk
+        last = latest_checkpoint(folder)
+        kept = f" The last good checkpoint is {last}." if last else ""
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: cannot be written ({reason}). Free disk space and run again.{kept}") from error
+    for old in _list_checkpoints(folder)[:-_KEPT]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def latest_checkpoint(folder: str | os.PathLike[str]) -> Path | None:
+    """Find the checkpoint with the most steps, or None."""
+    found = _list_checkpoints(folder)
+    return found[-1] if found else None
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a checkpoint; no code in it is run.
+
+    Raises:
+        CheckpointError: when it is damaged or something else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever unpickling a damaged file raises
+        raise CheckpointError(
+            f"{path}: is no readable checkpoint ({str(error).splitlines()[0]}). Remove it to go back to the one before."
+        ) from error
+    missing = _KEYS - set(state) if isinstance(state, dict) else _KEYS
+    if missing:
+        raise CheckpointError(f"{path}: lacks {', '.join(sorted(missing))}. It is no checkpoint of a pre-training.")
+    return state
+
+
+def export_backbone(backbone: Dinov2Model, out: str | os.PathLike[str]) -> None:
+    """Write ``config.json``, ``model.safetensors`` (float16) and ``preprocessor_config.json``.
+
+    Args:
+        backbone: what `from_pretrained` shall load; it is not changed.
+        out: folder, made if need be.
+
+    Raises:
+        CheckpointError: when the folder cannot be written.
+    """
+    folder = Path(out)
+    half = copy.deepcopy(backbone).half()
+    patch, size = backbone.config.patch_size, backbone.config.image_size
+    settings = {
+        "image_processor_type": "BitImageProcessor",
+        "do_convert_rgb": True,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_resize": True,
+        "size": {"shortest_edge": size},
+        "resample": 3,
+        "do_center_crop": False,
+        "do_normalize": True,
+        "image_mean": [IMAGE_MEAN] * 3,
+        "image_std": [IMAGE_STD] * 3,
+        "patch_size": patch,
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        half.save_pretrained(folder)
+        write_json(folder / "preprocessor_config.json", settings)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be written ({error}). Free disk space and run again.") from error
+
+
+def _list_checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
+    if not Path(folder).is_dir():
+        return []
+    return sorted(path for path in Path(folder).iterdir() if _NAME.fullmatch(path.name))

@@ -1,0 +1,155 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""The slices to pre-train on: preprocessed once as the package does it for fitting, then kept in memory as bytes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from monai_dpmm_ad.datalist import resolve_datalist
+from monai_dpmm_ad.errors import ScanError
+from monai_dpmm_ad.progress import track
+from monai_dpmm_ad.transforms.intensity import ScaleIntensityForeground
+from monai_dpmm_ad.transforms.pipeline import preprocess_slices
+from monai_dpmm_ad.transforms.sources import find_scan_error
+
+from .synthetic import SyntheticAnatomy
+
+__all__ = ["SlicePool", "join_pools", "load_slices", "make_synthetic_slices"]
+
+_AXES = ("axial", "coronal", "sagittal")
+_LEAST_FOREGROUND = 0.3  # of the largest slice's along the same axis
+
+
+@dataclass(frozen=True)
+class SlicePool:
+    """Slices in memory.
+
+    Args:
+        pixels: ``(N, S, S)`` uint8, 0 is background; each slice lies at the upper left.
+        frames: ``(N, 2)`` int64, height and width of the slice within the square.
+        clean: ``(N,)`` boolean, whether the slice is taken to show no lesion.
+        shares: ``(N,)`` float64, how often each slice is drawn, relative to the others.
+    """
+
+    pixels: NDArray[np.uint8]
+    frames: NDArray[np.int64]
+    clean: NDArray[np.bool_]
+    shares: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw slices with replacement.
+
+        Args:
+            count: how many.
+            generator: source of randomness; its device is where the slices go.
+
+        Returns:
+            Images ``(count, 1, S, S)`` in [0, 1], frames ``(count, 2)`` and whether each is clean ``(count,)``.
+        """
+        edges = np.cumsum(self.shares)
+        spots = torch.rand(count, generator=generator, device=generator.device, dtype=torch.float64).cpu().numpy()
+        index = np.minimum(np.searchsorted(edges, spots * edges[-1], side="right"), len(self) - 1)
+        return self.take(index, generator.device)
+
+    def take(self, index: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Return chosen slices; see `draw`."""
+        images = torch.from_numpy(self.pixels[index])[:, None].to(device).float() / 255
+        frames = torch.from_numpy(self.frames[index]).to(device).float()
+        return images, frames, torch.from_numpy(self.clean[index]).to(device)
+
+
+def load_slices(
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], image_size: int, clean: bool, intensity: str
+) -> tuple[SlicePool, list[ScanError]]:
+    """Read pictures, and slices in three planes of volumes; where a scan has a mask, slices that it marks are left out.
+
+    Args:
+        paths: as ``resolve_datalist`` takes them.
+        image_size: longer side of the slices in pixels.
+        clean: whether the slices are taken to show no lesion.
+        intensity: see ``ScaleIntensityForeground``.
+
+    Returns:
+        The slices, and why each scan that could not be used was left out.
+
+    Raises:
+        ScanError: when a path leads nowhere.
+        ValueError: when no scan can be used.
+    """
+    items = resolve_datalist(paths)
+    chain = preprocess_slices(intensity, _AXES, min_foreground=_LEAST_FOREGROUND, exclude="slices")
+    slices: list[NDArray[np.uint8]] = []
+    failures: list[ScanError] = []
+    for item in track(items, len(items), "read"):
+        try:
+            samples = chain({key: item[key] for key in ("image", "label", "name") if key in item})
+        except (ValueError, RuntimeError, OSError) as error:
+            failures.append(find_scan_error(error) or ScanError(item["image"], str(error).splitlines()[0]))
+            continue
+        slices += [_to_bytes(torch.as_tensor(sample["image"]), image_size) for sample in samples]
+    if not slices:
+        reasons = "; ".join(str(failure) for failure in failures[:3])
+        raise ValueError(f"`images` must hold at least one usable scan, got {len(items)}, all refused: {reasons}.")
+    return _make_pool(slices, image_size, clean), failures
+
+
+def make_synthetic_slices(count: int, image_size: int, seed: int, intensity: str) -> SlicePool:
+    """Draw synthetic brain slices.
+
+    Args:
+        count: how many.
+        image_size: longer side of the slices in pixels.
+        seed: seed of all randomness.
+        intensity: see ``ScaleIntensityForeground``.
+
+    Returns:
+        Clean slices.
+    """
+    scale = ScaleIntensityForeground(intensity)
+    endless = SyntheticAnatomy().slices(np.random.default_rng(seed))
+    slices = []
+    for plane in track((next(endless) for _ in range(count)), count, "synthesise"):
+        rows, columns = np.flatnonzero(plane.any(1)), np.flatnonzero(plane.any(0))
+        box = plane[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        image = torch.from_numpy(np.ascontiguousarray(box))[None]
+        slices.append(_to_bytes(scale(image, image > 0), image_size))
+    return _make_pool(slices, image_size, True)
+
+
+def join_pools(pools: Iterable[tuple[SlicePool, float]]) -> SlicePool:
+    """Join pools; the number beside each is the share of draws that falls to it."""
+    parts = [(pool, share) for pool, share in pools if len(pool)]
+    return SlicePool(
+        np.concatenate([pool.pixels for pool, _ in parts]),
+        np.concatenate([pool.frames for pool, _ in parts]),
+        np.concatenate([pool.clean for pool, _ in parts]),
+        np.concatenate([pool.shares / pool.shares.sum() * share for pool, share in parts]),
+    )
+
+
+def _make_pool(slices: list[NDArray[np.uint8]], image_size: int, clean: bool) -> SlicePool:
+    pixels = np.zeros((len(slices), image_size, image_size), dtype=np.uint8)
+    for square, plane in zip(pixels, slices, strict=True):
+        square[: plane.shape[0], : plane.shape[1]] = plane
+    frames = np.array([plane.shape for plane in slices], dtype=np.int64)
+    return SlicePool(pixels, frames, np.full(len(slices), clean), np.ones(len(slices)))
+
+
+def _to_bytes(image: Tensor, image_size: int) -> NDArray[np.uint8]:
+    """Resize ``(1, H, W)`` in [0, 1] so that its longer side is ``image_size``; foreground stays above 0."""
+    scale = image_size / max(image.shape[-2:])
+    shape = [max(1, round(side * scale)) for side in image.shape[-2:]]
+    pixels = F.interpolate(image[None].float(), shape, mode="bilinear", antialias=True)[0, 0]
+    inside = F.interpolate((image[None] > 0).float(), shape, mode="bilinear", antialias=True)[0, 0] > 0.5
+    return torch.where(inside, (255 * pixels).round().clamp(1, 255), 0.0).to(torch.uint8).numpy()

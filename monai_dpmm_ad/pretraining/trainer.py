@@ -1,0 +1,307 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""The training loop: deterministic, resumable at any checkpoint with the same result, alone or under torchrun."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Generator, Tensor, nn
+
+from monai_dpmm_ad.errors import CheckpointError
+from monai_dpmm_ad.files import write_json
+
+from .checkpoints import export_backbone, latest_checkpoint, load_checkpoint, save_checkpoint
+from .data import SlicePool, join_pools, load_slices, make_synthetic_slices
+from .model import PretrainModel, build_backbone, update_teacher
+from .objectives import compute_loss, make_step_views
+from .probe import check_collapse, probe_features
+from .recipe import Recipe
+
+__all__ = ["Trainer", "compute_schedule", "make_pool", "pretrain"]
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+Report = Callable[[int, Mapping[str, float]], None]
+
+_WARM_UP = 100  # steps
+_DECAY = 0.3  # of the steps, at the end: until then a training can be made longer or shorter
+_CLIP = 1.0
+_CALIBRATION_RATE = 10.0  # the lesion score's scale and offset learn faster than the network
+
+
+def pretrain(
+    images: Paths,
+    out: str | os.PathLike[str],
+    recipe: Recipe | None = None,
+    *,
+    mixed: Paths = (),
+    device: str | torch.device = "cpu",
+    checkpoint_every: int = 100,
+    report_every: int = 10,
+    report: Report | None = None,
+) -> Path:
+    """Train a backbone on slices without labels and write it where ``Dinov2Model.from_pretrained`` loads it.
+
+    Checkpoints go to ``out/checkpoints``; the same call continues from the last one and gives the same weights as if it
+    had never stopped. Under ``torchrun`` every process draws its own slices and gradients are averaged.
+
+    Args:
+        images: scans or pictures taken to show no lesion; synthetic lesions are put into them.
+        out: folder of the result.
+        recipe: the settings; None for the defaults.
+        mixed: scans or pictures that may show lesions: learned from, never taken for clean.
+        device: ``"cpu"`` or ``"cuda"``.
+        checkpoint_every: steps between checkpoints, each with a probe of the features.
+        report_every: steps between reports.
+        report: called with the step and the mean losses since the last report, and with what a probe measured.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ValueError: when there are fewer slices than a batch, or none at all.
+        CheckpointError: when a checkpoint belongs to another recipe or the disk is full.
+        RuntimeError: when the features have collapsed; nothing is written as finished then.
+    """
+    recipe = recipe or Recipe()
+    with _processes():
+        pool = make_pool(images, recipe, mixed)
+        trainer = Trainer(pool, recipe, torch.device(device))
+        trainer.run(Path(out) / "checkpoints", checkpoint_every, report_every, report)
+        if trainer.rank == 0:
+            export_backbone(trainer.teacher.backbone, out)
+            write_json(Path(out) / "pretraining.json", {"recipe": asdict(recipe), "history": trainer.history})
+    return Path(out)
+
+
+def make_pool(images: Paths, recipe: Recipe, mixed: Paths = ()) -> SlicePool:
+    """Read all slices that a pre-training draws from; arguments as for `pretrain`.
+
+    Raises:
+        ValueError: when there are fewer slices than a batch.
+    """
+    pools: list[tuple[SlicePool, float]] = []
+    rest = 1.0
+    if recipe.num_synthetic and recipe.synthetic_share:
+        made = make_synthetic_slices(recipe.num_synthetic, recipe.image_size, recipe.seed, recipe.intensity)
+        pools.append((made, recipe.synthetic_share))
+        rest -= recipe.synthetic_share
+    if _given(mixed) and recipe.mixed_share:
+        pools.append((load_slices(mixed, recipe.image_size, False, recipe.intensity)[0], recipe.mixed_share))
+        rest -= recipe.mixed_share
+    if _given(images):
+        pools.append((load_slices(images, recipe.image_size, True, recipe.intensity)[0], max(rest, 0.05)))
+    count = sum(len(pool) for pool, _ in pools)
+    if count < recipe.batch_size:
+        raise ValueError(
+            f"`images` must give at least a batch of {recipe.batch_size} slices, got {count}. "
+            "Give more images, ask for synthetic ones (`num_synthetic`) or make `batch_size` smaller."
+        )
+    return join_pools(pools)
+
+
+def compute_schedule(step: int, steps: int) -> float:
+    """Learning rate relative to its highest: a linear warm-up, a plateau, and a root decay over the last 30 %.
+
+    Args:
+        step: steps done.
+        steps: steps in all.
+
+    Reference:
+        Hägele et al. 2024, section 3 (constant learning rate with a cooldown of 1 − sqrt).
+    """
+    warm_up = min(_WARM_UP, max(1, steps // 10))
+    decay = (step - (1 - _DECAY) * steps) / (_DECAY * steps)
+    return min(1.0, (step + 1) / warm_up) * (1 - math.sqrt(max(0.0, decay)))
+
+
+class Trainer:
+    """Student, teacher, optimiser and randomness of one pre-training.
+
+    Args:
+        pool: the slices.
+        recipe: the settings.
+        device: where to train.
+    """
+
+    def __init__(self, pool: SlicePool, recipe: Recipe, device: torch.device) -> None:
+        self.pool, self.recipe, self.device = pool, recipe, device
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        self.student = _build(recipe).to(device)
+        self.teacher = self.student.make_teacher()
+        self.optimizer = _make_optimizer(self.student, recipe)
+        self.centre = torch.zeros(recipe.num_prototypes, device=device)
+        self.generator = Generator(device).manual_seed(recipe.seed + 1_000_003 * self.rank)
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+
+    def run(self, folder: Path, checkpoint_every: int, report_every: int, report: Report | None) -> None:
+        """Train to the last step, from the last checkpoint in ``folder`` if there is one.
+
+        Raises:
+            RuntimeError: when the features have collapsed.
+        """
+        last = latest_checkpoint(folder)
+        if last is not None:
+            self.load_state_dict(load_checkpoint(last), last)
+        parts: list[dict[str, float]] = []
+        while self.step < self.recipe.steps:
+            parts.append(self.train_step())
+            if report is not None and self.rank == 0 and self.step % report_every == 0:
+                report(self.step, _mean(parts))
+                parts = []
+            if self.step % checkpoint_every == 0 or self.step == self.recipe.steps:
+                measured = self._probe()
+                if report is not None and self.rank == 0:
+                    report(self.step, measured)
+                state = self.state_dict()
+                if self.rank == 0:
+                    save_checkpoint(folder, state)
+        problem = check_collapse(self._measure())
+        if problem is not None:
+            raise RuntimeError(
+                f"The training is not finished: the features have collapsed, {problem}. "
+                "Lower `learning_rate`, raise `contrast` or `koleo`, or train longer."
+            )
+
+    def train_step(self) -> dict[str, float]:
+        """Draw a batch, and update student and teacher; returns the step's losses."""
+        rate = self.recipe.learning_rate * compute_schedule(self.step, self.recipe.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["rate"]
+        batch = self.pool.draw(self.recipe.batch_size, self.generator)
+        views = make_step_views(batch, self.recipe, self.generator)
+        loss, parts = compute_loss(self.student, self.teacher, self.centre, views, self.recipe, self.generator)
+        loss.backward()
+        if self.world > 1:
+            self._average()
+        nn.utils.clip_grad_norm_(self.student.parameters(), _CLIP)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=False)
+        self.step += 1
+        # A young teacher follows at once; later its memory grows to a few hundred steps.
+        update_teacher(self.teacher, self.student, min(1 - 1 / (1 + self.step), 0.996))
+        return parts
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the training depends on. Every process must call it."""
+        own = self.generator.get_state()
+        states = [own]
+        if self.world > 1:
+            states = [torch.empty_like(own) for _ in range(self.world)]
+            dist.all_gather(states, own)
+        return {
+            "step": self.step,
+            "recipe": asdict(self.recipe),
+            "student": self.student.state_dict(),
+            "teacher": self.teacher.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "centre": self.centre,
+            "generators": states,
+            "history": self.history,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], source: object = "checkpoint") -> None:
+        """Continue from a state.
+
+        Args:
+            state: what `state_dict` gave.
+            source: named in errors.
+
+        Raises:
+            CheckpointError: when it was trained with another recipe (but for ``steps``) or number of processes.
+        """
+        theirs, ours = state["recipe"], asdict(self.recipe)
+        differing = [name for name in ours if name != "steps" and theirs.get(name) != ours[name]]
+        if differing:
+            details = ", ".join(f"{name} {theirs.get(name)} (now {ours[name]})" for name in differing)
+            raise CheckpointError(
+                f"{source}: was trained with another recipe: {details}. "
+                "Give the same settings to continue, or another `out` to begin anew."
+            )
+        if len(state["generators"]) != self.world:
+            raise CheckpointError(
+                f"{source}: was trained with {len(state['generators'])} processes (now {self.world}). "
+                "Continue with as many."
+            )
+        self.student.load_state_dict(state["student"])
+        self.teacher.load_state_dict(state["teacher"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.centre.copy_(state["centre"])
+        self.generator.set_state(state["generators"][self.rank])
+        self.step, self.history = state["step"], list(state["history"])
+
+    def _average(self) -> None:
+        """Average gradients, and the centre, over the processes."""
+        tensors: list[Tensor] = [self.centre]
+        for parameter in self.student.parameters():
+            if parameter.grad is None:  # an objective that found nothing in this process's batch
+                parameter.grad = torch.zeros_like(parameter)
+            tensors.append(parameter.grad)
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+            tensor /= self.world
+
+    def _measure(self) -> dict[str, float]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            return probe_features(self.teacher.backbone, self.pool, self.recipe, self.device)
+
+    def _probe(self) -> dict[str, float]:
+        measured = self._measure()
+        self.history.append({"step": float(self.step), **measured})
+        return measured
+
+
+class _processes:
+    """Join the group of processes that torchrun started, where it did, and leave it at the end."""
+
+    def __enter__(self) -> None:
+        self._joined = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+        if self._joined:
+            dist.init_process_group("gloo")
+
+    def __exit__(self, *error: object) -> None:
+        if self._joined:
+            dist.destroy_process_group()
+
+
+def _given(paths: Paths) -> bool:
+    return isinstance(paths, (str, os.PathLike)) or len(paths) > 0
+
+
+def _build(recipe: Recipe) -> PretrainModel:
+    """Make the student from the recipe's seed, without touching the global generators."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        backbone = build_backbone(
+            recipe.embed_dim,
+            recipe.num_layers,
+            recipe.num_heads,
+            recipe.patch_size,
+            recipe.mlp_ratio,
+            recipe.image_size,
+        )
+        return PretrainModel(backbone, recipe.projection_dim, recipe.num_prototypes if recipe.distillation else 0)
+
+
+def _make_optimizer(student: PretrainModel, recipe: Recipe) -> torch.optim.AdamW:
+    calibration = [student.log_scale, student.offset]
+    network = [p for p in student.parameters() if all(p is not q for q in calibration)]
+    groups = [
+        {"params": [p for p in network if p.ndim > 1], "weight_decay": recipe.weight_decay, "rate": 1.0},
+        {"params": [p for p in network if p.ndim <= 1], "weight_decay": 0.0, "rate": 1.0},
+        {"params": calibration, "weight_decay": 0.0, "rate": _CALIBRATION_RATE},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
+
+
+def _mean(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {n: sum(p[n] for p in parts if n in p) / sum(n in p for p in parts) for n in names}

@@ -1,0 +1,42 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+import pytest
+import torch
+
+from monai_dpmm_ad.detectors import DPMMDetector
+
+
+def test_features_are_unit_vectors_over_all_stages() -> None:
+    features = DPMMDetector(8, num_stages=3, num_components=2).features(torch.randn(5, 3, 8), None)
+    assert features.shape == (5, 24)
+    torch.testing.assert_close(features.norm(dim=-1), torch.ones(5))
+
+
+def test_location_is_appended_with_its_weight() -> None:
+    detector = DPMMDetector(8, num_components=2, location_weight=2.0)
+    location = torch.rand(5, 3)
+    features = detector.features(torch.randn(5, 1, 8), location)
+    assert features.shape == (5, 11)
+    torch.testing.assert_close(features[:, 8:], 2 * (location - 0.5))
+
+
+@pytest.mark.parametrize("score", ["log_density", "cosine", "euclidean", "mahalanobis"])
+def test_what_was_fitted_scores_lower_than_what_was_not(score: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.nn.functional.normalize(torch.randn(4, 16, generator=generator), dim=1)
+    normal = centres[torch.arange(400) % 4] + 0.02 * torch.randn(400, 16, generator=generator)
+    detector = DPMMDetector(16, num_components=8, score=score)
+    features = detector.features(normal[:, None], None)
+    detector.initialize(features, len(features))
+    for _ in range(5):
+        detector.fit_batch(features, len(features))
+    strange = detector.features(torch.randn(400, 1, 16, generator=generator), None)
+    assert detector.score(features).max() < detector.score(strange).min()
+    assert detector.score(features).min() >= 0
+
+
+@pytest.mark.parametrize(("option", "value"), [("score", "cosin"), ("location_weight", -1.0)])
+def test_options_out_of_range(option: str, value: object) -> None:
+    with pytest.raises(ValueError, match=option):
+        DPMMDetector(8, **{option: value})

@@ -1,0 +1,108 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+import itertools
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pretraining.heads import draw_head
+
+from monai_dpmm_ad.errors import ScanError
+from monai_dpmm_ad.pretraining.data import join_pools, load_slices, make_synthetic_slices
+from monai_dpmm_ad.pretraining.synthetic import SyntheticAnatomy
+from monai_dpmm_ad.pretraining.trainer import make_pool
+
+
+@pytest.fixture
+def head():
+    return draw_head(np.random.default_rng(0))
+
+
+def test_sizes_colours_and_depths_are_mixed_freely(head, tmp_path):
+    Image.fromarray(head).save(tmp_path / "grey.png")
+    Image.fromarray(np.repeat(head[..., None], 3, 2)).save(tmp_path / "rgb.png")
+    Image.fromarray(head.astype(np.uint16) * 200).save(tmp_path / "deep.png")
+    Image.fromarray(head).resize((517, 900)).save(tmp_path / "large.jpg")
+    Image.fromarray(head).resize((20, 20)).save(tmp_path / "tiny.png")
+    pool, failures = load_slices(tmp_path, 64, True, "median")
+    assert not failures
+    assert pool.pixels.shape == (5, 64, 64)
+    assert (pool.frames.max(1) == 64).all()
+    medians = [np.median(plane[plane > 0]) / 255 for plane in pool.pixels]
+    np.testing.assert_allclose(medians, 1 / 3, atol=0.04)
+    deep, grey, rgb = (plane.astype(int) for plane in pool.pixels[[0, 1, 3]])
+    assert np.abs(grey - rgb).max() <= 1
+    assert np.abs(grey - deep).max() <= 2
+
+
+def test_one_grey_value_is_left_out_and_named(head, tmp_path):
+    Image.fromarray(head).save(tmp_path / "good.png")
+    Image.fromarray(np.full((64, 64), 80, np.uint8)).save(tmp_path / "flat.png")
+    pool, failures = load_slices(tmp_path, 64, True, "median")
+    assert len(pool) == 1
+    assert [failure.path.rsplit("/", 1)[1] for failure in failures] == ["flat.png"]
+
+
+def test_nothing_usable_is_an_error(tmp_path):
+    Image.fromarray(np.full((64, 64), 80, np.uint8)).save(tmp_path / "flat.png")
+    with pytest.raises(ValueError, match=r"at least one usable scan, got 1, all refused: .*flat\.png"):
+        load_slices(tmp_path, 64, True, "median")
+
+
+def test_missing_folder_is_named(tmp_path):
+    with pytest.raises(ScanError, match="nowhere: no such file or folder"):
+        load_slices(tmp_path / "nowhere", 64, True, "median")
+
+
+def test_volume_gives_slices_of_three_planes_without_marked_ones(head, tmp_path):
+    volume = np.repeat(head[..., None].astype(np.float32), 40, 2)
+    volume[..., :6] = 0
+    volume[..., -6:] = 0
+    nib.save(nib.Nifti1Image(volume, np.diag([-1.0, -1.0, 1.0, 1.0])), tmp_path / "scan.nii.gz")
+    pool, _ = load_slices(tmp_path / "scan.nii.gz", 64, False, "median")
+    axial = (pool.frames.min(1) > 50).sum()
+    assert axial == 28
+    assert len(pool) > 2 * axial
+    assert not pool.clean.any()
+
+
+def test_fewer_slices_than_a_batch_is_an_error(head, make_recipe, tmp_path):
+    Image.fromarray(head).save(tmp_path / "one.png")
+    with pytest.raises(ValueError, match="at least a batch of 4 slices, got 1"):
+        make_pool(tmp_path, make_recipe())
+
+
+def test_shares_decide_how_often_a_pool_is_drawn(pool, generator):
+    joined = join_pools([(pool, 0.9), (pool, 0.1)])
+    first = joined.shares[: len(pool)].sum() / joined.shares.sum()
+    assert first == pytest.approx(0.9)
+    images, frames, clean = joined.draw(300, generator)
+    assert images.shape == (300, 1, 64, 64)
+    assert frames.shape == (300, 2)
+    assert float(clean.float().mean()) == pytest.approx(2 / 3, abs=0.12)
+
+
+def test_synthetic_anatomy_is_endless_varied_and_repeatable():
+    pytest.importorskip("nilearn")
+    anatomy = SyntheticAnatomy(2)
+    slices = list(itertools.islice(anatomy.slices(np.random.default_rng(4)), 6))
+    again = list(itertools.islice(anatomy.slices(np.random.default_rng(4)), 6))
+    for plane, same in zip(slices, again, strict=True):
+        np.testing.assert_array_equal(plane, same)
+        assert 0.05 < (plane > 0).mean() < 0.95
+        assert plane.min() == 0
+    means = [plane[plane > 0].mean() for plane in slices]
+    assert np.ptp(means) > 0.05
+    assert len({plane.shape for plane in slices}) > 1
+
+
+def test_synthetic_slices_are_preprocessed_like_scans():
+    pytest.importorskip("nilearn")
+    pool = make_synthetic_slices(3, 64, 0, "median")
+    assert pool.clean.all()
+    assert torch.equal(torch.from_numpy(pool.frames.max(1)), torch.full((3,), 64))
+    medians = [np.median(plane[plane > 0]) / 255 for plane in pool.pixels]
+    np.testing.assert_allclose(medians, 1 / 3, atol=0.06)

@@ -43,6 +43,8 @@ class ScoreScand(MapTransform):
         anomaly_map = torch.as_tensor(out["pred"]).float()
         out["score"] = float(pool_image_score(anomaly_map, anomaly_map > 0, self.pooling))
         meta = {**out["image"].meta, **out["pred"].meta}
+        # MONAI keeps what it knows of a scan beside the engine's output; the class has to travel with the map.
+        meta["abnormal"] = None if out.get("abnormal") is None else int(out["abnormal"])
         calibration = self.network.calibration
         if calibration.fitted:
             out["threshold"] = meta["threshold"] = float(calibration.threshold(self.rate))

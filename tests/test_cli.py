@@ -280,10 +280,20 @@ def test_evaluate_writes_figures_and_report(bundle: Path, cohort: Path, tmp_path
     assert {f"{key}_foreground" for key in keys[2:]} <= set(metrics)
     assert all(0 <= metrics[key] <= 1 for key in keys)
     assert len(metrics["pixel_auroc_ci"]) == 2
+    assert sorted(row.abnormal for row in outcome.scans) == [0, 0, 1, 1]
     assert outcome.report == tmp_path / "report.html"
     assert "not a medical device" in outcome.report.read_text()
     assert (tmp_path / "overview.png").is_file()
     assert (tmp_path / "metrics.csv").is_file()
+
+
+def test_classes_without_masks_are_evaluated_at_image_level(bundle: Path, cohort: Path, tmp_path: Path) -> None:
+    entries = json.loads(cohort.read_text())["test"]
+    items = [{"image": str(cohort.parent / item["image"]), "abnormal": item["abnormal"]} for item in entries]
+    (tmp_path / "classes.json").write_text(json.dumps({"test": items}))
+    outcome = evaluate(bundle, [tmp_path / "classes.json"], tmp_path / "out", report=False)
+    assert {"image_auroc", "image_aupr"} <= set(outcome.metrics)
+    assert "pixel_auroc" not in outcome.metrics
 
 
 def test_figures_that_the_data_do_not_allow_are_absent(bundle: Path, cohort: Path, tmp_path: Path) -> None:

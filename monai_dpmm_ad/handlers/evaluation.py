@@ -64,11 +64,6 @@ def _scans_of(output: Sequence[dict[str, Any]]) -> tuple[Any, Any, dict[str, Any
         "names": [scan[CommonKeys.PRED].meta["name"] for scan in output],
         "foreground": [anomaly_map > 0 for anomaly_map in maps],
         "image_scores": [scan["score"] for scan in output],
-        "abnormal": [_class_of(scan) for scan in output],
+        "abnormal": [scan[CommonKeys.PRED].meta["abnormal"] for scan in output],
     }
     return maps, [scan.get(CommonKeys.LABEL) for scan in output], keywords
-
-
-def _class_of(scan: dict[str, Any]) -> int | None:
-    abnormal = scan.get("abnormal")
-    return None if abnormal is None else int(abnormal)

@@ -93,7 +93,7 @@ class ScanTable:
             flagged=flagged,
             flagged_unit=unit,
             num_lesions=None if lesions is None else len(lesions),
-            abnormal=scan.get("abnormal"),
+            abnormal=pred.meta["abnormal"],
         )
         return row, lesions
 

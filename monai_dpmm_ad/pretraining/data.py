@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -20,9 +21,12 @@ from monai_dpmm_ad.transforms.intensity import ScaleIntensityForeground
 from monai_dpmm_ad.transforms.pipeline import preprocess_slices
 from monai_dpmm_ad.transforms.sources import find_scan_error
 
+from .recipe import Recipe
 from .synthetic import SyntheticAnatomy
 
-__all__ = ["SlicePool", "join_pools", "load_slices", "make_synthetic_slices"]
+__all__ = ["Paths", "SlicePool", "join_pools", "load_slices", "make_pool", "make_synthetic_slices"]
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 _AXES = ("axial", "coronal", "sagittal")
 _LEAST_FOREGROUND = 0.3  # of the largest slice's along the same axis
@@ -69,9 +73,7 @@ class SlicePool:
         return images, frames, torch.from_numpy(self.clean[index]).to(device)
 
 
-def load_slices(
-    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], image_size: int, clean: bool, intensity: str
-) -> tuple[SlicePool, list[ScanError]]:
+def load_slices(paths: Paths, image_size: int, clean: bool, intensity: str) -> tuple[SlicePool, list[ScanError]]:
     """Read pictures, and slices in three planes of volumes; where a scan has a mask, slices that it marks are left out.
 
     Args:
@@ -127,6 +129,34 @@ def make_synthetic_slices(count: int, image_size: int, seed: int, intensity: str
     return _make_pool(slices, image_size, True)
 
 
+def make_pool(images: Paths, recipe: Recipe, mixed: Paths = ()) -> SlicePool:
+    """Read all slices that a pre-training draws from; arguments as for ``pretrain``.
+
+    Scans that cannot be used are left out with a warning each.
+
+    Raises:
+        ValueError: when there are fewer slices than a batch.
+    """
+    pools: list[tuple[SlicePool, float]] = []
+    rest = 1.0
+    if recipe.num_synthetic and recipe.synthetic_share:
+        made = make_synthetic_slices(recipe.num_synthetic, recipe.image_size, recipe.seed, recipe.intensity)
+        pools.append((made, recipe.synthetic_share))
+        rest -= recipe.synthetic_share
+    if _given(mixed) and recipe.mixed_share:
+        pools.append((_load(mixed, recipe, clean=False), recipe.mixed_share))
+        rest -= recipe.mixed_share
+    if _given(images):
+        pools.append((_load(images, recipe, clean=True), max(rest, 0.05)))
+    count = sum(len(pool) for pool, _ in pools)
+    if count < recipe.batch_size:
+        raise ValueError(
+            f"`images` must give at least a batch of {recipe.batch_size} slices, got {count}. "
+            "Give more images, ask for synthetic ones (`num_synthetic`) or make `batch_size` smaller."
+        )
+    return join_pools(pools)
+
+
 def join_pools(pools: Iterable[tuple[SlicePool, float]]) -> SlicePool:
     """Join pools; the number beside each is the share of draws that falls to it."""
     parts = [(pool, share) for pool, share in pools if len(pool)]
@@ -153,3 +183,15 @@ def _to_bytes(image: Tensor, image_size: int) -> NDArray[np.uint8]:
     pixels = F.interpolate(image[None].float(), shape, mode="bilinear", antialias=True)[0, 0]
     inside = F.interpolate((image[None] > 0).float(), shape, mode="bilinear", antialias=True)[0, 0] > 0.5
     return torch.where(inside, (255 * pixels).round().clamp(1, 255), 0.0).to(torch.uint8).numpy()
+
+
+def _load(paths: Paths, recipe: Recipe, clean: bool) -> SlicePool:
+    """Read slices, and warn of the scans that had to be left out."""
+    pool, failures = load_slices(paths, recipe.image_size, clean, recipe.intensity)
+    for failure in failures:
+        warnings.warn(f"left out: {failure}", stacklevel=2)
+    return pool
+
+
+def _given(paths: Paths) -> bool:
+    return isinstance(paths, (str, os.PathLike)) or len(paths) > 0

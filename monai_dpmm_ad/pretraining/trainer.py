@@ -18,15 +18,14 @@ from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.files import write_json
 
 from .checkpoints import export_backbone, latest_checkpoint, load_checkpoint, save_checkpoint
-from .data import SlicePool, join_pools, load_slices, make_synthetic_slices
+from .data import Paths, SlicePool, make_pool
 from .model import PretrainModel, build_backbone, update_teacher
 from .objectives import compute_loss, make_step_views
 from .probe import check_collapse, probe_features
 from .recipe import Recipe
 
-__all__ = ["Trainer", "compute_schedule", "make_pool", "pretrain"]
+__all__ = ["Trainer", "compute_schedule", "pretrain"]
 
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Report = Callable[[int, Mapping[str, float]], None]
 
 _WARM_UP = 100  # steps
@@ -78,32 +77,6 @@ def pretrain(
             export_backbone(trainer.teacher.backbone, out)
             write_json(Path(out) / "pretraining.json", {"recipe": asdict(recipe), "history": trainer.history})
     return Path(out)
-
-
-def make_pool(images: Paths, recipe: Recipe, mixed: Paths = ()) -> SlicePool:
-    """Read all slices that a pre-training draws from; arguments as for `pretrain`.
-
-    Raises:
-        ValueError: when there are fewer slices than a batch.
-    """
-    pools: list[tuple[SlicePool, float]] = []
-    rest = 1.0
-    if recipe.num_synthetic and recipe.synthetic_share:
-        made = make_synthetic_slices(recipe.num_synthetic, recipe.image_size, recipe.seed, recipe.intensity)
-        pools.append((made, recipe.synthetic_share))
-        rest -= recipe.synthetic_share
-    if _given(mixed) and recipe.mixed_share:
-        pools.append((load_slices(mixed, recipe.image_size, False, recipe.intensity)[0], recipe.mixed_share))
-        rest -= recipe.mixed_share
-    if _given(images):
-        pools.append((load_slices(images, recipe.image_size, True, recipe.intensity)[0], max(rest, 0.05)))
-    count = sum(len(pool) for pool, _ in pools)
-    if count < recipe.batch_size:
-        raise ValueError(
-            f"`images` must give at least a batch of {recipe.batch_size} slices, got {count}. "
-            "Give more images, ask for synthetic ones (`num_synthetic`) or make `batch_size` smaller."
-        )
-    return join_pools(pools)
 
 
 def compute_schedule(step: int, steps: int) -> float:
@@ -270,10 +243,6 @@ class _processes:
     def __exit__(self, *error: object) -> None:
         if self._joined:
             dist.destroy_process_group()
-
-
-def _given(paths: Paths) -> bool:
-    return isinstance(paths, (str, os.PathLike)) or len(paths) > 0
 
 
 def _build(recipe: Recipe) -> PretrainModel:

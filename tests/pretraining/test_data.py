@@ -11,9 +11,8 @@ from PIL import Image
 from pretraining.heads import draw_head
 
 from monai_dpmm_ad.errors import ScanError
-from monai_dpmm_ad.pretraining.data import join_pools, load_slices, make_synthetic_slices
+from monai_dpmm_ad.pretraining.data import join_pools, load_slices, make_pool, make_synthetic_slices
 from monai_dpmm_ad.pretraining.synthetic import SyntheticAnatomy
-from monai_dpmm_ad.pretraining.trainer import make_pool
 
 
 @pytest.fixture
@@ -73,6 +72,15 @@ def test_fewer_slices_than_a_batch_is_an_error(head, make_recipe, tmp_path):
     Image.fromarray(head).save(tmp_path / "one.png")
     with pytest.raises(ValueError, match="at least a batch of 4 slices, got 1"):
         make_pool(tmp_path, make_recipe())
+
+
+@pytest.mark.filterwarnings("ignore:axcodes")  # MONAI, of every picture
+def test_left_out_scans_are_warned_of(head, make_recipe, tmp_path):
+    for index in range(4):
+        Image.fromarray(np.roll(head, index)).save(tmp_path / f"{index}.png")
+    Image.fromarray(np.full((64, 64), 80, np.uint8)).save(tmp_path / "flat.png")
+    with pytest.warns(UserWarning, match=r"left out: .*flat\.png"):
+        assert len(make_pool(tmp_path, make_recipe())) == 4
 
 
 def test_shares_decide_how_often_a_pool_is_drawn(pool, generator):

@@ -20,8 +20,6 @@ from monai_dpmm_ad.scans import ScanFailure, write_failures
 __all__ = ["Outcome", "demo", "evaluate", "fit", "infer"]
 
 PathLike = str | os.PathLike[str]
-#: Pixels; small enough for a demo of three minutes on two cores.
-DEMO_IMAGE_SIZE = 224
 
 
 @dataclass
@@ -112,7 +110,7 @@ def demo(out: PathLike, seed: int = 0) -> Outcome:
 
     out = Path(out)
     datalist = write_cohort(out / "cohort", seed=seed)
-    fit([datalist], out / "bundle", seed=seed, image_size=DEMO_IMAGE_SIZE)
+    fit([datalist], out / "bundle", seed=seed)
     return evaluate(out / "bundle", [datalist], out / "results")
 
 

@@ -56,7 +56,7 @@ class AnomalyNet(nn.Module):
         self,
         embedder: Embedder,
         detector: DPMMDetector,
-        image_size: int = 448,
+        image_size: int = 224,
         min_foreground: float = 0.25,
         num_shifts: int = 1,
     ) -> None:
@@ -92,6 +92,7 @@ class AnomalyNet(nn.Module):
 
     def resized_shape(self, height: int, width: int) -> tuple[int, int]:
         """Shape at which the embedder sees an image of ``height`` × ``width`` pixels."""
+        height, width = int(height), int(width)  # tensors while tracing
         scale = self.image_size / max(height, width)
         return max(1, round(height * scale)), max(1, round(width * scale))
 
@@ -131,7 +132,7 @@ class AnomalyNet(nn.Module):
         patches = encoded.embeddings.patches.movedim(1, 3)  # (B, h, w, S, D)
         features = self.detector.features(patches, encoded.location)
         grid = self.detector.score(features.flatten(0, 2)).view(valid.shape)
-        size = images.shape[-2], images.shape[-1]
+        size = int(images.shape[-2]), int(images.shape[-1])
         scale = [length / resized for length, resized in zip(size, self.resized_shape(*size), strict=True)]
         return upsample_scores(
             grid,

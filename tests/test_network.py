@@ -135,7 +135,11 @@ def test_location_tells_places_apart(tiny_vit: Path, images: Tensor) -> None:
         network.detector.features(encoded.embeddings.patches.movedim(1, 3), None)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.jit.trace:DeprecationWarning",
+    "ignore::torch.jit.TracerWarning",
+    "ignore:.*is_gradient_checkpointing:FutureWarning",
+)
 def test_tracing_gives_the_same_map(network: AnomalyNet, images: Tensor) -> None:
     with torch.no_grad():
         traced = torch.jit.trace(network, images, check_trace=False)

@@ -57,9 +57,9 @@ class HFViTEmbedder(Embedder):
 
     Example:
         >>> from monai_dpmm_ad.embedding import compact_path
-        >>> embedder = HFViTEmbedder(compact_path(), stages=[5, 11])
+        >>> embedder = HFViTEmbedder(compact_path(), stages=[1, 3])
         >>> embedder.embed(torch.rand(1, 1, 60, 56)).patches.shape
-        torch.Size([1, 2, 5, 4, 192])
+        torch.Size([1, 2, 8, 7, 128])
     """
 
     backbone: Any

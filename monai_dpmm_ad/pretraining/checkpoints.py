@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from transformers import Dinov2Model
 
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.files import replace_file, write_json
-
-from .model import IMAGE_MEAN, IMAGE_STD
+from monai_dpmm_ad.pretraining.model import IMAGE_MEAN, IMAGE_STD
 
 __all__ = ["export_backbone", "latest_checkpoint", "load_checkpoint", "save_checkpoint"]
 
@@ -100,9 +101,12 @@ def export_backbone(backbone: Dinov2Model, out: str | os.PathLike[str]) -> None:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        half.save_pretrained(folder)
+        half.config.architectures, half.config.dtype = [type(half).__name__], torch.float16
+        half.config.save_pretrained(folder)
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in half.state_dict().items()}
+        replace_file(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
         write_json(folder / "preprocessor_config.json", settings)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be written ({error}). Free disk space and run again.") from error
 
 

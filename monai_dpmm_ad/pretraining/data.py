@@ -16,13 +16,12 @@ from torch.nn import functional as F
 
 from monai_dpmm_ad.datalist import resolve_datalist
 from monai_dpmm_ad.errors import ScanError
+from monai_dpmm_ad.pretraining.recipe import Recipe
+from monai_dpmm_ad.pretraining.synthetic import SyntheticAnatomy
 from monai_dpmm_ad.progress import track
 from monai_dpmm_ad.transforms.intensity import ScaleIntensityForeground
 from monai_dpmm_ad.transforms.pipeline import preprocess_slices
 from monai_dpmm_ad.transforms.sources import find_scan_error
-
-from .recipe import Recipe
-from .synthetic import SyntheticAnatomy
 
 __all__ = ["Paths", "SlicePool", "join_pools", "load_slices", "make_pool", "make_synthetic_slices"]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Dinov2Config, Dinov2Model
 
-from .views import Views
+from monai_dpmm_ad.pretraining.views import Views
 
 __all__ = ["PretrainModel", "build_backbone", "encode_views", "update_teacher"]
 

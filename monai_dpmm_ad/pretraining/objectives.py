@@ -9,11 +9,17 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from .implants import implant_lesions, measure_change
-from .losses import compute_contrast, compute_distillation, compute_entropy, compute_koleo, compute_lesion_loss
-from .model import PretrainModel, encode_views
-from .recipe import Recipe
-from .views import Views, augment_intensity, match_patches, sample_view_pair
+from monai_dpmm_ad.pretraining.implants import implant_lesions, measure_change
+from monai_dpmm_ad.pretraining.losses import (
+    compute_contrast,
+    compute_distillation,
+    compute_entropy,
+    compute_koleo,
+    compute_lesion_loss,
+)
+from monai_dpmm_ad.pretraining.model import PretrainModel, encode_views
+from monai_dpmm_ad.pretraining.recipe import Recipe
+from monai_dpmm_ad.pretraining.views import Views, augment_intensity, match_patches, sample_view_pair
 
 __all__ = ["StepViews", "compute_loss", "make_step_views"]
 

@@ -10,10 +10,10 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 from transformers import Dinov2Model
 
-from .data import SlicePool
-from .model import encode_views
-from .objectives import make_step_views
-from .recipe import Recipe
+from monai_dpmm_ad.pretraining.data import SlicePool
+from monai_dpmm_ad.pretraining.model import encode_views
+from monai_dpmm_ad.pretraining.objectives import make_step_views
+from monai_dpmm_ad.pretraining.recipe import Recipe
 
 __all__ = ["LEAST_RANK", "MOST_SIMILARITY", "check_collapse", "compute_rank", "probe_features"]
 

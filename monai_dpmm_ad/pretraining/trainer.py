@@ -16,13 +16,12 @@ from torch import Generator, Tensor, nn
 
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.files import write_json
-
-from .checkpoints import export_backbone, latest_checkpoint, load_checkpoint, save_checkpoint
-from .data import Paths, SlicePool, make_pool
-from .model import PretrainModel, build_backbone, update_teacher
-from .objectives import compute_loss, make_step_views
-from .probe import check_collapse, probe_features
-from .recipe import Recipe
+from monai_dpmm_ad.pretraining.checkpoints import export_backbone, latest_checkpoint, load_checkpoint, save_checkpoint
+from monai_dpmm_ad.pretraining.data import Paths, SlicePool, make_pool
+from monai_dpmm_ad.pretraining.model import PretrainModel, build_backbone, update_teacher
+from monai_dpmm_ad.pretraining.objectives import compute_loss, make_step_views
+from monai_dpmm_ad.pretraining.probe import check_collapse, probe_features
+from monai_dpmm_ad.pretraining.recipe import Recipe
 
 __all__ = ["Trainer", "compute_schedule", "pretrain"]
 

@@ -26,12 +26,17 @@ def test_compact_ships_with_the_package(compact: Embedder) -> None:
     assert sum(path.stat().st_size for path in compact_path().iterdir()) < 30e6
 
 
-def test_compact_tells_tissue_from_background(compact: Embedder) -> None:
+def test_compact_notices_a_small_bright_spot(compact: Embedder) -> None:
     y, x = torch.meshgrid(torch.linspace(-1, 1, 112), torch.linspace(-1, 1, 112), indexing="ij")
-    disc = ((x**2 + y**2) < 0.5).float()[None, None]
-    patches = torch.nn.functional.normalize(compact.embed(disc * 0.4).patches[0, 0], dim=-1)
-    centre, corner, other_corner = patches[4, 4], patches[0, 0], patches[-1, -1]
-    assert corner @ other_corner > corner @ centre
+    head = ((x**2 + y**2) < 0.8).float()[None, None] / 3
+    spotted = head.clone()
+    spotted[..., 50:55, 58:63] = 0.8
+    before, after = (torch.nn.functional.normalize(compact.embed(i).patches[0, 0], dim=-1) for i in (head, spotted))
+    change = 1 - (before * after).sum(-1)
+    row, column = divmod(int(change.argmax()), change.shape[1])
+    size = compact.patch_size
+    assert row in (49 // size, 55 // size)
+    assert column in (57 // size, 63 // size)
 
 
 def test_bfloat16_moves_the_embeddings_by_less_than_1e_4(compact: Embedder) -> None:

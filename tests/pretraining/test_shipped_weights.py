@@ -11,7 +11,7 @@ from transformers import Dinov2Model
 
 from monai_dpmm_ad.embedding import compact_path
 
-SHA256 = "@HASH@"
+SHA256 = "be27f1daf41973c9c414e36e822cdaa63215d6a88e582dd55e068fd6455eaeea"
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
 """Fit and evaluate on the real scans of ``../shared/data``, beside plain intensity.
 
-    python benchmarks/real_scans.py --data ../shared/data --out runs/real [--image-size 448] [--components 128]
+    python benchmarks/real_scans.py --data ../shared/data --out runs/real [--image-size 448] [--components 256]
 
 Patient 07's FLAIR is fitted without the patches that its lesion mask touches, patient 19's is evaluated inside the
 brain, on axial slices 40 to 139 as in the data's README. ``brain_mri_2d`` is fitted on its 1 300 tumour-free training
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("runs/real"))
     parser.add_argument("--image-size", type=int, default=448, help="for the MS scans; the 2D slices use 224")
-    parser.add_argument("--components", type=int, default=128, help="for the MS scans; the 2D slices use 512")
+    parser.add_argument("--components", type=int, default=256, help="for the MS scans; the 2D slices use 512")
     arguments = parser.parse_args()
     rows = {
         **run_ms(arguments),
@@ -84,7 +84,7 @@ def _fit(data: Path, bundle: Path, **options: Any) -> None:
     if not is_fitted(bundle):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            fit([data], bundle, **options)
+            fit([data], bundle, patch_fraction=1.0, **options)
 
 
 def _preprocessed(item: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:

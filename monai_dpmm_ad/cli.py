@@ -109,7 +109,9 @@ def _add_fit(commands: Any) -> None:
     parser.add_argument("--intensity", help="median, white_matter, percentile or ct_window")
     parser.add_argument("--axes", nargs="+", help="axial, coronal, sagittal; several are fused")
     parser.add_argument("--exclude-label", choices=("none", "patches", "slices"), help="what a label mask leaves out")
-    parser.add_argument("--patch-fraction", type=float, help="random share of each slice's patches that is fitted")
+    parser.add_argument(
+        "--patch-fraction", type=float, help="random share of each slice's patches that is fitted (default 0.25)"
+    )
     parser.add_argument("--max-epochs", type=int, help="largest number of passes over the embeddings")
     parser.add_argument("--seed", type=int, help="of everything random (default 0)")
     parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")

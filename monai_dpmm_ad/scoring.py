@@ -28,7 +28,7 @@ class ScoreScand(MapTransform):
         pooling: how patch scores become an image score, see :func:`~monai_dpmm_ad.ops.pooling.pool_image_score`.
     """
 
-    def __init__(self, network: AnomalyNet, rate: float = 0.01, pooling: str = "mean") -> None:
+    def __init__(self, network: AnomalyNet, rate: float = 0.01, pooling: str = "top1pct") -> None:
         super().__init__(keys="pred")
         if not 0 < rate < 1:
             raise ValueError(f"`rate` must lie in (0, 1), got {rate}. Pass 0.01 for 1 %.")

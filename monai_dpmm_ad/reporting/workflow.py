@@ -52,7 +52,7 @@ def report_scans(
         component_usage=network.detector.mixture.posterior.weights.tolist(),
         settings=settings,
     )
-    shown = sorted(results, key=lambda result: -result.score)[:OVERVIEW_SCANS]
+    shown = sorted(results, key=lambda result: (not result.abnormal, -result.score))[:OVERVIEW_SCANS]
     plot_overview(folder / "overview.png", shown, num_slices=OVERVIEW_SLICES)
     return path
 

@@ -202,6 +202,8 @@ def _print(outcome: Outcome, folder: str) -> int:
     if outcome.metrics:
         console.print(_metrics_table(outcome.metrics))
     print(f"results: {outcome.report or folder}")
+    if outcome.note:
+        print(f"note: {outcome.note}", file=sys.stderr)
     return _print_failures(outcome)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 
 from monai_dpmm_ad.bundle import SETTINGS, create_bundle, load_workflow
+from monai_dpmm_ad.calibration import Calibration
 from monai_dpmm_ad.files import write_json
 from monai_dpmm_ad.scans import ScanFailure, write_failures
 
@@ -31,12 +33,14 @@ class Outcome:
         failures: the scans that were not processed.
         metrics: figures of an evaluation, empty otherwise.
         report: path of the HTML report, None where none was written.
+        note: what the user should know of the calibration, None where it keeps its promise.
     """
 
     scans: list[Any] = field(default_factory=list)
     failures: list[ScanFailure] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
     report: Path | None = None
+    note: str | None = None
 
 
 def fit(
@@ -130,6 +134,7 @@ def _run_scans(
     table = next(handler for handler in workflow.handlers if isinstance(handler, ScanTable))
     metrics = get("metrics") if "evaluate" in configs else None
     outcome = Outcome(table.rows, workflow.evaluator.failures)
+    outcome.note = _judge_calibration(workflow.network_def.calibration, get("false_positive_rate"))
     if metrics is not None:
         outcome.metrics = metrics.figures
         write_json(out / "metrics.json", metrics.figures)
@@ -139,6 +144,17 @@ def _run_scans(
         settings = {name: get(name) for name in SETTINGS}
         outcome.report = report_scans(out, table.rows, get("datalist"), workflow.network_def, settings, metrics)
     return outcome
+
+
+def _judge_calibration(calibration: Calibration, rate: float) -> str | None:
+    if calibration.guaranteed(rate):
+        return None
+    needed = math.ceil(1 / rate) - 1
+    fitted = "" if calibration.held_out else ", which were also fitted"
+    return (
+        f"a false-positive rate of {rate:g} is guaranteed with {needed} held-out healthy scans or more; "
+        f"this bundle was calibrated on {int(calibration.num_scans)}{fitted}"
+    )
 
 
 def _run(workflow: Any) -> None:

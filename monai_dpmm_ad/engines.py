@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -101,21 +101,16 @@ class MixtureTrainer(Trainer):
     def run(self) -> None:  # type: ignore[override]
         """Fit; a detector that a checkpoint has already fitted is not placed anew."""
         self.network.to(self.state.device)
-        self.loader.open()
-        self.num_data = self.loader.num_data
+        self.num_data = self.loader.num_data  # opens the store
         self.state.epoch_length = len(self.loader)
         super().run()
 
     def _iteration(self, engine: Any, batchdata: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         detector = self.network.detector
         if not detector.fitted:
-            detector.initialize(self._features(self.loader.sample()), self.num_data)
-        elbo = self.inferer(self._features(batchdata), lambda x: detector.fit_batch(x, self.num_data))
+            detector.initialize(_features(self, self.loader.sample()), self.num_data)
+        elbo = self.inferer(_features(self, batchdata), lambda x: detector.fit_batch(x, self.num_data))
         return {CommonKeys.LOSS: -elbo}
-
-    def _features(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        device = self.state.device
-        return self.network.detector.features(batch["patches"].to(device), batch["location"].to(device))
 
 
 class LikelihoodEvaluator(Evaluator):
@@ -157,7 +152,10 @@ class LikelihoodEvaluator(Evaluator):
         super().run(global_epoch)
 
     def _iteration(self, engine: Any, batchdata: Any) -> Any:
-        detector, device = self.network.detector, self.state.device
-        features = detector.features(batchdata["patches"].to(device), batchdata["location"].to(device))
-        step: Callable[..., torch.Tensor] = detector.log_likelihood
-        return self.inferer(features, step)
+        return self.inferer(_features(self, batchdata), self.network.detector.log_likelihood)
+
+
+def _features(engine: MixtureTrainer | LikelihoodEvaluator, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """A stored batch as the vectors that the engine's detector models, on the engine's device."""
+    device = engine.state.device
+    return engine.network.detector.features(batch["patches"].to(device), batch["location"].to(device))

@@ -25,7 +25,6 @@ LAYERS = [
     {"commands"},
     {"cli"},
 ]
-#: Within the third layer there is one exception: pictures, labels and names are one concept for loading and listing.
 KNOWS_NOTHING_OF = {"ops": ("monai", "ignite", "transformers"), "mixture": ("monai", "ignite", "transformers")}
 KNOWS_NOTHING_OF["metrics"] = KNOWS_NOTHING_OF["ops"]
 

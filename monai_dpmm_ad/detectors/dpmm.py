@@ -27,7 +27,8 @@ class DPMMDetector(nn.Module):
         num_stages: S, number of stages, which are normalised and concatenated.
         num_components: K, truncation of the mixture.
         covariance: ``diagonal``, ``spherical``, …: see :class:`~monai_dpmm_ad.mixture.DirichletProcessMixture`.
-        inference: optimiser of the mixture, ``natural``, ``pyro`` or ``memoized``.
+        inference: optimiser of the mixture, ``natural`` or ``pyro``; ``memoized`` wants its batches in a fixed order,
+            which the trainer's shuffled ones are not.
         score: one of ``log_density``, ``cosine``, ``euclidean``, ``mahalanobis``.
         location_weight: weight of the patch's relative location (row, column, slice; each in [0, 1]) appended to the
             unit embedding; 0 leaves it out.

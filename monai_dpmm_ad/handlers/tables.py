@@ -75,11 +75,8 @@ class ScanTable:
         pred = scan[CommonKeys.PRED]
         lesions, flagged, unit = None, None, "mL"
         if "mask" in scan:
-            mask = np.asarray(scan["mask"].as_subclass(torch.Tensor)[0].cpu()) > 0
-            affine = np.asarray(pred.meta["original_affine"])
-            lesions = compute_lesions(
-                mask, np.asarray(pred.as_subclass(torch.Tensor)[0].cpu()), affine, self.min_lesion_volume
-            )
+            mask, affine = _to_array(scan["mask"]) > 0, np.asarray(pred.meta["original_affine"])
+            lesions = compute_lesions(mask, _to_array(pred), affine, self.min_lesion_volume)
             if mask.ndim == 2:
                 flagged, unit = float(mask.sum()), "pixels"
             else:

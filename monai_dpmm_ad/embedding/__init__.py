@@ -6,6 +6,7 @@ from __future__ import annotations
 from monai_dpmm_ad.embedding.base import Embedder, fingerprint_differences, fingerprint_digest
 from monai_dpmm_ad.embedding.compact import compact_path, create_embedder
 from monai_dpmm_ad.embedding.hf_vit import HFViTEmbedder
+from monai_dpmm_ad.embedding.pixels import PixelEmbedder
 from monai_dpmm_ad.embedding.store import EmbeddingStore
 from monai_dpmm_ad.embedding.store_writer import StoreWriter
 
@@ -13,6 +14,7 @@ __all__ = [
     "Embedder",
     "EmbeddingStore",
     "HFViTEmbedder",
+    "PixelEmbedder",
     "StoreWriter",
     "compact_path",
     "create_embedder",

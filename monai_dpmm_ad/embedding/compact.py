@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
 from monai_dpmm_ad.embedding.base import Embedder
 from monai_dpmm_ad.embedding.hf_vit import HFViTEmbedder
+from monai_dpmm_ad.embedding.pixels import PIXELS, PixelEmbedder
 from monai_dpmm_ad.errors import CheckpointError, unknown_option
 
 __all__ = ["COMPACT", "compact_path", "create_embedder"]
@@ -39,7 +41,8 @@ def create_embedder(
 
     Args:
         name_or_path: ``"compact"``, what ships with the package and needs no network; a Hugging Face id such as
-            ``"facebook/dinov2-small"``; or a local folder in the Hugging Face format.
+            ``"facebook/dinov2-small"``; a local folder in the Hugging Face format; or ``"pixels"``, raw patches of
+            16 pixels, ``"pixels-8"`` of 8.
         revision: branch, tag or commit of a Hugging Face id.
         stages: blocks whose output is returned, see :class:`~monai_dpmm_ad.embedding.HFViTEmbedder`.
         autocast: bfloat16 on or off; None lets the processor decide.
@@ -51,7 +54,10 @@ def create_embedder(
     name = os.fspath(name_or_path)
     if name == COMPACT:
         return HFViTEmbedder(compact_path(), revision, stages, autocast, name=COMPACT)
+    pixels = re.fullmatch(rf"{PIXELS}(?:-(\d+))?", name)
+    if pixels:
+        return PixelEmbedder(int(pixels[1])) if pixels[1] else PixelEmbedder()
     if not os.path.exists(name) and os.sep not in name and "/" not in name:
-        options = (COMPACT, "ORGANISATION/MODEL of Hugging Face", "/PATH/TO/A/FOLDER")
+        options = (COMPACT, PIXELS, "ORGANISATION/MODEL of Hugging Face", "/PATH/TO/A/FOLDER")
         raise unknown_option("embedder", name, options)
     return HFViTEmbedder(name, revision, stages, autocast)

@@ -135,6 +135,7 @@ def _add_pretrain(commands: Any) -> None:
     parser.add_argument("--images", nargs="+", required=True, metavar="PATH", help=f"taken to show no lesion: {PATHS}")
     parser.add_argument("--mixed", nargs="+", metavar="PATH", help="scans that may show lesions, learned from as well")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder that fit --embedder takes")
+    parser.add_argument("--initial", metavar="DIR", help="weights to begin with, of the same architecture")
     parser.add_argument("--steps", type=int, help="optimiser steps")
     parser.add_argument("--batch-size", type=int, help="slices in a step, of each process")
     parser.add_argument("--patch-size", type=int, help="side of a patch in pixels")

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import Dinov2Model
 
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.files import replace_file, write_json
 from monai_dpmm_ad.pretraining.model import IMAGE_MEAN, IMAGE_STD
 
-__all__ = ["export_backbone", "latest_checkpoint", "load_checkpoint", "save_checkpoint"]
+__all__ = ["export_backbone", "latest_checkpoint", "load_backbone", "load_checkpoint", "save_checkpoint"]
 
 _NAME = re.compile(r"step_(\d{7})\.pt")
 _KEPT = 2
@@ -108,6 +108,26 @@ def export_backbone(backbone: Dinov2Model, out: str | os.PathLike[str]) -> None:
         write_json(folder / "preprocessor_config.json", settings)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be written ({error}). Free disk space and run again.") from error
+
+
+def load_backbone(backbone: Dinov2Model, folder: str | os.PathLike[str]) -> None:
+    """Give a backbone the weights of a folder that `export_backbone` wrote.
+
+    Args:
+        backbone: changed in place.
+        folder: holds ``model.safetensors`` of the same architecture.
+
+    Raises:
+        CheckpointError: when the weights cannot be read or belong to another architecture.
+    """
+    path = Path(folder) / "model.safetensors"
+    try:
+        backbone.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise CheckpointError(
+            f"{path}: cannot be the initial weights of this recipe ({reason}). Give weights of the same architecture."
+        ) from error
 
 
 def _list_checkpoints(folder: str | os.PathLike[str]) -> list[Path]:

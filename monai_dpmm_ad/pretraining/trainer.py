@@ -16,7 +16,13 @@ from torch import Generator, Tensor, nn
 
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.files import write_json
-from monai_dpmm_ad.pretraining.checkpoints import export_backbone, latest_checkpoint, load_checkpoint, save_checkpoint
+from monai_dpmm_ad.pretraining.checkpoints import (
+    export_backbone,
+    latest_checkpoint,
+    load_backbone,
+    load_checkpoint,
+    save_checkpoint,
+)
 from monai_dpmm_ad.pretraining.data import Paths, SlicePool, make_pool
 from monai_dpmm_ad.pretraining.model import PretrainModel, build_backbone, update_teacher
 from monai_dpmm_ad.pretraining.objectives import compute_loss, make_step_views
@@ -39,6 +45,7 @@ def pretrain(
     recipe: Recipe | None = None,
     *,
     mixed: Paths = (),
+    initial: str | os.PathLike[str] | None = None,
     device: str | torch.device = "cpu",
     checkpoint_every: int = 100,
     report_every: int = 10,
@@ -54,6 +61,7 @@ def pretrain(
         out: folder of the result.
         recipe: the settings; None for the defaults.
         mixed: scans or pictures that may show lesions: learned from, never taken for clean.
+        initial: folder of backbone weights to begin with, of the recipe's architecture; None begins at random.
         device: ``"cpu"`` or ``"cuda"``.
         checkpoint_every: steps between checkpoints, each with a probe of the features.
         report_every: steps between reports.
@@ -64,17 +72,19 @@ def pretrain(
 
     Raises:
         ValueError: when there are fewer slices than a batch, or none at all.
-        CheckpointError: when a checkpoint belongs to another recipe or the disk is full.
+        CheckpointError: when a checkpoint belongs to another recipe, ``initial`` to another architecture, or the disk
+            is full.
         RuntimeError: when the features have collapsed; nothing is written as finished then.
     """
     recipe = recipe or Recipe()
     with _processes():
         pool = make_pool(images, recipe, mixed)
-        trainer = Trainer(pool, recipe, torch.device(device))
+        trainer = Trainer(pool, recipe, torch.device(device), initial)
         trainer.run(Path(out) / "checkpoints", checkpoint_every, report_every, report)
         if trainer.rank == 0:
             export_backbone(trainer.teacher.backbone, out)
-            write_json(Path(out) / "pretraining.json", {"recipe": asdict(recipe), "history": trainer.history})
+            settings = {"recipe": asdict(recipe), "initial": None if initial is None else os.fspath(initial)}
+            write_json(Path(out) / "pretraining.json", {**settings, "history": trainer.history})
     return Path(out)
 
 
@@ -100,13 +110,23 @@ class Trainer:
         pool: the slices.
         recipe: the settings.
         device: where to train.
+        initial: folder of backbone weights to begin with; None begins at random.
     """
 
-    def __init__(self, pool: SlicePool, recipe: Recipe, device: torch.device) -> None:
+    def __init__(
+        self,
+        pool: SlicePool,
+        recipe: Recipe,
+        device: torch.device,
+        initial: str | os.PathLike[str] | None = None,
+    ) -> None:
         self.pool, self.recipe, self.device = pool, recipe, device
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world = dist.get_world_size() if dist.is_initialized() else 1
-        self.student = _build(recipe).to(device)
+        self.student = _build(recipe)
+        if initial is not None:
+            load_backbone(self.student.backbone, initial)
+        self.student.to(device)
         self.teacher = self.student.make_teacher()
         self.optimizer = _make_optimizer(self.student, recipe)
         self.centre = torch.zeros(recipe.num_prototypes, device=device)

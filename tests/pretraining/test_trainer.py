@@ -177,3 +177,20 @@ def test_loss_falls_and_features_do_not_collapse(pool, make_recipe, tmp_path):
     assert measured["probe_rank"] > 4
     assert measured["probe_similarity"] < 0.9
     assert measured["probe_places"] > 0.4
+
+
+def test_initial_weights_are_where_the_training_begins(pool, make_recipe, tmp_path):
+    recipe = make_recipe()
+    other = Trainer(pool, make_recipe(seed=5), CPU)
+    export_backbone(other.student.backbone, tmp_path / "given")
+    trainer = Trainer(pool, recipe, CPU, tmp_path / "given")
+    assert torch.allclose(flat(trainer.student.backbone), flat(other.student.backbone), atol=1e-3)  # float16 on disk
+    assert torch.equal(flat(trainer.teacher.backbone), flat(trainer.student.backbone))
+
+
+def test_initial_weights_of_another_architecture_are_refused(pool, make_recipe, tmp_path):
+    export_backbone(Trainer(pool, make_recipe(embed_dim=16), CPU).student.backbone, tmp_path / "given")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: cannot be the initial weights"):
+        Trainer(pool, make_recipe(), CPU, tmp_path / "given")
+    with pytest.raises(CheckpointError, match="cannot be the initial weights"):
+        Trainer(pool, make_recipe(), CPU, tmp_path / "absent")

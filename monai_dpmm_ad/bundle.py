@@ -27,6 +27,8 @@ SETTINGS = (
     "image_size",
     "min_foreground",
     "num_shifts",
+    "intensity_tail",
+    "intensity_weight",
     "num_components",
     "covariance",
     "score",

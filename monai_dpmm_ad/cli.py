@@ -107,6 +107,11 @@ def _add_fit(commands: Any) -> None:
     parser.add_argument("--pooling", help="how patch scores become a scan's score: mean, top1pct or max")
     parser.add_argument("--location-weight", type=float, help="weight of the patch's location beside its embedding")
     parser.add_argument("--intensity", help="median, white_matter, percentile or ct_window")
+    parser.add_argument(
+        "--intensity-tail",
+        help="bright, dark or both: how unusual a pixel's own intensity is counts as well (default none)",
+    )
+    parser.add_argument("--intensity-weight", type=float, help="weight of that term (default 1)")
     parser.add_argument("--axes", nargs="+", help="axial, coronal, sagittal; several are fused")
     parser.add_argument("--exclude-label", choices=("none", "patches", "slices"), help="what a label mask leaves out")
     parser.add_argument(

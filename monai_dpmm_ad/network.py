@@ -14,6 +14,7 @@ from monai_dpmm_ad.calibration import Calibration
 from monai_dpmm_ad.detectors import DPMMDetector
 from monai_dpmm_ad.embedding import Embedder
 from monai_dpmm_ad.errors import CheckpointError
+from monai_dpmm_ad.intensity_tail import IntensityTail
 from monai_dpmm_ad.ops.patches import pool_foreground, upsample_scores
 from monai_dpmm_ad.types import PatchEmbeddings
 
@@ -48,6 +49,9 @@ class AnomalyNet(nn.Module):
         image_size: longer side of what the embedder sees, in pixels.
         min_foreground: least share of foreground pixels of a patch that is fitted and scored.
         num_shifts: n; the map is averaged over n×n sub-patch shifts of the grid, at n² times the cost.
+        intensity_tail: ``"bright"``, ``"dark"`` or ``"both"`` adds how unusual a pixel's own intensity is, see
+            :class:`~monai_dpmm_ad.intensity_tail.IntensityTail`; ``"none"`` leaves it out.
+        intensity_weight: weight of that term.
     """
 
     backbone_digest: Tensor
@@ -59,6 +63,8 @@ class AnomalyNet(nn.Module):
         image_size: int = 224,
         min_foreground: float = 0.25,
         num_shifts: int = 1,
+        intensity_tail: str = "none",
+        intensity_weight: float = 1.0,
     ) -> None:
         super().__init__()
         if image_size < embedder.patch_size:
@@ -77,6 +83,7 @@ class AnomalyNet(nn.Module):
         self.image_size = image_size
         self.min_foreground = min_foreground
         self.num_shifts = num_shifts
+        self.intensity_tail = None if intensity_tail == "none" else IntensityTail(intensity_tail, intensity_weight)
         self.register_buffer(
             "backbone_digest", torch.frombuffer(bytearray.fromhex(embedder.digest()), dtype=torch.uint8).clone()
         )
@@ -121,6 +128,13 @@ class AnomalyNet(nn.Module):
         Returns:
             ``(B, 1, H, W)``, non-negative, higher = more anomalous, 0 in the background.
         """
+        maps = self.draw_embedding_maps(images, positions)
+        if self.intensity_tail is not None:
+            maps = self.intensity_tail(maps, _middle(images)) * _foreground(images)
+        return maps
+
+    def draw_embedding_maps(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Draw anomaly maps from the patch embeddings alone; arguments and result as for :meth:`forward`."""
         step = self.embedder.patch_size / self.num_shifts
         offsets = [round(number * step) for number in range(self.num_shifts)]
         maps = [self._draw(images, positions, (down, right)) for down in offsets for right in offsets]
@@ -163,8 +177,12 @@ class AnomalyNet(nn.Module):
 
 def _foreground(images: Tensor) -> Tensor:
     """Foreground ``(B, 1, H, W)`` of the image, or of the middle slice of 2.5D channels, as 0 and 1."""
+    return (_middle(images) > 0).to(images.dtype)
+
+
+def _middle(images: Tensor) -> Tensor:
     middle = images.shape[1] // 2
-    return (images[:, middle : middle + 1] > 0).to(images.dtype)
+    return images[:, middle : middle + 1]
 
 
 def _pad(images: Tensor, shift: tuple[int, int]) -> Tensor:

@@ -15,10 +15,13 @@ PACKAGE = ROOT / "monai_dpmm_ad"
 LAYERS = [
     {"errors", "types"},
     {"ops", "files", "progress", "scan_paths"},
-    {"transforms", "embedding", "mixture", "metrics", "calibration", "lesions", "synthetic_lesions", "datalist"},
+    {
+        *("transforms", "embedding", "mixture", "metrics", "calibration"),
+        *("lesions", "synthetic_lesions", "datalist", "intensity_tail"),
+    },
     {"scans", "phantoms", "detectors", "clustering"},
     {"network"},
-    {"inferers", "scoring", "bundle", "fitting"},
+    {"inferers", "scoring", "bundle", "fitting", "tail_fitting"},
     {"engines"},
     {"handlers", "pretraining"},
     {"reporting"},

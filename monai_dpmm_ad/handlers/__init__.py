@@ -3,6 +3,7 @@
 
 from monai_dpmm_ad.handlers.calibration import CalibrationHandler
 from monai_dpmm_ad.handlers.evaluation import ScanMetrics
+from monai_dpmm_ad.handlers.intensity import IntensityTailHandler
 from monai_dpmm_ad.handlers.metrics import AnomalyMapMetric, AnomalyMetricsHandler
 from monai_dpmm_ad.handlers.progress import ScanProgress
 from monai_dpmm_ad.handlers.tables import ScanRow, ScanTable
@@ -11,6 +12,7 @@ __all__ = [
     "AnomalyMapMetric",
     "AnomalyMetricsHandler",
     "CalibrationHandler",
+    "IntensityTailHandler",
     "ScanMetrics",
     "ScanProgress",
     "ScanRow",

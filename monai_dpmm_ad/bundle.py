@@ -29,6 +29,8 @@ SETTINGS = (
     "num_shifts",
     "intensity_tail",
     "intensity_weight",
+    "detector_name",
+    "detector_options",
     "num_components",
     "covariance",
     "score",
@@ -117,9 +119,7 @@ def load_workflow(bundle_root: str | os.PathLike[str], configs: Sequence[str], k
         ValueError: when an override could be read as an expression of the config, which would run code.
     """
     for name, value in overrides.items():
-        for text in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(text, str) and text.startswith(("$", "@", "%")):
-                raise ValueError(f"`{name}` must not begin with {text[0]}, got '{text}'. Write ./{text} for a path.")
+        _refuse_expressions(name, value)
     from monai.bundle import ConfigWorkflow
 
     root = Path(bundle_root)
@@ -139,3 +139,17 @@ def load_workflow(bundle_root: str | os.PathLike[str], configs: Sequence[str], k
         bundle_root=str(root),
         **overrides,
     )
+
+
+def _refuse_expressions(name: str, value: Any) -> None:
+    """Refuse what MONAI would run: expressions and references at any depth, and keys such as ``_target_``."""
+    if isinstance(value, str) and value.startswith(("$", "@", "%")):
+        raise ValueError(f"`{name}` must not begin with {value[0]}, got '{value}'. Write ./{value} for a path.")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not str(key).isidentifier() or str(key).startswith("_"):
+                raise ValueError(f"`{name}` must have plain names as keys, got '{key}'.")
+            _refuse_expressions(name, item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _refuse_expressions(name, item)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 import warnings
@@ -101,6 +102,15 @@ def _add_fit(commands: Any) -> None:
     parser.add_argument("--out", required=True, metavar="BUNDLE", help="folder of the bundle")
     parser.add_argument("--embedder", dest="embedder_name", help="compact, a Hugging Face id or a local folder")
     parser.add_argument("--image-size", type=int, help="longer side of what the embedder sees, in pixels")
+    parser.add_argument("--detector", dest="detector_name", metavar="NAME", help="dpmm (default), …: see the docs")
+    parser.add_argument(
+        "--detector-option",
+        dest="detector_options",
+        action="append",
+        type=_parse_option,
+        metavar="NAME=VALUE",
+        help="argument of the detector, the value as in JSON; may be given several times",
+    )
     parser.add_argument("--num-components", type=int, help="largest number of mixture components")
     parser.add_argument("--covariance", help="diagonal or spherical, …")
     parser.add_argument("--score", help="log_density, cosine, euclidean or mahalanobis")
@@ -148,6 +158,17 @@ def _add_pretrain(commands: Any) -> None:
     parser.add_argument("--device", help="cpu or cuda (default cpu)")
 
 
+def _parse_option(text: str) -> tuple[str, Any]:
+    """Read NAME=VALUE; a value that is no JSON is a string."""
+    name, found, value = text.partition("=")
+    if not name or not found:
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got '{text}'")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
 def _demo(options: dict[str, Any]) -> int:
     from monai_dpmm_ad import commands
 
@@ -158,6 +179,8 @@ def _demo(options: dict[str, Any]) -> int:
 def _fit(options: dict[str, Any]) -> int:
     from monai_dpmm_ad import commands
 
+    if "detector_options" in options:
+        options["detector_options"] = dict(options["detector_options"])
     outcome = commands.fit(**options)
     print(f"fitted bundle: {options['out']}")
     return _print_failures(outcome)

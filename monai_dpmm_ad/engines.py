@@ -1,5 +1,5 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""Ignite engines: evaluate scans, fit the mixture, validate it."""
+"""Ignite engines: evaluate scans, fit a detector, validate it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from monai_dpmm_ad.fitting import StoreLoader
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.scans import FAILURE, ScanFailure, describe_failure
 
-__all__ = ["LikelihoodEvaluator", "MixtureTrainer", "ScanEvaluator", "finished_scans"]
+__all__ = ["DetectorTrainer", "HeldOutEvaluator", "ScanEvaluator", "finished_scans"]
 
 
 def finished_scans(engine: Engine) -> list[dict[str, Any]]:
@@ -57,18 +57,18 @@ class ScanEvaluator(SupervisedEvaluator):
         return self.state.output
 
 
-class MixtureTrainer(Trainer):
+class DetectorTrainer(Trainer):
     """Fit a network's detector on batches of stored embeddings.
 
-    The first iteration places the components on a sample; every iteration takes one optimiser step. The output is
-    ``{"loss": −ELBO per patch in nats}``.
+    The order of calls is that of :class:`~monai_dpmm_ad.detectors.Detector`. The output is
+    ``{"loss": −what fit_batch returns}``; for the mixture that is −ELBO per patch in nats.
 
     Args:
         device: where to fit.
-        max_epochs: passes over the store.
-        train_data_loader: batches ``{"patches": (n, S, D), "location": (n, 3)}``.
+        max_epochs: passes over the store, unless the detector needs fewer.
+        train_data_loader: batches of rows in the detector's ``batch_unit``.
         network: its detector is fitted; the embedder is not touched.
-        inferer: part of MONAI's interface; called with a batch's features and the detector's step.
+        inferer: part of MONAI's interface; called with a batch and the detector's step.
         key_train_metric: as in MONAI.
         additional_metrics: as in MONAI.
         train_handlers: as in MONAI.
@@ -101,26 +101,36 @@ class MixtureTrainer(Trainer):
     def run(self) -> None:  # type: ignore[override]
         """Fit; a detector that a checkpoint has already fitted is not placed anew."""
         self.network.to(self.state.device)
+        self._starts = not self.network.detector.fitted
         self.num_data = self.loader.num_data  # opens the store
         self.state.epoch_length = len(self.loader)
+        own_limit = self.network.detector.max_epochs
+        if own_limit is not None:
+            self.state.max_epochs = min(own_limit, self.state.max_epochs or own_limit)
         super().run()
 
     def _iteration(self, engine: Any, batchdata: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         detector = self.network.detector
-        if not detector.fitted:
-            detector.initialize(_features(self, self.loader.sample()), self.num_data)
-        elbo = self.inferer(_features(self, batchdata), lambda x: detector.fit_batch(x, self.num_data))
-        return {CommonKeys.LOSS: -elbo}
+        if self._starts:
+            detector.initialize(self._draw_sample(), self.num_data)
+            self._starts = False
+        gain = self.inferer(_to_device(self, batchdata), lambda rows: detector.fit_batch(rows, self.num_data))
+        if self.state.iteration % cast(int, self.state.epoch_length) == 0:  # before any handler of the epoch's end
+            detector.finish_epoch(self._draw_sample)
+        return {CommonKeys.LOSS: -gain}
+
+    def _draw_sample(self) -> dict[str, torch.Tensor]:
+        return cast(dict[str, torch.Tensor], _to_device(self, self.loader.sample()))
 
 
-class LikelihoodEvaluator(Evaluator):
-    """Mean log-likelihood of held-out normal patches, the paper's criterion for the best epoch.
+class HeldOutEvaluator(Evaluator):
+    """The detector's criterion on held-out normal patches, by which the best epoch is chosen.
 
     Args:
         device: where to evaluate.
-        val_data_loader: batches ``{"patches": (n, S, D), "location": (n, 3)}``.
+        val_data_loader: batches of rows in the detector's ``batch_unit``.
         network: holds the detector.
-        inferer: part of MONAI's interface; called with features and the detector's log-likelihood.
+        inferer: part of MONAI's interface; called with a batch and the detector's criterion.
         key_val_metric: as in MONAI.
         val_handlers: as in MONAI.
     """
@@ -152,10 +162,8 @@ class LikelihoodEvaluator(Evaluator):
         super().run(global_epoch)
 
     def _iteration(self, engine: Any, batchdata: Any) -> Any:
-        return self.inferer(_features(self, batchdata), self.network.detector.log_likelihood)
+        return self.inferer(_to_device(self, batchdata), self.network.detector.criterion)
 
 
-def _features(engine: MixtureTrainer | LikelihoodEvaluator, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """A stored batch as the vectors that the engine's detector models, on the engine's device."""
-    device = engine.state.device
-    return engine.network.detector.features(batch["patches"].to(device), batch["location"].to(device))
+def _to_device(engine: DetectorTrainer | HeldOutEvaluator, rows: Mapping[str, torch.Tensor]) -> Any:
+    return {name: tensor.to(engine.state.device) for name, tensor in rows.items()}

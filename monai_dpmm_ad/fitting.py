@@ -17,7 +17,8 @@ from torch import Tensor
 
 from monai_dpmm_ad.datalist import resolve_datalist, split_by_subject
 from monai_dpmm_ad.embedding import EmbeddingStore, StoreWriter
-from monai_dpmm_ad.errors import EmbeddingStoreError, ScanError
+from monai_dpmm_ad.embedding.store_batches import StoreBatches
+from monai_dpmm_ad.errors import EmbeddingStoreError, ScanError, unknown_option
 from monai_dpmm_ad.mixture.distributed import gather_rows, reduce_max, reduce_sum
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.ops.patches import pool_foreground
@@ -25,6 +26,8 @@ from monai_dpmm_ad.progress import track
 from monai_dpmm_ad.scans import ScanDataset, share_of_rank
 
 __all__ = ["Split", "StoreLoader", "embed_dataset", "split_scans"]
+
+UNITS = ("patches", "scans")
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def _normal(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 class StoreLoader:
-    """Shuffled batches of a store, a new order in every epoch.
+    """Batches of a store: shuffled patches, a new order in every epoch, or one scan after the other.
 
     The store is opened, and embedded where it is not yet, when it is first needed: not when a config is parsed. Its
     length is known to Ignite only then.
@@ -91,6 +94,10 @@ class StoreLoader:
         seed: of the order.
         shuffle: whether to shuffle.
         sample_size: patches on which components are placed.
+        unit: ``"patches"``, or ``"scans"`` for all rows of one scan with their ``slice_index`` and the slices' ``cls``.
+
+    Raises:
+        ValueError: an unknown unit.
     """
 
     def __init__(
@@ -100,11 +107,15 @@ class StoreLoader:
         seed: int = 0,
         shuffle: bool = True,
         sample_size: int = 50_000,
+        unit: str = "patches",
     ) -> None:
+        if unit not in UNITS:
+            raise unknown_option("unit", unit, UNITS)
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
         self.sample_size = sample_size
+        self.unit = unit
         self._open_store = open_store
         self._store: EmbeddingStore | None = None
         self._epoch = 0
@@ -129,16 +140,37 @@ class StoreLoader:
     def __len__(self) -> int:
         if self._store is None:
             raise TypeError("The length is known once the store is open.")  # what MONAI expects of such a loader
-        batches = -(-self.open().num_rows // self.batch_size)
-        return int(reduce_max(batches, _collective_device()))
+        return int(reduce_max(len(self._batches()), _collective_device()))
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        batches = self.open().batches(self.batch_size, seed=self.seed, epoch=self._epoch, shuffle=self.shuffle)
+        batches = self._batches()
         self._epoch += 1
-        yield from batches
+        batch: dict[str, Tensor] = {}
+        for batch in batches:
+            yield batch
         # All processes take the same number of steps, the last ones perhaps on nothing.
         for _ in range(len(self) - len(batches)):
-            yield {name: rows[:0] for name, rows in self.open().sample(1).items()}
+            yield {name: rows[:0] for name, rows in batch.items()}
+
+    def _batches(self) -> StoreBatches | ScanBatches:
+        store = self.open()
+        if self.unit == "scans":
+            return ScanBatches(store)
+        return store.batches(self.batch_size, seed=self.seed, epoch=self._epoch, shuffle=self.shuffle)
+
+
+class ScanBatches:
+    """The rows of one scan after the other, those that have any."""
+
+    def __init__(self, store: EmbeddingStore) -> None:
+        self._store = store
+        self._names = [name for name in store.sources if store.count_rows(name)]
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return (self._store.source_rows(name) for name in self._names)
 
 
 def _collective_device() -> torch.device:
@@ -208,7 +240,8 @@ def _first(batch: Sequence[Any]) -> Any:
 def _embed_scan(
     slices: Sequence[dict[str, Any]], network: AnomalyNet, device: torch.device | str, batch_size: int
 ) -> dict[str, Tensor]:
-    patches, location, index, cls = [], [], [], []
+    parts: list[dict[str, Tensor]] = []
+    cls = []
     for start, batch in _batches(slices, batch_size):
         images = torch.stack([item["image"].as_subclass(Tensor) for item in batch]).to(device)
         encoded = network.encode(images, torch.tensor([item["position"] for item in batch], device=device))
@@ -216,17 +249,11 @@ def _embed_scan(
         if "label" in batch[0]:
             labels = torch.stack([item["label"].as_subclass(Tensor) for item in batch]).to(device)
             normal &= ~_touched(labels, images, network)
-        patches.append(encoded.embeddings.patches.movedim(1, 3)[normal].cpu())  # (n, S, D)
-        location.append(encoded.location[normal].cpu())
-        numbers = torch.arange(start, start + len(batch)).view(-1, 1, 1).expand(normal.shape)
-        index.append(numbers[normal.cpu()])
+        numbers = torch.arange(start, start + len(batch), device=normal.device).view(-1, 1, 1).expand(normal.shape)
+        rows = {**encoded.rows(), "slice_index": numbers}
+        parts.append({name: values[normal].cpu() for name, values in rows.items()})
         cls.append(encoded.embeddings.cls.cpu())
-    return {
-        "patches": torch.cat(patches),
-        "location": torch.cat(location),
-        "slice_index": torch.cat(index),
-        "cls": torch.cat(cls),
-    }
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} | {"cls": torch.cat(cls)}
 
 
 def _touched(labels: Tensor, images: Tensor, network: AnomalyNet) -> Tensor:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,29 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_dpmm_ad.calibration import Calibration
-from monai_dpmm_ad.detectors import DPMMDetector
+from monai_dpmm_ad.detectors import Detector
 from monai_dpmm_ad.embedding import Embedder
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.intensity_tail import IntensityTail
 from monai_dpmm_ad.ops.patches import pool_foreground, upsample_scores
-from monai_dpmm_ad.types import PatchEmbeddings
+from monai_dpmm_ad.types import EncodedSlices
 
-__all__ = ["AnomalyNet", "EncodedSlices"]
-
-
-@dataclass(frozen=True)
-class EncodedSlices:
-    """What the embedder sees of a batch of slices.
-
-    Args:
-        embeddings: patch and CLS embeddings on the grid (h, w).
-        location: ``(B, h, w, 3)``, relative row, column and slice position of each patch's centre, in [0, 1].
-        foreground: ``(B, h, w)``, share of each patch's pixels that are foreground.
-    """
-
-    embeddings: PatchEmbeddings
-    location: Tensor
-    foreground: Tensor
+__all__ = ["AnomalyNet"]
 
 
 class AnomalyNet(nn.Module):
@@ -59,7 +43,7 @@ class AnomalyNet(nn.Module):
     def __init__(
         self,
         embedder: Embedder,
-        detector: DPMMDetector,
+        detector: Detector,
         image_size: int = 224,
         min_foreground: float = 0.25,
         num_shifts: int = 1,
@@ -143,9 +127,7 @@ class AnomalyNet(nn.Module):
     def _draw(self, images: Tensor, positions: Tensor | None, shift: tuple[int, int]) -> Tensor:
         encoded = self.encode(images, positions, shift)
         valid = encoded.foreground >= self.min_foreground
-        patches = encoded.embeddings.patches.movedim(1, 3)  # (B, h, w, S, D)
-        features = self.detector.features(patches, encoded.location)
-        grid = self.detector.score(features.flatten(0, 2)).view(valid.shape)
+        grid = self.detector.score_slices(encoded, valid)
         size = int(images.shape[-2]), int(images.shape[-1])
         scale = [length / resized for length, resized in zip(size, self.resized_shape(*size), strict=True)]
         return upsample_scores(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-__all__ = ["PatchEmbeddings"]
+__all__ = ["EncodedSlices", "PatchEmbeddings"]
 
 
 @dataclass(frozen=True)
@@ -33,3 +33,22 @@ class PatchEmbeddings:
     def grid(self) -> tuple[int, int]:
         """Height and width of the patch grid."""
         return self.patches.shape[2], self.patches.shape[3]
+
+
+@dataclass(frozen=True)
+class EncodedSlices:
+    """What the embedder sees of a batch of slices.
+
+    Args:
+        embeddings: patch and CLS embeddings on the grid (h, w).
+        location: ``(B, h, w, 3)``, relative row, column and slice position of each patch's centre, in [0, 1].
+        foreground: ``(B, h, w)``, share of each patch's pixels that are foreground.
+    """
+
+    embeddings: PatchEmbeddings
+    location: Tensor
+    foreground: Tensor
+
+    def rows(self) -> dict[str, Tensor]:
+        """What an embedding store keeps of each patch: ``patches (B, h, w, S, D)`` and ``location (B, h, w, 3)``."""
+        return {"patches": self.embeddings.patches.movedim(1, 3), "location": self.location}

@@ -120,10 +120,16 @@ def test_what_is_no_fitted_bundle_is_refused(tmp_path: Path) -> None:
         load_workflow(create_bundle(tmp_path / "new"), ["inference"], "inference")
 
 
-@pytest.mark.parametrize("value", ["$__import__('os').remove('x')", "@network", "%a.json", ["ok", "$1"]])
+@pytest.mark.parametrize("value", ["$__import__('os').remove('x')", "@network", "%a.json", ["ok", "$1"], {"a": ["$1"]}])
 def test_overrides_are_never_expressions(bundle: Path, value: object) -> None:
     with pytest.raises(ValueError, match="begin with"):
         load_workflow(bundle, ["inference"], "inference", dataset_dir=value)
+
+
+@pytest.mark.parametrize("key", ["_target_", "a#b", "$a"])
+def test_overrides_never_name_what_to_run(bundle: Path, key: str) -> None:
+    with pytest.raises(ValueError, match="plain names"):
+        load_workflow(bundle, ["train"], "train", detector_options={"options": {key: "os.remove"}})
 
 
 def test_unknown_settings_are_refused(tmp_path: Path) -> None:

@@ -156,6 +156,8 @@ def test_wrong_options_are_one_clear_line(
         (["--embedder", "compct"], "Did you mean 'compact'"),
         (["--embedder", "/no/such/folder"], "/no/such/folder"),
         (["--covariance", "diagnal"], "Did you mean 'diagonal'"),
+        (["--detector", "dpm"], "Did you mean 'dpmm'"),
+        (["--detector-option", "colour=1"], "option of dpmm"),
         (["--score", "cosin"], "Did you mean 'cosine'"),
         (["--intensity", "medan"], "Did you mean 'median'"),
         (["--axes", "axal"], "Did you mean 'axial'"),

@@ -109,6 +109,18 @@ def test_the_loader_reads_every_patch_in_another_order_each_epoch(
     assert torch.equal(*(torch.tensor(sorted(map(tuple, epoch.tolist()))) for epoch in epochs))
 
 
+def test_the_loader_gives_one_scan_after_the_other(network: AnomalyNet, scan: str, tmp_path: Path) -> None:
+    items = [{"image": scan, "name": name} for name in ("a", "b")]
+    loader = StoreLoader(lambda: embed(network, tmp_path / "store", items), batch_size=100, unit="scans")
+    store = loader.open()
+    assert len(loader) == 2
+    for name, batch in zip("ab", loader, strict=True):
+        assert all(torch.equal(batch[key], rows) for key, rows in store.source_rows(name).items())
+        assert batch["slice_index"].max() < len(batch["cls"])
+    with pytest.raises(ValueError, match="`unit` must be one of"):
+        StoreLoader(loader.open, batch_size=1, unit="scan")
+
+
 def test_sections_are_held_out_as_the_data_say(cohort: Path) -> None:
     split = split_scans([str(cohort)], None, 0.2, 0)
     assert [len(split.train), len(split.held_out), split.is_held_out] == [3, 2, True]

@@ -24,8 +24,7 @@ def make_network(vit: Path, **options: object) -> AnomalyNet:
 def fit(network: AnomalyNet, images: Tensor) -> AnomalyNet:
     encoded = network.encode(images)
     valid = encoded.foreground >= network.min_foreground
-    features = network.detector.features(encoded.embeddings.patches.movedim(1, 3)[valid], encoded.location[valid])
-    network.detector.initialize(features, len(features))
+    network.detector.initialize({name: values[valid] for name, values in encoded.rows().items()}, int(valid.sum()))
     return network
 
 
@@ -67,7 +66,7 @@ def test_three_channels_take_the_middle_ones_foreground(network: AnomalyNet, ima
 @pytest.mark.parametrize("score", ["log_density", "cosine", "euclidean", "mahalanobis"])
 def test_scores_are_non_negative_and_rise_with_strangeness(tiny_vit: Path, images: Tensor, score: str) -> None:
     network = fit(make_network(tiny_vit, score=score), images)
-    features = network.detector.features(torch.randn(64, 1, network.detector.feature_dim), None)
+    features = network.detector.features({"patches": torch.randn(64, 1, network.detector.feature_dim)})
     strange = network.detector.score(features)
     normal = network.detector.score(network.detector.mixture.posterior.means.float())
     assert strange.min() >= 0
@@ -132,7 +131,7 @@ def test_location_tells_places_apart(tiny_vit: Path, images: Tensor) -> None:
     assert torch.equal(encoded.location[:, 0, 0, 2], torch.tensor([0.0, 0.5, 1.0]))
     assert (encoded.location[:, 1:, :, 0] >= encoded.location[:, :-1, :, 0]).all()
     with pytest.raises(ValueError, match="VolumeInferer"):
-        network.detector.features(encoded.embeddings.patches.movedim(1, 3), None)
+        network.detector.features({"patches": encoded.embeddings.patches.movedim(1, 3)})
 
 
 @pytest.mark.filterwarnings(

@@ -1,6 +1,8 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
 """Detectors: what scores patch embeddings."""
 
+from monai_dpmm_ad.detectors.base import Detector
 from monai_dpmm_ad.detectors.dpmm import DPMMDetector
+from monai_dpmm_ad.detectors.registry import DETECTORS, create_detector
 
-__all__ = ["DPMMDetector"]
+__all__ = ["DETECTORS", "DPMMDetector", "Detector", "create_detector"]

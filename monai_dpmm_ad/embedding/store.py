@@ -79,6 +79,10 @@ class EmbeddingStore:
     def __len__(self) -> int:
         return self.num_rows
 
+    def count_rows(self, name: str) -> int:
+        """Number of patches of one source."""
+        return self._source(name).rows
+
     def source_rows(self, name: str) -> dict[str, Tensor]:
         """Read all rows of one source.
 

@@ -8,7 +8,7 @@ from monai_dpmm_ad.detectors import DPMMDetector
 
 
 def test_features_are_unit_vectors_over_all_stages() -> None:
-    features = DPMMDetector(8, num_stages=3, num_components=2).features(torch.randn(5, 3, 8), None)
+    features = DPMMDetector(8, num_stages=3, num_components=2).features({"patches": torch.randn(5, 3, 8)})
     assert features.shape == (5, 24)
     torch.testing.assert_close(features.norm(dim=-1), torch.ones(5))
 
@@ -16,7 +16,7 @@ def test_features_are_unit_vectors_over_all_stages() -> None:
 def test_location_is_appended_with_its_weight() -> None:
     detector = DPMMDetector(8, num_components=2, location_weight=2.0)
     location = torch.rand(5, 3)
-    features = detector.features(torch.randn(5, 1, 8), location)
+    features = detector.features({"patches": torch.randn(5, 1, 8), "location": location})
     assert features.shape == (5, 11)
     torch.testing.assert_close(features[:, 8:], 2 * (location - 0.5))
 
@@ -27,11 +27,12 @@ def test_what_was_fitted_scores_lower_than_what_was_not(score: str) -> None:
     centres = torch.nn.functional.normalize(torch.randn(4, 16, generator=generator), dim=1)
     normal = centres[torch.arange(400) % 4] + 0.02 * torch.randn(400, 16, generator=generator)
     detector = DPMMDetector(16, num_components=8, score=score)
-    features = detector.features(normal[:, None], None)
-    detector.initialize(features, len(features))
+    rows = {"patches": normal[:, None]}
+    detector.initialize(rows, len(normal))
     for _ in range(5):
-        detector.fit_batch(features, len(features))
-    strange = detector.features(torch.randn(400, 1, 16, generator=generator), None)
+        detector.fit_batch(rows, len(normal))
+    features = detector.features(rows)
+    strange = detector.features({"patches": torch.randn(400, 1, 16, generator=generator)})
     assert detector.score(features).max() < detector.score(strange).min()
     assert detector.score(features).min() >= 0
 

@@ -31,6 +31,7 @@ SETTINGS = (
     "intensity_weight",
     "detector_name",
     "detector_options",
+    "upsampling",
     "num_components",
     "covariance",
     "score",

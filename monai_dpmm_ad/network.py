@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from monai_dpmm_ad.calibration import Calibration
 from monai_dpmm_ad.detectors import Detector
 from monai_dpmm_ad.embedding import Embedder
-from monai_dpmm_ad.errors import CheckpointError
+from monai_dpmm_ad.errors import CheckpointError, unknown_option
 from monai_dpmm_ad.intensity_tail import IntensityTail
-from monai_dpmm_ad.ops.patches import pool_foreground, upsample_scores
+from monai_dpmm_ad.ops.patches import pool_foreground
+from monai_dpmm_ad.ops.refinement import REFINEMENTS, refine_scores
 from monai_dpmm_ad.types import EncodedSlices
 
 __all__ = ["AnomalyNet"]
@@ -36,6 +37,7 @@ class AnomalyNet(nn.Module):
         intensity_tail: ``"bright"``, ``"dark"`` or ``"both"`` adds how unusual a pixel's own intensity is, see
             :class:`~monai_dpmm_ad.intensity_tail.IntensityTail`; ``"none"`` leaves it out.
         intensity_weight: weight of that term.
+        upsampling: how patch scores become pixels, see :func:`~monai_dpmm_ad.ops.refinement.refine_scores`.
     """
 
     backbone_digest: Tensor
@@ -49,6 +51,7 @@ class AnomalyNet(nn.Module):
         num_shifts: int = 1,
         intensity_tail: str = "none",
         intensity_weight: float = 1.0,
+        upsampling: str = "guided",
     ) -> None:
         super().__init__()
         if image_size < embedder.patch_size:
@@ -61,6 +64,8 @@ class AnomalyNet(nn.Module):
             raise ValueError(
                 f"`num_shifts` must lie between 1 and the patch size {embedder.patch_size}, got {num_shifts}."
             )
+        if upsampling not in REFINEMENTS:
+            raise unknown_option("upsampling", upsampling, REFINEMENTS)
         self.embedder = embedder
         self.detector = detector
         self.calibration = Calibration()
@@ -68,6 +73,7 @@ class AnomalyNet(nn.Module):
         self.min_foreground = min_foreground
         self.num_shifts = num_shifts
         self.intensity_tail = None if intensity_tail == "none" else IntensityTail(intensity_tail, intensity_weight)
+        self.upsampling = upsampling
         self.register_buffer(
             "backbone_digest", torch.frombuffer(bytearray.fromhex(embedder.digest()), dtype=torch.uint8).clone()
         )
@@ -130,10 +136,11 @@ class AnomalyNet(nn.Module):
         grid = self.detector.score_slices(encoded, valid)
         size = int(images.shape[-2]), int(images.shape[-1])
         scale = [length / resized for length, resized in zip(size, self.resized_shape(*size), strict=True)]
-        return upsample_scores(
+        return refine_scores(
             grid,
             valid,
-            size,
+            _middle(images),
+            self.upsampling,
             patch_size=(self.embedder.patch_size * scale[0], self.embedder.patch_size * scale[1]),
             start=(shift[0] * scale[0], shift[1] * scale[1]),
         )
@@ -157,14 +164,15 @@ class AnomalyNet(nn.Module):
         )
 
 
+def _middle(images: Tensor) -> Tensor:
+    """The image ``(B, 1, H, W)``, or the middle slice of 2.5D channels."""
+    middle = images.shape[1] // 2
+    return images[:, middle : middle + 1]
+
+
 def _foreground(images: Tensor) -> Tensor:
     """Foreground ``(B, 1, H, W)`` of the image, or of the middle slice of 2.5D channels, as 0 and 1."""
     return (_middle(images) > 0).to(images.dtype)
-
-
-def _middle(images: Tensor) -> Tensor:
-    middle = images.shape[1] // 2
-    return images[:, middle : middle + 1]
 
 
 def _pad(images: Tensor, shift: tuple[int, int]) -> Tensor:

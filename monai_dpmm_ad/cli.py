@@ -123,7 +123,9 @@ def _add_fit(commands: Any) -> None:
     )
     parser.add_argument("--intensity-weight", type=float, help="weight of that term (default 1)")
     parser.add_argument("--upsampling", help="how patch scores become pixels: guided, bilinear or nearest")
-    parser.add_argument("--num-shifts", type=int, help="n: average n×n sub-patch shifts of the grid, at n² times the cost")
+    parser.add_argument(
+        "--num-shifts", type=int, help="n: average n×n sub-patch shifts of the grid, at n² times the cost"
+    )
     parser.add_argument("--axes", nargs="+", help="axial, coronal, sagittal; several are fused")
     parser.add_argument("--exclude-label", choices=("none", "patches", "slices"), help="what a label mask leaves out")
     parser.add_argument(

@@ -14,7 +14,7 @@ __all__ = ["REFINEMENTS", "refine_scores", "upsample_guided"]
 
 REFINEMENTS = ("guided", *UPSAMPLING_MODES)
 
-# Chosen on a cohort of phantoms that no published figure uses: benchmarks/refinement.py --choose.
+# Chosen on a cohort of phantoms of which no figure is published: python benchmarks/refinement.py --choose
 _RADIUS = 1  # patches on either side that a line is fitted to
 _RIDGE = 1e-4  # variance of the guide, whose foreground lies in (0, 1], below which the line is flattened
 
@@ -69,9 +69,9 @@ def upsample_guided(
 
         m = u(s) + u(a) · (I − u(g)),    kept between u(lowest) and u(highest valid score of the window).
 
-    A lesion that is brighter than its surroundings gets its own outline, and so does one that is darker; where scores do
-    not follow the intensity the slope is 0 and the map is the bilinear one. The bounds keep a steep slope from making
-    scores that no patch nearby has. A constant grid stays exactly constant.
+    A lesion that is brighter than its surroundings gets its own outline, and so does one that is darker; where scores
+    do not follow the intensity the slope is 0 and the map is the bilinear one. The bounds keep a steep slope from
+    making scores that no patch nearby has. A constant grid stays exactly constant.
 
     Args:
         grid: ``(B, h, w)`` scores, non-negative; those of invalid patches may be anything, NaN too.
@@ -109,7 +109,10 @@ def upsample_guided(
         return upsample_scores(x, valid, size, "bilinear", patch_size, start)
 
     refined = upsample(scores) + upsample(slope) * (guide - upsample(intensity))
-    lowest, highest = upsample(-_window_maximum(-scores, valid, radius)), upsample(_window_maximum(scores, valid, radius))
+    lowest, highest = (
+        upsample(-_window_maximum(-scores, valid, radius)),
+        upsample(_window_maximum(scores, valid, radius)),
+    )
     return torch.minimum(torch.maximum(refined, lowest), highest) + least[:, None]
 
 

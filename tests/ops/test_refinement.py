@@ -42,7 +42,9 @@ def test_guided_upsampling_equals_the_slow_oracle(
     seed: int, h: int, w: int, patch: float, share: float, radius: int, start: tuple[float, float]
 ) -> None:
     grid, valid, guide = draw(seed, 1, h, w, patch, share)
-    slow = upsample_guided_slow(grid[0].numpy(), valid[0].numpy(), guide[0, 0].numpy(), (patch,) * 2, start, radius, 0.01)
+    slow = upsample_guided_slow(
+        grid[0].numpy(), valid[0].numpy(), guide[0, 0].numpy(), (patch,) * 2, start, radius, 0.01
+    )
     fast = upsample_guided(torch.where(valid, grid, torch.nan), valid, guide, (patch,) * 2, start, radius, 0.01)
     free = np.isnan(slow)  # several patches are equally near
     np.testing.assert_allclose(fast[0, 0].numpy()[~free], slow[~free], atol=1e-7)
@@ -103,12 +105,14 @@ def test_each_image_is_refined_by_itself() -> None:
     together = refine_scores(grid, valid, guide, "guided", (5.0, 5.0))
     for i in range(3):
         one = slice(i, i + 1)
-        torch.testing.assert_close(together[one], refine_scores(grid[one], valid[one], guide[one], "guided", (5.0, 5.0)))
+        torch.testing.assert_close(
+            together[one], refine_scores(grid[one], valid[one], guide[one], "guided", (5.0, 5.0))
+        )
 
 
 def test_bad_input_is_refused() -> None:
     grid, valid, guide = draw(0, 2, 3, 3, 4.0, 1.0)
-    with pytest.raises(ValueError, match="`upsampling` must be one of.*Did you mean 'guided'"):
+    with pytest.raises(ValueError, match=r"`upsampling` must be one of.*Did you mean 'guided'"):
         refine_scores(grid, valid, guide, "guide", (4.0, 4.0))
     for wrong in (guide[:1], guide[:, 0], guide.expand(2, 3, -1, -1)):
         with pytest.raises(ValueError, match=r"`guide` must have shape \(B, 1, H, W\)"):

@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from monai_dpmm_ad.datalist import resolve_datalist
 from monai_dpmm_ad.embedding import create_embedder
 from monai_dpmm_ad.embedding.base import Embedder
+from monai_dpmm_ad.intensity_tail import IntensityTail
 from monai_dpmm_ad.metrics.anomaly_metrics import AnomalyMetrics
 from monai_dpmm_ad.mixture import DirichletProcessMixture
 from monai_dpmm_ad.ops.distances import nearest_cosine_distance
@@ -45,6 +46,8 @@ from monai_dpmm_ad.types import PatchEmbeddings
 
 COHORT_SEED = 902  # neither the demo's own nor the one that weights are chosen on
 MIN_FOREGROUND = 0.25
+TAIL_SLICES = 40  # fitted slices that the intensity tail sees
+PIXEL_FIGURES = ("pixel_auroc", "pixel_aupr", "aupro", "best_dice")
 Score = Callable[[Tensor], Tensor]
 
 
@@ -224,26 +227,63 @@ def make_scorers(patches: Tensor, options: argparse.Namespace) -> dict[str, Scor
 
 
 def evaluate(embedder: Embedder, fit: list[Slice], tests: list[Slice], options: argparse.Namespace) -> dict[str, Any]:
-    """All figures of one embedder on one data set, per scorer."""
+    """All figures of one embedder on one data set, per scorer; where there are masks, with intensity beside it too."""
     scorers = make_scorers(gather(embedder, fit, options.image_size), options)
     embedded = [embed(embedder, part, options.image_size) for part in tests]
-    return {name: compute_figures(score, tests, embedded) for name, score in scorers.items()}
+    figures: dict[str, Any] = {}
+    for name, score in scorers.items():
+        if tests[0].mask is None:
+            figures[name] = compute_image_figures(score, tests, embedded)
+            continue
+        maps = [draw_map(score, *pair) for pair in zip(tests, embedded, strict=True)]
+        figures[name] = compute_pixel_figures(maps, tests)
+        if name.startswith("mixture"):
+            shown = fit[:: max(1, len(fit) // TAIL_SLICES)]
+            healthy = [draw_map(score, part, embed(embedder, part, options.image_size)) for part in shown]
+            for kind in ("bright", "both"):
+                tail = fit_tail(kind, healthy, shown)
+                added = [tail(drawn, part.image) for drawn, part in zip(maps, tests, strict=True)]
+                figures[f"{name} + {kind}"] = compute_pixel_figures(added, tests)
+    return figures
 
 
-def compute_figures(score: Score, tests: list[Slice], embedded: list[tuple[Tensor, Tensor, float]]) -> dict[str, float]:
-    """Pixel figures inside the head where there are masks, image figures and tumour types where there are classes."""
+def draw_map(score: Score, part: Slice, embedded: tuple[Tensor, Tensor, float]) -> Tensor:
+    """Score the patches of a slice and bring them to its pixels: ``(1, 1, H, W)``."""
+    tokens, valid, size = embedded
+    grid = score(tokens.flatten(0, 1)).view(valid.shape).float()
+    shape = (part.image.shape[-2], part.image.shape[-1])
+    return upsample_scores(grid[None], valid[None], shape, patch_size=size)
+
+
+def fit_tail(kind: str, maps: list[Tensor], slices: list[Slice]) -> IntensityTail:
+    """Fit the intensity tail on fitted slices, without what a mask marks."""
+    tail = IntensityTail(kind)
+    smooth = [tail.smooth(part.image) for part in slices]
+    healthy = [
+        (image > 0) & (torch.ones_like(image) > 0 if part.mask is None else ~part.mask)
+        for image, part in zip(smooth, slices, strict=True)
+    ]
+    picked = [torch.cat([a[b] for a, b in zip(arrays, healthy, strict=True)]) for arrays in (maps, smooth)]
+    tail.fit(*picked)
+    return tail
+
+
+def compute_pixel_figures(maps: list[Tensor], tests: list[Slice]) -> dict[str, float]:
+    """Figures inside the head; maps need not be positive."""
+    least = min(float(drawn[part.image > 0].min()) for drawn, part in zip(maps, tests, strict=True))
+    metrics = AnomalyMetrics(froc=False)
+    for part, drawn in zip(tests, maps, strict=True):
+        inside = part.image[0, 0] > 0
+        metrics.update(part.name, (drawn - least).clamp(min=0)[0, 0] * inside, part.mask[0, 0], inside)
+    found = metrics.compute(bootstrap=0)
+    return {key: round(found[f"{key}_foreground"], 3) for key in PIXEL_FIGURES if f"{key}_foreground" in found}
+
+
+def compute_image_figures(
+    score: Score, tests: list[Slice], embedded: list[tuple[Tensor, Tensor, float]]
+) -> dict[str, float]:
+    """AUROC of the slices' scores, and how well tumour types are found again."""
     grids = [score(tokens.flatten(0, 1)).view(valid.shape).float() for tokens, valid, _ in embedded]
-    least = min(float(grid[valid].min()) for grid, (_, valid, _) in zip(grids, embedded, strict=True) if valid.any())
-    if tests[0].mask is not None:
-        metrics = AnomalyMetrics(froc=False)
-        for part, grid, (_, valid, size) in zip(tests, grids, embedded, strict=True):
-            shape = (part.image.shape[-2], part.image.shape[-1])
-            drawn = upsample_scores((grid - least).clamp(min=0)[None], valid[None], shape, patch_size=size)[0, 0]
-            inside = part.image[0, 0] > 0
-            metrics.update(part.name, drawn * inside, part.mask[0, 0], inside)
-        found = metrics.compute(bootstrap=0)
-        keys = ("pixel_auroc", "pixel_aupr", "aupro", "best_dice")
-        return {key: round(found[f"{key}_foreground"], 3) for key in keys if f"{key}_foreground" in found}
     classes = np.array([part.abnormal for part in tests])
     figures = {}
     for method in ("mean", "top1pct"):
@@ -267,15 +307,8 @@ def compute_figures(score: Score, tests: list[Slice], embedded: list[tuple[Tenso
 
 def evaluate_intensity(tests: list[Slice], bright: bool) -> dict[str, Any]:
     """Pixel figures of the intensity itself, or of its distance from the median."""
-    metrics = AnomalyMetrics(froc=False)
-    for part in tests:
-        image = part.image[0, 0]
-        metrics.update(part.name, image if bright else (image - 1 / 3).abs() * (image > 0), part.mask[0, 0], image > 0)
-    found = metrics.compute(bootstrap=0)
-    keys = ("pixel_auroc", "pixel_aupr", "aupro", "best_dice")
-    return {
-        "intensity" if bright else "distance from the median": {k: round(found[f"{k}_foreground"], 3) for k in keys}
-    }
+    maps = [part.image if bright else (part.image - 1 / 3).abs() for part in tests]
+    return {"intensity" if bright else "distance from the median": compute_pixel_figures(maps, tests)}
 
 
 # ------------------------------------------------------------------------------------------------------------ embedders

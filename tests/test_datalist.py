@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monai_dpmm_ad.datalist import resolve_datalist, split_by_subject
+from monai_dpmm_ad.datalist import add_regions, resolve_datalist, split_by_subject
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.scan_paths import is_dicom_file, safe_name, scan_stem, unique_names
 
@@ -42,11 +42,13 @@ def test_folder_is_searched_recursively_and_sorted(tmp_path):
 
 
 def test_own_outputs_are_left_out_of_folders_only(tmp_path):
-    _touch(tmp_path, "a.nii.gz", "a_anomaly.nii.gz", "a_mask.nii.gz", "p_mask.png")
+    _touch(tmp_path, "a.nii.gz", "a_anomaly.nii.gz", "a_mask.nii.gz", "p_mask.png", "a_percentile.nii.gz")
     assert _names(resolve_datalist(tmp_path)) == ["a"]
     assert _names(resolve_datalist(tmp_path / "a_mask.nii.gz")) == ["a_mask"]
     (tmp_path / "a.nii.gz").unlink()
-    with pytest.raises(ScanError, match=r"holds no images \(3 files named \*_anomaly or \*_mask were left out\)"):
+    with pytest.raises(
+        ScanError, match=r"holds no images \(4 files named \*_anomaly, \*_mask or \*_percentile were left out\)"
+    ):
         resolve_datalist(tmp_path)
 
 
@@ -197,6 +199,21 @@ def test_bmad_all_sections_or_one_section_folder(bmad):
     assert len(resolve_datalist(bmad)) == 8
     assert len(resolve_datalist(bmad / "test")) == 4
     assert len(resolve_datalist(bmad / "test", section="train")) == 4  # the folder is what was asked for
+
+
+@pytest.mark.parametrize("wrapper", ["", "Brain_AD/BraTS2021_slice/"])
+def test_bmad_may_lie_in_a_folder_of_its_own_and_put_the_kind_first(tmp_path, wrapper):
+    sections = {"train/good": "a", "valid/img/good": "b", "valid/img/ungood": "c", "valid/label/ungood": "c"}
+    sections |= {"Test/test/good": "d", "Test/test/Ungood": "e", "Test/test_label/Ungood": "e"}
+    _touch(tmp_path, *(f"{wrapper}{folder}/{name}.png" for folder, name in sections.items()))
+    found = {section: resolve_datalist(tmp_path, section=section) for section in ("train", "valid", "test")}
+    classes = {section: [(item["name"], item["abnormal"]) for item in items] for section, items in found.items()}
+    assert classes == {"train": [("a", 0)], "valid": [("b", 0), ("c", 1)], "test": [("e", 1), ("d", 0)]}
+    labelled = {item["name"]: item["label"] for items in found.values() for item in items if "label" in item}
+    assert labelled == {
+        "c": str(tmp_path / wrapper / "valid/label/ungood/c.png"),
+        "e": str(tmp_path / wrapper / "Test/test_label/Ungood/e.png"),
+    }
 
 
 def test_bmad_missing_section_lists_the_others(bmad):
@@ -371,3 +388,13 @@ def test_split_of_one_subject_or_none_holds_nothing_out():
     assert [len(part) for part in split_by_subject(two, 0.99)] == [1, 1]
     with pytest.raises(ValueError, match="`fraction` must be at least 0 and below 1, got 1"):
         split_by_subject(two, 1)
+
+
+def test_an_atlas_is_for_every_scan_that_has_no_regions_of_its_own(tmp_path):
+    _touch(tmp_path, "a.nii", "b.nii", "own.nii")
+    (tmp_path / "list.json").write_text(
+        json.dumps({"test": [{"image": "a.nii"}, {"image": "b.nii", "regions": "own.nii"}]})
+    )
+    items = resolve_datalist(tmp_path / "list.json")
+    assert [item["regions"] for item in add_regions(items, "atlas.nii")] == ["atlas.nii", str(tmp_path / "own.nii")]
+    assert add_regions(items, None) == items

@@ -22,7 +22,7 @@ LAYERS = [
     {"scans", "phantoms", "detectors", "clustering"},
     {"network"},
     {"inferers", "scoring", "bundle", "fitting", "tail_fitting"},
-    {"engines"},
+    {"engines", "items"},
     {"handlers", "pretraining"},
     {"reporting"},
     {"commands"},

@@ -3,6 +3,7 @@
 
 from monai_dpmm_ad.detectors.base import Detector
 from monai_dpmm_ad.detectors.dpmm import DPMMDetector
+from monai_dpmm_ad.detectors.ogae.detector import OCSVMGuidedDetector
 from monai_dpmm_ad.detectors.registry import DETECTORS, create_detector
 
-__all__ = ["DETECTORS", "DPMMDetector", "Detector", "create_detector"]
+__all__ = ["DETECTORS", "DPMMDetector", "Detector", "OCSVMGuidedDetector", "create_detector"]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from monai_dpmm_ad.ops.patches import normalize_embeddings
 from monai_dpmm_ad.types import EncodedSlices
 
-__all__ = ["Detector"]
+__all__ = ["Detector", "take_stored_shapes"]
 
 LOCATION_DIM = 3
 
@@ -128,8 +128,13 @@ class Detector(nn.Module, ABC):
         return self.score(features.flatten(0, 2)).view(valid.shape)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        for name in self.sized_by_fit:
-            stored = state_dict.get(prefix + name)
-            if stored is not None:
-                setattr(self, name, getattr(self, name).new_empty(stored.shape))
+        take_stored_shapes(self, self.sized_by_fit, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def take_stored_shapes(module: nn.Module, names: Iterable[str], state_dict: Mapping[str, Tensor], prefix: str) -> None:
+    """Give buffers of a module the shapes that they have in a state dict, before it is loaded."""
+    for name in names:
+        stored = state_dict.get(prefix + name)
+        if stored is not None:
+            setattr(module, name, getattr(module, name).new_empty(stored.shape))

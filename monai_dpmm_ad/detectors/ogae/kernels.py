@@ -11,7 +11,7 @@ from torch import Tensor
 from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.ops.distances import squared_distances
 
-__all__ = ["GAMMAS", "KERNELS", "Gamma", "compute_kernel", "resolve_gamma", "standardize"]
+__all__ = ["GAMMAS", "KERNELS", "Gamma", "check_gamma", "compute_kernel", "resolve_gamma", "standardize"]
 
 KERNELS = ("rbf", "linear")
 GAMMAS = ("scale", "auto")
@@ -48,17 +48,24 @@ def resolve_gamma(gamma: Gamma, latents: Tensor) -> float:
     Raises:
         ValueError: a name that is neither, or a number that is not positive and finite.
     """
+    check_gamma(gamma)
     if gamma == "auto":
         return 1.0 / latents.shape[1]
     if gamma == "scale":
         return 1.0 / (latents.shape[1] * max(float(latents.detach().var(correction=0)), _EPS))
+    return float(gamma)
+
+
+def check_gamma(gamma: Gamma) -> None:
+    """Check γ, see :func:`resolve_gamma`."""
+    if gamma in GAMMAS:
+        return
     try:
         value = float(gamma)
     except ValueError:
         raise unknown_option("gamma", gamma, (*GAMMAS, "a positive number")) from None
     if not 0 < value < math.inf:
         raise ValueError(f"`gamma` must be positive and finite, got {gamma}. Try 'scale'.")
-    return value
 
 
 def compute_kernel(first: Tensor, second: Tensor, kernel: str, gamma: float) -> Tensor:

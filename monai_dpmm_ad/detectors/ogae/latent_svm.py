@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from monai_dpmm_ad.detectors.base import take_stored_shapes
 from monai_dpmm_ad.detectors.ogae.kernels import Gamma, compute_kernel, resolve_gamma, standardize
 from monai_dpmm_ad.detectors.ogae.ocsvm import solve_ocsvm
 from monai_dpmm_ad.ops.distances import CHUNK_SIZE, squared_distances
@@ -91,9 +92,6 @@ class LatentSVM(nn.Module):
         return (self.peak.log() - self.similarity(latents)).clamp_min(0)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        for name in ("support", "alpha"):  # their number is known only from the file
-            stored = state_dict.get(prefix + name)
-            if stored is not None:
-                own = getattr(self, name)
-                setattr(self, name, own.new_zeros((len(stored), *own.shape[1:])))
+        # how many support vectors there are is known only from the file
+        take_stored_shapes(self, ("support", "alpha"), state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

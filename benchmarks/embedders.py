@@ -306,9 +306,15 @@ def compute_image_figures(
 
 
 def evaluate_intensity(tests: list[Slice], bright: bool) -> dict[str, Any]:
-    """Pixel figures of the intensity itself, or of its distance from the median."""
-    maps = [part.image if bright else (part.image - 1 / 3).abs() for part in tests]
-    return {"intensity" if bright else "distance from the median": compute_pixel_figures(maps, tests)}
+    """Pixel figures of the intensity itself, as it is and smoothed as the tail smooths it, or of its distance from the
+    median."""
+    if not bright:
+        return {"distance from the median": compute_pixel_figures([(t.image - 1 / 3).abs() for t in tests], tests)}
+    smooth = IntensityTail("bright").smooth
+    return {
+        "intensity": compute_pixel_figures([part.image for part in tests], tests),
+        "intensity, smoothed": compute_pixel_figures([smooth(part.image) for part in tests], tests),
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------ embedders

@@ -22,12 +22,14 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
 from sklearn.metrics import roc_auc_score
 
 from monai_dpmm_ad.bundle import is_fitted
 from monai_dpmm_ad.commands import evaluate, fit
 from monai_dpmm_ad.datalist import resolve_datalist
 from monai_dpmm_ad.files import write_json
+from monai_dpmm_ad.intensity_tail import IntensityTail
 from monai_dpmm_ad.metrics import AnomalyMetrics
 from monai_dpmm_ad.transforms import preprocess_scan
 
@@ -70,6 +72,8 @@ def run_ms(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
         anomaly = np.asarray(nib.load(out / f"results-{tail}" / "FLAIR_anomaly.nii.gz").dataobj)
         maps[f"MS patient 19, {title} at {arguments.image_size}"] = anomaly
     maps["MS patient 19, plain intensity"] = intensity
+    smooth = IntensityTail("bright").smooth(torch.from_numpy(np.moveaxis(intensity, 2, 0))[:, None])
+    maps["MS patient 19, smoothed intensity"] = np.moveaxis(smooth[:, 0].numpy(), 0, 2)
     return {name: _figures(scores, label, brain) for name, scores in maps.items()}
 
 

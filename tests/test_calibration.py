@@ -189,6 +189,21 @@ def test_regions_have_thresholds_of_their_own():
     assert calibration.guaranteed(0.1, region=2)
 
 
+def test_a_scan_without_an_atlas_counts_for_the_whole_foreground_only():
+    atlas = torch.tensor([1, 1, 2, 2])
+    calibration = Calibration(num_regions=2)
+    calibration.update(torch.tensor([1.0, 1.0, 2.0, 2.0]), None, 1.0, regions=atlas)
+    calibration.update(torch.tensor([9.0, 9.0, 9.0, 9.0]), None, 1.0)
+    calibration.finish()
+    assert calibration.region_scans.tolist() == [1, 1]
+    assert calibration.threshold(0.3, region=1) == pytest.approx(1.0, rel=1e-3)
+    assert calibration.threshold(0.3) == pytest.approx(9.0, rel=1e-3)
+    lost = Calibration(num_regions=2)
+    lost.update(torch.ones(4), None, 1.0, regions=atlas + 7)
+    with pytest.raises(NotFittedError, match="needs a scan with one of the 2 regions"):
+        lost.finish()
+
+
 def test_state_dict_round_trips_strictly_as_tensors_only(fitted):
     file = io.BytesIO()
     torch.save(fitted.state_dict(), file)
@@ -255,7 +270,7 @@ def test_arguments_are_checked(fitted):
         ((good, torch.zeros(4), 0.1), "must not be empty"),
         ((good, torch.ones(5), 0.1), "must have the map's shape"),
         ((good, None, float("inf")), "`image_score` must be finite"),
-        ((good, None, 0.1, None, good), "`regions` must be given exactly"),
+        ((good, None, 0.1, None, good), "`regions` must be left out"),
     ):
         calibration = Calibration()
         with pytest.raises(ValueError, match=match):

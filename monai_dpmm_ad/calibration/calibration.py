@@ -1,22 +1,14 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""Numbers that can be trusted: thresholds, p-values and percentiles from held-out healthy scans.
-
-The exchangeable unit is the *scan*. Voxels of one scan are anything but independent, so n scans with millions of
-voxels are n observations. What n scans can promise for voxels is an *expected* share: on average over healthy scans
-(those of the calibration and the new one drawn alike), at most ``rate`` of the foreground scores above the threshold.
-"""
+"""Thresholds, p-values and percentiles from what healthy scans scored."""
 
 from __future__ import annotations
-
-import math
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from monai_dpmm_ad.calibration.healthy_scores import HealthyScores
 from monai_dpmm_ad.errors import NotFittedError
-from monai_dpmm_ad.ops.histogram import FINE, SparseSum, count_keys
 from monai_dpmm_ad.ops.quantiles import LEVELS, TOLERANCE, find_knots, find_quantile, interpolate_shares
 
 __all__ = ["MAX_IMAGE_SCORES", "Calibration"]
@@ -78,18 +70,11 @@ class Calibration(nn.Module):
         self.register_buffer("foreground_share", torch.zeros((), dtype=torch.float64))
         self.register_buffer("num_scans", torch.zeros((), dtype=torch.int64))
         self.register_buffer("held_out", torch.zeros((), dtype=torch.bool))
-        self._start()
-
-    def _start(self) -> None:
-        self._histograms: dict[int, SparseSum] = {}  # 0 is the whole foreground
-        self._counts = np.zeros(self.num_regions + 1, dtype=np.int64)
-        self._scores: list[float] = []
-        self._shares: list[float] = []
-        self._names: set[str] = set()
+        self._pending = HealthyScores(num_regions)
 
     def reset(self) -> None:
         """Forget the fit and all pending scans."""
-        self._start()
+        self._pending = HealthyScores(self.num_regions)
         for buffer in self.buffers():
             buffer.zero_()
         self.image_scores.fill_(torch.inf)
@@ -114,49 +99,13 @@ class Calibration(nn.Module):
             foreground: boolean, same shape: which scores count; all of them if None.
             image_score: the scan's score.
             name: if given, a scan that comes twice is refused.
-            regions: integer atlas, same shape; needed if ``num_regions`` > 0.
+            regions: integer atlas, same shape; a scan without it counts for the whole foreground only.
 
         Raises:
             ValueError: shapes differ, scores are negative or not finite, no foreground, a name seen before, or
-                ``regions`` without ``num_regions`` (or the other way round).
+                ``regions`` without ``num_regions``.
         """
-        label = "this scan" if name is None else f"scan '{name}'"
-        if name is not None and name in self._names:
-            raise ValueError(f"`name` must be unique, got '{name}' twice. Calibrate with each scan once.")
-        if (regions is None) != (self.num_regions == 0):
-            raise ValueError(
-                f"`regions` must be given exactly if the calibration has regions, got "
-                f"{'none' if regions is None else 'an atlas'} with `num_regions` = {self.num_regions}."
-            )
-        if not math.isfinite(image_score):
-            raise ValueError(f"`image_score` must be finite, got {image_score} in {label}.")
-        scores = score_map.detach().to("cpu", torch.float32)
-        inside = torch.ones_like(scores, dtype=torch.bool) if foreground is None else foreground.detach().cpu() > 0
-        for key, array in (("foreground", inside), ("regions", regions)):
-            if array is not None and array.shape != scores.shape:
-                raise ValueError(
-                    f"`{key}` must have the map's shape {tuple(scores.shape)}, got {tuple(array.shape)} in {label}."
-                )
-        values = scores.numpy()[inside.numpy()]
-        if values.size == 0:
-            raise ValueError(f"`foreground` must not be empty, got no foreground in {label}. Leave the scan out.")
-        if not (np.isfinite(values.min() + values.max()) and values.min() >= 0):
-            raise ValueError(f"`score_map` must be finite and nonnegative, got other values in {label}.")
-        self._add(0, values)
-        if regions is not None:
-            where = regions.detach().cpu().numpy()[inside.numpy()]
-            for region in range(1, self.num_regions + 1):
-                self._add(region, values[where == region])
-        self._scores.append(float(image_score))
-        self._shares.append(values.size / scores.numel())
-        if name is not None:
-            self._names.add(name)
-
-    def _add(self, row: int, values: np.ndarray) -> None:
-        if values.size:
-            keys, counts = count_keys(FINE.keys(values))
-            self._histograms.setdefault(row, SparseSum(width=1)).add(keys, counts[:, None] / values.size)
-            self._counts[row] += 1
+        self._pending.add(score_map, foreground, image_score, name, regions)
 
     def finish(self, held_out: bool = True) -> None:
         """Turn the scans seen (by all processes of ``torch.distributed``) into buffers.
@@ -165,48 +114,31 @@ class Calibration(nn.Module):
             held_out: False if the scans were also used to fit the detector: nothing is guaranteed then.
 
         Raises:
-            NotFittedError: no scan was seen.
+            NotFittedError: no scan was seen, or no region in any of them.
             ValueError: two processes saw the same name.
         """
-        self._gather()
-        if not self._scores:
+        pending = self._pending
+        pending.gather()
+        if not pending.image_scores:
             raise NotFittedError("`finish` needs at least one healthy scan. Call `update` first.")
-        self.knots.copy_(torch.from_numpy(find_knots(self._histograms[0])))
-        for row, histogram in self._histograms.items():
-            if row:
-                self.region_knots[row - 1] = torch.from_numpy(find_knots(histogram))
-        self.region_scans.copy_(torch.from_numpy(self._counts[1:]))
-        scores = np.array(self._scores)
+        if self.num_regions and not pending.counts[1:].any():
+            raise NotFittedError(
+                f"`finish` needs a scan with one of the {self.num_regions} regions. Give an atlas, or no regions."
+            )
+        for row, histogram in pending.histograms.items():
+            target = self.region_knots[row - 1] if row else self.knots
+            target.copy_(torch.from_numpy(find_knots(histogram)))
+        self.region_scans.copy_(torch.from_numpy(pending.counts[1:]))
+        scores = np.array(pending.image_scores)
         if scores.size > MAX_IMAGE_SCORES:
             # A random subset of exchangeable scores is exchangeable: p-values stay valid.
             scores = np.random.default_rng(0).choice(scores, MAX_IMAGE_SCORES, replace=False)
         self.image_scores.fill_(torch.inf)
         self.image_scores[: scores.size] = torch.from_numpy(np.sort(scores))
-        self.foreground_share.fill_(float(np.mean(self._shares)))
-        self.num_scans.fill_(len(self._scores))
+        self.foreground_share.fill_(float(np.mean(pending.foreground_shares)))
+        self.num_scans.fill_(len(pending.image_scores))
         self.held_out.fill_(held_out)
-        self._start()
-
-    def _gather(self) -> None:
-        from torch import distributed
-
-        if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
-            return
-        states: list[Any] = [None] * distributed.get_world_size()
-        histograms = {row: total.result() for row, total in self._histograms.items()}
-        mine = (histograms, self._counts, self._scores, sorted(self._names), self._shares)
-        distributed.all_gather_object(states, mine)
-        names = [name for state in states for name in state[3]]
-        if len(set(names)) < len(names):
-            raise ValueError(
-                "Every scan must be calibrated once, got one twice. Use a sampler with even_divisible=False."
-            )
-        self._histograms = {}
-        for row, histogram in (item for state in states for item in state[0].items()):
-            self._histograms.setdefault(row, SparseSum(width=1)).add(*histogram)
-        self._counts = np.sum([state[1] for state in states], axis=0)
-        self._scores = [score for state in states for score in state[2]]
-        self._shares = [share for state in states for share in state[4]]
+        self._pending = HealthyScores(self.num_regions)
 
     def _check(self) -> None:
         if not self.fitted:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.ops.patches import normalize_embeddings
 from monai_dpmm_ad.types import EncodedSlices
 
@@ -43,7 +44,7 @@ class Detector(nn.Module, ABC):
     max_epochs: ClassVar[int | None] = None
     #: what ``fit_batch`` and ``criterion`` get: "patches", shuffled over all scans, or "scans", one whole scan
     batch_unit: ClassVar[str] = "patches"
-    #: buffers whose shape only a fit decides; loading a state dict takes over the stored shape
+    #: buffers whose first dimension only a fit decides; loading a state dict takes over the stored one
     sized_by_fit: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, embed_dim: int, num_stages: int = 1, location_weight: float = 0.0) -> None:
@@ -133,8 +134,18 @@ class Detector(nn.Module, ABC):
 
 
 def take_stored_shapes(module: nn.Module, names: Iterable[str], state_dict: Mapping[str, Tensor], prefix: str) -> None:
-    """Give buffers of a module the shapes that they have in a state dict, before it is loaded."""
+    """Give buffers of a module the lengths that they have in a state dict, before it is loaded.
+
+    Raises:
+        CheckpointError: where they differ in more than the first dimension.
+    """
     for name in names:
         stored = state_dict.get(prefix + name)
         if stored is not None:
+            expected = tuple(getattr(module, name).shape)
+            if stored.ndim != len(expected) or tuple(stored.shape[1:]) != expected[1:]:
+                raise CheckpointError(
+                    f"`{prefix}{name}` must have shape (any, *{expected[1:]}) for this embedder and these options, "
+                    f"got {tuple(stored.shape)}. Use the bundle's own settings, or fit again."
+                )
             setattr(module, name, getattr(module, name).new_empty(stored.shape))

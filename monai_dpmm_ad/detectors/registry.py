@@ -9,12 +9,17 @@ from typing import Any
 
 from monai_dpmm_ad.detectors.base import Detector
 from monai_dpmm_ad.detectors.dpmm import DPMMDetector
+from monai_dpmm_ad.detectors.memory_bank import MemoryBankDetector
 from monai_dpmm_ad.detectors.ogae.detector import OCSVMGuidedDetector
 from monai_dpmm_ad.errors import unknown_option
 
 __all__ = ["DETECTORS", "create_detector"]
 
-DETECTORS: dict[str, type[Detector]] = {"dpmm": DPMMDetector, "ogae": OCSVMGuidedDetector}
+DETECTORS: dict[str, type[Detector]] = {
+    "dpmm": DPMMDetector,
+    "memory_bank": MemoryBankDetector,
+    "ogae": OCSVMGuidedDetector,
+}
 #: arguments that the pipeline gives, so that no option can contradict it
 _GIVEN = ("self", "embed_dim", "num_stages", "location_weight")
 

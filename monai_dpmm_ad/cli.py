@@ -15,6 +15,7 @@ from monai_dpmm_ad import __version__
 from monai_dpmm_ad.errors import CheckpointError, EmbeddingStoreError, NotFittedError
 
 if TYPE_CHECKING:
+    from monai_dpmm_ad.cluster_command import ClusterOutcome
     from monai_dpmm_ad.commands import Outcome
 
 __all__ = ["main"]
@@ -78,6 +79,7 @@ def _make_parser() -> argparse.ArgumentParser:
     _add_fit(commands)
     _add_infer(commands, "infer", "--images", _infer, "draw the anomaly maps of scans")
     _add_infer(commands, "evaluate", "--data", _evaluate, "draw maps and compare them with masks or classes")
+    _add_cluster(commands)
     _add_pretrain(commands)
     return parser
 
@@ -149,6 +151,27 @@ def _add_infer(commands: Any, name: str, source: str, run: Any, description: str
     parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
 
 
+def _add_cluster(commands: Any) -> None:
+    parser = _add_command(commands, "cluster", _cluster, "group anomalous scans, or single lesions, by kind")
+    parser.add_argument("--bundle", required=True, metavar="BUNDLE", help="folder that fit wrote")
+    parser.add_argument("--images", nargs="+", required=True, metavar="PATH", help=f"scans: {PATHS}")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument("--num-clusters", type=int, help="number of groups (default: chosen by silhouette)")
+    parser.add_argument("--items", help="images (default) or lesions, the connected components of the mask")
+    parser.add_argument("--weights", help="of patches: detector (default), unsupervised, semi-supervised or uniform")
+    parser.add_argument("--tau", type=float, help="of the weights, in standard deviations of the patch scores")
+    parser.add_argument("--linkage", help="ward (default), average, complete or single")
+    parser.add_argument("--normals", nargs="+", metavar="PATH", help="normal scans for semi-supervised weights")
+    parser.add_argument("--types", metavar="FILE", help="CSV: file, type (default: types.csv beside the data)")
+    parser.add_argument("--max-patches", type=int, help="largest number of patches of an item (default 2000)")
+    parser.add_argument("--rate", dest="false_positive_rate", type=float, help="false-positive rate of the mask")
+    parser.add_argument("--min-lesion", dest="min_lesion_volume", type=float, help="smallest lesion in mm³")
+    parser.add_argument("--batch-size", type=int, help="slices in one forward pass")
+    parser.add_argument("--section", help="section of a datalist or BMAD tree (default test)")
+    parser.add_argument("--seed", type=int, help="of the choice of patches (default 0)")
+    parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
+
+
 def _add_pretrain(commands: Any) -> None:
     parser = _add_command(commands, "pretrain", _pretrain, "train an embedder of your own on slices without labels")
     parser.add_argument("--images", nargs="+", required=True, metavar="PATH", help=f"taken to show no lesion: {PATHS}")
@@ -202,6 +225,27 @@ def _evaluate(options: dict[str, Any]) -> int:
     return _print(commands.evaluate(**options), options["out"])
 
 
+def _cluster(options: dict[str, Any]) -> int:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from monai_dpmm_ad.cluster_command import cluster
+
+    outcome = cluster(**options)
+    groups, table = outcome.groups, Table("group", "items", "most typical")
+    for group in range(groups.grouping.num_clusters):
+        members = groups.members(group)
+        typical = ", ".join(groups.items[index].name for index in members[:3])
+        table.add_row(str(group + 1), str(len(members)), Text(typical))
+    console = Console()
+    console.print(table)
+    if groups.metrics:
+        print("  ".join(f"{name} {value:.3f}" for name, value in groups.metrics.items() if isinstance(value, float)))
+    print(f"results: {options['out']}")
+    return _print_failures(outcome)
+
+
 def _pretrain(options: dict[str, Any]) -> int:
     from dataclasses import fields
 
@@ -251,7 +295,7 @@ def _metrics_table(metrics: dict[str, Any]) -> Any:
     return table
 
 
-def _print_failures(outcome: Outcome) -> int:
+def _print_failures(outcome: Outcome | ClusterOutcome) -> int:
     for failure in outcome.failures:
         print(f"failed: {failure.path}: {failure.reason}", file=sys.stderr)
     return 1 if outcome.failures else 0

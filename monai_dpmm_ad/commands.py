@@ -19,7 +19,7 @@ from monai_dpmm_ad.calibration import Calibration
 from monai_dpmm_ad.files import write_json
 from monai_dpmm_ad.scans import ScanFailure, write_failures
 
-__all__ = ["Outcome", "demo", "evaluate", "fit", "infer"]
+__all__ = ["Outcome", "absolute_paths", "check_device", "check_writable", "demo", "evaluate", "fit", "infer"]
 
 PathLike = str | os.PathLike[str]
 
@@ -54,15 +54,15 @@ def fit(
         held_out: healthy scans to validate and calibrate on; None splits off subjects.
         overrides: values of ids in ``configs/train.json``.
     """
-    _check_device(overrides)
+    check_device(overrides)
     bundle = create_bundle(out)
-    _check_writable(bundle)
+    check_writable(bundle)
     workflow = load_workflow(
         bundle,
         ["train"],
         "train",
-        dataset_dir=_absolute(images),
-        validation_dir=_absolute(held_out) if held_out else None,
+        dataset_dir=absolute_paths(images),
+        validation_dir=absolute_paths(held_out) if held_out else None,
         **overrides,
     )
     _run(workflow)
@@ -121,11 +121,11 @@ def demo(out: PathLike, seed: int = 0) -> Outcome:
 def _run_scans(
     bundle: PathLike, configs: list[str], images: Sequence[PathLike], out: PathLike, report: bool, overrides: Any
 ) -> Outcome:
-    _check_device(overrides)
+    check_device(overrides)
     out = Path(out).absolute()
-    _check_writable(out)
+    check_writable(out)
     workflow = load_workflow(
-        bundle, configs, "inference", dataset_dir=_absolute(images), output_dir=str(out), **overrides
+        bundle, configs, "inference", dataset_dir=absolute_paths(images), output_dir=str(out), **overrides
     )
     _run(workflow)
     from monai_dpmm_ad.handlers import ScanTable
@@ -165,12 +165,17 @@ def _run(workflow: Any) -> None:
         workflow.finalize()
 
 
-def _absolute(paths: Sequence[PathLike]) -> list[str]:
-    # Absolute, so that no name can be read as an expression of the config.
+def absolute_paths(paths: Sequence[PathLike]) -> list[str]:
+    """Make paths absolute, so that no name can be read as an expression of the config."""
     return [str(Path(path).absolute()) for path in paths]
 
 
-def _check_device(overrides: Mapping[str, Any]) -> None:
+def check_device(overrides: Mapping[str, Any]) -> None:
+    """Check that this machine has the device that the overrides name.
+
+    Raises:
+        ValueError: when it has not.
+    """
     try:
         torch.empty(0, device=overrides.get("device", "cpu"))
     except (RuntimeError, AssertionError) as error:
@@ -179,7 +184,7 @@ def _check_device(overrides: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Find out before the long work whether results can be written at all."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(prefix=".partial-", dir=folder) as file:

@@ -24,7 +24,7 @@ from monai_dpmm_ad.ops.slices import extract_slices
 from monai_dpmm_ad.progress import track
 from monai_dpmm_ad.scans import FAILURE, ScanDataset, describe_failure
 
-__all__ = ["KINDS", "Item", "ItemCollector", "Picture"]
+__all__ = ["KINDS", "Item", "ItemCollector", "Picture", "join_stages"]
 
 KINDS = ("images", "lesions")
 
@@ -201,8 +201,7 @@ class ItemCollector:
         encoded = self.network.encode(images, positions)
         valid = encoded.foreground >= self.network.min_foreground
         scores = self.network.detector.score_slices(encoded, valid)
-        patches = encoded.embeddings.patches.movedim(1, 3).float()
-        return (normalize_embeddings(patches) / patches.shape[-2] ** 0.5).flatten(-2), valid, scores
+        return join_stages(encoded.embeddings.patches.movedim(1, 3)), valid, scores
 
     def _find_lesions(self, image: MetaTensor) -> tuple[Tensor, Tensor, list[float]]:
         """Label the lesions from 1 by falling peak: labels and map on the preprocessed grid, and sizes."""
@@ -255,6 +254,11 @@ class ItemCollector:
         patches, scores, coverage = found.take(self.max_patches, self.seed)
         name = f"{scan}_lesion{number}"
         return Item(name, scan, path, patches, scores, picture, coverage, number, size)
+
+
+def join_stages(patches: Tensor) -> Tensor:
+    """Unit embeddings ``(..., S·D)`` of raw ones ``(..., S, D)``: each stage normalised, times 1/√S."""
+    return (normalize_embeddings(patches.float()) / patches.shape[-2] ** 0.5).flatten(-2)
 
 
 def _append(gathered: _Patches, patches: Tensor, chosen: Tensor, scores: Tensor) -> None:

@@ -25,7 +25,9 @@ LAYERS = [
     {"engines", "items"},
     {"handlers", "pretraining"},
     {"reporting"},
+    {"anomaly_types"},
     {"commands"},
+    {"cluster_command"},
     {"cli"},
 ]
 KNOWS_NOTHING_OF = {"ops": ("monai", "ignite", "transformers"), "mixture": ("monai", "ignite", "transformers")}

@@ -9,6 +9,7 @@ from monai_dpmm_ad.clustering.descriptors import (
     score_against_others,
 )
 from monai_dpmm_ad.clustering.grouping import LINKAGES, Grouping, group_descriptors
+from monai_dpmm_ad.clustering.known_types import find_types_file, read_types
 
 __all__ = [
     "LINKAGES",
@@ -16,7 +17,9 @@ __all__ = [
     "compute_agreement",
     "compute_descriptor",
     "compute_weights",
+    "find_types_file",
     "group_descriptors",
+    "read_types",
     "score_against_normal",
     "score_against_others",
 ]

@@ -26,7 +26,7 @@ from monai_dpmm_ad.reporting.volumes import read_volumes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_overview", "plot_scan"]
+__all__ = ["plot_overview", "plot_scan", "shorten"]
 
 _ROWS = ("Scan", "Anomaly map", "Mask", "Truth")
 _PANEL_HEIGHT = 260  # pixels
@@ -117,7 +117,7 @@ def _draw(path: Path, cuts: Sequence[tuple[ScanResult, list[SliceArrays]]], scal
                             x, 0.5, letter, color="white", fontsize=8, transform=axes[0, column].transAxes
                         )
                 if offset == 0:
-                    title = f"{_shorten(result.name)}\nscore {result.score:.4g}" + (f", {title}" if title else "")
+                    title = f"{shorten(result.name)}\nscore {result.score:.4g}" + (f", {title}" if title else "")
                 axes[0, column].set_title(title, fontsize=8, loc="left", parse_math=False)
         for row, kind in enumerate(kinds):
             axes[row, 0].text(
@@ -142,6 +142,7 @@ def _draw_bar(axis: Axes, scale: ColourScale) -> None:
     axis.set_xticks([])
 
 
-def _shorten(name: str, length: int = 28) -> str:
+def shorten(name: str, length: int = 28) -> str:
+    """Cut a name that is too long, with an ellipsis; what cannot be printed becomes a question mark."""
     printable = "".join(character if character.isprintable() else "?" for character in name)
     return printable if len(printable) <= length else printable[: length - 1] + "…"

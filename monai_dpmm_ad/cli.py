@@ -113,6 +113,13 @@ def _add_fit(commands: Any) -> None:
         metavar="NAME=VALUE",
         help="argument of the detector, the value as in JSON; may be given several times",
     )
+    parser.add_argument(
+        "--stages",
+        type=int,
+        nargs="+",
+        metavar="BLOCK",
+        help="blocks of the embedder whose outputs are used, from 0 (default: the last; himatch: one of each quarter)",
+    )
     parser.add_argument("--num-components", type=int, help="largest number of mixture components")
     parser.add_argument("--covariance", help="diagonal or spherical, …")
     parser.add_argument("--score", help="log_density, cosine, euclidean or mahalanobis")

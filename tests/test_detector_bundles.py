@@ -17,6 +17,7 @@ from monai_dpmm_ad.commands import evaluate, infer
 
 #: options that make a fit small, as on the command line
 DETECTORS = {
+    "himatch": ["num_support=2", "num_clusters=4"],
     "memory_bank": ["fraction=0.1", "neighbours=2"],
 }
 

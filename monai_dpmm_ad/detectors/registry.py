@@ -9,6 +9,7 @@ from typing import Any
 
 from monai_dpmm_ad.detectors.base import Detector
 from monai_dpmm_ad.detectors.dpmm import DPMMDetector
+from monai_dpmm_ad.detectors.himatch import HiMatchDetector
 from monai_dpmm_ad.detectors.memory_bank import MemoryBankDetector
 from monai_dpmm_ad.detectors.ogae.detector import OCSVMGuidedDetector
 from monai_dpmm_ad.errors import unknown_option
@@ -17,6 +18,7 @@ __all__ = ["DETECTORS", "create_detector"]
 
 DETECTORS: dict[str, type[Detector]] = {
     "dpmm": DPMMDetector,
+    "himatch": HiMatchDetector,
     "memory_bank": MemoryBankDetector,
     "ogae": OCSVMGuidedDetector,
 }

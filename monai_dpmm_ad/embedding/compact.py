@@ -34,7 +34,7 @@ def compact_path() -> Path:
 def create_embedder(
     name_or_path: str | os.PathLike[str] = COMPACT,
     revision: str | None = None,
-    stages: Sequence[int] | None = None,
+    stages: Sequence[int] | str | None = None,
     autocast: bool | None = None,
 ) -> Embedder:
     """Make an embedder from its name.

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from monai_dpmm_ad.embedding.base import Embedder
 from monai_dpmm_ad.embedding.hf_files import locate_backbone, read_normalization
 from monai_dpmm_ad.embedding.hf_model import final_norm, load_model, square_patch
-from monai_dpmm_ad.errors import CheckpointError
+from monai_dpmm_ad.errors import CheckpointError, unknown_option
 from monai_dpmm_ad.ops.patches import pad_to_multiple
 from monai_dpmm_ad.types import PatchEmbeddings
 
 __all__ = ["HFViTEmbedder", "supports_bfloat16"]
+
+QUARTERS = "quarters"
 
 
 class HFViTEmbedder(Embedder):
@@ -47,7 +49,8 @@ class HFViTEmbedder(Embedder):
             Hugging Face id.
         revision: branch, tag or commit of the id; the commit is recorded.
         stages: indices of the blocks whose output is returned, from 0, negative from the end, each through the final
-            LayerNorm. None is the last block: the model's ``last_hidden_state``.
+            LayerNorm; "quarters" is the last block of each quarter. None is the last block: the model's
+            ``last_hidden_state``.
         autocast: run matrix products in bfloat16. None: where the processor has it.
         name: recorded in the fingerprint in place of ``name_or_path``.
 
@@ -70,7 +73,7 @@ class HFViTEmbedder(Embedder):
         self,
         name_or_path: str | os.PathLike[str],
         revision: str | None = None,
-        stages: Sequence[int] | None = None,
+        stages: Sequence[int] | str | None = None,
         autocast: bool | None = None,
         name: str | None = None,
     ) -> None:
@@ -250,14 +253,19 @@ def supports_bfloat16(device: torch.device) -> bool:
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
 
 
-def _resolve_stages(stages: Sequence[int] | None, num_blocks: int) -> tuple[int, ...]:
+def _resolve_stages(stages: Sequence[int] | str | None, num_blocks: int) -> tuple[int, ...]:
     """Turn block indices into ones from 0."""
     if stages is None:
         return (num_blocks - 1,)
+    if stages == QUARTERS:
+        return tuple(sorted({-(-num_blocks * quarter // 4) - 1 for quarter in range(1, 5)}))
+    if isinstance(stages, str):
+        raise unknown_option("stages", stages, (QUARTERS, "block indices"))
     invalid = [stage for stage in stages if isinstance(stage, bool) or not isinstance(stage, int)]
     if invalid or not stages or any(not -num_blocks <= stage < num_blocks for stage in stages):
         raise ValueError(
-            f"`stages` must be block indices from 0 to {num_blocks - 1} (or negative, from the end), got {stages}."
+            f"`stages` must be block indices from 0 to {num_blocks - 1} (or negative, from the end) or '{QUARTERS}', "
+            f"got {stages}."
         )
     blocks = tuple(stage % num_blocks for stage in stages)
     if len(set(blocks)) != len(blocks):

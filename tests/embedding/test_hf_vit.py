@@ -15,7 +15,7 @@ from helpers.tiny_vit import KINDS, MEAN, STD
 from torch import Tensor, nn
 
 from monai_dpmm_ad.embedding import HFViTEmbedder
-from monai_dpmm_ad.embedding.hf_vit import supports_bfloat16
+from monai_dpmm_ad.embedding.hf_vit import _resolve_stages, supports_bfloat16
 
 Backbone = Callable[[str], Path]
 PREFIX = {"dinov2": 1, "dinov2_with_registers": 5, "dinov3": 5, "vit": 1, "deit": 2}
@@ -192,3 +192,12 @@ def test_images_of_another_shape_are_refused(backbone: Backbone, shape: tuple[in
 def test_integer_images_are_refused(backbone: Backbone) -> None:
     with pytest.raises(TypeError, match="Divide integers by 255"):
         HFViTEmbedder(backbone("dinov2")).embed(torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("num_blocks", "blocks"), [(12, (2, 5, 8, 11)), (4, (0, 1, 2, 3)), (6, (1, 2, 4, 5)), (2, (0, 1))]
+)
+def test_quarters_are_the_last_blocks_of_each(num_blocks: int, blocks: tuple[int, ...]) -> None:
+    assert _resolve_stages("quarters", num_blocks) == blocks
+    with pytest.raises(ValueError, match="Did you mean 'quarters'"):
+        _resolve_stages("quarter", num_blocks)

@@ -1,0 +1,76 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Normal reference slices: a bounded, uniform draw of them, as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from monai_dpmm_ad.mixture.distributed import gather_rows
+from monai_dpmm_ad.ops.patches import normalize_embeddings
+
+__all__ = ["ReferenceCollector", "split_slices"]
+
+
+def split_slices(rows: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Split a scan's rows into slices: CLS ``(S, D)`` and patches ``(m, S, D)`` of each slice that has patches."""
+    numbers = rows["slice_index"].long()
+    return [(rows["cls"][number], rows["patches"][numbers == number]) for number in numbers.unique().tolist()]
+
+
+class ReferenceCollector:
+    """Draw slices uniformly from all that pass by, without knowing how many there will be.
+
+    Each slice gets a random key; those with the smallest keys stay. What is kept is in half precision.
+
+    Args:
+        max_references: largest number of slices.
+        max_patches: largest number of patches of each, drawn at random.
+        generator: a CPU generator.
+    """
+
+    def __init__(self, max_references: int, max_patches: int, generator: torch.Generator) -> None:
+        self.max_references = max_references
+        self.max_patches = max_patches
+        self._generator = generator
+        self._kept: list[tuple[float, Tensor, Tensor]] = []
+
+    def add(self, cls: Tensor, patches: Tensor) -> None:
+        """Offer one slice.
+
+        Args:
+            cls: ``(D,)``.
+            patches: ``(m, S, D)``, m ≥ 1.
+        """
+        key = float(torch.rand((), generator=self._generator, dtype=torch.float64))
+        order = torch.randperm(len(patches), generator=self._generator)[: self.max_patches].sort().values
+        chosen = normalize_embeddings(patches[order.to(patches.device)].float())
+        self._kept.append((key, normalize_embeddings(cls.float()).half().cpu(), chosen.half().cpu()))
+        if len(self._kept) >= 2 * self.max_references:
+            self._kept = self._smallest()
+
+    def _smallest(self) -> list[tuple[float, Tensor, Tensor]]:
+        return sorted(self._kept, key=lambda reference: reference[0])[: self.max_references]
+
+    def finish(self, embed_dim: int, num_stages: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Join what all processes kept.
+
+        Args:
+            embed_dim: D, of the empty tensors where nothing was kept.
+            num_stages: S.
+
+        Returns:
+            CLS ``(R, D)`` and patches ``(N, S, D)``, float16 unit vectors, and the number of patches of each slice
+            ``(R,)``, int64.
+        """
+        kept = self._smallest()
+        keys = torch.tensor([key for key, _, _ in kept], dtype=torch.float64)
+        counts = torch.tensor([len(patches) for _, _, patches in kept], dtype=torch.long)
+        cls = torch.stack([item[1] for item in kept]) if kept else torch.zeros(0, embed_dim).half()
+        patches = torch.cat([torch.zeros(0, num_stages, embed_dim).half(), *(item[2] for item in kept)])
+        keys, counts, cls, patches = (gather_rows(part) for part in (keys, counts, cls, patches))
+        order = keys.argsort()[: self.max_references]
+        parts = patches.split(counts.tolist())
+        return cls[order], torch.cat([patches[:0], *(parts[i] for i in order.tolist())]), counts[order]

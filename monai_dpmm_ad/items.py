@@ -204,7 +204,7 @@ class ItemCollector:
         return join_stages(encoded.embeddings.patches.movedim(1, 3)), valid, scores
 
     def _find_lesions(self, image: MetaTensor) -> tuple[Tensor, Tensor, list[float]]:
-        """Label the lesions from 1 by falling peak: labels and map on the preprocessed grid, and sizes."""
+        """Label the lesions from 1 as `compute_lesions` numbers them: labels and map on the preprocessed grid, and sizes."""
         device = self.network.backbone_digest.device
         inferer = VolumeInferer(self.axes, self.batch_size, self.channels)
         maps = inferer(image.as_subclass(Tensor)[None].to(device), self.network)[0, 0].cpu()
@@ -215,7 +215,7 @@ class ItemCollector:
         unit = 1.0 if image.ndim == 3 else float(abs(np.linalg.det(np.asarray(image.affine)[:3, :3])))
         sizes = np.bincount(found.ravel(), minlength=number + 1)[1:] * unit
         peaks = ndimage.maximum(maps.numpy()[box], found, np.arange(1, number + 1))
-        order = [i for i in np.argsort(-peaks, kind="stable") if sizes[i] >= self.min_volume]
+        order = [i for i in np.lexsort((-sizes, -peaks)) if sizes[i] >= self.min_volume]
         ranks = np.zeros(number + 1, np.int32)
         ranks[np.array(order, dtype=int) + 1] = np.arange(1, len(order) + 1)
         labels[box] = ranks[found]

@@ -18,7 +18,7 @@ __all__ = ["Lesion", "compute_lesions", "write_lesions"]
 
 @dataclass(frozen=True)
 class Lesion:
-    """One connected component, numbered from 1 by falling peak score.
+    """One connected component, numbered from 1 by falling peak score, then by falling size.
 
     Args:
         index: number within the scan.
@@ -56,7 +56,7 @@ def compute_lesions(
         min_volume_mm3: smaller components are left out; in pixels for a 2D image.
 
     Returns:
-        Lesions by falling peak score.
+        Lesions by falling peak score, then by falling size: an order that does not depend on the array.
 
     Raises:
         ValueError: shapes differ, not 2D or 3D, or no invertible affine for a volume.
@@ -82,7 +82,7 @@ def compute_lesions(
     centres = np.array(ndimage.center_of_mass(np.ones_like(scores), labels, numbers)) + [s.start for s in box]
     world = centres @ matrix[:-1, :-1].T + matrix[:-1, -1]
     extents = ndimage.find_objects(labels)
-    kept = [i for i in np.argsort(-peaks, kind="stable") if sizes[i] * voxel_size >= min_volume_mm3]
+    kept = [i for i in np.lexsort((-sizes, -peaks)) if sizes[i] * voxel_size >= min_volume_mm3]
     return [
         Lesion(
             index=rank,

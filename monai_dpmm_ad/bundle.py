@@ -17,7 +17,7 @@ from torch import nn
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.files import replace_file, write_json
 
-__all__ = ["SETTINGS", "create_bundle", "is_fitted", "load_workflow", "save_model"]
+__all__ = ["SETTINGS", "create_bundle", "is_fitted", "load_network", "load_workflow", "save_model"]
 
 #: Ids that ``configs/inference.json`` takes over from ``configs/train.json``: what was fitted is what is run.
 SETTINGS = (
@@ -140,6 +140,13 @@ def load_workflow(bundle_root: str | os.PathLike[str], configs: Sequence[str], k
         bundle_root=str(root),
         **overrides,
     )
+
+
+def load_network(workflow: Any, bundle_root: str | os.PathLike[str]) -> Any:
+    """Get the network of an initialised inference workflow with the fitted state, on the workflow's device."""
+    network = workflow.parser.get_parsed_content("network")
+    network.load_state_dict(torch.load(Path(bundle_root) / MODEL, map_location="cpu", weights_only=True))
+    return network.eval()
 
 
 def _refuse_expressions(name: str, value: Any) -> None:

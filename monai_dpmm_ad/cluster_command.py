@@ -21,7 +21,7 @@ from monai_dpmm_ad.anomaly_types import (
     score_items,
     write_groups,
 )
-from monai_dpmm_ad.bundle import MODEL, load_workflow
+from monai_dpmm_ad.bundle import load_network, load_workflow
 from monai_dpmm_ad.clustering import LINKAGES, find_types_file, group_descriptors, read_types
 from monai_dpmm_ad.commands import absolute_paths, check_device, check_writable
 from monai_dpmm_ad.datalist import resolve_datalist
@@ -31,7 +31,7 @@ from monai_dpmm_ad.items import KINDS, Item, ItemCollector, join_stages
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.scans import ScanDataset, ScanFailure, write_failures
 
-__all__ = ["ClusterOutcome", "cluster"]
+__all__ = ["ClusterOutcome", "cluster", "gather_normal"]
 
 PathLike = str | os.PathLike[str]
 
@@ -93,7 +93,7 @@ def cluster(
     workflow = load_workflow(bundle, ["inference"], "inference", dataset_dir=paths, **overrides)
     workflow.initialize()
     get = workflow.parser.get_parsed_content
-    network = _load_network(workflow, Path(bundle))
+    network: AnomalyNet = load_network(workflow, bundle)
     scans = ScanDataset(_abnormal(get("datalist")), get("preprocessing"))
     if items == "images" and len(scans) < 2:
         raise ValueError(f"`images` must be at least two scans that may be abnormal, got {len(scans)}.")
@@ -106,7 +106,7 @@ def cluster(
     normal, failures = None, list(scans.failures)
     if weights == "semi-supervised":
         chosen = _dataset_of_normals(normals, get("preprocessing")) if normals else None
-        normal = _gather_normal(network, Path(bundle), chosen, settings)
+        normal = gather_normal(network, Path(bundle), chosen, settings)
         failures += chosen.failures if chosen is not None else []
     write_failures(out, failures)
     _check_number(found, items, len(scans), failures)
@@ -130,18 +130,12 @@ def _abnormal(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [item for item in items if item.get("abnormal") != 0]
 
 
-def _load_network(workflow: Any, bundle: Path) -> AnomalyNet:
-    network: AnomalyNet = workflow.parser.get_parsed_content("network")
-    network.load_state_dict(torch.load(bundle / MODEL, map_location="cpu", weights_only=True))
-    return network.eval()
-
-
 def _dataset_of_normals(paths: Sequence[PathLike], preprocessing: Any) -> ScanDataset:
     items = resolve_datalist(absolute_paths(paths), section="training")
     return ScanDataset([item for item in items if not item.get("abnormal")], preprocessing)
 
 
-def _gather_normal(network: AnomalyNet, bundle: Path, dataset: ScanDataset | None, options: dict[str, Any]) -> Tensor:
+def gather_normal(network: AnomalyNet, bundle: Path, dataset: ScanDataset | None, options: dict[str, Any]) -> Tensor:
     """Unit embeddings (N, S·D) of normal patches: of the scans given, else of those that the bundle was fitted on."""
     if dataset is not None:
         patches = [item.patches for item in ItemCollector(network, **options).collect(dataset, "Embedding normals")]

@@ -204,7 +204,7 @@ class ItemCollector:
         return join_stages(encoded.embeddings.patches.movedim(1, 3)), valid, scores
 
     def _find_lesions(self, image: MetaTensor) -> tuple[Tensor, Tensor, list[float]]:
-        """Label the lesions from 1 as `compute_lesions` numbers them: labels and map on the preprocessed grid, and sizes."""
+        """Label the lesions, numbered as `compute_lesions` does: labels and map on the preprocessed grid, sizes."""
         device = self.network.backbone_digest.device
         inferer = VolumeInferer(self.axes, self.batch_size, self.channels)
         maps = inferer(image.as_subclass(Tensor)[None].to(device), self.network)[0, 0].cpu()

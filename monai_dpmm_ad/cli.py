@@ -140,6 +140,9 @@ def _add_fit(commands: Any) -> None:
     parser.add_argument(
         "--patch-fraction", type=float, help="random share of each slice's patches that is fitted (default 0.25)"
     )
+    parser.add_argument(
+        "--rotations", type=float, nargs="+", metavar="DEGREES", help="angles at which each slice is fitted (default 0)"
+    )
     parser.add_argument("--max-epochs", type=int, help="largest number of passes over the embeddings")
     parser.add_argument("--seed", type=int, help="of everything random (default 0)")
     parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")

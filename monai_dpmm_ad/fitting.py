@@ -24,6 +24,7 @@ from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.ops.patches import pool_foreground
 from monai_dpmm_ad.progress import track
 from monai_dpmm_ad.scans import ScanDataset, share_of_rank
+from monai_dpmm_ad.transforms.rotate import check_rotations, rotate_slices
 
 __all__ = ["Split", "StoreLoader", "embed_dataset", "split_scans"]
 
@@ -186,6 +187,7 @@ def embed_dataset(
     patch_fraction: float = 1.0,
     batch_size: int = 8,
     seed: int = 0,
+    rotations: Sequence[float] = (0,),
 ) -> EmbeddingStore:
     """Embed the normal patches of every scan into a store on disk, or continue an interrupted store.
 
@@ -201,6 +203,7 @@ def embed_dataset(
         patch_fraction: random share of each slice's patches that is kept, in (0, 1].
         batch_size: slices in one forward pass.
         seed: of that random share.
+        rotations: degrees; each slice is embedded once at each angle.
 
     Returns:
         The complete store, opened for reading.
@@ -208,7 +211,9 @@ def embed_dataset(
     Raises:
         EmbeddingStoreError: when no scan gave a single patch, or the folder holds another backbone's embeddings.
     """
-    fingerprint = {"embedder": network.embedder.fingerprint(), "preprocessing": preprocessing}
+    angles = check_rotations(rotations)
+    settings = {**preprocessing, "rotations": angles}
+    fingerprint = {"embedder": network.embedder.fingerprint(), "preprocessing": settings}
     network.to(device).eval()
     items = list(dataset.data)
     if idist.get_world_size() > 1:
@@ -220,7 +225,8 @@ def embed_dataset(
         loader = ThreadDataLoader(pending, batch_size=1, num_workers=0, collate_fn=_first, buffer_size=1)
         for item, slices in track(zip(todo, loader, strict=True), total=len(todo), description="Embedding"):
             if not isinstance(slices, dict):
-                writer.write(item["name"], **_embed_scan(slices, network, device, batch_size))
+                turned = [copy for angle in angles for copy in rotate_slices(slices, angle)]
+                writer.write(item["name"], **_embed_scan(turned, network, device, batch_size))
     dataset.failures.extend(pending.failures)
     store = EmbeddingStore(path)
     if store.num_rows == 0:

@@ -121,6 +121,18 @@ def test_the_loader_gives_one_scan_after_the_other(network: AnomalyNet, scan: st
         StoreLoader(loader.open, batch_size=1, unit="scan")
 
 
+def test_rotations_add_turned_copies(network: AnomalyNet, scan: str, tmp_path: Path) -> None:
+    item = [{"image": scan, "name": "a"}]
+    plain = embed(network, tmp_path / "plain", item).source_rows("a")
+    turned = embed(network, tmp_path / "turned", item, rotations=[0, 10]).source_rows("a")
+    count = len(plain["patches"])
+    assert torch.equal(turned["patches"][:count], plain["patches"])
+    assert len(turned["cls"]) == 2 * len(plain["cls"])
+    assert len(turned["patches"]) == pytest.approx(2 * count, rel=0.2)
+    with pytest.raises(EmbeddingStoreError, match="rotations"):
+        embed(network, tmp_path / "turned", item)
+
+
 def test_sections_are_held_out_as_the_data_say(cohort: Path) -> None:
     split = split_scans([str(cohort)], None, 0.2, 0)
     assert [len(split.train), len(split.held_out), split.is_held_out] == [3, 2, True]

@@ -18,9 +18,10 @@ from monai_dpmm_ad.embedding.hf_files import locate_backbone, read_normalization
 from monai_dpmm_ad.embedding.hf_model import final_norm, load_model, square_patch
 from monai_dpmm_ad.errors import CheckpointError, unknown_option
 from monai_dpmm_ad.ops.patches import pad_to_multiple
+from monai_dpmm_ad.ops.precision import supports_bfloat16
 from monai_dpmm_ad.types import PatchEmbeddings
 
-__all__ = ["HFViTEmbedder", "supports_bfloat16"]
+__all__ = ["HFViTEmbedder"]
 
 QUARTERS = "quarters"
 
@@ -237,20 +238,6 @@ class HFViTEmbedder(Embedder):
         unexpected_keys.extend(key for key in state_dict if key.startswith(prefix))
         # The children are visited next and would call their weights missing: hand them their own.
         state_dict.update({prefix + key: value for key, value in super().state_dict().items()})
-
-
-def supports_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 matrices in hardware, so that it is faster than float32 there."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    try:  # not everywhere in torch's public interface yet; Linux says the same
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            flags = next((line for line in file if line.startswith(("flags", "Features"))), "").split()
-    except OSError:
-        return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
 
 
 def _resolve_stages(stages: Sequence[int] | str | None, num_blocks: int) -> tuple[int, ...]:

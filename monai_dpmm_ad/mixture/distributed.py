@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from monai_dpmm_ad.mixture.local_step import LocalStep
 from monai_dpmm_ad.mixture.statistics import Statistics
-from monai_dpmm_ad.mixture.variational import LocalStep
 
 __all__ = ["average_gradients", "gather_rows", "get_world_size", "reduce_max", "reduce_sum", "sum_local_steps"]
 

@@ -77,6 +77,12 @@ class Family(ABC):
     def write_features(self, x: Tensor, shift: Tensor, out: Tensor) -> None:
         """Write t(x − shift) of the rows ``x`` (n, D) into ``out`` (n, F)."""
 
+    def make_features(self, x: Tensor, shift: Tensor) -> Tensor:
+        """Make t(x − shift) of the rows ``x`` (n, D): (n, num_written)."""
+        features = x.new_empty(x.shape[0], self.num_written)
+        self.write_features(x, shift, features)
+        return features
+
     def compute_log_prob(self, features: Tensor, coefficients: Any) -> Tensor:
         """Compute the log density under every component, one matrix product.
 

@@ -123,7 +123,6 @@ def compute_hard_statistics(
     counts = torch.bincount(labels, minlength=num_components).to(total.counts)
     shift = scale.mean.to(x.dtype)
     for rows, assigned in zip(x.split(chunk_size), labels.split(chunk_size), strict=True):
-        features = rows.new_empty(rows.shape[0], family.num_written)
-        family.write_features(rows, shift, features)
+        features = family.make_features(rows, shift)
         family.collect_features(assigned, features, total.sums)
     return total._replace(counts=counts, size=counts.sum())

@@ -12,9 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from monai_dpmm_ad.mixture.local_step import LocalStep
 from monai_dpmm_ad.mixture.moves import MergeTree, accept_merges, merge_statistics, propose_merges, sort_components
 from monai_dpmm_ad.mixture.statistics import Statistics
-from monai_dpmm_ad.mixture.variational import LocalStep, Model, State, compute_elbo
+from monai_dpmm_ad.mixture.variational import Model, State, compute_elbo
 
 __all__ = ["Memoized"]
 

@@ -13,12 +13,13 @@ from monai_dpmm_ad.mixture.checks import check_embeddings, refuse_bad_rows
 from monai_dpmm_ad.mixture.distributed import gather_rows, get_world_size, reduce_max, reduce_sum, sum_local_steps
 from monai_dpmm_ad.mixture.hyperparameters import Hyperparameters
 from monai_dpmm_ad.mixture.initialise import compute_data_scale, draw_sample, seed_statistics
+from monai_dpmm_ad.mixture.local_step import run_local_step
 from monai_dpmm_ad.mixture.memoized import Memoized
 from monai_dpmm_ad.mixture.moves import adapt_to_sample
 from monai_dpmm_ad.mixture.natural import compute_learning_rate, take_natural_step
 from monai_dpmm_ad.mixture.state import MixtureState
 from monai_dpmm_ad.mixture.statistics import Statistics
-from monai_dpmm_ad.mixture.variational import State, compute_elbo, run_local_step
+from monai_dpmm_ad.mixture.variational import State, compute_elbo
 
 __all__ = ["DirichletProcessMixture"]
 
@@ -177,7 +178,8 @@ class DirichletProcessMixture(MixtureState):
         chunk_size = self._choose_chunk(batch.device)
         tree = self._memoized.tree if self._memoized is not None else None
         groups = tree.groups if tree is not None else None
-        found = sum_local_steps(run_local_step(model, variational, batch, chunk_size, groups))
+        screened = self.inference == "natural"  # the ELBO of memoized inference must not fall by rounding either
+        found = sum_local_steps(run_local_step(model, variational, batch, chunk_size, groups, screened))
         if batch.device.type == "cpu" and not torch.isfinite(found.evidence):
             refuse_bad_rows(batch, self.model.family.unit)
         if self.inference == "natural":

@@ -22,9 +22,10 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor
 
+from monai_dpmm_ad.mixture.local_step import run_local_step
 from monai_dpmm_ad.mixture.posterior import MIN_COUNT
 from monai_dpmm_ad.mixture.statistics import Statistics
-from monai_dpmm_ad.mixture.variational import Model, State, run_local_step
+from monai_dpmm_ad.mixture.variational import Model, State
 
 __all__ = ["MergeTree", "accept_merges", "adapt_to_sample", "choose_groups", "compute_merge_gains", "merge_statistics"]
 __all__ += ["propose_merges", "sort_components"]

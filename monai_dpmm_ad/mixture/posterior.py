@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from monai_dpmm_ad.mixture.family import Family
+from monai_dpmm_ad.mixture.screening import LEAST_SIZE_SCORE, MARGIN, Screen, find_candidates, make_screen
 from monai_dpmm_ad.mixture.sticks import compute_weights
 from monai_dpmm_ad.mixture.variational import Model, State, Variational, compute_weighted_log_prob, normalise
 from monai_dpmm_ad.ops.distances import nearest_cosine_distance, nearest_euclidean_distance
@@ -38,6 +40,7 @@ class Posterior:
         shift: (D,), subtracted from data before their features are made.
         mode_log_density: (A,), the largest log density of each component, nats.
         chunk_size: rows at a time.
+        screen: finds the few components that matter to a datum; None where the dense way is as fast.
     """
 
     family: Family
@@ -51,6 +54,7 @@ class Posterior:
     shift: Tensor
     mode_log_density: Tensor
     chunk_size: int
+    screen: Screen | None = None
 
     @property
     def num_active(self) -> int:
@@ -66,7 +70,7 @@ class Posterior:
         Returns:
             (n,), nats.
         """
-        return torch.cat([normalise(self._weighted(rows))[1] for rows in x.split(self.chunk_size)])
+        return self._reduce(x, self.log_weights, lambda log_prob: normalise(log_prob)[1], MARGIN)
 
     def log_prob_bound(self) -> Tensor:
         """Compute an upper bound of log p over all x: log Σ_k π_k max p(· | k), 0-dim, nats."""
@@ -96,13 +100,8 @@ class Posterior:
 
     def mahalanobis_distance(self, x: Tensor) -> Tensor:
         """Compute min_k of the distance to μ_k in units of component k's spread, over active components, (n,)."""
-        offset = self.coefficients.offset - self.mode_log_density
-        coefficients = self.coefficients._replace(offset=offset)
-        nearest = [
-            compute_weighted_log_prob(self.family, coefficients, self.shift, rows).amax(1)
-            for rows in x.split(self.chunk_size)
-        ]
-        return torch.cat(nearest).mul_(-2.0).clamp_(min=0.0).sqrt_()
+        nearest = self._reduce(x, -self.mode_log_density, lambda log_prob: log_prob.amax(1), 0.0)
+        return nearest.mul_(-2.0).clamp_(min=0.0).sqrt_()
 
     def count_components(self, mass: float = 0.99) -> int:
         """Count the heaviest components that together carry a share of the data.
@@ -120,6 +119,29 @@ class Posterior:
             raise ValueError(f"`mass` must be in (0, 1], got {mass}.")
         share = self.counts.sort(descending=True).values.cumsum(0) / self.counts.sum()
         return min(int((share < mass).sum()) + 1, self.counts.shape[0])
+
+    def _reduce(self, x: Tensor, bias: Tensor, reduce: Callable[[Tensor], Tensor], margin: float) -> Tensor:
+        """Reduce log density plus bias over components: (n,).
+
+        Args:
+            x: (n, D).
+            bias: (A,).
+            reduce: takes (n, any number of components), those left out being −inf.
+            margin: how far behind the best a component does not matter, nats.
+        """
+        coefficients = self.coefficients._replace(offset=self.coefficients.offset + bias)
+        screen = None if torch.jit.is_tracing() or torch.compiler.is_compiling() else self.screen
+        parts = []
+        for rows in x.split(self.chunk_size):
+            features = self.family.make_features(rows, self.shift)
+            if screen is None:
+                parts.append(reduce(self.family.compute_log_prob(features, coefficients)))
+                continue
+            found = find_candidates(screen._replace(offset=coefficients.offset), features, margin)
+            part, rest = reduce(found.log_prob), ~found.complete
+            part[rest] = reduce(self.family.compute_log_prob(features[rest], coefficients))
+            parts.append(part)
+        return torch.cat(parts)
 
     def _weighted(self, x: Tensor) -> Tensor:
         """Log weight plus log density, (n, A)."""
@@ -149,6 +171,7 @@ def build_posterior(
     active = keep.nonzero()[:, 0]
     params = type(variational.params)(*(p[active] for p in variational.params))
     family, scale = model.family, model.scale
+    coefficients = family.compute_predictive_coefficients(scale, params).to(dtype)
     return Posterior(
         family=family,
         weights=weights,
@@ -157,8 +180,9 @@ def build_posterior(
         means=family.get_means(scale, params).to(dtype),
         precisions=family.get_precisions(params).to(dtype),
         log_weights=(weights[active] / weights[active].sum()).log().to(dtype),
-        coefficients=family.compute_predictive_coefficients(scale, params).to(dtype),
+        coefficients=coefficients,
         shift=scale.mean.to(dtype),
         mode_log_density=family.compute_mode_log_density(params).to(dtype),
         chunk_size=chunk_size,
+        screen=make_screen(coefficients, LEAST_SIZE_SCORE),
     )

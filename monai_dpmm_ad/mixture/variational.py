@@ -1,5 +1,5 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""The variational posterior as a function of statistics, the expectation step, and the one ELBO.
+"""The variational posterior as a function of statistics, and the one ELBO.
 
 Mean field: q(α) Π_k q(v_k) Π_k q(θ_k) Π_n q(z_n). Given the statistics every other factor has its optimum in closed
 form, so statistics and the rate of q(α) are the whole state, whichever optimiser moves them:
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from monai_dpmm_ad.mixture.family import DataScale, Family
@@ -27,14 +26,12 @@ from monai_dpmm_ad.mixture.sticks import (
 )
 
 __all__ = [
-    "LocalStep",
     "Model",
     "State",
     "Variational",
     "compute_elbo",
     "compute_weighted_log_prob",
     "normalise",
-    "run_local_step",
 ]
 
 
@@ -66,24 +63,6 @@ class Variational(NamedTuple):
     log_weights: Tensor
     coefficients: Any
     kl: Tensor
-
-
-class LocalStep(NamedTuple):
-    """What the expectation step finds in a batch.
-
-    Args:
-        statistics: expected statistics, not scaled.
-        evidence: 0-dim float64, Σ_n log Σ_k exp(E[log π_k] + E[log p(y_n | θ_k)]), nats.
-        group_entropy: (C,), H of the summed responsibilities of each group of components, nats; C = 0 unless asked.
-    """
-
-    statistics: Statistics
-    evidence: Tensor
-    group_entropy: Tensor
-
-    def scale(self, factor: float | Tensor) -> LocalStep:
-        """Multiply everything by a factor."""
-        return LocalStep(self.statistics.scale(factor), self.evidence * factor, self.group_entropy * factor)
 
 
 class Model(NamedTuple):
@@ -131,9 +110,7 @@ def compute_elbo(model: Model, statistics: Statistics, variational: Variational)
     return (statistics.counts * variational.log_weights + likelihood + statistics.entropy).sum() - variational.kl
 
 
-def compute_weighted_log_prob(
-    family: Family, coefficients: Any, shift: Tensor, x: Tensor, features: Tensor | None = None
-) -> Tensor:
+def compute_weighted_log_prob(family: Family, coefficients: Any, shift: Tensor, x: Tensor) -> Tensor:
     """Compute log weight plus log density of each component, the quantity behind score, responsibilities and ELBO.
 
     Args:
@@ -141,16 +118,11 @@ def compute_weighted_log_prob(
         coefficients: of the features, log weights included in the offset, in the dtype of ``x``.
         shift: (D,), the data mean in the dtype of ``x``.
         x: (n, D).
-        features: (≥ n, num_written) workspace, overwritten.
 
     Returns:
         (n, K), nats.
     """
-    if features is None:
-        features = x.new_empty(x.shape[0], family.num_written)
-    features = features[: x.shape[0]]
-    family.write_features(x, shift, features)
-    return family.compute_log_prob(features, coefficients)
+    return family.compute_log_prob(family.make_features(x, shift), coefficients)
 
 
 def normalise(log_prob: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,47 +139,3 @@ def normalise(log_prob: Tensor) -> tuple[Tensor, Tensor]:
     """
     resp = log_prob.softmax(1)
     return resp, log_prob.amax(1) - resp.amax(1).log()
-
-
-def run_local_step(
-    model: Model, variational: Variational, x: Tensor, chunk_size: int, groups: Tensor | None = None
-) -> LocalStep:
-    """Find the optimal q(z) of a batch and its expected statistics.
-
-    Args:
-        model: priors and likelihood.
-        variational: the global factors.
-        x: (n, D).
-        chunk_size: rows at a time; workspace is chunk × (F + K).
-        groups: (C, K) bool, groups of components whose merge is to be measured.
-
-    Returns:
-        statistics, evidence and, for each group, the entropy of its joint assignment.
-    """
-    coefficients = variational.coefficients
-    coefficients = coefficients._replace(offset=coefficients.offset + variational.log_weights).to(x.dtype)
-    shift = model.scale.mean.to(x.dtype)
-    features = x.new_empty(min(chunk_size, x.shape[0]), model.family.num_written)
-    counts = torch.zeros_like(variational.log_weights)
-    sums = counts.new_zeros(counts.shape[0], model.family.num_features)
-    evidence = torch.zeros_like(counts)
-    group_entropy = counts.new_zeros(0 if groups is None else groups.shape[0])
-    for rows in x.split(chunk_size) if x.shape[0] else ():
-        log_prob = compute_weighted_log_prob(model.family, coefficients, shift, rows, features)
-        resp, log_norm = normalise(log_prob)
-        evidence += resp.T @ log_norm
-        counts += resp.sum(0)
-        model.family.sum_features(resp, features[: rows.shape[0]], sums)
-        if groups is not None:
-            group_entropy += _measure_groups(resp, groups)
-    statistics = Statistics(counts, sums, torch.zeros_like(counts), torch.full_like(counts[0], x.shape[0]))
-    # −Σ r log r = Σ r (evidence − log joint): no pass over r log r.
-    likelihood = model.family.compute_likelihood(statistics, variational.coefficients)
-    entropy = evidence - counts * variational.log_weights - likelihood
-    return LocalStep(statistics._replace(entropy=entropy), evidence.sum(), group_entropy)
-
-
-def _measure_groups(resp: Tensor, groups: Tensor) -> Tensor:
-    """−Σ_n r_ng log r_ng with r_ng = Σ_{k in g} r_nk, for ``resp`` (n, K) and groups (C, K): (C,)."""
-    joint = (resp @ groups.to(resp.dtype).T).clamp_(max=1.0)
-    return torch.special.entr(joint).sum(0, dtype=torch.float64)

@@ -15,7 +15,8 @@ from helpers.tiny_vit import KINDS, MEAN, STD
 from torch import Tensor, nn
 
 from monai_dpmm_ad.embedding import HFViTEmbedder
-from monai_dpmm_ad.embedding.hf_vit import _resolve_stages, supports_bfloat16
+from monai_dpmm_ad.embedding.hf_vit import _resolve_stages
+from monai_dpmm_ad.ops.precision import supports_bfloat16
 
 Backbone = Callable[[str], Path]
 PREFIX = {"dinov2": 1, "dinov2_with_registers": 5, "dinov3": 5, "vit": 1, "deit": 2}

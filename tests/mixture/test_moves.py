@@ -8,9 +8,10 @@ import torch
 
 from monai_dpmm_ad.mixture import DirichletProcessMixture
 from monai_dpmm_ad.mixture.families import COVARIANCES
+from monai_dpmm_ad.mixture.local_step import run_local_step
 from monai_dpmm_ad.mixture.moves import MergeTree, choose_groups, compute_merge_gains, merge_statistics, propose_merges
 from monai_dpmm_ad.mixture.statistics import Statistics
-from monai_dpmm_ad.mixture.variational import compute_elbo, run_local_step
+from monai_dpmm_ad.mixture.variational import compute_elbo
 
 
 @pytest.mark.parametrize("inference", ["natural", "memoized"])

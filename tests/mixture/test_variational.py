@@ -9,8 +9,9 @@ import torch
 
 from monai_dpmm_ad.mixture import DirichletProcessMixture
 from monai_dpmm_ad.mixture.families import COVARIANCES
+from monai_dpmm_ad.mixture.local_step import run_local_step
 from monai_dpmm_ad.mixture.pyro_model import ExpectedOneHot, compute_pyro_elbo
-from monai_dpmm_ad.mixture.variational import compute_elbo, run_local_step
+from monai_dpmm_ad.mixture.variational import compute_elbo
 
 
 def make_mixture(x: torch.Tensor, covariance: str = "diagonal", **options) -> DirichletProcessMixture:

@@ -1,11 +1,15 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
 """Measure the mixture: throughput, time to quality beside its peers, memory, scoring, adaptivity.
 
-    python benchmarks/mixture.py [--data EMBEDDINGS.pt] [--threads 1] [--only SECTION …]
+    python benchmarks/mixture.py [--data ../shared/data] [--embedder compact] [--threads 1] [--only SECTION …]
 
-Times are CPU seconds of this process by default on one thread, so that a busy machine does not change the ratios.
-``--data`` names a float tensor (images, patches, D) saved by torch; docs/mixture.md says how ours was made. Prints one
-table per section and one JSON line.
+Times are CPU seconds of this process by default on one thread, so that a busy machine does not change the ratios. Real
+embeddings are those of ``--num-slices`` random slices of ``brain_mri_2d/train/good`` in ``--data``, 224×224; the last
+tenth of the slices is held out. Prints one table per section and one JSON line.
+
+The oracle is the plain way to write the paper's inference (methods.md, section 1): every step makes N×K×D tensors. The
+paper's batch, 12 images of 1 024 patches, would need 1.9 GB a tensor at K = 100, so its steps here are of 4 images at
+K = 100 and of as many bytes otherwise.
 """
 
 from __future__ import annotations
@@ -49,6 +53,21 @@ def make_embeddings(num_data: int, dim: int, num_clusters: int, seed: int = 0, r
     return torch.nn.functional.normalize(x, dim=1)
 
 
+def embed_slices(data: Path, embedder_name: str, num_slices: int) -> tuple[Tensor, Tensor]:
+    """Unit patch embeddings of real slices: 50 000 rows to fit, every fourth row of the last tenth of the slices."""
+    from embedders import embed, read_pictures
+
+    from monai_dpmm_ad.embedding import create_embedder
+
+    embedder = create_embedder(embedder_name)
+    slices = read_pictures(data / "brain_mri_2d" / "train" / "good" / "img", num_slices)
+    slices = [slices[i] for i in torch.randperm(len(slices), generator=torch.Generator().manual_seed(0)).tolist()]
+    rows = [tokens[valid] for tokens, valid, _ in (embed(embedder, part, 224) for part in slices)]
+    split = int(0.9 * len(rows))
+    train, test = torch.cat(rows[:split]), torch.cat(rows[split:])
+    return train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:50_000]], test[::4]
+
+
 def measure(run: Callable[[], object], repeats: int = 3) -> float:
     """The least CPU seconds of several runs."""
     best = float("inf")
@@ -79,8 +98,9 @@ def measure_throughput(results: dict) -> None:
                 mixture.partial_fit(rows)
 
         oracle = OnlineMAPEM(x[:num_components], x.var(0))
+        rows = 4 * 1024 * 100 // num_components
         bare, own = measure(run_bare), measure(run_pass)
-        slow = measure(lambda oracle=oracle: oracle.partial_fit(x[:1024]), 2) / 1024 * num_data
+        slow = measure(lambda oracle=oracle, rows=rows: oracle.partial_fit(x[:rows]), 2) / rows * num_data
         row = {"per_second": num_data / own, "share_of_bare": bare / own, "times_oracle": slow / own}
         results[f"throughput_K{num_components}"] = row
         print(
@@ -223,13 +243,16 @@ def measure_scoring(results: dict) -> None:
     x = make_embeddings(20_000, 384, 60)
     mixture = DirichletProcessMixture(500, 384, restarts=1).initialize(x)
     with torch.no_grad():
-        forward = measure(lambda: network(image))
-    print(f"\nscoring 1 024 patches against 500 components; ViT-S/14 at 448×448: {forward * 1000:.0f} ms")
+        forward = measure(lambda: network(image), 5)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = measure(lambda: network(image), 5)
+    print("\nscoring 1 024 patches against 500 components, share of a ViT-S/14 pass at 448×448: float32, bfloat16")
+    print(f"{'ViT-S/14':>22} {forward * 1000:>7.0f} ms, {half * 1000:.0f} ms in bfloat16")
     for name in ("cosine_distance", "log_prob", "mahalanobis_distance", "euclidean_distance"):
         compute = getattr(mixture, name)
         seconds = measure(lambda compute=compute: compute(x[:1024]), 20)
-        results[f"score_{name}"] = seconds / forward
-        print(f"{name:>22} {seconds * 1000:>7.2f} ms {seconds / forward:>7.2%}")
+        results[f"score_{name}"] = {"share": seconds / forward, "share_of_bfloat16": seconds / half}
+        print(f"{name:>22} {seconds * 1000:>7.2f} ms {seconds / forward:>7.2%} {seconds / half:>7.2%}")
 
 
 def measure_adaptivity(results: dict) -> None:
@@ -252,7 +275,9 @@ def main() -> None:
     """Run the sections that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     sections = ["throughput", "synthetic", "real", "memory", "scoring", "adaptivity"]
-    parser.add_argument("--data", type=Path, help="real embeddings, (images, patches, D), saved by torch")
+    parser.add_argument("--data", type=Path, help="folder with brain_mri_2d, for real embeddings")
+    parser.add_argument("--embedder", default="compact", help="of the real slices: a name or a local folder")
+    parser.add_argument("--num-slices", type=int, default=500)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--budget", type=float, default=25.0, help="CPU seconds of each peer")
     parser.add_argument("--only", nargs="*", choices=sections, default=sections)
@@ -272,12 +297,9 @@ def main() -> None:
     if "real" in args.only and args.data is None:
         print("\nreal embeddings: skipped, no --data was given")
     elif "real" in args.only:
-        images = torch.load(args.data, weights_only=True).float()
-        split = int(0.9 * len(images))
-        train, test = (part.flatten(0, 1) for part in (images[:split], images[split:]))
-        train = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:50_000]]
-        compare_peers(results, "real", train, test[::4], 100, args.budget)
-        compare_covariances(results, train, test[::4])
+        train, test = embed_slices(args.data, args.embedder, args.num_slices)
+        compare_peers(results, "real", train, test, 100, args.budget)
+        compare_covariances(results, train, test)
     if "memory" in args.only:
         measure_memory(results)
     if "scoring" in args.only:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.files import replace_file, write_json
+from monai_dpmm_ad.network import AnomalyNet
 
 __all__ = ["SETTINGS", "create_bundle", "is_fitted", "load_network", "load_workflow", "save_model"]
 
@@ -43,6 +43,7 @@ SETTINGS = (
 )
 MODEL = Path("models") / "model.pt"
 INFERENCE = Path("configs") / "inference.json"
+METADATA = Path("configs") / "metadata.json"
 
 
 def create_bundle(path: str | os.PathLike[str]) -> Path:
@@ -77,8 +78,10 @@ def is_fitted(path: str | os.PathLike[str]) -> bool:
     return (Path(path) / MODEL).is_file()
 
 
-def save_model(bundle_root: str | os.PathLike[str], network: nn.Module, settings: Mapping[str, Any]) -> None:
-    """Complete a bundle: its inference config takes over the settings that were fitted, then the model is written.
+def save_model(bundle_root: str | os.PathLike[str], network: AnomalyNet, settings: Mapping[str, Any]) -> None:
+    """Complete a bundle: configs take over what was fitted, then the model is written.
+
+    ``inference.json`` gets the settings, ``metadata.json`` under ``fitted`` what the detector says of itself.
 
     Args:
         bundle_root: folder of the bundle.
@@ -91,6 +94,8 @@ def save_model(bundle_root: str | os.PathLike[str], network: nn.Module, settings
     if unknown:
         raise CheckpointError(f"{root / INFERENCE}: has no {', '.join(unknown)}. Use the bundle's own configs.")
     write_json(root / INFERENCE, {**config, **settings})
+    metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
+    write_json(root / METADATA, {**metadata, "fitted": network.detector.describe()})
     state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
     replace_file(root / MODEL, lambda temporary: torch.save(state, temporary))
 
@@ -134,7 +139,7 @@ def load_workflow(bundle_root: str | os.PathLike[str], configs: Sequence[str], k
         _check_model(root / MODEL)
     return ConfigWorkflow(
         config_file=[str(file) for file in files],
-        meta_file=str(root / "configs" / "metadata.json"),
+        meta_file=str(root / METADATA),
         logging_file=str(root / "configs" / "logging.conf"),
         workflow_type=kind,
         bundle_root=str(root),

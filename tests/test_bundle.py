@@ -50,6 +50,15 @@ def test_monai_finds_every_property(bundle: Path, cohort: Path, tmp_path: Path, 
     workflow.finalize()
 
 
+def test_metadata_says_how_many_components_the_fit_left(bundle: Path) -> None:
+    fitted = json.loads((bundle / "configs" / "metadata.json").read_text())["fitted"]
+    state = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    counts = state["detector.mixture.statistic_counts"]
+    assert fitted["num_components"] == len(counts)
+    assert 1 <= fitted["components_for_90_percent"] <= fitted["components_for_99_percent"] <= fitted["num_active"]
+    assert fitted["num_active"] <= int((counts >= 0.5).sum())
+
+
 @pytest.fixture(scope="module")
 def results(bundle: Path, cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("infer")

@@ -115,6 +115,10 @@ class Detector(nn.Module, ABC):
         """How well held-out normal rows are explained, ``(n,)``, higher = better."""
         return -self.score(self.features(rows))
 
+    def describe(self) -> dict[str, float]:
+        """Describe the fitted model in a few numbers by name, for the bundle's metadata and the report."""
+        return {}
+
     def score_slices(self, encoded: EncodedSlices, valid: Tensor) -> Tensor:
         """Score all patches of a batch of slices.
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
@@ -70,6 +70,16 @@ class DPMMDetector(Detector):
             0-dim: the ELBO estimate per patch, in nats.
         """
         return self.mixture.partial_fit(self.features(rows), num_data)
+
+    def finish_epoch(self, draw_sample: Callable[[], Mapping[str, Tensor]]) -> None:
+        """Merge components where that raises the ELBO, which a sample of the size to start from estimates."""
+        features = self.features(draw_sample())
+        step = -(-features.shape[0] // self.mixture.sample_size)
+        self.mixture.adapt(features[::step])
+
+    def describe(self) -> dict[str, float]:
+        """How many components score, and how the data's mass is spread over them."""
+        return self.mixture.posterior.summarise()
 
     def criterion(self, rows: Mapping[str, Tensor]) -> Tensor:
         """Log density in nats, ``(n,)``: the paper's criterion for the best epoch."""

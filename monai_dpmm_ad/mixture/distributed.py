@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -12,7 +12,8 @@ from torch import Tensor
 from monai_dpmm_ad.mixture.local_step import LocalStep
 from monai_dpmm_ad.mixture.statistics import Statistics
 
-__all__ = ["average_gradients", "gather_rows", "get_world_size", "reduce_max", "reduce_sum", "sum_local_steps"]
+__all__ = ["average_gradients", "fill_up", "gather_rows", "get_world_size", "reduce_max", "reduce_sum"]
+__all__ += ["sum_local_steps"]
 
 
 def get_world_size() -> int:
@@ -72,6 +73,25 @@ def gather_rows(rows: Tensor) -> Tensor:
     parts: list[Tensor] = [rows] * get_world_size()
     dist.all_gather_object(parts, rows.cpu())
     return torch.cat(parts).to(rows.device)
+
+
+def fill_up(batches: Iterable[Tensor], embed_dim: int, device: torch.device) -> Iterator[Tensor]:
+    """Read the batches of this process, then give empty ones until every process has read its own.
+
+    Args:
+        batches: tensors (n, D).
+        embed_dim: D.
+        device: where the empty ones are made.
+    """
+    if get_world_size() == 1:
+        yield from batches
+        return
+    iterator = iter(batches)
+    while True:
+        batch = next(iterator, None)
+        if reduce_max(float(batch is not None), device) == 0.0:
+            return
+        yield torch.empty(0, embed_dim, device=device) if batch is None else batch
 
 
 def _reduce(value: float, device: torch.device, operation: dist.ReduceOp.RedOpType) -> float:

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.mixture.checks import check_embeddings, refuse_bad_rows
-from monai_dpmm_ad.mixture.distributed import gather_rows, get_world_size, reduce_max, reduce_sum, sum_local_steps
+from monai_dpmm_ad.mixture.distributed import fill_up, gather_rows, get_world_size, reduce_sum, sum_local_steps
 from monai_dpmm_ad.mixture.hyperparameters import Hyperparameters
 from monai_dpmm_ad.mixture.initialise import compute_data_scale, draw_sample, seed_statistics
 from monai_dpmm_ad.mixture.local_step import run_local_step
 from monai_dpmm_ad.mixture.memoized import Memoized
 from monai_dpmm_ad.mixture.moves import adapt_to_sample
 from monai_dpmm_ad.mixture.natural import compute_learning_rate, take_natural_step
-from monai_dpmm_ad.mixture.state import MixtureState
+from monai_dpmm_ad.mixture.scoring import ScoringMixture
 from monai_dpmm_ad.mixture.statistics import Statistics
 from monai_dpmm_ad.mixture.variational import State, compute_elbo
 
@@ -26,7 +26,7 @@ __all__ = ["DirichletProcessMixture"]
 INFERENCES = ("natural", "pyro", "memoized")
 
 
-class DirichletProcessMixture(MixtureState):
+class DirichletProcessMixture(ScoringMixture):
     """A truncated Dirichlet process mixture for embeddings, fitted batch by batch by variational inference.
 
     Whatever the inference, the state is the same: expected statistics of the components and q(α). It lives in float64
@@ -113,8 +113,6 @@ class DirichletProcessMixture(MixtureState):
         #: mean ELBO per datum of each epoch of the last ``fit``, nats
         self.history: list[float] = []
 
-    # Fitting ---------------------------------------------------------------------------------------------------------
-
     @torch.no_grad()
     def initialize(self, sample: Tensor, num_data: int | None = None) -> DirichletProcessMixture:
         """Start from a sample: the data's scale, then k-means++ with restarts.
@@ -134,9 +132,8 @@ class DirichletProcessMixture(MixtureState):
         num_data = sample.shape[0] if num_data is None else num_data
         self.data_mean, self.data_variance = compute_data_scale(sample)
         model = self.model
-        generator = torch.Generator().manual_seed(self.seed)
         statistics = seed_statistics(
-            model.family, model.scale, sample, self.num_components, self.restarts, generator
+            model.family, model.scale, sample, self.num_components, self.restarts, self._make_generator()
         ).scale(num_data / sample.shape[0])
         self._set_state(model.update(statistics, torch.full_like(self.alpha_rate, self._hyper.alpha_rate)))
         self.num_seen = torch.full_like(self.num_seen, sample.shape[0])
@@ -277,94 +274,22 @@ class DirichletProcessMixture(MixtureState):
                 "`batches` must be readable more than once, got an iterator. Pass a list, a store or a loader."
             )
         if sample is None or num_data is None:
-            sample, num_data = self._draw_sample(batches) if sample is None else (sample, self._count(batches))
+            drawn, seen = draw_sample(batches, -(-self.sample_size // get_world_size()), self._make_generator())
+            sample = gather_rows(drawn) if sample is None else sample
+            num_data = int(reduce_sum(seen, self.data_mean.device))
         self.initialize(sample, num_data)
         self.history = []
         for _ in range(max_epochs):
-            estimates = [self.partial_fit(batch, num_data, index) for index, batch in enumerate(self._share(batches))]
+            shared = fill_up(batches, self.embed_dim, self.data_mean.device)
+            estimates = [self.partial_fit(batch, num_data, index) for index, batch in enumerate(shared)]
             self.history.append(float(estimates[-1] if self.inference == "memoized" else torch.stack(estimates).mean()))
             moves = self.adapt(sample) if adapt else self._finish_lap()
             if not moves and len(self.history) > 1 and self.history[-1] - self.history[-2] < tolerance:
                 break
         return self
 
-    def _draw_sample(self, batches: Iterable[Tensor]) -> tuple[Tensor, int]:
-        """A sample over the data of all processes, and their number."""
-        generator = torch.Generator().manual_seed(self.seed)
-        device = self.data_mean.device
-        sample, seen = draw_sample(batches, -(-self.sample_size // get_world_size()), generator)
-        return gather_rows(sample), int(reduce_sum(seen, device))
-
-    def _count(self, batches: Iterable[Tensor]) -> int:
-        return int(reduce_sum(sum(batch.shape[0] for batch in batches), self.data_mean.device))
-
-    def _share(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The batches of this process, then empty ones until every process has read its own."""
-        if get_world_size() == 1:
-            yield from batches
-            return
-        iterator = iter(batches)
-        while True:
-            batch = next(iterator, None)
-            if reduce_max(float(batch is not None), self.data_mean.device) == 0.0:
-                return
-            yield self.data_mean.new_empty(0, self.embed_dim, dtype=torch.float32) if batch is None else batch
-
-    # Scoring ---------------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def elbo(self, x: Tensor, num_data: int | None = None) -> Tensor:
-        """Compute the ELBO of data under the present factors, q(z) at its optimum.
-
-        Args:
-            x: (n, D).
-            num_data: N, if ``x`` stands for a larger data set.
-
-        Returns:
-            0-dim float64, nats, of N data.
-
-        Raises:
-            NotFittedError: before a fit.
-        """
-        self._require_fitted()
-        x = check_embeddings(x, self.embed_dim, self.data_mean.device)
-        evidence = run_local_step(self.model, self.variational, x, self._choose_chunk(x.device)).evidence
-        return evidence * ((num_data or x.shape[0]) / x.shape[0]) - self.variational.kl
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Compute the log predictive density of x (n, D): (n,), nats."""
-        return self._score(x, "log_prob")
-
-    def responsibilities(self, x: Tensor) -> Tensor:
-        """Compute p(z = k | x) of x (n, D): (n, K), rows sum to one."""
-        return self._score(x, "responsibilities")
-
-    def cosine_distance(self, x: Tensor) -> Tensor:
-        """Compute 1 − max_k cos(x, μ_k) over active components of x (n, D): (n,)."""
-        return self._score(x, "cosine_distance")
-
-    def euclidean_distance(self, x: Tensor) -> Tensor:
-        """Compute the distance of x (n, D) to the nearest active centre: (n,)."""
-        return self._score(x, "euclidean_distance")
-
-    def mahalanobis_distance(self, x: Tensor) -> Tensor:
-        """Compute the least distance of x (n, D) in units of an active component's own spread: (n,)."""
-        return self._score(x, "mahalanobis_distance")
-
-    def log_prob_bound(self) -> Tensor:
-        """Compute an upper bound of ``log_prob`` over all x: bound − log_prob(x) ≥ 0 is a score. 0-dim, nats."""
-        return self.posterior.log_prob_bound()
-
-    @torch.no_grad()
-    def _score(self, x: Tensor, method: str) -> Tensor:
-        """Run a method of the posterior in float32, whatever autocast says: half precision cancels."""
-        posterior = self.posterior
-        x = check_embeddings(x, self.embed_dim, self.data_mean.device, allow_empty=True).float()
-        if posterior.family.unit and x.device.type == "cpu":  # elsewhere the score is NaN: asking would wait
-            refuse_bad_rows(x, unit=True)
-        with torch.autocast(x.device.type, enabled=False):
-            result: Tensor = getattr(posterior, method)(x)
-        return result
+    def _make_generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)
 
     def extra_repr(self) -> str:
         """Show the arguments that shape the state."""

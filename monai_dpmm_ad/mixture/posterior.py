@@ -120,6 +120,22 @@ class Posterior:
         share = self.counts.sort(descending=True).values.cumsum(0) / self.counts.sum()
         return min(int((share < mass).sum()) + 1, self.counts.shape[0])
 
+    def summarise(self) -> dict[str, float]:
+        """Report how many components there are, how many score, and how the data's mass is spread over them.
+
+        Returns:
+            ``num_components`` K, ``num_active``, ``components_for_90_percent`` and ``…_99_percent`` of the mass, and
+            ``effective_components``, the exponential of the entropy of the shares.
+        """
+        share = self.counts.clamp(min=0.0) / self.counts.sum()
+        return {
+            "num_components": self.weights.shape[0],
+            "num_active": self.num_active,
+            "components_for_90_percent": self.count_components(0.9),
+            "components_for_99_percent": self.count_components(0.99),
+            "effective_components": round(float(torch.special.entr(share).sum().exp()), 1),
+        }
+
     def _reduce(self, x: Tensor, bias: Tensor, reduce: Callable[[Tensor], Tensor], margin: float) -> Tensor:
         """Reduce log density plus bias over components: (n,).
 

@@ -80,11 +80,12 @@ def make_screen(coefficients: Any, least_size: int) -> Screen | None:
     """
     if not isinstance(coefficients, Coefficients):
         return None
-    weight, offset = coefficients.weight.T.contiguous(), coefficients.offset
+    weight, offset = coefficients.weight.T, coefficients.offset
     if weight.dtype != torch.float32 or weight.device.type != "cpu":
         return None
     if weight.numel() < least_size or weight.shape[0] <= NUM_CANDIDATES:
         return None
+    weight = weight.contiguous()
     coarse = weight - weight.mean(0)
     # Features are about as large as weights are small, y² ~ 1/λ: so each term counts alike on both sides.
     scaling = coarse.square().mean(0).sqrt().clamp_(min=1e-30)

@@ -52,7 +52,7 @@ def report_scans(
         curves=metrics.metric.gathered.curves() if metrics else None,
         calibration=ScoreCalibration.at_rate(scores),
         component_usage=detector.mixture.posterior.weights.tolist() if isinstance(detector, DPMMDetector) else None,
-        settings=settings,
+        settings={**settings, "fitted": detector.describe()},
     )
     shown = sorted(results, key=lambda result: (not result.abnormal, -result.score))[:OVERVIEW_SCANS]
     plot_overview(folder / "overview.png", shown, num_slices=OVERVIEW_SLICES)

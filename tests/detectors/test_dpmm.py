@@ -41,3 +41,22 @@ def test_what_was_fitted_scores_lower_than_what_was_not(score: str) -> None:
 def test_options_out_of_range(option: str, value: object) -> None:
     with pytest.raises(ValueError, match=option):
         DPMMDetector(8, **{option: value})
+
+
+def test_every_epoch_ends_with_merges_and_the_model_says_how_mass_is_spread() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.nn.functional.normalize(torch.randn(4, 16, generator=generator), dim=1)
+    rows = {"patches": (centres[torch.arange(2000) % 4] + 0.02 * torch.randn(2000, 16, generator=generator))[:, None]}
+    detector = DPMMDetector(16, num_components=40)
+    detector.initialize(rows, 2000)
+    detector.fit_batch(rows, 2000)
+    before = detector.describe()
+    for _ in range(3):
+        detector.fit_batch(rows, 2000)
+        detector.finish_epoch(lambda: rows)
+    after = detector.describe()
+    assert before["components_for_99_percent"] > 4
+    assert after["num_components"] == 40
+    assert after["components_for_99_percent"] == after["components_for_90_percent"] == 4
+    assert after["effective_components"] == pytest.approx(4.0, abs=0.1)
+    assert after["num_active"] == len(detector.mixture.posterior.means) < before["num_active"]

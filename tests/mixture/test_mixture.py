@@ -109,15 +109,6 @@ def test_copies_and_pickles_score_alike(fitted):
         assert torch.equal(other.log_prob(x), mixture.log_prob(x))
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_gpu_gives_the_same_results(fitted):
-    mixture, x = fitted
-    on_gpu = DirichletProcessMixture(10, 6, mixture.covariance).cuda()
-    on_gpu.fit(x.cuda().split(100), max_epochs=2)
-    torch.testing.assert_close(on_gpu.log_prob(x.cuda()).cpu(), mixture.log_prob(x), rtol=1e-3, atol=1e-2)
-
-
 # Scores --------------------------------------------------------------------------------------------------------------
 
 

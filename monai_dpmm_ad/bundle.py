@@ -32,6 +32,7 @@ SETTINGS = (
     "detector_name",
     "detector_options",
     "upsampling",
+    "num_regions",
     "num_components",
     "covariance",
     "score",

@@ -135,6 +135,10 @@ def _add_fit(commands: Any) -> None:
     parser.add_argument(
         "--num-shifts", type=int, help="n: average n×n sub-patch shifts of the grid, at n² times the cost"
     )
+    parser.add_argument("--regions", metavar="ATLAS", help="integer volume in the scans' space: thresholds per region")
+    parser.add_argument(
+        "--num-regions", type=int, help="highest label, where each scan of a datalist has own `regions`"
+    )
     parser.add_argument("--axes", nargs="+", help="axial, coronal, sagittal; several are fused")
     parser.add_argument("--exclude-label", choices=("none", "patches", "slices"), help="what a label mask leaves out")
     parser.add_argument(
@@ -154,6 +158,10 @@ def _add_infer(commands: Any, name: str, source: str, run: Any, description: str
     parser.add_argument(source, nargs="+", required=True, metavar="PATH", help=f"scans: {PATHS}")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
     parser.add_argument("--rate", dest="false_positive_rate", type=float, help="false-positive rate of the mask")
+    parser.add_argument("--regions", metavar="ATLAS", help="integer volume in the scans' space, as given to fit")
+    parser.add_argument(
+        "--no-percentile", dest="save_percentile", action="store_false", default=None, help="write no percentile maps"
+    )
     parser.add_argument("--min-lesion", dest="min_lesion_volume", type=float, help="smallest lesion in mm³")
     parser.add_argument("--batch-size", type=int, help="slices in one forward pass")
     parser.add_argument("--section", help="section of a datalist or BMAD tree (default test)")

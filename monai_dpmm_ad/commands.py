@@ -23,6 +23,8 @@ __all__ = ["Outcome", "absolute_paths", "check_device", "check_writable", "demo"
 
 PathLike = str | os.PathLike[str]
 
+NO_REPORT = "no report.html was written, since matplotlib is missing; pip install 'monai-dpmm-ad[report]' brings it"
+
 
 @dataclass
 class Outcome:
@@ -33,7 +35,7 @@ class Outcome:
         failures: the scans that were not processed.
         metrics: figures of an evaluation, empty otherwise.
         report: path of the HTML report, None where none was written.
-        note: what the user should know of the calibration, None where it keeps its promise.
+        note: what the user should know: why the calibration promises less, why there is no report; None if nothing.
     """
 
     scans: list[Any] = field(default_factory=list)
@@ -55,6 +57,7 @@ def fit(
         overrides: values of ids in ``configs/train.json``.
     """
     check_device(overrides)
+    _make_absolute(overrides, "regions")
     bundle = create_bundle(out)
     check_writable(bundle)
     workflow = load_workflow(
@@ -122,15 +125,20 @@ def _run_scans(
     bundle: PathLike, configs: list[str], images: Sequence[PathLike], out: PathLike, report: bool, overrides: Any
 ) -> Outcome:
     check_device(overrides)
+    _make_absolute(overrides, "regions")
     out = Path(out).absolute()
     check_writable(out)
     workflow = load_workflow(
         bundle, configs, "inference", dataset_dir=absolute_paths(images), output_dir=str(out), **overrides
     )
+    get = workflow.parser.get_parsed_content
+    if overrides.get("regions") and not get("num_regions"):
+        raise ValueError(
+            f"`regions` must be given to a bundle that was fitted with them, got {bundle}. Fit with --regions."
+        )
     _run(workflow)
     from monai_dpmm_ad.handlers import ScanTable
 
-    get = workflow.parser.get_parsed_content
     table = next(handler for handler in workflow.handlers if isinstance(handler, ScanTable))
     metrics = get("metrics") if "evaluate" in configs else None
     outcome = Outcome(table.rows, workflow.evaluator.failures)
@@ -138,7 +146,9 @@ def _run_scans(
     if metrics is not None:
         outcome.metrics = metrics.figures
         write_json(out / "metrics.json", metrics.figures)
-    if report and table.rows and find_spec("matplotlib"):
+    if report and table.rows and not find_spec("matplotlib"):
+        outcome.note = "; ".join(filter(None, [outcome.note, NO_REPORT]))
+    elif report and table.rows:
         from monai_dpmm_ad.reporting.workflow import report_scans
 
         settings = {name: get(name) for name in SETTINGS}
@@ -147,8 +157,9 @@ def _run_scans(
 
 
 def _judge_calibration(calibration: Calibration, rate: float) -> str | None:
+    short = [number for number in range(1, calibration.num_regions + 1) if not calibration.guaranteed(rate, number)]
     if calibration.guaranteed(rate):
-        return None
+        return f"too few held-out healthy scans show region {', '.join(map(str, short))}" if short else None
     needed = math.ceil(1 / rate) - 1
     fitted = "" if calibration.held_out else ", which were also fitted"
     return (
@@ -168,6 +179,11 @@ def _run(workflow: Any) -> None:
 def absolute_paths(paths: Sequence[PathLike]) -> list[str]:
     """Make paths absolute, so that no name can be read as an expression of the config."""
     return [str(Path(path).absolute()) for path in paths]
+
+
+def _make_absolute(overrides: dict[str, Any], name: str) -> None:
+    if overrides.get(name) is not None:
+        overrides[name] = str(Path(overrides[name]).absolute())
 
 
 def check_device(overrides: Mapping[str, Any]) -> None:

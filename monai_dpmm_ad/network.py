@@ -38,6 +38,7 @@ class AnomalyNet(nn.Module):
             :class:`~monai_dpmm_ad.intensity_tail.IntensityTail`; ``"none"`` leaves it out.
         intensity_weight: weight of that term.
         upsampling: how patch scores become pixels, see :func:`~monai_dpmm_ad.ops.refinement.refine_scores`.
+        num_regions: regions of an atlas with thresholds of their own.
     """
 
     backbone_digest: Tensor
@@ -52,6 +53,7 @@ class AnomalyNet(nn.Module):
         intensity_tail: str = "none",
         intensity_weight: float = 1.0,
         upsampling: str = "guided",
+        num_regions: int = 0,
     ) -> None:
         super().__init__()
         if image_size < embedder.patch_size:
@@ -68,7 +70,7 @@ class AnomalyNet(nn.Module):
             raise unknown_option("upsampling", upsampling, REFINEMENTS)
         self.embedder = embedder
         self.detector = detector
-        self.calibration = Calibration()
+        self.calibration = Calibration(num_regions)
         self.image_size = image_size
         self.min_foreground = min_foreground
         self.num_shifts = num_shifts

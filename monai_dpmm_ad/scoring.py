@@ -18,9 +18,10 @@ __all__ = ["ScoreScand"]
 
 
 class ScoreScand(MapTransform):
-    """Add ``mask``, ``score``, ``p_value`` and ``threshold`` to a scan whose ``pred`` is in native space.
+    """Add ``mask``, ``percentile``, ``score``, ``p_value`` and ``threshold`` to a scan with ``pred`` in native space.
 
-    The threshold is applied where it was calibrated: on the finished map, not on the patch grid.
+    The threshold is applied where it was calibrated: on the finished map, not on the patch grid. A scan with
+    ``regions`` gets each region's own, where the calibration has them.
 
     Args:
         network: the fitted network; its calibration is read at call time.
@@ -49,6 +50,14 @@ class ScoreScand(MapTransform):
         if calibration.fitted:
             out["threshold"] = meta["threshold"] = float(calibration.threshold(self.rate))
             out["p_value"] = float(calibration.p_value(out["score"]))
-            out["mask"] = MetaTensor(anomaly_map.as_subclass(torch.Tensor) > out["threshold"], meta=meta)
+            values = anomaly_map.as_subclass(torch.Tensor)
+            out["mask"] = MetaTensor(values > self._thresholds(out, values), meta=meta)
+            out["percentile"] = MetaTensor(calibration.percentile(values), meta={**meta, "threshold": 50.0})
         out["pred"] = MetaTensor(anomaly_map.as_subclass(torch.Tensor), meta=meta)
         return out
+
+    def _thresholds(self, data: Mapping[Hashable, Any], like: torch.Tensor) -> float | torch.Tensor:
+        calibration, regions = self.network.calibration, data.get("regions")
+        if regions is None or not calibration.num_regions:
+            return float(data["threshold"])
+        return calibration.threshold_map(torch.as_tensor(regions).as_subclass(torch.Tensor).to(like.device), self.rate)

@@ -262,6 +262,22 @@ def test_pictures_in_pictures_out(bundle: Path, scan: nib.Nifti1Image, tmp_path:
         assert anomaly.shape == pixels.shape
         assert mask.dtype == np.uint8
         assert np.array_equal(mask > 0, anomaly > 32767)  # mid-grey is the threshold
+        percentile = read_picture(tmp_path / "out" / f"{name}_percentile.png")
+        assert np.array_equal(percentile > 0, anomaly > 0)
+        assert percentile[anomaly == anomaly.max()].min() == percentile.max()
+
+
+def test_a_missing_matplotlib_is_told(
+    bundle: Path, scan: nib.Nifti1Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    nib.save(scan, tmp_path / "a.nii.gz")
+    monkeypatch.setattr("monai_dpmm_ad.commands.find_spec", lambda name: None)
+    status, _, err = run(
+        capsys, "infer", "--bundle", bundle, "--images", tmp_path / "a.nii.gz", "--out", tmp_path / "out"
+    )
+    assert status == 0
+    assert "pip install 'monai-dpmm-ad[report]'" in err
+    assert not (tmp_path / "out" / "report.html").exists()
 
 
 def test_evaluate_writes_figures_and_report(bundle: Path, cohort: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
@@ -18,7 +20,7 @@ class CalibrationHandler:
     """Feed every scan that an evaluator finished to the network's calibration, and close it at the end.
 
     Attach it to an evaluator whose postprocessing brings ``pred`` to native space and scores it. Voxels that a
-    ``label`` marks as abnormal are left out.
+    ``label`` marks as abnormal are left out. A scan's ``regions`` count where the calibration has regions.
 
     Args:
         network: its ``calibration`` is filled.
@@ -39,12 +41,15 @@ class CalibrationHandler:
         self.network.calibration.reset()
 
     def _update(self, engine: Engine) -> None:
-        for scan in finished_scans(engine):
+        # MONAI leaves in the batch what its evaluator does not know.
+        for loaded, scan in zip(cast(list[dict[str, Any]], engine.state.batch), finished_scans(engine), strict=True):
             anomaly_map = scan[CommonKeys.PRED].as_subclass(torch.Tensor)
             foreground = anomaly_map > 0
             if scan.get(CommonKeys.LABEL) is not None:
                 foreground &= ~(scan[CommonKeys.LABEL].as_subclass(torch.Tensor) > 0)
-            self.network.calibration.update(anomaly_map, foreground, scan["score"], scan[CommonKeys.PRED].meta["name"])
+            calibration = self.network.calibration
+            regions = loaded.get("regions") if calibration.num_regions else None
+            calibration.update(anomaly_map, foreground, scan["score"], scan[CommonKeys.PRED].meta["name"], regions)
 
     def _finish(self, engine: ScanEvaluator) -> None:
         if len(engine.failures) == engine.state.iteration:

@@ -12,6 +12,7 @@ from monai_dpmm_ad.transforms.intensity import (
 )
 from monai_dpmm_ad.transforms.load import LoadScan, LoadScand
 from monai_dpmm_ad.transforms.pipeline import preprocess_scan, preprocess_slices
+from monai_dpmm_ad.transforms.regions import LoadRegionsd, count_regions, read_regions
 from monai_dpmm_ad.transforms.save import SaveScand, output_path, write_map
 from monai_dpmm_ad.transforms.slices import SampleSlices, SampleSlicesd
 from monai_dpmm_ad.transforms.sources import find_scan_error, naming_scan, source_of
@@ -20,6 +21,7 @@ __all__ = [
     "FOREGROUND_FLOOR",
     "ForegroundMask",
     "ForegroundMaskd",
+    "LoadRegionsd",
     "LoadScan",
     "LoadScand",
     "SampleSlices",
@@ -28,11 +30,13 @@ __all__ = [
     "ScaleIntensityForeground",
     "ScaleIntensityForegroundd",
     "compute_foreground",
+    "count_regions",
     "find_scan_error",
     "naming_scan",
     "output_path",
     "preprocess_scan",
     "preprocess_slices",
+    "read_regions",
     "scale_foreground",
     "source_of",
     "write_map",

@@ -25,7 +25,7 @@ from monai_dpmm_ad.transforms.readers import (
     reading_reason,
 )
 
-__all__ = ["DEFAULT_MAX_BYTES", "LoadScan", "LoadScand"]
+__all__ = ["DEFAULT_MAX_BYTES", "LoadScan", "LoadScand", "largest_shift"]
 
 #: The largest scan that is read, as float32: 1024³ voxels. A header that claims more is damaged or not a head.
 DEFAULT_MAX_BYTES = 4 * 2**30
@@ -76,7 +76,7 @@ class LoadScan(Transform):
         Raises:
             ScanError: when the file is no scan that can be processed.
         """
-        image = self._read(path, is_label=False)
+        image = self.read(path, is_label=False)
         source = _source(path)
         _check_dims(source, tuple(image.shape[1:]), self.spatial_dims)
         _check_affine(source, image)
@@ -102,13 +102,13 @@ class LoadScan(Transform):
         """
         source = image.meta["filename_or_obj"]
         try:
-            label = self._read(path, is_label=True)
+            label = self.read(path, is_label=True)
         except ScanError as error:
             raise ScanError(source, f"label {error.path} {error.reason}") from error
         if label.shape != image.shape:
             shapes = f"{tuple(label.shape[1:])} but the image has {tuple(image.shape[1:])}"
             raise ScanError(source, f"label {_source(path)} has shape {shapes}")
-        shift = _largest_shift(label, image)
+        shift = largest_shift(label, image)
         if not shift <= 0.1:
             raise ScanError(
                 source,
@@ -120,7 +120,19 @@ class LoadScan(Transform):
         mask.affine = image.affine
         return mask
 
-    def _read(self, path: PathOrSeries, is_label: bool) -> MetaTensor:
+    def read(self, path: PathOrSeries, is_label: bool) -> MetaTensor:
+        """Read the voxels of any file that can be read, whatever they mean.
+
+        Args:
+            path: as for a scan.
+            is_label: keep a picture's values as they are.
+
+        Returns:
+            float32, ``(1, *spatial)``.
+
+        Raises:
+            ScanError: when the file cannot be read, or has voxels that are not finite.
+        """
         source = _source(path)
         try:
             with quiet():
@@ -230,8 +242,8 @@ def _check_affine(source: str, image: MetaTensor) -> None:
         raise ScanError(source, "has a singular affine: its voxel axes do not span the space")
 
 
-def _largest_shift(label: MetaTensor, image: MetaTensor) -> float:
-    """Return how far, in voxels of the image, the label's affine moves any corner of the grid."""
+def largest_shift(label: MetaTensor, image: MetaTensor) -> float:
+    """Return how far, in voxels of the image, a label's affine moves any corner of the grid."""
     rank = image.ndim - 1
     corners = np.array(list(np.ndindex(*([2] * rank)))) * (np.array(image.shape[1:]) - 1)
     points = np.ones((len(corners), 4))

@@ -10,6 +10,7 @@ from monai.transforms import Compose, CropForegroundd, DeleteItemsd, Orientation
 from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.transforms.intensity import ScaleIntensityForegroundd
 from monai_dpmm_ad.transforms.load import LoadScand
+from monai_dpmm_ad.transforms.regions import LoadRegionsd
 from monai_dpmm_ad.transforms.slices import SampleSlicesd
 
 __all__ = ["preprocess_scan", "preprocess_slices"]
@@ -20,14 +21,14 @@ EXCLUDES = ("none", "patches", "slices")
 def preprocess_scan(intensity: str = "median", spatial_dims: int | None = None) -> Compose:
     """Make the chain for inference: load, turn, scale, mask the background, crop to the head.
 
-    Only the image is turned and cropped; a ``label`` stays on the scan's own grid, where the map is compared with it.
+    Only the image is turned and cropped; a ``label`` and ``regions`` stay on the scan's own grid, as the map will.
     ``Invertd`` with this chain brings a map back to that grid, exactly: nothing is resampled.
 
     Args:
         intensity: method of :class:`~monai_dpmm_ad.transforms.ScaleIntensityForeground`.
         spatial_dims: 3 or 2 refuses the other kind, None takes both.
     """
-    return Compose([LoadScand(spatial_dims=spatial_dims), *_normalize(["image"], intensity)])
+    return Compose([LoadScand(spatial_dims=spatial_dims), LoadRegionsd(), *_normalize(["image"], intensity)])
 
 
 def preprocess_slices(

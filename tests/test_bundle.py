@@ -83,7 +83,7 @@ def test_the_bundle_and_the_command_line_give_the_same_bits(
     assert finished.returncode == 0, finished.stderr
     assert (tmp_path / "out" / "scores.csv").read_text() == (results / "scores.csv").read_text()
     maps = sorted(path.name for path in results.glob("*.nii.gz"))
-    assert len(maps) == 8
+    assert len(maps) == 12  # map, mask and percentile of four scans
     for name in maps:
         theirs, ours = nib.load(tmp_path / "out" / name), nib.load(results / name)
         assert np.array_equal(np.asarray(theirs.dataobj), np.asarray(ours.dataobj))
@@ -94,7 +94,7 @@ def test_outputs_lie_on_the_scans_own_grid(cohort: Path, results: Path) -> None:
     for item in json.loads(cohort.read_text())["test"]:
         scan = nib.load(cohort.parent / item["image"])
         name = Path(item["image"]).name.removesuffix(".nii.gz")
-        for postfix, dtype in (("anomaly", np.float32), ("mask", np.uint8)):
+        for postfix, dtype in (("anomaly", np.float32), ("mask", np.uint8), ("percentile", np.float32)):
             out = nib.load(results / f"{name}_{postfix}.nii.gz")
             assert out.shape == scan.shape
             assert np.array_equal(out.affine, scan.affine)

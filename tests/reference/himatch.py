@@ -37,14 +37,18 @@ def score_slice(
     for stage in range(query.shape[1]):
         bank = np.concatenate([patches[:, stage] for patches in chosen])
         cosines = query[:, stage] @ bank.T
-        left_out = []
+        left_out: list[float] = []
         for i, patches in enumerate(chosen):
-            others = np.concatenate([p[:, stage] for j, p in enumerate(chosen) if j != i or support == 1])
+            if support == 1:
+                break
+            others = np.concatenate([p[:, stage] for j, p in enumerate(chosen) if j != i])
             left_out += [1 - max(float(q @ p) for p in others) for q in patches[:, stage]]
-        maps.append((1 - cosines.max(1) - np.mean(left_out)) / np.std(left_out))
+        raw = 1 - cosines.max(1)
+        maps.append(raw if support == 1 else (raw - np.mean(left_out)) / np.std(left_out))
         shares = np.exp(cosines / tau) / np.exp(cosines / tau).sum(1, keepdims=True)
         entropy = -(shares * np.log(shares)).sum(1) / math.log(len(bank))
         doubts.append((entropy + entropy.mean()) / 2)
     weights = np.exp(-np.array(doubts) / temperature)
     weights /= weights.sum(0)
-    return np.log1p(np.exp((np.array(maps) * weights).sum(0)))
+    fused = (np.array(maps) * weights).sum(0)
+    return fused if support == 1 else np.log1p(np.exp(fused))

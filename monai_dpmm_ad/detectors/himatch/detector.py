@@ -50,7 +50,8 @@ class HiMatchDetector(Detector):
         retrieve: False takes the same K references for every query, evenly spread over all.
         stages: which of the embedder's stages are used, by number from 0; None takes all.
         fusion: "uncertainty", or "mean" of the stages.
-        standardize: put each stage's map on the scale of the support images' own leave-one-out scores.
+        standardize: put each stage's map on the scale of the support images' own leave-one-out scores; with a single
+            support image there is none to be left out, and maps stay as they are.
         similarity_temperature: of the softmax whose entropy is the uncertainty.
         fusion_temperature: T of the weights of the stages.
         max_references: largest number of reference slices.
@@ -224,7 +225,11 @@ class HiMatchDetector(Detector):
             uncertainty.append(stage_uncertainty)
         weights = torch.stack(uncertainty) if self.fusion == "uncertainty" else None
         fused = fuse_maps(torch.stack(maps), weights, self.fusion_temperature)
-        return F.softplus(fused) if self.standardize else fused.clamp_min(0)
+        return F.softplus(fused) if self._standardizes else fused.clamp_min(0)
+
+    @property
+    def _standardizes(self) -> bool:
+        return self.standardize and self.num_support > 1
 
     def _choose_supports(self, query: Tensor, cls: Tensor) -> list[Tensor]:
         """The K support images' patches, each ``(m, S, D)`` float32; only the shortlist's are read and cast."""
@@ -254,7 +259,7 @@ class HiMatchDetector(Detector):
         """Map and uncertainty ``(n,)`` of one stage: query ``(n, D)``, support patches ``(m, D)``."""
         similarities = query @ cluster_patches(torch.cat(list(supports)), self.num_clusters).T
         scores = 1 - similarities.amax(1)
-        if self.standardize:
+        if self._standardizes:
             left_out = score_left_out(supports, self.num_clusters)
             scores = (scores - left_out.mean()) / left_out.std(correction=0).clamp_min(1e-6)
         return scores, compute_uncertainty(similarities, self.similarity_temperature)

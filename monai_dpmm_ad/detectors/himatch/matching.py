@@ -87,15 +87,15 @@ def score_left_out(supports: Sequence[Tensor], num_clusters: int) -> Tensor:
     """Score each support image's patches against the centroids of the others, of one stage.
 
     Args:
-        supports: K tensors (m, D).
+        supports: K ≥ 2 tensors (m, D).
         num_clusters: as for `cluster_patches`.
 
     Returns:
-        (Σ m,), 1 − best cosine. A single support image is scored against its own centroids.
+        (Σ m,), 1 − best cosine.
     """
     scores = []
     for number, patches in enumerate(supports):
-        others = [other for place, other in enumerate(supports) if place != number] or [patches]
+        others = [other for place, other in enumerate(supports) if place != number]
         centroids = cluster_patches(torch.cat(others), num_clusters)
         scores.append(1 - (patches @ centroids.T).amax(1))
     return torch.cat(scores)

@@ -144,6 +144,7 @@ def _add_fit(commands: Any) -> None:
     parser.add_argument(
         "--patch-fraction", type=float, help="random share of each slice's patches that is fitted (default 0.25)"
     )
+    parser.add_argument("--patch-mask", help="none, or pca: only patches on the object's side of the first component")
     parser.add_argument(
         "--rotations", type=float, nargs="+", metavar="DEGREES", help="angles at which each slice is fitted (default 0)"
     )

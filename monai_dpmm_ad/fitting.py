@@ -251,7 +251,7 @@ def _embed_scan(
     for start, batch in _batches(slices, batch_size):
         images = torch.stack([item["image"].as_subclass(Tensor) for item in batch]).to(device)
         encoded = network.encode(images, torch.tensor([item["position"] for item in batch], device=device))
-        normal = encoded.foreground >= network.min_foreground
+        normal = network.choose_patches(encoded).clone()
         if "label" in batch[0]:
             labels = torch.stack([item["label"].as_subclass(Tensor) for item in batch]).to(device)
             normal &= ~_touched(labels, images, network)

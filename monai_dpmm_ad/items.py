@@ -199,7 +199,7 @@ class ItemCollector:
     def _encode(self, images: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Unit embeddings (b, h, w, S·D), whether each is foreground and its score, (b, h, w)."""
         encoded = self.network.encode(images, positions)
-        valid = encoded.foreground >= self.network.min_foreground
+        valid = self.network.choose_patches(encoded)
         scores = self.network.detector.score_slices(encoded, valid)
         return join_stages(encoded.embeddings.patches.movedim(1, 3)), valid, scores
 

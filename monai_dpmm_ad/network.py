@@ -14,7 +14,8 @@ from monai_dpmm_ad.detectors import Detector
 from monai_dpmm_ad.embedding import Embedder
 from monai_dpmm_ad.errors import CheckpointError, unknown_option
 from monai_dpmm_ad.intensity_tail import IntensityTail
-from monai_dpmm_ad.ops.patches import pool_foreground
+from monai_dpmm_ad.ops.patches import pool_foreground, upsample_scores
+from monai_dpmm_ad.ops.principal import PrincipalMask
 from monai_dpmm_ad.ops.refinement import REFINEMENTS, refine_scores
 from monai_dpmm_ad.types import EncodedSlices
 
@@ -39,6 +40,11 @@ class AnomalyNet(nn.Module):
         intensity_weight: weight of that term.
         upsampling: how patch scores become pixels, see :func:`~monai_dpmm_ad.ops.refinement.refine_scores`.
         num_regions: regions of an atlas with thresholds of their own.
+        patch_mask: ``"pca"`` fits and scores only the patches that
+            :class:`~monai_dpmm_ad.ops.principal.PrincipalMask` keeps; the pixels of the others score 0. ``"none"``
+            takes all of the foreground.
+        mask_threshold: of that mask.
+        mask_closing: of that mask, in patches.
     """
 
     backbone_digest: Tensor
@@ -54,6 +60,9 @@ class AnomalyNet(nn.Module):
         intensity_weight: float = 1.0,
         upsampling: str = "guided",
         num_regions: int = 0,
+        patch_mask: str = "none",
+        mask_threshold: float = 0.0,
+        mask_closing: int = 1,
     ) -> None:
         super().__init__()
         if image_size < embedder.patch_size:
@@ -76,6 +85,7 @@ class AnomalyNet(nn.Module):
         self.num_shifts = num_shifts
         self.intensity_tail = None if intensity_tail == "none" else IntensityTail(intensity_tail, intensity_weight)
         self.upsampling = upsampling
+        self.patch_mask = PrincipalMask.make(patch_mask, mask_threshold, mask_closing)
         self.register_buffer(
             "backbone_digest", torch.frombuffer(bytearray.fromhex(embedder.digest()), dtype=torch.uint8).clone()
         )
@@ -110,6 +120,11 @@ class AnomalyNet(nn.Module):
         share = pool_foreground(_pad(foreground, shift), self.embedder.patch_size)
         return EncodedSlices(embeddings, self._location(resized, embeddings.grid, positions, shift), share)
 
+    def choose_patches(self, encoded: EncodedSlices) -> Tensor:
+        """The patches ``(B, h, w)`` that are fitted and scored."""
+        valid = encoded.foreground >= self.min_foreground
+        return valid if self.patch_mask is None else self.patch_mask(encoded.embeddings.patches[:, -1], valid)
+
     def forward(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
         """Draw anomaly maps.
 
@@ -134,18 +149,17 @@ class AnomalyNet(nn.Module):
 
     def _draw(self, images: Tensor, positions: Tensor | None, shift: tuple[int, int]) -> Tensor:
         encoded = self.encode(images, positions, shift)
-        valid = encoded.foreground >= self.min_foreground
+        valid = self.choose_patches(encoded)
         grid = self.detector.score_slices(encoded, valid)
         size = int(images.shape[-2]), int(images.shape[-1])
         scale = [length / resized for length, resized in zip(size, self.resized_shape(*size), strict=True)]
-        return refine_scores(
-            grid,
-            valid,
-            _middle(images),
-            self.upsampling,
-            patch_size=(self.embedder.patch_size * scale[0], self.embedder.patch_size * scale[1]),
-            start=(shift[0] * scale[0], shift[1] * scale[1]),
-        )
+        patch_size = self.embedder.patch_size * scale[0], self.embedder.patch_size * scale[1]
+        start = shift[0] * scale[0], shift[1] * scale[1]
+        maps = refine_scores(grid, valid, _middle(images), self.upsampling, patch_size=patch_size, start=start)
+        if self.patch_mask is None:
+            return maps
+        left_out = ((encoded.foreground >= self.min_foreground) & ~valid).to(maps)
+        return maps * (1 - upsample_scores(left_out, torch.ones_like(valid), size, "nearest", patch_size, start))
 
     def _location(
         self, resized: Tensor, grid: tuple[int, int], positions: Tensor | None, shift: tuple[int, int]

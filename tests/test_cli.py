@@ -158,6 +158,7 @@ def test_wrong_options_are_one_clear_line(
         (["--covariance", "diagnal"], "Did you mean 'diagonal'"),
         (["--detector", "dpm"], "Did you mean 'dpmm'"),
         (["--detector-option", "colour=1"], "option of dpmm"),
+        (["--patch-mask", "pc"], "Did you mean 'pca'"),
         (["--score", "cosin"], "Did you mean 'cosine'"),
         (["--intensity", "medan"], "Did you mean 'median'"),
         (["--axes", "axal"], "Did you mean 'axial'"),

@@ -145,6 +145,18 @@ def test_tracing_gives_the_same_map(network: AnomalyNet, images: Tensor) -> None
         torch.testing.assert_close(traced(images), network(images))
 
 
+def test_patches_that_the_mask_leaves_out_are_neither_fitted_nor_scored(tiny_vit: Path, images: Tensor) -> None:
+    network = make_network(tiny_vit, patch_mask="pca", mask_closing=0)
+    encoded = network.encode(images)
+    kept = network.choose_patches(encoded)
+    inside = encoded.foreground >= network.min_foreground
+    assert not (kept & ~inside).any()
+    assert 0 < kept.sum() < inside.sum()
+    maps = fit(network, images)(images)
+    assert not maps[images == 0].any()
+    assert 0 < (maps > 0).sum() < (images > 0).sum()
+
+
 @pytest.mark.parametrize(
     ("option", "value"), [("image_size", 3), ("min_foreground", 0.0), ("min_foreground", 1.5), ("num_shifts", 0)]
 )

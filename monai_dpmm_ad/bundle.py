@@ -112,13 +112,16 @@ def _check_model(path: Path) -> None:
         raise CheckpointError(f"{path}: is damaged or no model. Copy the bundle again, or fit again.") from error
 
 
-def load_workflow(bundle_root: str | os.PathLike[str], configs: Sequence[str], kind: str, **overrides: Any) -> Any:
+def load_workflow(
+    bundle_root: str | os.PathLike[str], configs: Sequence[str], kind: str, own_logging: bool = True, **overrides: Any
+) -> Any:
     """Load configs of a bundle as MONAI's ``ConfigWorkflow``, the same that ``python -m monai.bundle run`` runs.
 
     Args:
         bundle_root: folder of the bundle.
         configs: names in ``configs/`` without the suffix; later ones overlay earlier ones.
         kind: ``train`` or ``inference``.
+        own_logging: whether the bundle's ``logging.conf`` replaces the logging of this process.
         overrides: values of config ids.
 
     Returns:
@@ -144,7 +147,7 @@ def load_workflow(bundle_root: str | os.PathLike[str], configs: Sequence[str], k
     return ConfigWorkflow(
         config_file=[str(file) for file in files],
         meta_file=str(root / METADATA),
-        logging_file=str(root / "configs" / "logging.conf"),
+        logging_file=str(root / "configs" / "logging.conf") if own_logging else False,
         workflow_type=kind,
         bundle_root=str(root),
         **overrides,

@@ -28,7 +28,7 @@ LAYERS = [
     {"anomaly_types"},
     {"commands"},
     {"cluster_command"},
-    {"cli"},
+    {"cli", "label"},
 ]
 KNOWS_NOTHING_OF = {"ops": ("monai", "ignite", "transformers"), "mixture": ("monai", "ignite", "transformers")}
 KNOWS_NOTHING_OF["metrics"] = KNOWS_NOTHING_OF["ops"]
@@ -72,6 +72,7 @@ def test_layers_do_not_know_their_adapters(path: Path) -> None:
     assert "pyro" not in roots or path == PACKAGE / "mixture" / "pyro_model.py"
     assert "matplotlib" not in roots or _module(path) == "reporting"
     assert "torchvision" not in roots
+    assert not roots & {"monailabel", "fastapi"} or _module(path) == "label"
 
 
 def test_every_package_is_installed() -> None:

@@ -1,0 +1,141 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""MONAI Label's models: the label map that 3D Slicer shows, and the map itself."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from monailabel.transform.writer import write_itk
+from numpy.typing import NDArray
+from PIL import Image
+
+from monai_dpmm_ad.bundle import MODEL
+from monai_dpmm_ad.label.refusals import refusing
+from monai_dpmm_ad.label.requests import AXES_SEPARATOR, MapRequest, check_output, parse_request
+from monai_dpmm_ad.label.runner import BundleRunner, Prediction
+from monai_dpmm_ad.label.severity import LEVEL_NAMES, compute_levels, draw_levels, remove_small
+from monai_dpmm_ad.ops.slices import AXES
+from monai_dpmm_ad.scan_paths import PICTURE_SUFFIXES, has_suffix
+from monai_dpmm_ad.transforms.save import write_map
+
+__all__ = ["AnomalyInfer"]
+
+
+class AnomalyInfer(InferTask):
+    """Draw the map of a study with the bundle.
+
+    Args:
+        runner: holds the bundle.
+        is_mask: whether the answer is the label map with levels of severity, or the float map.
+    """
+
+    def __init__(self, runner: BundleRunner, is_mask: bool) -> None:
+        super().__init__(
+            # Slicer offers models of type "segmentation" as label maps; the float map would be cut to integers there.
+            type=InferType.SEGMENTATION if is_mask else InferType.OTHERS,
+            labels=LEVEL_NAMES if is_mask else None,
+            dimension=3,
+            description="Anomaly levels 1 to 3, calibrated on healthy scans" if is_mask else "Anomaly map (float32)",
+        )
+        self.runner = runner
+        self.is_mask = is_mask
+
+    def is_valid(self) -> bool:
+        """Say that the task can run: whether the bundle is there is said, with a reason, when it runs."""
+        return True
+
+    def get_path(self, validate: bool = True) -> str | None:
+        """Path of the fitted model."""
+        path = self.runner.root / MODEL
+        return str(path) if path.is_file() or not validate else None
+
+    def config(self) -> dict[str, Any]:
+        """What a request may set, with its defaults; Slicer shows the list as a choice, the first one chosen."""
+        defaults = self.runner.load().defaults
+        axes = list(dict.fromkeys([AXES_SEPARATOR.join(defaults.axes), *AXES, AXES_SEPARATOR.join(AXES)]))
+        return {"rate": defaults.rate, "axes": axes, "min_lesion": defaults.min_lesion}
+
+    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Process one study.
+
+        Args:
+            request: ``image``, a path; ``rate``, ``axes``, ``min_lesion``; MONAI Label's ``result_extension``,
+                ``result_dtype`` and ``result_compress``.
+
+        Returns:
+            Path of a temporary file with the result, and the facts about the study.
+
+        Raises:
+            HTTPException: with the reason, see :func:`~monai_dpmm_ad.label.refusals.refusing`.
+        """
+        start = time.time()
+        with refusing():
+            extension, dtype = check_output(request, self.is_mask)
+            wanted = parse_request(request, self.runner.load().defaults)
+            prediction = self.runner.run(request["image"], wanted)
+            drawn = time.time()
+            values, facts = _read(prediction, wanted, self.is_mask)
+            path = _write(values.astype(dtype, copy=False), prediction, extension, bool(request.get("result_compress")))
+        facts["label_names"] = self.labels
+        facts["latencies"] = {"infer": round(drawn - start, 2), "total": round(time.time() - start, 2)}
+        return path, facts
+
+
+def _read(prediction: Prediction, wanted: MapRequest, is_mask: bool) -> tuple[NDArray[Any], dict[str, Any]]:
+    """The result's voxels, and what the answer says of the study."""
+    calibration = prediction.bundle.network.calibration
+    levels = compute_levels(calibration, wanted.rate)
+    score_map = np.asarray(prediction.scan["pred"].as_subclass(torch.Tensor)[0].cpu())
+    affine = np.asarray(prediction.scan["pred"].meta["original_affine"], dtype=np.float64)
+    voxel = float(abs(np.linalg.det(affine[:3, :3]))) if score_map.ndim == 3 else 1.0
+    drawn = draw_levels(score_map, [level.threshold for level in levels])
+    label_map = remove_small(drawn, voxel, wanted.min_lesion)
+    row = asdict(prediction.row)
+    facts = {name: row[name] for name in ("score", "p_value", "threshold", "flagged", "flagged_unit", "num_lesions")}
+    facts |= {
+        "rate": wanted.rate,
+        "axes": list(wanted.axes),
+        "min_lesion": wanted.min_lesion,
+        "levels": [asdict(level) | {"num_voxels": int((label_map >= level.level).sum())} for level in levels],
+        "lesions": [asdict(lesion) for lesion in prediction.lesions],
+        "bundle": prediction.bundle.digest,
+        "notes": _notes(prediction, wanted),
+    }
+    return (label_map if is_mask else score_map), facts
+
+
+def _notes(prediction: Prediction, wanted: MapRequest) -> list[str]:
+    notes = ["Research software, not a medical device."]
+    fitted = prediction.bundle.defaults.axes
+    if set(wanted.axes) != set(fitted):
+        notes.append(
+            f"The thresholds were calibrated along {AXES_SEPARATOR.join(fitted)}, not along "
+            f"{AXES_SEPARATOR.join(wanted.axes)}: here the rates are not calibrated."
+        )
+    if not prediction.bundle.network.calibration.guaranteed(wanted.rate):
+        notes.append(f"Too few held-out healthy scans to guarantee a rate of {wanted.rate:g}.")
+    return notes
+
+
+def _write(values: NDArray[Any], prediction: Prediction, extension: str | None, compress: bool) -> str:
+    meta = prediction.scan["pred"].meta
+    is_picture = has_suffix(str(meta["filename_or_obj"]), PICTURE_SUFFIXES)
+    extension = extension or (".png" if is_picture else ".nii.gz")
+    handle, name = tempfile.mkstemp(prefix="dpmm-ad-", suffix=extension)
+    os.close(handle)
+    if extension == ".nrrd":
+        write_itk(values, name, None if values.ndim == 2 else meta["original_affine"], None, compress)
+    elif extension == ".png" and values.dtype.kind != "f":
+        Image.fromarray(values.astype(np.uint8).T).save(name)
+    else:
+        write_map(Path(name), values, meta)
+    return name

@@ -1,0 +1,123 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Fit a bundle anew on scans that readers marked as normal, and put it in the place of the old one."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monai_dpmm_ad.bundle import INFERENCE, SETTINGS, is_fitted
+from monai_dpmm_ad.commands import fit
+from monai_dpmm_ad.errors import CheckpointError
+from monai_dpmm_ad.files import write_json
+from monai_dpmm_ad.scans import ScanFailure
+
+__all__ = ["MIN_SCANS", "Refit", "exchange_folders", "refit_bundle"]
+
+#: One to fit and one to calibrate on: a bundle whose thresholds come from the scans it was fitted on promises nothing.
+MIN_SCANS = 2
+#: Ids of ``configs/inference.json`` that a user may have set by hand and that no fit decides.
+_KEPT = ("false_positive_rate", "min_lesion_volume", "batch_size", "section")
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What a refit did.
+
+    Args:
+        bundle: folder of the new bundle, where the old one was.
+        previous: folder of the old one.
+        failures: scans that could not be used.
+    """
+
+    bundle: Path
+    previous: Path
+    failures: list[ScanFailure]
+
+
+def refit_bundle(bundle: str | os.PathLike[str], images: Sequence[str], **overrides: Any) -> Refit:
+    """Fit with the settings of a bundle on other scans, and exchange the two.
+
+    The new bundle is complete before it is seen: readers of ``bundle`` find the old one or the new one, never none and
+    never half of one. When anything fails the old one stays.
+
+    Args:
+        bundle: folder of a fitted bundle.
+        images: normal scans.
+        overrides: values of ids in ``configs/train.json``.
+
+    Raises:
+        CheckpointError: when the folder holds no fitted bundle.
+        ValueError: fewer scans than :data:`MIN_SCANS`.
+    """
+    root = Path(bundle).resolve()
+    if not is_fitted(root):
+        raise CheckpointError(f"{root}: holds no fitted bundle. Make one with fit.")
+    if len(images) < MIN_SCANS:
+        raise ValueError(f"`images` must be at least {MIN_SCANS} normal scans, got {len(images)}. Mark more as normal.")
+    old = json.loads((root / INFERENCE).read_text(encoding="utf-8"))
+    settings = {name: old[name] for name in SETTINGS if name in old}
+    work = Path(tempfile.mkdtemp(prefix=f".{root.name}-refit-", dir=root.parent))
+    try:
+        outcome = fit(images, work / root.name, **{**settings, **overrides})
+        fresh = work / root.name
+        new = json.loads((fresh / INFERENCE).read_text(encoding="utf-8"))
+        write_json(fresh / INFERENCE, new | {name: old[name] for name in _KEPT if name in old})
+        previous = _free_name(root)
+        exchange_folders(fresh, root)
+        os.rename(fresh, previous)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return Refit(root, previous, outcome.failures)
+
+
+def _free_name(root: Path) -> Path:
+    """A name beside the bundle for the one that is replaced."""
+    stem = f"{root.name}-until-{time.strftime('%Y%m%dT%H%M%S')}"
+    names = (f"{stem}{suffix}" for suffix in ("", *(f"-{number}" for number in range(2, 1000))))
+    return next(root.with_name(name) for name in names if not root.with_name(name).exists())
+
+
+def exchange_folders(first: Path, second: Path) -> None:
+    """Let two folders of one file system change names, in one step where the system can do that (Linux).
+
+    Elsewhere two renames are used: for a moment ``second`` is not there, and it comes back when the last one fails.
+
+    Args:
+        first: a folder.
+        second: a folder.
+    """
+    if _exchange_at_once(first, second):
+        return
+    aside = first.with_name(f"{first.name}.aside")
+    os.rename(second, aside)
+    try:
+        os.rename(first, second)
+    except OSError:
+        os.rename(aside, second)
+        raise
+    os.rename(aside, first)
+
+
+def _exchange_at_once(first: Path, second: Path) -> bool:
+    """Linux's ``renameat2`` with ``RENAME_EXCHANGE``; False where the system does not know it."""
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    if rename(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number), str(second))

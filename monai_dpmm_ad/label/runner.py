@@ -1,0 +1,184 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Run the bundle's own inference config on one scan at a time, with the network kept in memory."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from monai.bundle import ConfigParser
+
+from monai_dpmm_ad.bundle import INFERENCE, MODEL, load_workflow
+from monai_dpmm_ad.datalist import resolve_datalist
+from monai_dpmm_ad.engines import ScanEvaluator, finished_scans
+from monai_dpmm_ad.errors import CheckpointError, ScanError
+from monai_dpmm_ad.handlers import ScanRow, ScanTable
+from monai_dpmm_ad.label.requests import MapRequest
+from monai_dpmm_ad.lesions import Lesion
+from monai_dpmm_ad.network import AnomalyNet
+
+__all__ = ["BundleRunner", "LoadedBundle", "Prediction"]
+
+# What the server does in its own way: the network is loaded once, nobody watches a bar, files are written on request.
+_NOT_SERVED = ("CheckpointLoader", "ScanProgress", "SaveScand")
+
+
+@dataclass(frozen=True)
+class LoadedBundle:
+    """A bundle in memory.
+
+    Args:
+        root: its folder.
+        config: ``configs/inference.json`` with the server's overrides.
+        network: with the fitted state, in evaluation mode.
+        digest: of model and config: a score belongs to the digest that gave it.
+    """
+
+    root: Path
+    config: dict[str, Any]
+    network: AnomalyNet
+    digest: str
+
+    @property
+    def defaults(self) -> MapRequest:
+        """What the command line takes when it is told nothing."""
+        config = self.config
+        return MapRequest(
+            float(config["false_positive_rate"]), tuple(config["axes"]), float(config["min_lesion_volume"])
+        )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the bundle says of one scan.
+
+    Args:
+        scan: the evaluator's output: ``pred`` (1, *spatial) on the scan's own grid, ``score``, ``p_value``, ….
+        row: the scan's line of ``scores.csv``.
+        lesions: by falling peak score.
+        bundle: what drew the map.
+    """
+
+    scan: dict[str, Any]
+    row: ScanRow
+    lesions: list[Lesion]
+    bundle: LoadedBundle
+
+
+class BundleRunner:
+    """Draw maps with the bundle in a folder, and take up a new bundle when the folder's content is exchanged.
+
+    One scan is processed at a time, whatever the number of threads that call: memory stays bounded.
+
+    Args:
+        root: folder of a fitted bundle.
+        device: where to run; None takes the bundle's own choice, a GPU where there is one.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], device: str | None = None) -> None:
+        self.root = Path(root).absolute()
+        self.device = device
+        self._lock = threading.RLock()
+        self._loaded: tuple[tuple[Any, ...], LoadedBundle] | None = None
+
+    def load(self) -> LoadedBundle:
+        """Load the bundle, again only if it has changed on disk.
+
+        Raises:
+            CheckpointError: when the folder holds no fitted bundle, or never stays the same while it is read.
+        """
+        with self._lock:
+            for _ in range(5):
+                state = _state_of(self.root)
+                if self._loaded is None or self._loaded[0] != state:
+                    self._loaded = state, _load(self.root, self.device)
+                if _state_of(self.root) == state:  # else another bundle was swapped in halfway
+                    return self._loaded[1]
+            raise CheckpointError(f"{self.root}: changes all the time. Wait until it has been written.")
+
+    def run(self, image: str | os.PathLike[str], request: MapRequest | None = None) -> Prediction:
+        """Process one scan as ``monai-dpmm-ad infer`` does.
+
+        Args:
+            image: a file, or the folder of a DICOM series.
+            request: None takes the bundle's defaults.
+
+        Raises:
+            ScanError: when the scan cannot be processed.
+        """
+        item = _find_scan(os.fspath(image))
+        with self._lock:
+            bundle = self.load()
+            return _run(bundle, item, request or bundle.defaults)
+
+
+def _state_of(root: Path) -> tuple[Any, ...]:
+    try:
+        stats = [os.stat(root / name) for name in (MODEL, INFERENCE)]
+    except FileNotFoundError:
+        return ()  # loading says what is missing
+    return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
+
+
+def _load(root: Path, device: str | None) -> LoadedBundle:
+    overrides = {} if device is None else {"device": device}
+    workflow = load_workflow(root, ["inference"], "inference", own_logging=False, **overrides)
+    network = workflow.parser.get_parsed_content("network").eval()
+    on = workflow.parser.get_parsed_content("device")
+    content = (root / MODEL).read_bytes(), (root / INFERENCE).read_bytes()
+    network.load_state_dict(torch.load(root / MODEL, map_location=on, weights_only=True))
+    if not network.calibration.fitted:
+        raise CheckpointError(f"{root}: has no calibration, so there are no thresholds. Make a bundle with fit.")
+    config = {**workflow.parser.get(), "network_def": network, "network": network, "datalist": []}
+    config["handlers"] = _served(config["handlers"])
+    config["postprocessing"] = {
+        **config["postprocessing"],
+        "transforms": _served(config["postprocessing"]["transforms"]),
+    }
+    return LoadedBundle(root, config, network, hashlib.sha256(b"".join(content)).hexdigest()[:16])
+
+
+def _served(components: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [component for component in components if component["_target_"].split(".")[-1] not in _NOT_SERVED]
+
+
+def _find_scan(path: str) -> dict[str, Any]:
+    if path.endswith(".json"):  # a client may upload one: it would make the server open any file that it names
+        raise ScanError(path, "is a list of scans, not a scan")
+    items = resolve_datalist(path)
+    if len(items) != 1:
+        raise ScanError(path, f"holds {len(items)} scans; name one of them")
+    return items[0]
+
+
+def _run(bundle: LoadedBundle, item: dict[str, Any], request: MapRequest) -> Prediction:
+    found: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="dpmm-ad-") as folder:
+        # The network is shared; everything else is made anew, so that no request sees another's state.
+        parser = ConfigParser(copy.deepcopy(bundle.config, {id(bundle.network): bundle.network}))
+        parser.update(
+            {
+                "datalist": [item],
+                "output_dir": folder,
+                "false_positive_rate": request.rate,
+                "axes": list(request.axes),
+                "min_lesion_volume": request.min_lesion,
+            }
+        )
+        evaluator: ScanEvaluator = parser.get_parsed_content("evaluator")
+        evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: found.extend(finished_scans(engine)))
+        evaluator.run()
+        table = next(handler for handler in parser.get_parsed_content("handlers") if isinstance(handler, ScanTable))
+    if evaluator.failures:
+        failure = evaluator.failures[0]
+        raise ScanError(failure.path, failure.reason)
+    row = table.rows[0]
+    return Prediction(found[0], row, table.lesions.get(row.name, []), bundle)

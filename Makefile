@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+LABEL := .venv-label
+LABEL_INSTALLED := $(LABEL)/.installed
 
-.PHONY: demo test lint build clean
+.PHONY: demo test test-label lint build clean
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -14,11 +16,21 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[report,faiss,dicom,dev]'
 	touch $@
 
+# MONAI Label has an environment of its own, since it needs older releases than the rest.
+$(LABEL_INSTALLED): setup.cfg pyproject.toml constraints-label.txt
+	$(PYTHON) -m venv $(LABEL)
+	$(LABEL)/bin/python -m pip install --quiet --no-deps --requirement constraints-label.txt
+	$(LABEL)/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
 demo: $(INSTALLED)
 	$(BIN)/monai-dpmm-ad demo --out demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+test-label: $(LABEL_INSTALLED)
+	$(LABEL)/bin/python -m pytest tests/label tests/ops tests/mixture/test_mixture.py tests/test_calibration.py tests/test_network.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -29,4 +41,4 @@ build: $(INSTALLED)
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo
+	rm -rf $(VENV) $(LABEL) build dist *.egg-info demo

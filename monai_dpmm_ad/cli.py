@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from monai_dpmm_ad import __version__
-from monai_dpmm_ad.errors import CheckpointError, EmbeddingStoreError, NotFittedError
+from monai_dpmm_ad.errors import find_user_error
 
 if TYPE_CHECKING:
     from monai_dpmm_ad.cluster_command import ClusterOutcome
@@ -43,22 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
     except Exception as error:
-        known = _find_known(error)
+        known = find_user_error(error)
         if debug or known is None:
             raise
         print(f"error: {_one_line(known)}", file=sys.stderr)
     return 1
-
-
-#: What users can cause. Anything else is our mistake and keeps its traceback.
-_EXPECTED = (ValueError, TypeError, OSError, CheckpointError, EmbeddingStoreError, NotFittedError, ImportError)
-
-
-def _find_known(error: BaseException | None) -> BaseException | None:
-    """The outermost error that a user can cause: MONAI's config parser wraps in ``RuntimeError`` what it runs."""
-    while error is not None and not isinstance(error, _EXPECTED):
-        error = error.__cause__
-    return error
 
 
 def _one_line(error: BaseException) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["CheckpointError", "EmbeddingStoreError", "NotFittedError", "ScanError", "unknown_option"]
+__all__ = ["CheckpointError", "EmbeddingStoreError", "NotFittedError", "ScanError", "find_user_error", "unknown_option"]
 
 
 class NotFittedError(RuntimeError):
@@ -54,3 +54,14 @@ def unknown_option(name: str, got: object, options: Iterable[str]) -> ValueError
     nearest = difflib.get_close_matches(str(got), valid, n=1)
     hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
     return ValueError(f"`{name}` must be one of {', '.join(valid)}, got '{got}'.{hint}")
+
+
+#: What users can cause. Anything else is our mistake and keeps its traceback.
+_EXPECTED = (ValueError, TypeError, OSError, CheckpointError, EmbeddingStoreError, NotFittedError, ImportError)
+
+
+def find_user_error(error: BaseException | None) -> BaseException | None:
+    """Find the outermost error that a user can cause: MONAI's config parser wraps in ``RuntimeError`` what it runs."""
+    while error is not None and not isinstance(error, _EXPECTED):
+        error = error.__cause__
+    return error

@@ -20,6 +20,7 @@ def test_the_wheel_holds_the_bundle_the_weights_and_the_report(tmp_path: Path) -
         names = set(wheel.namelist())
     wanted = {path.relative_to(ROOT).as_posix() for path in (ROOT / "monai_dpmm_ad").rglob("*.py")}
     bundle = [path for path in (ROOT / "bundles" / "dpmm_ad").rglob("*") if path.is_file()]
+    bundle.append(ROOT / "bundles" / "label_app" / "main.py")
     wanted |= {f"monai_dpmm_ad/{path.relative_to(ROOT).as_posix()}" for path in bundle}
     for folder, pattern in (("embedding/weights/compact", "*"), ("reporting", "report.*")):
         found = (ROOT / "monai_dpmm_ad" / folder).glob(pattern)

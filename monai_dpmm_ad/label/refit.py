@@ -68,7 +68,7 @@ def refit_bundle(bundle: str | os.PathLike[str], images: Sequence[str], **overri
     settings = {name: old[name] for name in SETTINGS if name in old}
     work = Path(tempfile.mkdtemp(prefix=f".{root.name}-refit-", dir=root.parent))
     try:
-        outcome = fit(images, work / root.name, **{**settings, **overrides})
+        outcome = fit(images, work / root.name, own_logging=False, **{**settings, **overrides})
         fresh = work / root.name
         new = json.loads((fresh / INFERENCE).read_text(encoding="utf-8"))
         write_json(fresh / INFERENCE, new | {name: old[name] for name in _KEPT if name in old})

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from fastapi import HTTPException
 
-from monai_dpmm_ad.errors import CheckpointError, EmbeddingStoreError, ScanError
+from monai_dpmm_ad.errors import ScanError, find_user_error
 
 __all__ = ["refuse_unknown", "refusing"]
 
@@ -24,12 +24,19 @@ def refusing() -> Iterator[None]:
     """
     try:
         yield
-    except ScanError as error:
-        raise HTTPException(422, str(error)) from error
-    except (ValueError, TypeError) as error:
-        raise HTTPException(400, str(error)) from error
-    except (CheckpointError, EmbeddingStoreError, OSError) as error:
-        raise HTTPException(503, str(error)) from error
+    except HTTPException:
+        raise
+    except Exception as error:
+        cause = find_user_error(error)
+        if cause is None:
+            raise
+        raise HTTPException(_status(cause), str(cause)) from error
+
+
+def _status(error: BaseException) -> int:
+    if isinstance(error, ScanError):
+        return 422
+    return 400 if isinstance(error, (ValueError, TypeError)) else 503
 
 
 def refuse_unknown(kind: str, name: object, known: Iterable[str]) -> None:

@@ -1,0 +1,117 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+import monai_dpmm_ad.label.refit as module
+from monai_dpmm_ad.bundle import SETTINGS, is_fitted
+from monai_dpmm_ad.errors import CheckpointError, find_user_error
+from monai_dpmm_ad.files import write_json
+from monai_dpmm_ad.label.refit import exchange_folders, refit_bundle
+
+pytestmark = pytest.mark.filterwarnings("default")
+INFERENCE = Path("configs") / "inference.json"
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path) -> Path:
+    shutil.copytree(bundle, tmp_path / "bundle", ignore=shutil.ignore_patterns("fit"))
+    return tmp_path / "bundle"
+
+
+@pytest.fixture
+def normal(cohort: Path) -> list[str]:
+    return sorted(str(path) for path in (cohort.parent / "imagesTs").glob("test_healthy*"))
+
+
+def state_of(bundle: Path) -> dict[str, torch.Tensor]:
+    return torch.load(bundle / "models" / "model.pt", weights_only=True)
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_refit_takes_the_bundles_place_and_keeps_it(copy: Path, normal: list[str]) -> None:
+    config = json.loads((copy / INFERENCE).read_text())
+    write_json(copy / INFERENCE, config | {"false_positive_rate": 0.07})
+    old = state_of(copy)
+    result = refit_bundle(copy, normal, max_epochs=1)
+    assert result.bundle == copy.resolve()
+    assert not result.failures
+    assert same(state_of(result.previous), old)
+    assert not same(state_of(copy), old)
+    assert int(state_of(copy)["calibration.num_scans"]) == 1  # one of the two was held out
+    new = json.loads((copy / INFERENCE).read_text())
+    assert {name: new[name] for name in SETTINGS} == {name: config[name] for name in SETTINGS}
+    assert new["false_positive_rate"] == 0.07  # set by hand, kept
+    assert sorted(path.name for path in copy.parent.iterdir()) == sorted([copy.name, result.previous.name])
+
+
+def test_a_failed_refit_leaves_everything_as_it_was(copy: Path, tmp_path: Path, normal: list[str]) -> None:
+    old = state_of(copy)
+    (tmp_path / "scans").mkdir()
+    bad = [str(tmp_path / "scans" / f"{number}.nii.gz") for number in range(2)]
+    for path in bad:
+        Path(path).write_text("hello")
+    with pytest.raises(RuntimeError) as caught:  # MONAI's parser wraps the reason
+        refit_bundle(copy, bad)
+    assert "None of the 1 scans could be embedded" in str(find_user_error(caught.value))
+    with pytest.raises(ValueError, match="at least 2 normal scans, got 1"):
+        refit_bundle(copy, normal[:1])
+    with pytest.raises(CheckpointError, match="no fitted bundle"):
+        refit_bundle(tmp_path / "scans", normal)
+    assert same(state_of(copy), old)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "scans"]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_folders_change_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool) -> None:
+    if not at_once:
+        monkeypatch.setattr(module, "_exchange_at_once", lambda first, second: False)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    exchange_folders(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a" / "file").read_text() == "b"
+    assert (tmp_path / "b" / "file").read_text() == "a"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_reader_always_finds_a_whole_bundle(copy: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(copy, other)
+    if not module._exchange_at_once(copy, other):
+        pytest.skip("this file system cannot exchange two names in one step")
+    missing, stop = [], threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            if not is_fitted(copy):
+                missing.append(1)
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        for _ in range(300):
+            exchange_folders(other, copy)
+    finally:
+        stop.set()
+        reader.join()
+    assert not missing
+
+
+def test_when_the_second_rename_fails_the_old_folder_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_exchange_at_once", lambda first, second: False)
+    (tmp_path / "old").mkdir()
+    with pytest.raises(FileNotFoundError, match="fresh"):
+        exchange_folders(tmp_path / "fresh", tmp_path / "old")
+    assert (tmp_path / "old").is_dir()

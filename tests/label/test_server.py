@@ -1,0 +1,294 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""MONAI Label's server and client, and nothing in their place."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+pytest.importorskip("monailabel", reason="MONAI Label is not installed here; `make test-label` runs these tests")
+
+import nrrd
+import requests
+from label.serving import Server, running_server
+from monailabel.client import MONAILabelClient
+
+from monai_dpmm_ad.label.refit import exchange_folders
+
+pytestmark = [
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # MONAI Label's client leaves its sockets to the collector
+    pytest.mark.slow,
+]
+STUDY = "test_abnormal_001"
+SCORES = ("score", "p_value", "threshold", "flagged", "num_lesions")
+
+
+@pytest.fixture(scope="module")
+def scans(cohort: Path) -> list[Path]:
+    return sorted((cohort.parent / "imagesTs").glob("*.nii.gz"))
+
+
+@pytest.fixture(scope="module")
+def server(bundle: Path, scans: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    broken = tmp_path_factory.mktemp("broken") / "broken.nii.gz"
+    broken.write_text("hello")
+    with running_server(tmp_path_factory.mktemp("server"), bundle, [*scans, broken]) as running:
+        yield running
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"{running.url}/info/", timeout=5)
+
+
+@pytest.fixture
+def client(server: Server, tmp_path: Path) -> MONAILabelClient:
+    return MONAILabelClient(server.url, tmpdir=str(tmp_path))
+
+
+def command_line(bundle: Path, studies: Path, out: Path, *options: str) -> Path:
+    command = [sys.executable, "-m", "monai_dpmm_ad.cli", "infer", "--bundle", str(bundle), "--images"]
+    command += [*map(str, sorted(studies.glob("test_*.nii.gz"))), "--out", str(out), "--no-report", *options]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def expected(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return command_line(server.bundle, server.studies, tmp_path_factory.mktemp("cli"))
+
+
+def row_of(folder: Path, name: str) -> dict[str, str]:
+    lines = (folder / "scores.csv").read_text().splitlines()
+    rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
+    return next(row for row in rows if row["name"] == name)
+
+
+def voxels(path: str | Path) -> np.ndarray:
+    return np.asarray(nib.load(path).dataobj)
+
+
+def test_info_names_what_is_served(client: MONAILabelClient) -> None:
+    info = client.info()
+    assert list(info["models"]) == ["dpmm_ad_mask", "dpmm_ad_map"]
+    assert info["models"]["dpmm_ad_mask"]["type"] == "segmentation"
+    assert info["models"]["dpmm_ad_map"]["type"] == "others"  # 3D Slicer does not offer it as a label map
+    config = info["models"]["dpmm_ad_mask"]["config"]
+    assert config == {
+        "rate": 0.01,
+        "axes": ["axial", "coronal", "sagittal", "axial+coronal+sagittal"],
+        "min_lesion": 0.0,
+    }
+    assert next(iter(info["strategies"])) == "most_anomalous"
+    assert list(info["scoring"]) == ["dpmm_ad"]
+    assert info["trainers"]["dpmm_ad_refit"]["config"] == {"max_epochs": 10, "seed": 0}
+    assert info["labels"] == ["anomaly_level_1", "anomaly_level_2", "anomaly_level_3", "normal"]
+
+
+def test_the_map_is_the_command_lines_to_the_bit(client: MONAILabelClient, server: Server, expected: Path) -> None:
+    for scan in sorted(server.studies.glob("test_*.nii.gz")):
+        name = scan.name.removesuffix(".nii.gz")
+        path, facts = client.infer("dpmm_ad_map", name, {})
+        theirs, ours = nib.load(expected / f"{name}_anomaly.nii.gz"), nib.load(path)
+        assert np.array_equal(voxels(path), np.asarray(theirs.dataobj))
+        assert ours.header.binaryblock == theirs.header.binaryblock
+        assert np.array_equal(ours.affine, nib.load(scan).affine)
+        assert ours.shape == nib.load(scan).shape
+        row = row_of(expected, name)
+        assert [str(facts[key]) for key in SCORES] == [row[key] for key in SCORES]
+        assert facts["lesions"] == json.loads((expected / "lesions.json").read_text())[name]
+
+
+def test_what_slicer_asks_for(client: MONAILabelClient, server: Server, expected: Path) -> None:
+    path, facts = client.infer("dpmm_ad_mask", STUDY, {"result_extension": ".nrrd", "result_dtype": "uint8"})
+    values, header = nrrd.read(path)
+    scan = nib.load(server.studies / f"{STUDY}.nii.gz")
+    assert values.dtype == np.uint8
+    assert values.shape == scan.shape
+    lps = np.diag([-1, -1, 1, 1]) @ scan.affine
+    assert header["space"] == "left-posterior-superior"
+    assert np.allclose(np.array(header["space directions"]).T, lps[:3, :3])
+    assert np.allclose(header["space origin"], lps[:3, 3])
+    assert np.array_equal(values > 0, voxels(expected / f"{STUDY}_mask.nii.gz") > 0)
+    score_map = voxels(expected / f"{STUDY}_anomaly.nii.gz")
+    for level in facts["levels"]:
+        assert np.array_equal(values >= level["level"], score_map > np.float32(level["threshold"]))
+        assert level["num_voxels"] == (values >= level["level"]).sum()
+    assert [level["rate"] for level in facts["levels"]] == pytest.approx([1e-2, 1e-3, 1e-4])
+    assert facts["label_names"] == {"anomaly_level_1": 1, "anomaly_level_2": 2, "anomaly_level_3": 3}
+    assert facts["levels"][2]["num_voxels"] > 0
+
+
+def test_a_request_sets_rate_axes_and_lesion_size(client: MONAILabelClient, server: Server, tmp_path: Path) -> None:
+    inference = server.bundle / "configs" / "inference.json"
+    options = ["--rate", "0.2", "--min-lesion", "2000"]
+    copy = tmp_path / "bundle"
+    (copy / "configs").mkdir(parents=True)
+    (copy / "models").symlink_to(server.bundle / "models")
+    for file in inference.parent.iterdir():
+        (copy / "configs" / file.name).write_bytes(file.read_bytes())
+    config = json.loads(inference.read_text())
+    (copy / "configs" / "inference.json").write_text(json.dumps(config | {"axes": ["axial", "coronal"]}))
+    out = command_line(copy, server.studies, tmp_path / "out", *options)
+    wanted = {"rate": "0.2", "axes": "axial+coronal", "min_lesion": 2000}
+    path, facts = client.infer("dpmm_ad_map", STUDY, wanted)
+    assert np.array_equal(voxels(path), voxels(out / f"{STUDY}_anomaly.nii.gz"))
+    assert facts["lesions"] == json.loads((out / "lesions.json").read_text())[STUDY]
+    assert "not calibrated" in " ".join(facts["notes"])
+    mask, _ = client.infer("dpmm_ad_mask", STUDY, wanted)
+    sizes = [lesion["num_voxels"] for lesion in facts["lesions"]]
+    assert (voxels(mask) > 0).sum() == sum(sizes) < (voxels(out / f"{STUDY}_mask.nii.gz") > 0).sum()
+
+
+def test_the_answer_may_be_the_image_or_the_json_alone(server: Server, expected: Path, tmp_path: Path) -> None:
+    image = server.post("/infer/dpmm_ad_map", params={"image": STUDY, "output": "image"})
+    (tmp_path / "map.nii.gz").write_bytes(image.content)
+    assert np.array_equal(voxels(tmp_path / "map.nii.gz"), voxels(expected / f"{STUDY}_anomaly.nii.gz"))
+    facts = server.post("/infer/dpmm_ad_mask", params={"image": STUDY, "output": "json"}).json()
+    assert str(facts["score"]) == row_of(expected, STUDY)["score"]
+
+
+def test_an_uploaded_scan_is_processed(client: MONAILabelClient, server: Server, expected: Path) -> None:
+    path, _ = client.infer("dpmm_ad_map", "", {}, file=str(server.studies / f"{STUDY}.nii.gz"))
+    assert np.array_equal(voxels(path), voxels(expected / f"{STUDY}_anomaly.nii.gz"))
+
+
+def test_eight_requests_at_once_are_eight_in_turn(server: Server, scans: list[Path]) -> None:
+    names = [scan.name.removesuffix(".nii.gz") for scan in scans]
+    jobs = [(model, name) for name in names for model in ("dpmm_ad_mask", "dpmm_ad_map")]
+    assert len(jobs) == 8
+
+    def ask(job: tuple[str, str]) -> tuple[bytes, dict[str, Any]]:
+        model, name = job
+        params = json.dumps({"result_extension": ".nii"})
+        image = server.post(f"/infer/{model}", params={"image": name, "output": "image"}, data={"params": params})
+        facts = server.post(f"/infer/{model}", params={"image": name, "output": "json"}).json()
+        facts.pop("latencies")
+        assert image.status_code == 200
+        return image.content, facts
+
+    in_turn = [ask(job) for job in jobs]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, jobs)) == in_turn
+
+
+BAD = {
+    "unknown study": ({"image": "test_abnormal_01"}, {}, 404, f"Did you mean '{STUDY}'"),
+    "unreadable file": ({"image": "broken"}, {}, 422, "broken.nii.gz: is not an image"),
+    "a file that is no scan": ({"image": "/etc/passwd"}, {}, 422, "is not an image"),
+    "rate": ({"image": STUDY}, {"rate": 7}, 400, "`rate` must lie in"),
+    "axes": ({"image": STUDY}, {"axes": "axal"}, 400, "Did you mean 'axial'"),
+    "lesion size": ({"image": STUDY}, {"min_lesion": "big"}, 400, "`min_lesion` must be a number"),
+    "parameter's name": ({"image": STUDY}, {"rates": 0.1}, 400, "Did you mean 'rate'"),
+    "extension": ({"image": STUDY}, {"result_extension": ".nrd"}, 400, "Did you mean '.nrrd'"),
+    "map as integers": ({"image": STUDY}, {"result_dtype": "uint8"}, 400, "choose dpmm_ad_mask"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_request_gets_a_reason_and_the_server_lives_on(kind: str, server: Server) -> None:
+    query, parameters, status, message = BAD[kind]
+    answer = server.post("/infer/dpmm_ad_map", params=query, data={"params": json.dumps(parameters)})
+    assert answer.status_code == status
+    assert message in answer.json()["detail"]
+    assert requests.get(f"{server.url}/info/", timeout=60).ok
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/infer/dpmm_ad_mas?image={STUDY}",
+        "/activelearning/most_anomalos",
+        "/scoring/dpmm?run_sync=true",
+        "/train/dpmm_ad_refi?run_sync=true",
+    ],
+)
+def test_an_unknown_task_gets_404(path: str, server: Server) -> None:
+    answer = server.post(path)
+    assert answer.status_code == 404
+    assert "Did you mean" in answer.json()["detail"]
+
+
+def test_parameters_that_are_no_json_do_not_stop_the_server(server: Server) -> None:
+    # MONAI Label reads them before the app is asked, so the answer is its own.
+    assert server.post("/infer/dpmm_ad_map", params={"image": STUDY}, data={"params": "{bad"}).status_code == 500
+    assert requests.get(f"{server.url}/info/", timeout=60).ok
+
+
+def test_next_sample_is_the_most_suspicious_study(client: MONAILabelClient, server: Server, expected: Path) -> None:
+    names = [path.name.removesuffix("_anomaly.nii.gz") for path in expected.glob("*_anomaly.nii.gz")]
+    by_score = sorted(names, key=lambda name: -float(row_of(expected, name)["score"]))
+    lazy = client.next_sample("most_anomalous", {"max_new_scores": 2})
+    assert lazy["unscored"] == 3  # two were scored for this answer: broken and one more
+    summary = server.post("/scoring/dpmm_ad?run_sync=true").json()
+    assert summary == {"total": 5, "skipped": 2, "executed": 3, "failed": 0}
+    sample = client.next_sample("most_anomalous", {})
+    assert sample["id"] == by_score[0]
+    assert str(sample["score"]) == row_of(expected, by_score[0])["score"]
+    assert sample["unscored"] == 0
+    assert sample["path"] == str(server.studies / f"{by_score[0]}.nii.gz")
+    # Scores are in the datastore, with the reason in the place of a score that could not be computed.
+    objects = json.loads((server.studies / "datastore_v2.json").read_text())["objects"]
+    assert objects[by_score[0]]["image"]["info"]["dpmm_ad"]["score"] == sample["score"]
+    assert "is not an image" in objects["broken"]["image"]["info"]["dpmm_ad"]["error"]
+    assert server.post("/scoring/dpmm_ad?run_sync=true").json()["executed"] == 0
+    # A study that a reader has labelled is not handed out again.
+    label = voxels(expected / f"{by_score[0]}_mask.nii.gz")
+    submit(client, server, by_score[0], label, [{"name": "anomaly_level_1", "idx": 1}])
+    assert client.next_sample("most_anomalous", {})["id"] == by_score[1]
+    wrong = server.post("/activelearning/most_anomalous", json={"max_new_scores": "all"})
+    assert (wrong.status_code, "must be a number" in wrong.json()["detail"]) == (400, True)
+
+
+def submit(client: MONAILabelClient, server: Server, name: str, values: np.ndarray, segments: list[Any]) -> None:
+    path = Path(client._tmpdir) / f"{name}.nii.gz"
+    nib.save(nib.Nifti1Image(values.astype(np.uint8), nib.load(server.studies / path.name).affine), path)
+    client.save_label(name, str(path), params={"label_info": segments})
+
+
+def train(client: MONAILabelClient, parameters: dict[str, Any]) -> dict[str, Any]:
+    client.train_start("dpmm_ad_refit", parameters)
+    for _ in range(600):
+        status = client.train_status(check_if_running=False)
+        if status["status"] not in ("SUBMITTED", "RUNNING"):
+            return status
+        time.sleep(0.5)
+    raise TimeoutError(status)
+
+
+def test_training_refits_on_what_a_reader_marked_as_normal(
+    client: MONAILabelClient, server: Server, expected: Path, tmp_path: Path
+) -> None:
+    before = server.post("/infer/dpmm_ad_mask", params={"image": STUDY, "output": "json"}).json()
+    shape = nib.load(server.studies / f"{STUDY}.nii.gz").shape
+    submit(client, server, "test_healthy_000", np.zeros(shape), [{"name": "anomaly_level_1", "idx": 1}])
+    submit(client, server, STUDY, np.ones(shape), [{"name": "anomaly_level_1", "idx": 1}])
+    refused = server.post("/train/dpmm_ad_refit?run_sync=true")
+    assert (refused.status_code, "2 studies marked as normal, got 1" in refused.json()["detail"]) == (400, True)
+    drawn = np.zeros(shape)
+    drawn[3:5, 4, 2] = 4
+    submit(
+        client, server, "test_healthy_001", drawn, [{"name": "anomaly_level_1", "idx": 1}, {"name": "normal", "idx": 4}]
+    )
+    status = train(client, {"max_epochs": 1})
+    assert status["status"] == "DONE", "\n".join(status["details"])
+    after = server.post("/infer/dpmm_ad_mask", params={"image": STUDY, "output": "json"}).json()
+    assert after["bundle"] != before["bundle"]  # taken up without a restart
+    path, _ = client.infer("dpmm_ad_map", STUDY, {})
+    fresh = command_line(server.bundle, server.studies, tmp_path / "fresh")
+    assert np.array_equal(voxels(path), voxels(fresh / f"{STUDY}_anomaly.nii.gz"))
+    assert not np.array_equal(voxels(path), voxels(expected / f"{STUDY}_anomaly.nii.gz"))
+    [previous] = server.bundle.parent.glob("bundle-until-*")
+    exchange_folders(previous, server.bundle)  # as the guide says: the kept bundle can be brought back
+    again = server.post("/infer/dpmm_ad_mask", params={"image": STUDY, "output": "json"}).json()
+    assert {**again, "latencies": 0} == {**before, "latencies": 0}
+    assert server.post("/train/dpmm_ad_refit?run_sync=true", json={"max_epoch": 3}).status_code == 400

@@ -1,0 +1,57 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from monai_dpmm_ad.calibration import Calibration
+from monai_dpmm_ad.label.severity import FACTORS, LEVEL_NAMES, compute_levels, draw_levels, remove_small
+from monai_dpmm_ad.lesions import compute_lesions
+
+
+@pytest.fixture
+def calibration() -> Calibration:
+    fitted = Calibration()
+    generator = torch.Generator().manual_seed(0)
+    for number in range(120):
+        healthy = torch.rand(20_000, generator=generator) + 0.01
+        fitted.update(healthy, healthy > 0, image_score=number / 120)
+    fitted.finish()
+    return fitted
+
+
+def test_levels_are_reached_at_their_rates(calibration: Calibration) -> None:
+    levels = compute_levels(calibration, 0.05)
+    assert [level.level for level in levels] == list(LEVEL_NAMES.values()) == [1, 2, 3]
+    assert [level.rate for level in levels] == pytest.approx([0.05 * factor for factor in FACTORS])
+    healthy = torch.rand(1_000_000, generator=torch.Generator().manual_seed(1)).numpy() + 0.01
+    label_map = draw_levels(healthy, [level.threshold for level in levels])
+    for level in levels:
+        assert (label_map >= level.level).mean() <= level.rate * 1.2
+    assert (label_map >= 1).mean() == pytest.approx(0.05, rel=0.2)
+    assert [level.guaranteed for level in levels] == [True, False, False]  # 120 scans: 1 % and no less
+
+
+maps = hnp.arrays(np.float32, (4, 5, 3), elements=st.floats(0, 8, width=32))
+
+
+@given(maps, st.lists(st.floats(0, 8), min_size=3, max_size=3).map(sorted))
+def test_a_voxel_has_a_level_exactly_where_it_exceeds_the_threshold(values: np.ndarray, thresholds: list) -> None:
+    levels = draw_levels(values, thresholds)
+    for number, threshold in enumerate(thresholds, start=1):
+        assert np.array_equal(levels >= number, torch.as_tensor(values).numpy() > np.float32(threshold))
+
+
+@given(hnp.arrays(np.uint8, (6, 5, 4), elements=st.integers(0, 3)), st.floats(0, 60))
+def test_what_stays_is_what_the_lesion_table_lists(levels: np.ndarray, min_size: float) -> None:
+    affine = np.diag([1.5, 2.0, 1.0, 1.0])
+    before = levels.copy()
+    kept = remove_small(levels, 3.0, min_size)
+    assert np.array_equal(levels, before)
+    assert set(np.unique(kept[kept != levels])) <= {0}
+    listed = compute_lesions(levels > 0, levels.astype(np.float32), affine, min_size)
+    assert (kept > 0).sum() == sum(lesion.num_voxels for lesion in listed)

@@ -6,7 +6,8 @@
 The demo's cohort (its test scans, seed 0) and patient 19 of the MS scans (patient 07 is fitted; axial slices 40 to 139,
 as in the data's README), all figures inside the brain. A map along three axes needs a mixture fitted on three axes.
 CPU time is that of the maps, as a ratio to bilinear along one axis in the same run. Every finished row is a line of
-``results.jsonl``: the same command continues where it was stopped. Prints a table and a JSON line.
+``results.jsonl``: the same command, with the same options, continues where it was stopped. Prints a table
+and a JSON line.
 
 ``--choose`` prints what the radius and the ridge of the guided upsampling were chosen by: a cohort of another seed.
 """
@@ -28,7 +29,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from monai_dpmm_ad.bundle import is_fitted, load_workflow
+from monai_dpmm_ad.bundle import is_fitted, load_network, load_workflow
 from monai_dpmm_ad.commands import fit
 from monai_dpmm_ad.datalist import resolve_datalist
 from monai_dpmm_ad.files import write_json
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("runs/refinement"))
     parser.add_argument("--data-sets", nargs="+", default=["demo", "ms"], choices=["demo", "ms"])
+    parser.add_argument("--image-size", type=int, default=224, help="of both data sets")
     parser.add_argument("--embedder", default="compact")
     parser.add_argument("--choose", action="store_true", help="compare settings of the guided upsampling instead")
     options = parser.parse_args()
@@ -120,13 +122,11 @@ def prepare(
             write_json(datalist, _list_patients(options.data.resolve() / "ms_mri_3d"))
     bundle = folder / f"bundle_{len(axes)}"
     if not is_fitted(bundle):
-        size = 224 if data == "demo" else 448
-        fit([datalist], bundle, embedder_name=options.embedder, image_size=size, axes=list(axes), seed=seed)
+        settings = {"embedder_name": options.embedder, "image_size": options.image_size, "seed": seed}
+        fit([datalist], bundle, axes=list(axes), **settings)
     workflow = load_workflow(bundle, ["inference"], "inference", dataset_dir=[str(datalist.absolute())], device="cpu")
     workflow.initialize()
-    network: AnomalyNet = workflow.network_def
-    network.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True))
-    return network.eval(), resolve_datalist(datalist, section="test")
+    return load_network(workflow, bundle), resolve_datalist(datalist, section="test")
 
 
 def _list_patients(folder: Path) -> dict[str, list[dict[str, str]]]:

@@ -69,6 +69,7 @@ def _make_parser() -> argparse.ArgumentParser:
     _add_infer(commands, "infer", "--images", _infer, "draw the anomaly maps of scans")
     _add_infer(commands, "evaluate", "--data", _evaluate, "draw maps and compare them with masks or classes")
     _add_cluster(commands)
+    _add_benchmark(commands)
     _add_pretrain(commands)
     return parser
 
@@ -180,6 +181,26 @@ def _add_cluster(commands: Any) -> None:
     parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
 
 
+def _add_benchmark(commands: Any) -> None:
+    parser = _add_command(commands, "benchmark", _benchmark, "fit and evaluate detectors on the data sets of BMAD")
+    parser.add_argument("--data", required=True, metavar="BMAD_ROOT", help="folder of Brain_AD, Liver_AD, …")
+    parser.add_argument(
+        "--dataset", dest="datasets", nargs="+", required=True, metavar="NAME", help="brats2021, liver, resc, …"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results; the same command continues")
+    parser.add_argument("--detectors", nargs="+", metavar="NAME", help="dpmm, … (default: all)")
+    parser.add_argument("--seeds", nargs="+", type=int, help="of the fits (default 0)")
+    parser.add_argument("--embedder", dest="embedder_name", help="compact, a Hugging Face id or a local folder")
+    parser.add_argument("--image-size", type=int, help="longer side of what the embedder sees, in pixels (paper: 448)")
+    parser.add_argument("--num-components", type=int, help="largest number of mixture components (paper: 500)")
+    parser.add_argument("--score", help="of the mixture: log_density, cosine (the paper), euclidean or mahalanobis")
+    parser.add_argument("--upsampling", help="how patch scores become pixels: guided, bilinear (the paper) or nearest")
+    parser.add_argument("--pooling", help="how patch scores become an image's score: mean, top1pct or max")
+    parser.add_argument("--max-epochs", type=int, help="largest number of passes over the embeddings")
+    parser.add_argument("--keep-maps", action="store_true", default=None, help="keep the maps of the test images")
+    parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
+
+
 def _add_pretrain(commands: Any) -> None:
     parser = _add_command(commands, "pretrain", _pretrain, "train an embedder of your own on slices without labels")
     parser.add_argument("--images", nargs="+", required=True, metavar="PATH", help=f"taken to show no lesion: {PATHS}")
@@ -251,6 +272,14 @@ def _cluster(options: dict[str, Any]) -> int:
     if groups.metrics:
         print("  ".join(f"{name} {value:.3f}" for name, value in groups.metrics.items() if isinstance(value, float)))
     print(f"results: {options['out']}")
+    return _print_failures(outcome)
+
+
+def _benchmark(options: dict[str, Any]) -> int:
+    from monai_dpmm_ad.benchmark import benchmark
+
+    outcome = benchmark(**options, report=lambda cell, state: print(f"{cell.path}: {state}", file=sys.stderr))
+    print(f"results: {options['out']}/table.md")
     return _print_failures(outcome)
 
 

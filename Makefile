@@ -6,14 +6,14 @@ INSTALLED := $(VENV)/.installed
 LABEL := .venv-label
 LABEL_INSTALLED := $(LABEL)/.installed
 
-.PHONY: demo test test-label lint build clean
+.PHONY: demo test test-label test-range lint build clean
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	# torch first and pinned: an unpinned one pulls gigabytes of CUDA where a CPU build would do
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[report,faiss,dicom,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[report,faiss,dicom,onnx,dev]'
 	touch $@
 
 # MONAI Label has an environment of its own, since it needs older releases than the rest.
@@ -31,6 +31,12 @@ test: $(INSTALLED)
 
 test-label: $(LABEL_INSTALLED)
 	$(LABEL)/bin/python -m pytest tests/label tests/ops tests/mixture/test_mixture.py tests/test_calibration.py tests/test_network.py
+
+# The lowest and the newest releases that setup.cfg allows, each in an environment of its own; see docs/dependencies.md
+test-range:
+	$(PYTHON) .ci/dependency_range.py lowest
+	$(PYTHON) .ci/dependency_range.py highest
+	$(PYTHON) .ci/dependency_range.py audit
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

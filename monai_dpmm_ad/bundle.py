@@ -17,7 +17,7 @@ from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.files import replace_file, write_json
 from monai_dpmm_ad.network import AnomalyNet
 
-__all__ = ["SETTINGS", "create_bundle", "is_fitted", "load_network", "load_workflow", "save_model"]
+__all__ = ["SETTINGS", "create_bundle", "is_fitted", "load_network", "load_workflow", "read_state", "save_model"]
 
 #: Ids that ``configs/inference.json`` takes over from ``configs/train.json``: what was fitted is what is run.
 SETTINGS = (
@@ -104,12 +104,25 @@ def save_model(bundle_root: str | os.PathLike[str], network: AnomalyNet, setting
     replace_file(root / MODEL, lambda temporary: torch.save(state, temporary))
 
 
-def _check_model(path: Path) -> None:
-    """Read a model once by itself, so that a damaged file is named; what is read is tensors only."""
+def read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor] | None:
+    """Read a checkpoint's tensors; nothing else is read from it.
+
+    Args:
+        path: the checkpoint.
+
+    Returns:
+        Name to tensor; None where there is no file, as in a bundle that must be fitted first.
+
+    Raises:
+        CheckpointError: a damaged file.
+    """
+    if not os.path.isfile(path):
+        return None
     try:
-        torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path}: is damaged or no model. Copy the bundle again, or fit again.") from error
+    return state
 
 
 def load_workflow(
@@ -143,7 +156,7 @@ def load_workflow(
     if kind == "inference" and not is_fitted(root):
         raise CheckpointError(f"{root}: has no fitted model, {MODEL} is missing. Make one with fit.")
     if kind == "inference":
-        _check_model(root / MODEL)
+        read_state(root / MODEL)  # a damaged file is named before anything else is done
     return ConfigWorkflow(
         config_file=[str(file) for file in files],
         meta_file=str(root / METADATA),

@@ -70,6 +70,7 @@ def _make_parser() -> argparse.ArgumentParser:
     _add_infer(commands, "evaluate", "--data", _evaluate, "draw maps and compare them with masks or classes")
     _add_cluster(commands)
     _add_benchmark(commands)
+    _add_export(commands)
     _add_pretrain(commands)
     return parser
 
@@ -156,6 +157,12 @@ def _add_infer(commands: Any, name: str, source: str, run: Any, description: str
     parser.add_argument("--min-lesion", dest="min_lesion_volume", type=float, help="smallest lesion in mm³")
     parser.add_argument("--batch-size", type=int, help="slices in one forward pass")
     parser.add_argument("--section", help="section of a datalist or BMAD tree (default test)")
+    parser.add_argument(
+        "--dicom",
+        action="store_true",
+        default=None,
+        help="of DICOM series, write the mask as DICOM SEG and the map as parametric map as well",
+    )
     parser.add_argument("--no-report", dest="report", action="store_false", default=None, help="write no report.html")
     parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
 
@@ -199,6 +206,16 @@ def _add_benchmark(commands: Any) -> None:
     parser.add_argument("--max-epochs", type=int, help="largest number of passes over the embeddings")
     parser.add_argument("--keep-maps", action="store_true", default=None, help="keep the maps of the test images")
     parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
+
+
+def _add_export(commands: Any) -> None:
+    parser = _add_command(commands, "export", _export, "write a bundle's network as one ONNX or TorchScript graph")
+    parser.add_argument("--bundle", required=True, metavar="BUNDLE", help="folder that fit wrote")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the graph")
+    parser.add_argument("--format", dest="graph_format", help="onnx (default) or torchscript")
+    parser.add_argument(
+        "--shape", type=int, nargs=2, metavar=("H", "W"), help="pixels of the slices (default: the bundle's image size)"
+    )
 
 
 def _add_pretrain(commands: Any) -> None:
@@ -281,6 +298,13 @@ def _benchmark(options: dict[str, Any]) -> int:
     outcome = benchmark(**options, report=lambda cell, state: print(f"{cell.path}: {state}", file=sys.stderr))
     print(f"results: {options['out']}/table.md")
     return _print_failures(outcome)
+
+
+def _export(options: dict[str, Any]) -> int:
+    from monai_dpmm_ad.exporting import export_network
+
+    print(f"graph: {export_network(**options)}")
+    return 0
 
 
 def _pretrain(options: dict[str, Any]) -> int:

@@ -39,8 +39,10 @@ def test_train_and_inference_agree_on_the_settings() -> None:
         "num_regions": counted
     }
     assert train["settings"] == {name: f"@{name}" for name in SETTINGS}
-    for part in ("embedder", "network_def", "network"):
+    for part in ("embedder", "network"):
         assert train[part] == inference[part]
+    fitted = {"state": "$monai_dpmm_ad.bundle.read_state(@ckpt_path)"}
+    assert {**train["network_def"], **fitted} == inference["network_def"]
     assert {**inference["detector"], "seed": "@seed"} == train["detector"]
     assert train["calibrate"]["inferer"] == inference["inferer"]
 

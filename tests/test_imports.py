@@ -22,7 +22,7 @@ LAYERS = [
     {"scans", "phantoms", "detectors", "clustering"},
     {"network"},
     {"inferers", "scoring", "bundle", "fitting", "tail_fitting"},
-    {"engines", "items"},
+    {"engines", "exporting", "items"},
     {"handlers", "pretraining"},
     {"reporting"},
     {"anomaly_types"},

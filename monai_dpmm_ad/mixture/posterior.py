@@ -14,7 +14,7 @@ from monai_dpmm_ad.mixture.family import Family
 from monai_dpmm_ad.mixture.screening import LEAST_SIZE_SCORE, MARGIN, Screen, find_candidates, make_screen
 from monai_dpmm_ad.mixture.sticks import compute_weights
 from monai_dpmm_ad.mixture.variational import Model, State, Variational, compute_weighted_log_prob, normalise
-from monai_dpmm_ad.ops.distances import nearest_cosine_distance, nearest_euclidean_distance
+from monai_dpmm_ad.ops.distances import nearest_cosine_distance, nearest_euclidean_distance, split_rows
 
 __all__ = ["Posterior", "build_posterior"]
 
@@ -148,7 +148,7 @@ class Posterior:
         coefficients = self.coefficients._replace(offset=self.coefficients.offset + bias)
         screen = None if torch.jit.is_tracing() or torch.compiler.is_compiling() else self.screen
         parts = []
-        for rows in x.split(self.chunk_size):
+        for rows in split_rows(x, self.chunk_size):
             features = self.family.make_features(rows, self.shift)
             if screen is None:
                 parts.append(reduce(self.family.compute_log_prob(features, coefficients)))

@@ -64,7 +64,8 @@ class ScoringMixture(MixtureState):
         """Run a method of the posterior in float32, whatever autocast says: half precision cancels."""
         posterior = self.posterior
         x = check_embeddings(x, self.embed_dim, self.data_mean.device, allow_empty=True).float()
-        if posterior.family.unit and x.device.type == "cpu":  # elsewhere the score is NaN: asking would wait
+        # Elsewhere the score is NaN: asking would wait, and a graph that is exported cannot ask.
+        if posterior.family.unit and x.device.type == "cpu" and not torch.compiler.is_exporting():
             refuse_bad_rows(x, unit=True)
         with torch.autocast(x.device.type, enabled=False):
             result: Tensor = getattr(posterior, method)(x)

@@ -111,9 +111,12 @@ class FullGaussian(Family):
         surrogate = torch.addmm(coefficients.offset + coefficients.slack, features, coefficients.weight)
         num_components = surrogate.shape[1]
         y = features[:, self.embed_dim :]
-        found = torch.full_like(surrogate, -torch.inf)
         chosen = torch.zeros_like(surrogate, dtype=torch.bool)
         chosen.scatter_(1, surrogate.topk(min(self.top_components, num_components), dim=1).indices, True)
+        if torch.compiler.is_exporting():  # a graph cannot choose its rows: all components of all of them
+            residuals = ((y[:, None] - coefficients.mean)[:, :, None] @ coefficients.root)[:, :, 0]
+            return torch.where(chosen, coefficients.offset - 0.5 * residuals.square().sum(2), -torch.inf)
+        found = torch.full_like(surrogate, -torch.inf)
         for k, rows in self._list_rows(chosen):
             residual = (y[rows] - coefficients.mean[k]) @ coefficients.root[k]
             found[rows, k] = coefficients.offset[k] - 0.5 * residual.square().sum(1)

@@ -7,9 +7,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["nearest_centres", "nearest_cosine_distance", "nearest_euclidean_distance", "squared_distances"]
+__all__ = [
+    "nearest_centres",
+    "nearest_cosine_distance",
+    "nearest_euclidean_distance",
+    "split_rows",
+    "squared_distances",
+]
 
 CHUNK_SIZE = 8192  # rows: a float32 chunk against 500 centres is 16 MB
+
+
+def split_rows(x: Tensor, chunk_size: int) -> tuple[Tensor, ...]:
+    """Split x (N, …) into chunks of rows, so that what is computed of them stays small.
+
+    A graph that is exported gets x whole: its number of chunks would be fixed, and with it N.
+    """
+    if torch.compiler.is_exporting():
+        return (x,)
+    return x.split(chunk_size)
 
 
 def check_points(x: Tensor, centres: Tensor) -> None:
@@ -53,7 +69,7 @@ def nearest_centres(x: Tensor, centres: Tensor, chunk_size: int = CHUNK_SIZE) ->
         ValueError: if the shapes do not belong together.
     """
     check_points(x, centres)
-    found = [squared_distances(rows, centres).min(dim=1) for rows in x.split(chunk_size)]
+    found = [squared_distances(rows, centres).min(dim=1) for rows in split_rows(x, chunk_size)]
     return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
 
@@ -92,5 +108,5 @@ def nearest_cosine_distance(x: Tensor, centres: Tensor, chunk_size: int = CHUNK_
     """
     check_points(x, centres)
     directions = F.normalize(centres, dim=1).T
-    best = [(F.normalize(rows, dim=1) @ directions).amax(1) for rows in x.split(chunk_size)]
+    best = [(F.normalize(rows, dim=1) @ directions).amax(1) for rows in split_rows(x, chunk_size)]
     return (1.0 - torch.cat(best)).clamp_(min=0.0)

@@ -14,6 +14,7 @@ from monai_dpmm_ad.transforms.load import LoadScan, LoadScand
 from monai_dpmm_ad.transforms.pipeline import preprocess_scan, preprocess_slices
 from monai_dpmm_ad.transforms.regions import LoadRegionsd, count_regions, read_regions
 from monai_dpmm_ad.transforms.save import SaveScand, output_path, write_map
+from monai_dpmm_ad.transforms.save_dicom import SaveDicomd
 from monai_dpmm_ad.transforms.slices import SampleSlices, SampleSlicesd
 from monai_dpmm_ad.transforms.sources import find_scan_error, naming_scan, source_of
 
@@ -26,6 +27,7 @@ __all__ = [
     "LoadScand",
     "SampleSlices",
     "SampleSlicesd",
+    "SaveDicomd",
     "SaveScand",
     "ScaleIntensityForeground",
     "ScaleIntensityForegroundd",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -136,7 +137,8 @@ class LoadScan(Transform):
         source = _source(path)
         try:
             with quiet():
-                image = self._load(path, reader=self._reader(path, is_label))
+                reader = self._reader(path, is_label)
+                image = self._load(path, reader=reader)
         except ScanError:
             raise
         except ImportError as error:
@@ -148,6 +150,8 @@ class LoadScan(Transform):
         if is_picture or (image.ndim == 2 and not has_suffix(source, NIFTI_SUFFIXES)):
             meta |= {"affine": torch.from_numpy(_PICTURE_AFFINE), "original_affine": _PICTURE_AFFINE.copy()}
         meta |= {"original_channel_dim": "no_channel", "filename_or_obj": source}
+        if isinstance(reader, DicomSeriesReader):  # as text, which collating leaves alone
+            meta["dicom_files"] = json.dumps(reader.slice_files)
         values = image.as_tensor()
         if not torch.isfinite(values.sum(dtype=torch.float64)):  # one pass; the count only when it is needed
             bad = int((~torch.isfinite(values)).sum())

@@ -178,6 +178,8 @@ class DicomSeriesReader(PydicomReader):
         import_pydicom()
         super().__init__()
         self.max_bytes = max_bytes
+        #: files of the series that was read last, in the order of the volume's slices
+        self.slice_files: list[str] = []
 
     def read(self, data: Sequence[os.PathLike | str] | os.PathLike | str, **kwargs: Any) -> Any:
         """Read a folder that holds one series, or the files of one series.
@@ -202,9 +204,11 @@ class DicomSeriesReader(PydicomReader):
         self.has_series = len(slices) > 1
         if not self.has_series:
             self.filenames = [slices[0][0]]
+            self.slice_files = [slices[0][0]]
             return slices[0][1]
         slices = _sort_by_position(source, slices)
-        self.filenames: list[Any] = [[file for file, _ in slices]]
+        self.slice_files = [file for file, _ in slices]
+        self.filenames: list[Any] = [self.slice_files]
         for number, (_, dataset) in enumerate(slices, start=1):
             dataset.InstanceNumber = number  # the base class sorts by it
         return [dataset for _, dataset in slices]

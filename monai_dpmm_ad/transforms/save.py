@@ -51,15 +51,18 @@ class SaveScand(SaveImaged):
         return dict(data)
 
 
-def output_path(folder: str | os.PathLike[str], name: str, postfix: str, source: str) -> Path:
-    """Path of an output: ``folder/NAME_postfix`` with the suffix that suits the source.
+def output_path(
+    folder: str | os.PathLike[str], name: str, postfix: str, source: str, suffix: str | None = None
+) -> Path:
+    """Path of an output: ``folder/NAME_postfix`` with ``suffix``, or the one that suits the source.
 
     Raises:
         ValueError: a name that would leave the folder.
     """
     if Path(name).name != name or name in (".", ".."):
         raise ValueError(f"`name` must be a plain file name, got '{name}'.")
-    return Path(folder) / f"{name}_{postfix}{'.png' if has_suffix(source, PICTURE_SUFFIXES) else '.nii.gz'}"
+    suited = ".png" if has_suffix(source, PICTURE_SUFFIXES) else ".nii.gz"
+    return Path(folder) / f"{name}_{postfix}{suffix or suited}"
 
 
 def write_map(path: str | os.PathLike[str], values: NDArray[Any], meta: Mapping[str, Any]) -> None:

@@ -37,11 +37,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/brain_mri_2d"))
     parser.add_argument("--out", type=Path, default=Path("runs/clustering"))
     parser.add_argument("--bundle", type=Path, help="fitted on the data's training slices; made in --out where absent")
+    parser.add_argument("--max-patches", type=int, default=200, help="of a slice; the unsupervised cost is its square")
     arguments = parser.parse_args()
     data, bundle = arguments.data.resolve(), arguments.bundle or arguments.out / "bundle"
     if not is_fitted(bundle):
         fit([data], bundle, num_components=512, pooling="mean")
-    items, normal = collect(data, bundle)
+    items, normal = collect(data, bundle, arguments.max_patches)
     types = {split: read_types(data / "types.csv", [item.image for item in found]) for split, found in items.items()}
     scores: dict[str, dict[str, list[Tensor]]] = {}
     seconds: dict[str, float] = {}
@@ -61,7 +62,7 @@ def main() -> None:
     print(json.dumps(report))
 
 
-def collect(data: Path, bundle: Path) -> tuple[dict[str, list[Item]], Tensor]:
+def collect(data: Path, bundle: Path, max_patches: int) -> tuple[dict[str, list[Item]], Tensor]:
     """Items of ``valid`` and ``test``, and normal patches that the bundle was fitted on."""
     items = {}
     for split in ("valid", "test"):
@@ -70,7 +71,7 @@ def collect(data: Path, bundle: Path) -> tuple[dict[str, list[Item]], Tensor]:
         workflow.initialize()
         get = workflow.parser.get_parsed_content
         network = load_network(workflow, bundle)
-        items[split] = ItemCollector(network).collect(ScanDataset(get("datalist"), get("preprocessing")))
+        items[split] = ItemCollector(network, max_patches=max_patches).collect(ScanDataset(get("datalist"), get("preprocessing")))
     return items, gather_normal(network, bundle, None, {"seed": 0})
 
 

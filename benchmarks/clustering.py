@@ -71,7 +71,9 @@ def collect(data: Path, bundle: Path, max_patches: int) -> tuple[dict[str, list[
         workflow.initialize()
         get = workflow.parser.get_parsed_content
         network = load_network(workflow, bundle)
-        items[split] = ItemCollector(network, max_patches=max_patches).collect(ScanDataset(get("datalist"), get("preprocessing")))
+        items[split] = ItemCollector(network, max_patches=max_patches).collect(
+            ScanDataset(get("datalist"), get("preprocessing"))
+        )
     return items, gather_normal(network, bundle, None, {"seed": 0})
 
 

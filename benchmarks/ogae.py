@@ -1,7 +1,7 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
 """What does guidance by a one-class SVM buy, and what does it cost?
 
-    python benchmarks/ogae.py [--mnist-c DIR] [--guidance 10] [--epochs 100] [--seeds 3]
+    python benchmarks/ogae.py [--mnist-c DIR] [--gammas scale 0.1] [--guidance 10] [--epochs 60] [--seeds 2]
 
 The MNIST-C protocol (Mu and Gilmer 2019; Pinon and Lartizien 2025): autoencoder and one-class SVM are fitted
 on clean images; each corruption of the test images is told from the clean ones. ``--mnist-c`` is the published folder
@@ -30,7 +30,6 @@ from monai_dpmm_ad.detectors import OCSVMGuidedDetector
 
 Images = NDArray[np.float32]
 
-GAMMAS: tuple[str | float, ...] = ("scale", 0.2)
 SYSTEMS = {"plain AE + OCSVM": None, "compactor": "compactor", "expander": "expander", "both": "both"}
 BATCH, SIDE, LATENT = 512, 28, 32
 
@@ -39,13 +38,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mnist-c", type=Path, metavar="DIR")
     parser.add_argument("--limit", type=int, default=6000, help="clean training images of MNIST-C that are fitted")
+    parser.add_argument("--gammas", nargs="+", default=["scale", "0.1"], help="scale, auto or numbers")
     parser.add_argument("--guidance", type=float, default=10.0)
-    parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--seeds", type=int, default=2)
     arguments = parser.parse_args()
     train, clean, corrupted = load_mnist_c(arguments) if arguments.mnist_c else corrupt_digits()
     table: dict[str, dict[str, float]] = {}
-    for gamma in GAMMAS:
+    for gamma in arguments.gammas:
         for name, mode in SYSTEMS.items():
             options: dict[str, Any] = {"guidance": arguments.guidance, "mode": mode} if mode else {"guidance": 0.0}
             runs = [

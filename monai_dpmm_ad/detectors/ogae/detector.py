@@ -41,7 +41,7 @@ class OCSVMGuidedDetector(Detector):
         width: see :func:`~.autoencoders.make_autoencoder`.
         mode: ``compactor``, ``expander`` or ``both``.
         kernel: ``rbf`` or ``linear``.
-        gamma: ``scale``, ``auto`` or a number.
+        gamma: ``scale``, ``auto`` or a number; the default is about 3/d, three times ``scale``: see docs/ogae.md.
         nu: ν in (0, 1].
         guidance: λ; 0 leaves a plain autoencoder.
         learning_rate: of Adam.
@@ -69,7 +69,7 @@ class OCSVMGuidedDetector(Detector):
         width: int | None = None,
         mode: str = "both",
         kernel: str = "rbf",
-        gamma: Gamma = "scale",
+        gamma: Gamma = 0.1,
         nu: float = 0.03,
         guidance: float = 1.0,
         learning_rate: float = 1e-3,

@@ -109,7 +109,7 @@ def measure_throughput(results: dict) -> None:
 
 
 def follow_mixture(train: Tensor, num_components: int, inference: str) -> Iterator[Callable[[Tensor], float]]:
-    """Our mixture, after initialisation and each half epoch (natural), epoch (pyro)."""
+    """Our mixture, several times an epoch; natural merges and splits after each, pyro is Pyro's SVI and no more."""
     mixture = DirichletProcessMixture(num_components, train.shape[1], inference=inference)
     generator = torch.Generator().manual_seed(0)
     sample, num_data = draw_sample(train.split(BATCH), mixture.sample_size, generator)
@@ -123,6 +123,8 @@ def follow_mixture(train: Tensor, num_components: int, inference: str) -> Iterat
             mixture.partial_fit(rows, num_data)
             if index % 20 == 19:
                 yield score
+        if inference == "natural":
+            mixture.adapt(sample)
         yield score
 
 
@@ -179,7 +181,9 @@ def compare_peers(results: dict, name: str, train: Tensor, test: Tensor, num_com
         curves[peer] = curve
     best = max(value for curve in curves.values() for _, value in curve)
     target = best - 0.001 * abs(best)
-    print(f"\n{name}: N = {len(train)}, D = {train.shape[1]}, K = {num_components}, {budget:.0f} CPU s each")
+    print(
+        f"\n{name}: N = {len(train)}, D = {train.shape[1]}, K = {num_components}, {budget:.0f} CPU s each, {len(test)} held out"
+    )
     print(f"{'':>10} {'held-out nats':>14} {'s to 0.1 %':>11}")
     for peer, curve in curves.items():
         reached = next((seconds for seconds, value in curve if value >= target), None)

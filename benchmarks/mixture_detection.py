@@ -193,7 +193,7 @@ def load(name: str, options: argparse.Namespace, network: AnomalyNet) -> tuple[t
     """Patches to fit and slices to score."""
     if name == "ms":
         folder = options.data / "ms_mri_3d"
-        fit = read_patient(folder / "patient07", network, lambda number: True)
+        fit = read_patient(folder / "patient07", network, lambda number: number % options.every == 0)
         return stack(fit), read_patient(folder / "patient19", network, lambda number: number in SLICES)
     loader = load_brain if name == "brain" else load_inserted
     fit_parts, test_parts = loader(options)
@@ -208,9 +208,10 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=448, help="for the MS scans; the 2D slices use 224")
     parser.add_argument("--components", type=int, default=256)
     parser.add_argument("--weights", type=float, nargs="*", default=[0.1, 0.3, 1.0])
-    parser.add_argument("--ranks", type=int, nargs="*", default=[4, 16])
+    parser.add_argument("--ranks", type=int, nargs="*", default=[8])
     parser.add_argument("--full", action="store_true", help="full covariance too")
     parser.add_argument("--num-patches", type=int, default=60_000, help="random share of the patches that is fitted")
+    parser.add_argument("--every", type=int, default=1, help="fit every n-th slice of patient 07")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--split", default="valid", choices=("valid", "test"))
     parser.add_argument("--num-fit", type=int, default=200)

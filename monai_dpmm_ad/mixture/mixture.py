@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from monai_dpmm_ad.errors import unknown_option
+from monai_dpmm_ad.mixture.adapt import adapt_to_sample
 from monai_dpmm_ad.mixture.checks import check_embeddings, refuse_bad_rows
 from monai_dpmm_ad.mixture.distributed import fill_up, gather_rows, get_world_size, reduce_sum, sum_local_steps
 from monai_dpmm_ad.mixture.hyperparameters import Hyperparameters
 from monai_dpmm_ad.mixture.initialise import compute_data_scale, draw_sample, seed_statistics
 from monai_dpmm_ad.mixture.local_step import run_local_step
 from monai_dpmm_ad.mixture.memoized import Memoized
-from monai_dpmm_ad.mixture.moves import adapt_to_sample
 from monai_dpmm_ad.mixture.natural import compute_learning_rate, take_natural_step
 from monai_dpmm_ad.mixture.scoring import ScoringMixture
 from monai_dpmm_ad.mixture.statistics import Statistics
@@ -207,14 +207,16 @@ class DirichletProcessMixture(ScoringMixture):
 
     @torch.no_grad()
     def adapt(self, sample: Tensor | None = None) -> int:
-        """Merge components where that raises the ELBO, and order them by size; best after each epoch.
+        """Merge and split components where that raises the ELBO, and order them by size; best after each epoch.
+
+        Memoized inference only merges: its cache cannot tell what each half of a component would have held.
 
         Args:
             sample: (n, D), drawn over the whole data set, the same on all processes; it estimates the ELBO's data
                 term. Memoized inference knows the whole ELBO from its cache and needs none.
 
         Returns:
-            how many components were merged away.
+            how many components were merged away or split.
 
         Raises:
             NotFittedError: before ``initialize``.
@@ -230,7 +232,8 @@ class DirichletProcessMixture(ScoringMixture):
                 f"`sample` must be given for {self.inference} inference, got None. The one to start from will do."
             )
         sample = check_embeddings(sample, self.embed_dim, self.data_mean.device)
-        state, accepted = adapt_to_sample(self.model, self.state, sample, self._choose_chunk(sample.device))
+        chunk_size = self._choose_chunk(sample.device)
+        state, accepted = adapt_to_sample(self.model, self.state, sample, chunk_size, self._make_generator())
         self._set_state(state)
         self._pyro = None
         return accepted
@@ -261,7 +264,7 @@ class DirichletProcessMixture(ScoringMixture):
             sample: embeddings to start from, drawn over the whole data set; drawn in one pass if not given.
             max_epochs: passes over the data at most.
             tolerance: stop when an epoch raises the mean ELBO per datum by less than this, nats.
-            adapt: merge components where that raises the ELBO.
+            adapt: merge and split components where that raises the ELBO.
 
         Returns:
             self.

@@ -22,15 +22,12 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor
 
-from monai_dpmm_ad.mixture.local_step import run_local_step
 from monai_dpmm_ad.mixture.posterior import MIN_COUNT
 from monai_dpmm_ad.mixture.statistics import Statistics
 from monai_dpmm_ad.mixture.variational import Model, State
 
-__all__ = ["MergeTree", "accept_merges", "adapt_to_sample", "choose_groups", "compute_merge_gains", "merge_statistics"]
-__all__ += ["propose_merges", "sort_components"]
-
-MAX_ROUNDS = 10  # each round can merge every group that pays; a few settle it
+__all__ = ["MergeTree", "accept_merges", "choose_groups", "compute_component_evidence", "compute_merge_gains"]
+__all__ += ["merge_statistics", "propose_merges", "sort_components"]
 
 
 class MergeTree(NamedTuple):
@@ -43,38 +40,6 @@ class MergeTree(NamedTuple):
 
     groups: Tensor
     children: list[tuple[int, int]]
-
-
-def adapt_to_sample(model: Model, state: State, sample: Tensor, chunk_size: int) -> tuple[State, int]:
-    """Merge while the ELBO, its data term estimated from a sample, rises; then order the components by size.
-
-    Args:
-        model: priors and likelihood.
-        state: the present state, its statistics scaled to the data set.
-        sample: (n, D), drawn over the whole data set.
-        chunk_size: rows at a time.
-
-    Returns:
-        the state and how many components were merged away.
-    """
-    factor = state.statistics.size / sample.shape[0]
-
-    def evaluate(candidate: State) -> float:
-        variational = model.build(candidate)
-        return float(run_local_step(model, variational, sample, chunk_size).evidence * factor - variational.kl)
-
-    accepted = 0
-    for _ in range(MAX_ROUNDS):
-        tree = propose_merges(model, state)
-        if not tree.children:
-            break
-        found = run_local_step(model, model.build(state), sample, chunk_size, tree.groups).scale(factor)
-        state, merged = accept_merges(model, state, tree, found.group_entropy, evaluate)
-        accepted += int(tree.groups[merged].sum()) - len(merged)
-        if not merged:
-            break
-    ordered = state.statistics.select(sort_components(state.statistics.counts))
-    return model.update(ordered, state.alpha_rate), accepted
 
 
 def propose_merges(model: Model, state: State) -> MergeTree:
@@ -130,9 +95,9 @@ def compute_merge_gains(model: Model, state: State, groups: Tensor, group_entrop
     counts, sums = state.statistics.counts, state.statistics.sums
     weights = model.build(state).log_weights
     membership = groups.to(counts.dtype)
-    alone = _compute_component_evidence(model, counts, sums) + counts * weights + state.statistics.entropy
+    alone = compute_component_evidence(model, counts, sums) + counts * weights + state.statistics.entropy
     merged_counts = membership @ counts
-    merged = _compute_component_evidence(model, merged_counts, membership @ sums)
+    merged = compute_component_evidence(model, merged_counts, membership @ sums)
     merged_weights = torch.where(groups, weights, -torch.inf).logsumexp(1)
     return merged + merged_counts * merged_weights - membership @ alone + group_entropy
 
@@ -214,8 +179,17 @@ def sort_components(counts: Tensor) -> Tensor:
     return counts.argsort(descending=True, stable=True)
 
 
-def _compute_component_evidence(model: Model, counts: Tensor, sums: Tensor) -> Tensor:
-    """Σ_n r_nk E[log p(y_n | θ_k)] − KL(q(θ_k)) of components that were made from these statistics, (K,)."""
+def compute_component_evidence(model: Model, counts: Tensor, sums: Tensor) -> Tensor:
+    """Compute Σ_n r_nk E[log p(y_n | θ_k)] − KL(q(θ_k)) of components that are made from these statistics.
+
+    Args:
+        model: priors and likelihood.
+        counts: (K,).
+        sums: (K, F).
+
+    Returns:
+        (K,), nats.
+    """
     params = model.family.build_posterior(model.scale, counts, sums)
     coefficients = model.family.compute_expected_coefficients(model.scale, params)
     statistics = Statistics(counts, sums, torch.zeros_like(counts), counts.sum())

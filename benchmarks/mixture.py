@@ -181,9 +181,8 @@ def compare_peers(results: dict, name: str, train: Tensor, test: Tensor, num_com
         curves[peer] = curve
     best = max(value for curve in curves.values() for _, value in curve)
     target = best - 0.001 * abs(best)
-    print(
-        f"\n{name}: N = {len(train)}, D = {train.shape[1]}, K = {num_components}, {budget:.0f} CPU s each, {len(test)} held out"
-    )
+    sizes = f"N = {len(train)}, {len(test)} held out, D = {train.shape[1]}, K = {num_components}"
+    print(f"\n{name}: {sizes}, {budget:.0f} CPU s each")
     print(f"{'':>10} {'held-out nats':>14} {'s to 0.1 %':>11}")
     for peer, curve in curves.items():
         reached = next((seconds for seconds, value in curve if value >= target), None)
@@ -288,7 +287,7 @@ def main() -> None:
     parser.add_argument("--peak-memory", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    warnings.filterwarnings("ignore", message=".*did not converge.*")
+    warnings.filterwarnings("ignore")  # peers that do not converge, pictures that have two dimensions
     if args.peak_memory:
         print_peak_memory(args.peak_memory)
         return

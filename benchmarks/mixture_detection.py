@@ -93,7 +93,7 @@ def stack(slices: list[Encoded]) -> tuple[Tensor, Tensor]:
     return torch.cat([tokens for tokens, _ in rows]), torch.cat([location for _, location in rows])
 
 
-def fit_mixture(x: Tensor, components: int, covariance: str, seed: int, epochs: int = 4) -> DirichletProcessMixture:
+def fit_mixture(x: Tensor, components: int, covariance: str, seed: int, epochs: int = 3) -> DirichletProcessMixture:
     """Fit to shuffled rows, as the bundle's trainer does."""
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     mixture = DirichletProcessMixture(components, x.shape[1], covariance, seed=seed)

@@ -220,7 +220,7 @@ class DirichletProcessMixture(ScoringMixture):
 
         Raises:
             NotFittedError: before ``initialize``.
-            ValueError: if a sample is needed and there is none.
+            ValueError: if a sample is needed and there is none, or it holds values that are not finite.
         """
         self._require_fitted()
         if self._memoized is not None:
@@ -232,10 +232,12 @@ class DirichletProcessMixture(ScoringMixture):
                 f"`sample` must be given for {self.inference} inference, got None. The one to start from will do."
             )
         sample = check_embeddings(sample, self.embed_dim, self.data_mean.device)
+        refuse_bad_rows(sample, self.model.family.unit)
         chunk_size = self._choose_chunk(sample.device)
         state, accepted = adapt_to_sample(self.model, self.state, sample, chunk_size, self._make_generator())
-        self._set_state(state)
-        self._pyro = None
+        if accepted or self.inference != "pyro":  # Adam's momentum outlives an epoch that changed nothing
+            self._set_state(state)
+            self._pyro = None
         return accepted
 
     def _finish_lap(self) -> int:

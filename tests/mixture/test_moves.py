@@ -100,3 +100,12 @@ def test_adapting_needs_a_sample(make_clusters):
     mixture = DirichletProcessMixture(3, 3).initialize(make_clusters(50, 3, 3))
     with pytest.raises(ValueError, match=r"`sample` must be given for natural inference"):
         mixture.adapt()
+
+
+def test_adapting_refuses_a_bad_sample(make_clusters):
+    x = make_clusters(100, 4, 3)
+    mixture = DirichletProcessMixture(5, 4).initialize(x)
+    bad = x.clone()
+    bad[37, 2] = float("nan")
+    with pytest.raises(ValueError, match="in row 37"):
+        mixture.adapt(bad)

@@ -27,6 +27,7 @@ _STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.edgecolor": "#B9BEC6",
+    "axes.axisbelow": True,  # grid lines behind the bars
     "axes.labelcolor": DARK,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -80,7 +81,7 @@ def draw_calibration(calibration: ScoreCalibration, results: Sequence[ScanResult
             axes.plot([np.median(scores)] * 2, [row - 0.32, row + 0.32], color=DARK, linewidth=1.6)
     axes.set_yticks(range(len(groups)), [f"{group[0]} (n = {len(group[1])})" for group in groups])
     axes.set_ylim(len(groups) - 0.5, -0.6)
-    axes.set_xlabel("Scan score")
+    axes.set_xlabel("Scan score (bar: median)")
     if calibration.threshold is not None:
         rate = "" if calibration.rate is None else f" ({100 * calibration.rate:g} % of healthy scans)"
         axes.axvline(calibration.threshold, color=DARK, linestyle="--", linewidth=1.2)
@@ -108,7 +109,10 @@ def draw_curve(name: str, curve: Curve) -> str:
         axes.set_xlim(0, 8)
     else:
         axes.set_xlim(-0.01, 1.01)
-    axes.set_ylim(-0.01, 1.02)
+    # Where lesions are rare, precision is near 0 throughout: the axis then ends above the band.
+    highest = max(float(np.max(y)) for y in (curve.y, curve.high) if y is not None)
+    top = 1.0 if highest > 0.25 or "pr" not in name.split("_") else 1.2 * max(highest, 1e-6)
+    axes.set_ylim(-0.01 * top, 1.02 * top)
     axes.set_xlabel(curve.x_label)
     axes.set_ylabel(curve.y_label)
     axes.grid(color="#E7E9ED", linewidth=0.8)

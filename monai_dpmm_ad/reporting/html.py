@@ -215,9 +215,9 @@ def _draw_metrics(metrics: Mapping[str, Any] | None) -> str:
         if key not in flat:
             return "<td>–</td>"
         interval = flat.get(f"{key}_ci")
-        text = f"<b>{format_number(flat[key], 3)}</b>"
+        text = f"<b>{flat[key]:.3f}</b>"
         if isinstance(interval, Sequence) and len(interval) == 2:
-            text += f' <span class="small">{format_number(interval[0], 3)} to {format_number(interval[1], 3)}</span>'
+            text += f' <span class="small">{interval[0]:.3f} to {interval[1]:.3f}</span>'
         return f"<td>{text}</td>"
 
     heads = "<th>Metric</th><th>Whole field</th>" + ("<th>Inside the foreground</th>" if both else "")

@@ -83,7 +83,7 @@ def test_every_section_is_there_only_when_there_is_something_to_show(make_volume
         assert f'id="{key}"' in full
         assert f'id="{key}"' not in bare
     assert "p-value" not in bare
-    assert "0.8 to 1" in full
+    assert "0.800 to 1.000" in full
     assert "fit.seed" in full
     assert "above threshold" in full
     assert "1 above the threshold (set to flag 5 % of healthy scans)" in full

@@ -37,7 +37,8 @@ class AnomalyApp(MONAILabelApp):
     Args:
         app_dir: folder of ``main.py``.
         studies: folder of the studies, or the address of a DICOM server.
-        conf: ``bundle``, folder of a fitted bundle; ``device``, where to run it (default: a GPU where there is one).
+        conf: ``bundle``, folder of a fitted bundle; ``device``, where to run it (default: a GPU where there is one);
+            ``regions``, the atlas of a bundle that was fitted with one.
 
     Raises:
         CheckpointError: when ``bundle`` is missing or holds no fitted bundle.
@@ -47,7 +48,10 @@ class AnomalyApp(MONAILabelApp):
         bundle = conf.get("bundle")
         if not bundle or not is_fitted(bundle):
             raise CheckpointError(f"`bundle` must be a fitted bundle, got {bundle}. Add --conf bundle BUNDLE.")
-        self.runner = BundleRunner(bundle, conf.get("device"))
+        overrides = {name: conf[name] for name in ("device",) if name in conf}
+        if "regions" in conf:
+            overrides["regions"] = os.path.abspath(conf["regions"])
+        self.runner = BundleRunner(bundle, **overrides)
         self._scores = StudyScores(self.runner)
         super().__init__(
             app_dir=app_dir,

@@ -22,7 +22,7 @@ from monai_dpmm_ad.bundle import MODEL
 from monai_dpmm_ad.label.refusals import refusing
 from monai_dpmm_ad.label.requests import AXES_SEPARATOR, MapRequest, check_output, parse_request
 from monai_dpmm_ad.label.runner import BundleRunner, Prediction
-from monai_dpmm_ad.label.severity import LEVEL_NAMES, compute_levels, draw_levels, remove_small
+from monai_dpmm_ad.label.severity import LEVEL_NAMES, Level, compute_levels, draw_levels, remove_small
 from monai_dpmm_ad.ops.slices import AXES
 from monai_dpmm_ad.scan_paths import PICTURE_SUFFIXES, has_suffix
 from monai_dpmm_ad.transforms.save import write_map
@@ -97,7 +97,7 @@ def _read(prediction: Prediction, wanted: MapRequest, is_mask: bool) -> tuple[ND
     score_map = np.asarray(prediction.scan["pred"].as_subclass(torch.Tensor)[0].cpu())
     affine = np.asarray(prediction.scan["pred"].meta["original_affine"], dtype=np.float64)
     voxel = float(abs(np.linalg.det(affine[:3, :3]))) if score_map.ndim == 3 else 1.0
-    drawn = draw_levels(score_map, [level.threshold for level in levels])
+    drawn = draw_levels(score_map, [_thresholds(prediction, level) for level in levels])
     label_map = remove_small(drawn, voxel, wanted.min_lesion)
     row = asdict(prediction.row)
     facts = {name: row[name] for name in ("score", "p_value", "threshold", "flagged", "flagged_unit", "num_lesions")}
@@ -111,6 +111,14 @@ def _read(prediction: Prediction, wanted: MapRequest, is_mask: bool) -> tuple[ND
         "notes": _notes(prediction, wanted),
     }
     return (label_map if is_mask else score_map), facts
+
+
+def _thresholds(prediction: Prediction, level: Level) -> float | NDArray[Any]:
+    """A level's threshold, or each voxel's own where the bundle has regions."""
+    calibration, regions = prediction.bundle.network.calibration, prediction.scan.get("regions")
+    if regions is None or not calibration.num_regions:
+        return level.threshold
+    return np.asarray(calibration.threshold_map(regions.as_subclass(torch.Tensor)[0].cpu(), level.rate))
 
 
 def _notes(prediction: Prediction, wanted: MapRequest) -> list[str]:

@@ -26,7 +26,7 @@ __all__ = ["MIN_SCANS", "Refit", "exchange_folders", "refit_bundle"]
 #: One to fit and one to calibrate on: a bundle whose thresholds come from the scans it was fitted on promises nothing.
 MIN_SCANS = 2
 #: Ids of ``configs/inference.json`` that a user may have set by hand and that no fit decides.
-_KEPT = ("false_positive_rate", "min_lesion_volume", "batch_size", "section")
+_KEPT = ("false_positive_rate", "min_lesion_volume", "batch_size", "section", "regions", "save_percentile")
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,17 @@ import hashlib
 import os
 import tempfile
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from ignite.engine import Events
 from monai.bundle import ConfigParser
 
-from monai_dpmm_ad.bundle import INFERENCE, MODEL, load_workflow
+from monai_dpmm_ad.bundle import INFERENCE, MODEL, load_network, load_workflow
 from monai_dpmm_ad.datalist import resolve_datalist
-from monai_dpmm_ad.engines import ScanEvaluator, finished_scans
+from monai_dpmm_ad.engines import ScanEvaluator
 from monai_dpmm_ad.errors import CheckpointError, ScanError
 from monai_dpmm_ad.handlers import ScanRow, ScanTable
 from monai_dpmm_ad.label.requests import MapRequest
@@ -61,7 +61,8 @@ class Prediction:
     """What the bundle says of one scan.
 
     Args:
-        scan: the evaluator's output: ``pred`` (1, *spatial) on the scan's own grid, ``score``, ``p_value``, ….
+        scan: what the evaluator holds of it: ``pred`` (1, *spatial) on the scan's own grid, ``regions`` where the
+            bundle has an atlas, ….
         row: the scan's line of ``scores.csv``.
         lesions: by falling peak score.
         bundle: what drew the map.
@@ -80,12 +81,12 @@ class BundleRunner:
 
     Args:
         root: folder of a fitted bundle.
-        device: where to run; None takes the bundle's own choice, a GPU where there is one.
+        overrides: values of ids in ``configs/inference.json``, for example ``device``.
     """
 
-    def __init__(self, root: str | os.PathLike[str], device: str | None = None) -> None:
+    def __init__(self, root: str | os.PathLike[str], **overrides: Any) -> None:
         self.root = Path(root).absolute()
-        self.device = device
+        self.overrides = overrides
         self._lock = threading.RLock()
         self._loaded: tuple[tuple[Any, ...], LoadedBundle] | None = None
 
@@ -99,7 +100,7 @@ class BundleRunner:
             for _ in range(5):
                 state = _state_of(self.root)
                 if self._loaded is None or self._loaded[0] != state:
-                    self._loaded = state, _load(self.root, self.device)
+                    self._loaded = state, _load(self.root, self.overrides)
                 if _state_of(self.root) == state:  # else another bundle was swapped in halfway
                     return self._loaded[1]
             raise CheckpointError(f"{self.root}: changes all the time. Wait until it has been written.")
@@ -114,10 +115,10 @@ class BundleRunner:
         Raises:
             ScanError: when the scan cannot be processed.
         """
-        item = _find_scan(os.fspath(image))
+        _check_scan(os.fspath(image))
         with self._lock:
             bundle = self.load()
-            return _run(bundle, item, request or bundle.defaults)
+            return _run(bundle, os.path.abspath(image), request or bundle.defaults)
 
 
 def _state_of(root: Path) -> tuple[Any, ...]:
@@ -128,45 +129,41 @@ def _state_of(root: Path) -> tuple[Any, ...]:
     return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
 
 
-def _load(root: Path, device: str | None) -> LoadedBundle:
-    overrides = {} if device is None else {"device": device}
+def _load(root: Path, overrides: Mapping[str, Any]) -> LoadedBundle:
     workflow = load_workflow(root, ["inference"], "inference", own_logging=False, **overrides)
-    network = workflow.parser.get_parsed_content("network").eval()
-    on = workflow.parser.get_parsed_content("device")
-    content = (root / MODEL).read_bytes(), (root / INFERENCE).read_bytes()
-    network.load_state_dict(torch.load(root / MODEL, map_location=on, weights_only=True))
+    content = (root / MODEL).read_bytes() + (root / INFERENCE).read_bytes()
+    network = load_network(workflow, root)
     if not network.calibration.fitted:
         raise CheckpointError(f"{root}: has no calibration, so there are no thresholds. Make a bundle with fit.")
-    config = {**workflow.parser.get(), "network_def": network, "network": network, "datalist": []}
+    config = {**workflow.parser.get(), "network_def": network, "network": network}
     config["handlers"] = _served(config["handlers"])
     config["postprocessing"] = {
         **config["postprocessing"],
         "transforms": _served(config["postprocessing"]["transforms"]),
     }
-    return LoadedBundle(root, config, network, hashlib.sha256(b"".join(content)).hexdigest()[:16])
+    return LoadedBundle(root, config, network, hashlib.sha256(content).hexdigest()[:16])
 
 
 def _served(components: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [component for component in components if component["_target_"].split(".")[-1] not in _NOT_SERVED]
 
 
-def _find_scan(path: str) -> dict[str, Any]:
+def _check_scan(path: str) -> None:
     if path.endswith(".json"):  # a client may upload one: it would make the server open any file that it names
         raise ScanError(path, "is a list of scans, not a scan")
-    items = resolve_datalist(path)
-    if len(items) != 1:
-        raise ScanError(path, f"holds {len(items)} scans; name one of them")
-    return items[0]
+    number = len(resolve_datalist(path))
+    if number != 1:
+        raise ScanError(path, f"holds {number} scans; name one of them")
 
 
-def _run(bundle: LoadedBundle, item: dict[str, Any], request: MapRequest) -> Prediction:
+def _run(bundle: LoadedBundle, image: str, request: MapRequest) -> Prediction:
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="dpmm-ad-") as folder:
         # The network is shared; everything else is made anew, so that no request sees another's state.
         parser = ConfigParser(copy.deepcopy(bundle.config, {id(bundle.network): bundle.network}))
         parser.update(
             {
-                "datalist": [item],
+                "dataset_dir": image,
                 "output_dir": folder,
                 "false_positive_rate": request.rate,
                 "axes": list(request.axes),
@@ -174,7 +171,7 @@ def _run(bundle: LoadedBundle, item: dict[str, Any], request: MapRequest) -> Pre
             }
         )
         evaluator: ScanEvaluator = parser.get_parsed_content("evaluator")
-        evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: found.extend(finished_scans(engine)))
+        evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: found.extend(_joined(engine)))
         evaluator.run()
         table = next(handler for handler in parser.get_parsed_content("handlers") if isinstance(handler, ScanTable))
     if evaluator.failures:
@@ -182,3 +179,9 @@ def _run(bundle: LoadedBundle, item: dict[str, Any], request: MapRequest) -> Pre
         raise ScanError(failure.path, failure.reason)
     row = table.rows[0]
     return Prediction(found[0], row, table.lesions.get(row.name, []), bundle)
+
+
+def _joined(engine: ScanEvaluator) -> list[dict[str, Any]]:
+    """MONAI parts what it knows of a scan: what was there before the network ran stays in the batch."""
+    state = engine.state
+    return [{**before, **after} for before, after in zip(state.batch, state.output, strict=True)]  # type: ignore[arg-type]

@@ -52,19 +52,19 @@ def compute_levels(calibration: Calibration, rate: float) -> list[Level]:
     ]
 
 
-def draw_levels(score_map: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
+def draw_levels(score_map: np.ndarray, thresholds: Sequence[float | np.ndarray]) -> np.ndarray:
     """Count for each voxel how many thresholds it exceeds.
 
     Args:
         score_map: any shape.
-        thresholds: rising.
+        thresholds: rising; each a number, or one for each voxel, same shape.
 
     Returns:
         uint8, same shape: 0 below all of them.
     """
     levels = np.zeros(score_map.shape, np.uint8)
     for threshold in thresholds:
-        levels += score_map > np.float32(threshold)
+        levels += score_map > np.asarray(threshold, np.float32)
     return levels
 
 

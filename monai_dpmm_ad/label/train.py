@@ -63,8 +63,7 @@ class RefitNormal(TrainTask):
                     f"Training needs at least {MIN_SCANS} studies marked as normal, got {len(studies)}. "
                     f"Submit an empty label, or one with a segment '{NORMAL}' only."
                 )
-            if self.runner.device is not None:
-                options["device"] = self.runner.device
+            options |= self.runner.overrides  # device and regions are the server's
             result = refit_bundle(self.runner.root, [datastore.get_image_uri(study) for study in studies], **options)
         return {
             "bundle": str(result.bundle),

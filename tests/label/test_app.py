@@ -14,6 +14,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from conftest import FAST
 from PIL import Image
 
 pytest.importorskip("monailabel", reason="MONAI Label is not installed here; `make test-label` runs these tests")
@@ -22,7 +23,7 @@ from fastapi import HTTPException
 from monailabel.config import settings
 from monailabel.interfaces.exception import MONAILabelException
 
-from monai_dpmm_ad.commands import infer
+from monai_dpmm_ad.commands import fit, infer
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.label.app import AnomalyApp
 from monai_dpmm_ad.label.train import is_normal
@@ -93,6 +94,27 @@ def test_a_picture_in_a_picture_out(app: AnomalyApp, tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(ours) > 0, np.asarray(theirs) > 0)
         assert set(np.unique(np.asarray(ours))) <= {0, 1, 2, 3}
     assert json.dumps(answers["dpmm_ad_mask"]["params"], allow_nan=False)
+
+
+def test_the_levels_follow_each_regions_own_threshold(
+    app: AnomalyApp, cohort: Path, tiny_vit: Path, tmp_path: Path
+) -> None:
+    affine = nib.affines.from_matvec(np.diag([4.0, 4.0, 4.0]), [-120, -150, -100])
+    labels = np.ones((60, 60, 60), np.uint8)
+    labels[30:] = 2
+    atlas = tmp_path / "atlas.nii.gz"
+    nib.save(nib.Nifti1Image(labels, affine), atlas)
+    regional = tmp_path / "regional"
+    fit([cohort], regional, embedder_name=str(tiny_vit), regions=str(atlas), **FAST)
+    scan = app.datastore().get_image_uri(STUDIES[1])
+    infer(regional, [scan], tmp_path / "out", report=False, regions=str(atlas), false_positive_rate=0.3)
+    conf = {"bundle": str(regional), "regions": str(atlas), "device": "cpu"}
+    answer = AnomalyApp(str(tmp_path), app.studies, conf).infer({"model": "dpmm_ad_mask", "image": scan, "rate": 0.3})
+    mask, plain = (nib.load(path) for path in (tmp_path / f"out/{STUDIES[1]}_mask.nii.gz", answer["file"]))
+    assert np.array_equal(np.asarray(plain.dataobj) > 0, np.asarray(mask.dataobj) > 0)
+    score_map = np.asarray(nib.load(tmp_path / f"out/{STUDIES[1]}_anomaly.nii.gz").dataobj)
+    whole = score_map > np.float32(answer["params"]["levels"][0]["threshold"])
+    assert not np.array_equal(np.asarray(plain.dataobj) > 0, whole)  # one threshold for all would draw another mask
 
 
 @pytest.mark.parametrize(

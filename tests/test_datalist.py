@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers.dicom_files import save_dicom
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -110,7 +111,7 @@ def _dicom(path: Path, uid: str | None, rows: int = 4) -> None:
         data.SeriesInstanceUID = uid
     if rows:
         data.Rows = data.Columns = rows
-    data.save_as(path, enforce_file_format=True)
+    save_dicom(data, path)
 
 
 def test_dicom_series_are_one_item_each(tmp_path):

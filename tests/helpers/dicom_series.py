@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from helpers.dicom_files import save_dicom
 
 __all__ = ["KINDS", "write_series"]
 
@@ -86,6 +87,6 @@ def write_series(
         data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
         path = folder / f"{prefix}{order[index]:03d}"
         if index not in skip:
-            data.save_as(path, enforce_file_format=True)
+            save_dicom(data, path)
             files.append(path)
     return files

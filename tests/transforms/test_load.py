@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from helpers.dicom_files import save_dicom
 from monai.data import MetaTensor
 from monai.transforms import Compose, CropForegroundd, Invertd, Orientationd, Spacingd
 from PIL import Image
@@ -398,7 +399,7 @@ def series(tmp_path, head):
         data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
         data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 0
         data.PixelData = pixels.tobytes()
-        data.save_as(folder / f"IM{number:03d}", enforce_file_format=True)
+        save_dicom(data, folder / f"IM{number:03d}")
     (folder / "notes.txt").write_text("written by the scanner")
     return folder
 

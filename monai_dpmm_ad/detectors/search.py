@@ -1,5 +1,5 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""Nearest neighbours among many vectors: FAISS where it is installed, the same result without it."""
+"""Nearest neighbours among many vectors: FAISS or PyTorch, with the same result."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ VECTOR_CHUNK = 16_384
 class NearestNeighbours:
     """Find the nearest of M vectors in the Euclidean sense.
 
-    On the CPU FAISS searches, elsewhere and without it PyTorch does, in chunks: the memory beyond the vectors is
-    1024 × 16 384 distances. ``ivf`` looks only into the nearest cells of a k-means partition and may miss a neighbour;
-    PyTorch's search is always exact.
+    PyTorch searches in chunks: the memory beyond the vectors is 1024 × 16 384 distances. FAISS searches on the CPU
+    only. On one thread PyTorch was faster than FAISS's flat index (docs/detectors.md), so by default FAISS does "ivf"
+    alone. ``ivf`` looks only into the nearest cells of a k-means partition and may miss a neighbour; PyTorch's search
+    is always exact.
 
     Args:
         vectors: (M, D), M ≥ 1, any floating dtype.
         index: "flat", exact, or "ivf", approximate.
         num_lists: cells of "ivf"; None takes 4√M.
         num_probes: cells that are looked into; None takes a tenth of them.
-        use_faiss: None uses it where it is installed.
+        use_faiss: None uses it for "ivf" where it is installed.
 
     Raises:
         ValueError: no vectors, or an unknown index.
@@ -57,7 +58,7 @@ class NearestNeighbours:
         if vectors.ndim != 2 or vectors.shape[0] == 0:
             raise ValueError(f"`vectors` must have shape (M, D) with M ≥ 1, got {tuple(vectors.shape)}.")
         if use_faiss is None:
-            use_faiss = vectors.device.type == "cpu" and find_spec("faiss") is not None
+            use_faiss = index == "ivf" and vectors.device.type == "cpu" and find_spec("faiss") is not None
         elif use_faiss and find_spec("faiss") is None:
             raise ImportError("`use_faiss` needs FAISS. Install it with `pip install monai-dpmm-ad[faiss]`.")
         self.vectors = vectors

@@ -56,8 +56,9 @@ class HiMatchDetector(Detector):
         fusion_temperature: T of the weights of the stages.
         max_references: largest number of reference slices.
         patches_per_reference: largest number of patches of each.
-        index: "flat" or "ivf" for the search among CLS embeddings.
-        use_faiss: None uses FAISS where it is installed; the result is the same.
+        index: "flat" or "ivf" for the search among CLS embeddings, see
+            :class:`~monai_dpmm_ad.detectors.search.NearestNeighbours`.
+        use_faiss: as there; a flat search has the same result either way.
         seed: of the draw of references.
 
     Reference:

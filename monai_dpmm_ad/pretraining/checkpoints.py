@@ -12,13 +12,20 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import Dinov2Model
+from transformers import Dinov2Config, Dinov2Model
 
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.files import replace_file, write_json
 from monai_dpmm_ad.pretraining.model import IMAGE_MEAN, IMAGE_STD
 
-__all__ = ["export_backbone", "latest_checkpoint", "load_backbone", "load_checkpoint", "save_checkpoint"]
+__all__ = [
+    "average_backbones",
+    "export_backbone",
+    "latest_checkpoint",
+    "load_backbone",
+    "load_checkpoint",
+    "save_checkpoint",
+]
 
 _NAME = re.compile(r"step_(\d{7})\.pt")
 _KEPT = 2
@@ -128,6 +135,50 @@ def load_backbone(backbone: Dinov2Model, folder: str | os.PathLike[str]) -> None
         raise CheckpointError(
             f"{path}: cannot be the initial weights of this recipe ({reason}). Give weights of the same architecture."
         ) from error
+
+
+def average_backbones(
+    first: str | os.PathLike[str], second: str | os.PathLike[str], out: str | os.PathLike[str], share: float = 0.5
+) -> None:
+    """Write weights between those of a training and those that it began with.
+
+    ``(1 − share) · first + share · second``: what the continuation learned, without losing all that came before.
+
+    Args:
+        first: folder that `export_backbone` wrote, the ``initial`` of the training of ``second``.
+        second: folder of the continued training.
+        out: folder of the result.
+        share: of the second, in [0, 1].
+
+    Raises:
+        ValueError: a share out of range.
+        CheckpointError: weights that cannot be read or are of different architectures.
+
+    Reference:
+        Wortsman et al. 2022, Robust fine-tuning of zero-shot models, section 2.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"`share` must lie in [0, 1], got {share}.")
+    backbones = []
+    for folder in (first, second):
+        try:
+            backbones.append(Dinov2Model(Dinov2Config.from_pretrained(folder, local_files_only=True)))
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(
+                f"{folder}: holds no backbone ({reason}). Give a folder of a pre-training."
+            ) from error
+    load_backbone(backbones[0], first)
+    load_backbone(backbones[1], second)
+    try:
+        with torch.no_grad():
+            for mean, other in zip(backbones[0].parameters(), backbones[1].parameters(), strict=True):
+                mean.lerp_(other, share)
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"{second}: is of another architecture than {first}. Average a training with its start."
+        ) from error
+    export_backbone(backbones[0], out)
 
 
 def _list_checkpoints(folder: str | os.PathLike[str]) -> list[Path]:

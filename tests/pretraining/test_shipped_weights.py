@@ -11,7 +11,7 @@ from transformers import Dinov2Model
 
 from monai_dpmm_ad.embedding import compact_path
 
-SHA256 = "be27f1daf41973c9c414e36e822cdaa63215d6a88e582dd55e068fd6455eaeea"
+SHA256 = "5dbe2499387f3137d814bdb5f88a1e9e983fbb759e882fcea9e482d94d446068"
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import Dinov2Model
 
 from monai_dpmm_ad.errors import CheckpointError
-from monai_dpmm_ad.pretraining import pretrain
+from monai_dpmm_ad.pretraining import average_backbones, pretrain
 from monai_dpmm_ad.pretraining.checkpoints import export_backbone
 from monai_dpmm_ad.pretraining.trainer import Trainer
 
@@ -194,3 +194,23 @@ def test_initial_weights_of_another_architecture_are_refused(pool, make_recipe, 
         Trainer(pool, make_recipe(), CPU, tmp_path / "given")
     with pytest.raises(CheckpointError, match="cannot be the initial weights"):
         Trainer(pool, make_recipe(), CPU, tmp_path / "absent")
+
+
+def test_averaged_weights_lie_between_the_two(pool, make_recipe, tmp_path):
+    ends = [Trainer(pool, make_recipe(seed=seed), CPU).student.backbone for seed in (1, 2)]
+    for name, backbone in zip("ab", ends, strict=True):
+        export_backbone(backbone, tmp_path / name)
+    average_backbones(tmp_path / "a", tmp_path / "b", tmp_path / "out", share=0.25)
+    found = Dinov2Model.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    assert torch.allclose(flat(found), 0.75 * flat(ends[0]) + 0.25 * flat(ends[1]), atol=2e-3)
+
+
+def test_averaging_refuses_what_does_not_fit(pool, make_recipe, tmp_path):
+    for name, dim in (("a", 32), ("b", 16)):
+        export_backbone(Trainer(pool, make_recipe(embed_dim=dim), CPU).student.backbone, tmp_path / name)
+    with pytest.raises(CheckpointError, match="another architecture"):
+        average_backbones(tmp_path / "a", tmp_path / "b", tmp_path / "out")
+    with pytest.raises(CheckpointError, match="holds no backbone"):
+        average_backbones(tmp_path / "a", tmp_path / "absent", tmp_path / "out")
+    with pytest.raises(ValueError, match=r"`share` must lie in \[0, 1\]"):
+        average_backbones(tmp_path / "a", tmp_path / "b", tmp_path / "out", share=1.5)

@@ -5,19 +5,30 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from monai_dpmm_ad.bundle_configs import check_configs, refuse_expressions
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.files import replace_file, write_json
 from monai_dpmm_ad.network import AnomalyNet
 
-__all__ = ["SETTINGS", "create_bundle", "is_fitted", "load_network", "load_workflow", "read_state", "save_model"]
+__all__ = [
+    "MODEL",
+    "SETTINGS",
+    "create_bundle",
+    "is_fitted",
+    "load_network",
+    "load_workflow",
+    "read_settings",
+    "read_state",
+    "save_model",
+]
 
 #: Ids that ``configs/inference.json`` takes over from ``configs/train.json``: what was fitted is what is run.
 SETTINGS = (
@@ -82,6 +93,22 @@ def is_fitted(path: str | os.PathLike[str]) -> bool:
     return (Path(path) / MODEL).is_file()
 
 
+def read_settings(bundle_root: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the values of ``SETTINGS`` that a bundle was fitted with.
+
+    Raises:
+        CheckpointError: when its inference config cannot be read or lacks one.
+    """
+    path = Path(bundle_root) / INFERENCE
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        return {name: config[name] for name in SETTINGS}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: is no readable config of this package ({error}). Copy the bundle again."
+        ) from error
+
+
 def save_model(bundle_root: str | os.PathLike[str], network: AnomalyNet, settings: Mapping[str, Any]) -> None:
     """Complete a bundle: configs take over what was fitted, then the model is written.
 
@@ -119,14 +146,24 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor] | None:
     if not os.path.isfile(path):
         return None
     try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+        # Stored as they are, so that no record can unpack to more than the file has.
+        if any(record.file_size != record.compress_size for record in records):
+            raise ValueError("it is compressed")
         state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # whatever unpickling a damaged file raises
         raise CheckpointError(f"{path}: is damaged or no model. Copy the bundle again, or fit again.") from error
     return state
 
 
 def load_workflow(
-    bundle_root: str | os.PathLike[str], configs: Sequence[str], kind: str, own_logging: bool = True, **overrides: Any
+    bundle_root: str | os.PathLike[str],
+    configs: Sequence[str],
+    kind: str,
+    own_logging: bool = True,
+    trust_bundle: bool = False,
+    **overrides: Any,
 ) -> Any:
     """Load configs of a bundle as MONAI's ``ConfigWorkflow``, the same that ``python -m monai.bundle run`` runs.
 
@@ -135,17 +172,19 @@ def load_workflow(
         configs: names in ``configs/`` without the suffix; later ones overlay earlier ones.
         kind: ``train`` or ``inference``.
         own_logging: whether the bundle's ``logging.conf`` replaces the logging of this process.
+        trust_bundle: run the bundle's configs even where they are not this package's own. A config is code.
         overrides: values of config ids.
 
     Returns:
         The workflow, not yet initialised.
 
     Raises:
-        CheckpointError: when the folder is no bundle, or must be fitted first.
+        CheckpointError: when the folder is no bundle, must be fitted first, or has configs that are not this package's
+            own and is not trusted.
         ValueError: when an override could be read as an expression of the config, which would run code.
     """
     for name, value in overrides.items():
-        _refuse_expressions(name, value)
+        refuse_expressions(name, value)
     from monai.bundle import ConfigWorkflow
 
     root = Path(bundle_root)
@@ -155,6 +194,8 @@ def load_workflow(
         raise CheckpointError(f"{root}: is no bundle of this package, {missing[0]} is missing. Make one with fit.")
     if kind == "inference" and not is_fitted(root):
         raise CheckpointError(f"{root}: has no fitted model, {MODEL} is missing. Make one with fit.")
+    if not trust_bundle:
+        check_configs(root, _template(), SETTINGS)
     if kind == "inference":
         read_state(root / MODEL)  # a damaged file is named before anything else is done
     return ConfigWorkflow(
@@ -172,17 +213,3 @@ def load_network(workflow: Any, bundle_root: str | os.PathLike[str]) -> Any:
     network = workflow.parser.get_parsed_content("network")
     network.load_state_dict(torch.load(Path(bundle_root) / MODEL, map_location="cpu", weights_only=True))
     return network.eval()
-
-
-def _refuse_expressions(name: str, value: Any) -> None:
-    """Refuse what MONAI would run: expressions and references at any depth, and keys such as ``_target_``."""
-    if isinstance(value, str) and value.startswith(("$", "@", "%")):
-        raise ValueError(f"`{name}` must not begin with {value[0]}, got '{value}'. Write ./{value} for a path.")
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            if not str(key).isidentifier() or str(key).startswith("_"):
-                raise ValueError(f"`{name}` must have plain names as keys, got '{key}'.")
-            _refuse_expressions(name, item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            _refuse_expressions(name, item)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from monai_dpmm_ad import __version__
 from monai_dpmm_ad.errors import find_user_error
+from monai_dpmm_ad.processes import is_first
 
 if TYPE_CHECKING:
     from monai_dpmm_ad.cluster_command import ClusterOutcome
@@ -93,6 +94,9 @@ def _add_fit(commands: Any) -> None:
     parser.add_argument("--images", nargs="+", required=True, metavar="PATH", help=f"normal scans: {PATHS}")
     parser.add_argument("--held-out", nargs="+", metavar="PATH", help="healthy scans for validation and calibration")
     parser.add_argument("--out", required=True, metavar="BUNDLE", help="folder of the bundle")
+    parser.add_argument(
+        "--update", metavar="BUNDLE", help="fitted bundle to go on from: the images are added to what it knows"
+    )
     parser.add_argument("--embedder", dest="embedder_name", help="compact, a Hugging Face id or a local folder")
     parser.add_argument("--image-size", type=int, help="longer side of what the embedder sees, in pixels")
     parser.add_argument("--detector", dest="detector_name", metavar="NAME", help="dpmm (default), …: see the docs")
@@ -162,6 +166,12 @@ def _add_infer(commands: Any, name: str, source: str, run: Any, description: str
         action="store_true",
         default=None,
         help="of DICOM series, write the mask as DICOM SEG and the map as parametric map as well",
+    )
+    parser.add_argument(
+        "--trust-bundle",
+        action="store_true",
+        default=None,
+        help="run the bundle's configs although they are not this package's own; they are code",
     )
     parser.add_argument("--no-report", dest="report", action="store_false", default=None, help="write no report.html")
     parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
@@ -255,7 +265,8 @@ def _fit(options: dict[str, Any]) -> int:
     if "detector_options" in options:
         options["detector_options"] = dict(options["detector_options"])
     outcome = commands.fit(**options)
-    print(f"fitted bundle: {options['out']}")
+    if is_first():
+        print(f"fitted bundle: {options['out']}")
     return _print_failures(outcome)
 
 
@@ -324,9 +335,13 @@ def _print_progress(step: int, figures: Mapping[str, float]) -> None:
 
 
 def _print(outcome: Outcome, folder: str) -> int:
+    if not is_first():
+        return _print_failures(outcome)
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from monai_dpmm_ad.drift import describe_drift
 
     console = Console()
     table = Table("scan", "score", "p-value", "flagged", "lesions")
@@ -340,6 +355,8 @@ def _print(outcome: Outcome, folder: str) -> int:
     if outcome.metrics:
         console.print(_metrics_table(outcome.metrics))
     print(f"results: {outcome.report or folder}")
+    if warning := describe_drift(outcome.drift):
+        print(f"warning: {warning}", file=sys.stderr)
     if outcome.note:
         print(f"note: {outcome.note}", file=sys.stderr)
     return _print_failures(outcome)
@@ -357,7 +374,7 @@ def _metrics_table(metrics: dict[str, Any]) -> Any:
 
 
 def _print_failures(outcome: Outcome | ClusterOutcome) -> int:
-    for failure in outcome.failures:
+    for failure in outcome.failures if is_first() else ():
         print(f"failed: {failure.path}: {failure.reason}", file=sys.stderr)
     return 1 if outcome.failures else 0
 

@@ -16,8 +16,10 @@ import torch
 
 from monai_dpmm_ad.bundle import SETTINGS, create_bundle, load_workflow
 from monai_dpmm_ad.calibration import Calibration
-from monai_dpmm_ad.files import write_json
+from monai_dpmm_ad.files import PARTIAL, remove_leftovers, write_json
+from monai_dpmm_ad.processes import is_first, joined_processes, launched, wait_for_all
 from monai_dpmm_ad.scans import ScanFailure, write_failures
+from monai_dpmm_ad.updating import read_update_settings
 
 __all__ = ["Outcome", "absolute_paths", "check_device", "check_writable", "demo", "evaluate", "fit", "infer"]
 
@@ -36,6 +38,8 @@ class Outcome:
         metrics: figures of an evaluation, empty otherwise.
         report: path of the HTML report, None where none was written.
         note: what the user should know: why the calibration promises less, why there is no report; None if nothing.
+        drift: whether the scans come from the population that was fitted, as ``drift.json`` says it; None where the
+            bundle cannot tell.
     """
 
     scans: list[Any] = field(default_factory=list)
@@ -43,10 +47,15 @@ class Outcome:
     metrics: dict[str, Any] = field(default_factory=dict)
     report: Path | None = None
     note: str | None = None
+    drift: dict[str, Any] | None = None
 
 
 def fit(
-    images: Sequence[PathLike], out: PathLike, held_out: Sequence[PathLike] | None = None, **overrides: Any
+    images: Sequence[PathLike],
+    out: PathLike,
+    held_out: Sequence[PathLike] | None = None,
+    update: PathLike | None = None,
+    **overrides: Any,
 ) -> Outcome:
     """Fit normal scans into a complete bundle.
 
@@ -54,30 +63,44 @@ def fit(
         images: where the normal scans are: see :func:`~monai_dpmm_ad.datalist.resolve_datalist`.
         out: folder of the bundle; an interrupted fit continues there.
         held_out: healthy scans to validate and calibrate on; None splits off subjects.
-        overrides: values of ids in ``configs/train.json``.
+        update: folder of a fitted bundle to go on from: ``images`` are added to what it knows, and ``out`` is the new
+            bundle. The old one is not changed, its scans are not needed.
+        overrides: values of ids in ``configs/train.json``; of an update those that describe the data and the model are
+            the old bundle's.
     """
     check_device(overrides)
     _make_absolute(overrides, "regions")
-    bundle = create_bundle(out)
-    check_writable(bundle)
-    workflow = load_workflow(
-        bundle,
-        ["train"],
-        "train",
-        dataset_dir=absolute_paths(images),
-        validation_dir=absolute_paths(held_out) if held_out else None,
-        **overrides,
-    )
-    _run(workflow)
+    bundle = Path(out)
+    if update is not None:
+        overrides = {**read_update_settings(update, overrides), "update": str(Path(update).absolute())}
+    with joined_processes():
+        if is_first():
+            check_writable(create_bundle(bundle))
+        wait_for_all()
+        workflow = load_workflow(
+            bundle,
+            ["train", "multi_gpu_train"] if launched() else ["train"],
+            "train",
+            dataset_dir=absolute_paths(images),
+            validation_dir=absolute_paths(held_out) if held_out else None,
+            **overrides,
+        )
+        _run(workflow)
     get = workflow.parser.get_parsed_content
     failures = [*get("train#dataset").failures, *get("validate#dataset").failures, *get("calibrate#evaluator").failures]
     failures = list(dict.fromkeys(failures))
-    write_failures(bundle, failures)
+    if is_first():
+        write_failures(bundle, failures)
     return Outcome(failures=failures)
 
 
 def infer(
-    bundle: PathLike, images: Sequence[PathLike], out: PathLike, report: bool = True, **overrides: Any
+    bundle: PathLike,
+    images: Sequence[PathLike],
+    out: PathLike,
+    report: bool = True,
+    trust_bundle: bool = False,
+    **overrides: Any,
 ) -> Outcome:
     """Draw the anomaly map and mask of every scan, with tables and a report.
 
@@ -86,13 +109,19 @@ def infer(
         images: where the scans are.
         out: folder of the outputs.
         report: whether to write ``report.html``, where the `report` extra is installed.
+        trust_bundle: run the bundle's configs even where they are not this package's own, see `load_workflow`.
         overrides: values of ids in ``configs/inference.json``.
     """
-    return _run_scans(bundle, ["inference"], images, out, report, overrides)
+    return _run_scans(bundle, ["inference"], images, out, report, {**overrides, "trust_bundle": trust_bundle})
 
 
 def evaluate(
-    bundle: PathLike, data: Sequence[PathLike], out: PathLike, report: bool = True, **overrides: Any
+    bundle: PathLike,
+    data: Sequence[PathLike],
+    out: PathLike,
+    report: bool = True,
+    trust_bundle: bool = False,
+    **overrides: Any,
 ) -> Outcome:
     """Do what `infer` does and write ``metrics.json`` and ``metrics.csv`` beside it.
 
@@ -101,9 +130,10 @@ def evaluate(
         data: scans with their masks (``label``) or classes.
         out: folder of the outputs.
         report: as for `infer`.
+        trust_bundle: as for `infer`.
         overrides: values of ids in the configs.
     """
-    return _run_scans(bundle, ["inference", "evaluate"], data, out, report, overrides)
+    return _run_scans(bundle, ["inference", "evaluate"], data, out, report, {**overrides, "trust_bundle": trust_bundle})
 
 
 def demo(out: PathLike, seed: int = 0) -> Outcome:
@@ -127,32 +157,43 @@ def _run_scans(
     check_device(overrides)
     _make_absolute(overrides, "regions")
     out = Path(out).absolute()
-    check_writable(out)
-    workflow = load_workflow(
-        bundle, configs, "inference", dataset_dir=absolute_paths(images), output_dir=str(out), **overrides
-    )
-    get = workflow.parser.get_parsed_content
-    if overrides.get("regions") and not get("num_regions"):
-        raise ValueError(
-            f"`regions` must be given to a bundle that was fitted with them, got {bundle}. Fit with --regions."
+    with joined_processes():
+        if is_first():
+            check_writable(out)
+        wait_for_all()
+        workflow = load_workflow(
+            bundle,
+            [*configs, "multi_gpu_evaluate"] if launched() else configs,
+            "inference",
+            dataset_dir=absolute_paths(images),
+            output_dir=str(out),
+            **overrides,
         )
-    _run(workflow)
-    from monai_dpmm_ad.handlers import ScanTable
+        get = workflow.parser.get_parsed_content
+        if overrides.get("regions") and not get("num_regions"):
+            raise ValueError(
+                f"`regions` must be given to a bundle that was fitted with them, got {bundle}. Fit with --regions."
+            )
+        _run(workflow)
+    from monai_dpmm_ad.handlers import DriftHandler, ScanTable
 
     table = next(handler for handler in workflow.handlers if isinstance(handler, ScanTable))
+    drift = next(handler for handler in workflow.handlers if isinstance(handler, DriftHandler)).result
     metrics = get("metrics") if "evaluate" in configs else None
     outcome = Outcome(table.rows, workflow.evaluator.failures)
+    outcome.drift = drift
     outcome.note = _judge_calibration(workflow.network_def.calibration, get("false_positive_rate"))
     if metrics is not None:
         outcome.metrics = metrics.figures
+    if metrics is not None and is_first():
         write_json(out / "metrics.json", metrics.figures)
     if report and table.rows and not find_spec("matplotlib"):
         outcome.note = "; ".join(filter(None, [outcome.note, NO_REPORT]))
-    elif report and table.rows:
+    elif report and table.rows and is_first():
         from monai_dpmm_ad.reporting.workflow import report_scans
 
         settings = {name: get(name) for name in SETTINGS}
-        outcome.report = report_scans(out, table.rows, get("datalist"), workflow.network_def, settings, metrics)
+        outcome.report = report_scans(out, table.rows, get("datalist"), workflow.network_def, settings, metrics, drift)
     return outcome
 
 
@@ -201,7 +242,8 @@ def check_device(overrides: Mapping[str, Any]) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Find out before the long work whether results can be written at all."""
+    """Find out before the long work whether results can be written at all; clear what a killed run left behind."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(prefix=".partial-", dir=folder) as file:
+    remove_leftovers(folder)
+    with tempfile.NamedTemporaryFile(prefix=PARTIAL, dir=folder) as file:
         file.write(bytes(4096))

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from ignite.metrics import Metric
 from monai.engines import Evaluator, SupervisedEvaluator, Trainer
 from monai.inferers import Inferer
@@ -39,7 +39,11 @@ class ScanEvaluator(SupervisedEvaluator):
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
         """Process all scans; ``failures`` starts empty."""
         self.failures.clear()
-        super().run(global_epoch)
+        if self.state.epoch_length:
+            super().run(global_epoch)
+        else:  # nothing is left for this process, but the others wait for it where they gather their results
+            for event in (Events.STARTED, Events.EPOCH_STARTED, Events.EPOCH_COMPLETED, Events.COMPLETED):
+                self.fire_event(event)
 
     def _iteration(self, engine: Any, batchdata: Any) -> Any:
         if FAILURE in batchdata:

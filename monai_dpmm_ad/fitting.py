@@ -9,21 +9,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ignite.distributed as idist
 import torch
 import torch.nn.functional as F
 from monai.data import ThreadDataLoader
 from torch import Tensor
 
 from monai_dpmm_ad.datalist import resolve_datalist, split_by_subject
-from monai_dpmm_ad.embedding import EmbeddingStore, StoreWriter
+from monai_dpmm_ad.embedding import EmbeddingStore, StoreWriter, adopt_parts, part_path
 from monai_dpmm_ad.embedding.store_batches import StoreBatches
 from monai_dpmm_ad.errors import EmbeddingStoreError, ScanError, unknown_option
-from monai_dpmm_ad.mixture.distributed import gather_rows, reduce_max, reduce_sum
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.ops.patches import pool_foreground
+from monai_dpmm_ad.processes import gather_lists, get_rank, get_world_size, share, wait_for_all
 from monai_dpmm_ad.progress import track
-from monai_dpmm_ad.scans import ScanDataset, share_of_rank
+from monai_dpmm_ad.scans import ScanDataset, ScanFailure
 from monai_dpmm_ad.transforms.rotate import check_rotations, rotate_slices
 
 __all__ = ["Split", "StoreLoader", "embed_dataset", "split_scans"]
@@ -47,7 +46,11 @@ class Split:
 
 
 def split_scans(
-    paths: str | Sequence[str], validation_paths: str | Sequence[str] | None, fraction: float, seed: int
+    paths: str | Sequence[str],
+    validation_paths: str | Sequence[str] | None,
+    fraction: float,
+    seed: int,
+    keep: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] = list,
 ) -> Split:
     """Find the scans to fit and those to hold out: as the data say, else split by subject, never by slice.
 
@@ -56,15 +59,16 @@ def split_scans(
         validation_paths: where held-out normal scans are; None takes the data's own validation section, or splits.
         fraction: share of the subjects that is held out where the data have no validation section.
         seed: of that split.
+        keep: chooses among the items that were found.
 
     Returns:
         The split. A single subject cannot be split: it is validated on itself, with a warning.
     """
-    train = _normal(resolve_datalist(paths, section="training"))
+    train = keep(_normal(resolve_datalist(paths, section="training")))
     fitted = {str(item["image"]) for item in train}
     # The data need not have a validation section, but where the user names held-out scans they must be there.
     failures: list[ScanError] | None = None if validation_paths else []
-    candidates = _normal(resolve_datalist(validation_paths or paths, section="validation", failures=failures))
+    candidates = keep(_normal(resolve_datalist(validation_paths or paths, section="validation", failures=failures)))
     held_out = [item for item in candidates if str(item["image"]) not in fitted]
     if held_out:
         return Split(train, held_out, True)
@@ -91,7 +95,7 @@ class StoreLoader:
 
     Args:
         open_store: gives the store.
-        batch_size: patches in a batch, of each process.
+        batch_size: patches in a batch, of all processes together: each takes its share of every batch.
         seed: of the order.
         shuffle: whether to shuffle.
         sample_size: patches on which components are placed.
@@ -129,53 +133,60 @@ class StoreLoader:
 
     @property
     def num_data(self) -> int:
-        """Number of patches in the stores of all processes."""
-        return int(reduce_sum(self.open().num_rows, _collective_device()))
+        """Number of patches in the store."""
+        return self.open().num_rows
 
     def sample(self) -> dict[str, Tensor]:
         """Draw patches spread over all scans: ``{"patches": (n, S, D), "location": (n, 3)}``, the same everywhere."""
-        share = min(1.0, self.sample_size / self.num_data)
-        drawn = self.open().sample(max(1, round(share * self.open().num_rows)), seed=self.seed)
-        return {name: gather_rows(rows) for name, rows in drawn.items()}
+        return self.open().sample(self.sample_size, seed=self.seed)
 
     def __len__(self) -> int:
         if self._store is None:
             raise TypeError("The length is known once the store is open.")  # what MONAI expects of such a loader
-        return int(reduce_max(len(self._batches()), _collective_device()))
+        return len(self._batches())
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         batches = self._batches()
         self._epoch += 1
-        batch: dict[str, Tensor] = {}
-        for batch in batches:
-            yield batch
-        # All processes take the same number of steps, the last ones perhaps on nothing.
-        for _ in range(len(self) - len(batches)):
-            yield {name: rows[:0] for name, rows in batch.items()}
+        yield from batches
 
     def _batches(self) -> StoreBatches | ScanBatches:
-        store = self.open()
+        store, rank, world_size = self.open(), get_rank(), get_world_size()
         if self.unit == "scans":
-            return ScanBatches(store)
-        return store.batches(self.batch_size, seed=self.seed, epoch=self._epoch, shuffle=self.shuffle)
+            return ScanBatches(store, rank, world_size)
+        return store.batches(
+            self.batch_size,
+            seed=self.seed,
+            epoch=self._epoch,
+            rank=rank,
+            world_size=world_size,
+            shuffle=self.shuffle,
+        )
 
 
 class ScanBatches:
-    """The rows of one scan after the other, those that have any."""
+    """The rows of one scan after the other, those that have any.
 
-    def __init__(self, store: EmbeddingStore) -> None:
+    Args:
+        store: holds the scans.
+        rank: of this process.
+        world_size: number of processes, each of which takes another scan in every step; in the last step there may be
+            none left for it, and its rows are empty.
+    """
+
+    def __init__(self, store: EmbeddingStore, rank: int = 0, world_size: int = 1) -> None:
         self._store = store
         self._names = [name for name in store.sources if store.count_rows(name)]
+        self._rank, self._world_size = rank, world_size
 
     def __len__(self) -> int:
-        return len(self._names)
+        return -(-len(self._names) // self._world_size)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return (self._store.source_rows(name) for name in self._names)
-
-
-def _collective_device() -> torch.device:
-    return idist.device() if idist.get_world_size() > 1 else torch.device("cpu")
+        for first in range(0, len(self._names), self._world_size):
+            mine = first + self._rank
+            rows = self._store.source_rows(self._names[min(mine, len(self._names) - 1)])
+            yield rows if mine < len(self._names) else {name: values[:0] for name, values in rows.items()}
 
 
 def embed_dataset(
@@ -197,7 +208,8 @@ def embed_dataset(
         dataset: each scan's transform ends in :class:`~monai_dpmm_ad.transforms.SampleSlicesd`; what cannot be read is
             in its ``failures`` afterwards.
         network: its embedder is used, its detector is not.
-        path: folder of the store; under torch.distributed each process has its own, with its share of the scans.
+        path: folder of the store. Under torch.distributed, where all processes must see it, each embeds its share of
+            the scans; what is read afterwards does not depend on the number of processes.
         preprocessing: all settings that change what the embedder sees; part of the store's fingerprint.
         device: where to embed.
         patch_fraction: random share of each slice's patches that is kept, in (0, 1].
@@ -214,28 +226,68 @@ def embed_dataset(
     angles = check_rotations(rotations)
     settings = {**preprocessing, "rotations": angles}
     fingerprint = {"embedder": network.embedder.fingerprint(), "preprocessing": settings}
+
+    def open_writer(folder: str | os.PathLike[str]) -> StoreWriter:
+        return StoreWriter(folder, fingerprint, patch_fraction=patch_fraction, seed=seed)
+
+    def embed_scan(slices: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        turned = [copy for angle in angles for copy in rotate_slices(slices, angle)]
+        return _embed_scan(turned, network, device, batch_size)
+
     network.to(device).eval()
-    items = list(dataset.data)
-    if idist.get_world_size() > 1:
-        path = f"{os.fspath(path)}-{idist.get_rank()}of{idist.get_world_size()}"
-        items = share_of_rank(items)
-    with StoreWriter(path, fingerprint, patch_fraction=patch_fraction, seed=seed) as writer:
-        todo = [item for item in items if not writer.done(item["name"])]
-        pending = ScanDataset(todo, dataset.transform)
-        loader = ThreadDataLoader(pending, batch_size=1, num_workers=0, collate_fn=_first, buffer_size=1)
-        for item, slices in track(zip(todo, loader, strict=True), total=len(todo), description="Embedding"):
-            if not isinstance(slices, dict):
-                turned = [copy for angle in angles for copy in rotate_slices(slices, angle)]
-                writer.write(item["name"], **_embed_scan(turned, network, device, batch_size))
-    dataset.failures.extend(pending.failures)
-    store = EmbeddingStore(path)
+    dataset.failures.extend(_embed_missing(dataset, path, open_writer, embed_scan))
+    store = EmbeddingStore(path, order=[item["name"] for item in dataset.data])
     if store.num_rows == 0:
         reasons = (
             "; ".join(f"{failure.path}: {failure.reason}" for failure in dataset.failures)
             or "no normal patch was found"
         )
-        raise EmbeddingStoreError(f"None of the {len(items)} scans could be embedded. {reasons}")
+        raise EmbeddingStoreError(f"None of the {len(dataset.data)} scans could be embedded. {reasons}")
     return store
+
+
+def _embed_missing(
+    dataset: ScanDataset,
+    path: str | os.PathLike[str],
+    open_writer: Callable[[str | os.PathLike[str]], StoreWriter],
+    embed_scan: Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]],
+) -> list[ScanFailure]:
+    """Embed what a store lacks, each process its share; returns the failures of all processes."""
+    if get_world_size() == 1:
+        with open_writer(path) as writer:
+            adopt_parts(writer)  # what an interrupted run of several processes left
+            return _embed_scans(dataset.data, dataset.transform, writer, embed_scan)
+    _adopt(path, open_writer)
+    done = set(EmbeddingStore(path).sources)
+    todo = share([item for item in dataset.data if item["name"] not in done])
+    with open_writer(part_path(path, get_rank(), get_world_size())) as writer:
+        failures = _embed_scans(todo, dataset.transform, writer, embed_scan)
+    _adopt(path, open_writer)
+    return gather_lists(failures)
+
+
+def _adopt(path: str | os.PathLike[str], open_writer: Callable[[str | os.PathLike[str]], StoreWriter]) -> None:
+    """Let one process bring all parts into the store, when all have written theirs."""
+    wait_for_all()
+    if get_rank() == 0:
+        with open_writer(path) as writer:
+            adopt_parts(writer)
+    wait_for_all()
+
+
+def _embed_scans(
+    items: Sequence[dict[str, Any]],
+    transform: Callable[[dict[str, Any]], Any],
+    writer: StoreWriter,
+    embed_scan: Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]],
+) -> list[ScanFailure]:
+    todo = [item for item in items if not writer.done(item["name"])]
+    pending = ScanDataset(todo, transform)
+    loader = ThreadDataLoader(pending, batch_size=1, num_workers=0, collate_fn=_first, buffer_size=1)
+    for item, slices in track(zip(todo, loader, strict=True), total=len(todo), description="Embedding"):
+        if not isinstance(slices, dict):
+            writer.write(item["name"], **embed_scan(slices))
+    return pending.failures
 
 
 def _first(batch: Sequence[Any]) -> Any:

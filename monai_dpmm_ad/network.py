@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_dpmm_ad.calibration import Calibration
-from monai_dpmm_ad.detectors import Detector
+from monai_dpmm_ad.detectors import Detector, DPMMDetector
+from monai_dpmm_ad.drift import DriftReference
 from monai_dpmm_ad.embedding import Embedder
 from monai_dpmm_ad.errors import CheckpointError, unknown_option
 from monai_dpmm_ad.intensity_tail import IntensityTail
@@ -90,6 +91,9 @@ class AnomalyNet(nn.Module):
         self.intensity_tail = None if intensity_tail == "none" else IntensityTail(intensity_tail, intensity_weight)
         self.upsampling = upsampling
         self.patch_mask = PrincipalMask.make(patch_mask, mask_threshold, mask_closing)
+        self.drift = DriftReference(detector.mixture.num_components if isinstance(detector, DPMMDetector) else 0)
+        #: called with every batch of encoded slices, on the unshifted grid, and which of their patches are scored
+        self.observer: Callable[[EncodedSlices, Tensor], None] | None = None
         self.register_buffer(
             "backbone_digest", torch.frombuffer(bytearray.fromhex(embedder.digest()), dtype=torch.uint8).clone()
         )
@@ -156,6 +160,8 @@ class AnomalyNet(nn.Module):
     def _draw(self, images: Tensor, positions: Tensor | None, shift: tuple[int, int]) -> Tensor:
         encoded = self.encode(images, positions, shift)
         valid = self.choose_patches(encoded)
+        if self.observer is not None and not any(shift):
+            self.observer(encoded, valid)
         grid = self.detector.score_slices(encoded, valid)
         size = int(images.shape[-2]), int(images.shape[-1])
         scale = [length / resized for length, resized in zip(size, self.resized_shape(*size), strict=True)]

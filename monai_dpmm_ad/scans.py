@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 from monai.data import Dataset, list_data_collate
 
 from monai_dpmm_ad.files import write_csv
@@ -21,7 +20,6 @@ __all__ = [
     "ScanFailure",
     "collate_scans",
     "describe_failure",
-    "share_of_rank",
     "write_failures",
 ]
 
@@ -84,19 +82,6 @@ def collate_scans(batch: Sequence[Any]) -> Any:
     if len(batch) != 1:
         raise ValueError(f"`batch_size` must be 1, since scans differ in shape, got {len(batch)}.")
     return batch[0] if FAILURE in batch[0] else list_data_collate(list(batch))
-
-
-def share_of_rank(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every ``world_size``-th scan, beginning with this process's rank: each scan goes to one process.
-
-    Raises:
-        ValueError: when there are fewer scans than processes.
-    """
-    if len(items) < idist.get_world_size():
-        raise ValueError(
-            f"`items` must be at least as many as the {idist.get_world_size()} processes, got {len(items)}."
-        )
-    return list(items[idist.get_rank() :: idist.get_world_size()])
 
 
 def write_failures(folder: str | os.PathLike[str], failures: Sequence[ScanFailure]) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import ignite.distributed as idist
 import torch
 from torch import Tensor
 
 from monai_dpmm_ad.intensity_tail import IntensityTail
 from monai_dpmm_ad.mixture.distributed import gather_rows
 from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.processes import share
 from monai_dpmm_ad.scans import ScanDataset
 
 __all__ = ["fit_intensity_tail"]
@@ -45,7 +45,7 @@ def fit_intensity_tail(
         raise ValueError("`network` must have an intensity tail, got none. Give it `intensity_tail`.")
     network.to(device).eval()
     pairs = [torch.zeros(0, 2)]
-    for number in range(idist.get_rank(), len(dataset), idist.get_world_size()):
+    for number in share(range(len(dataset))):
         slices = dataset[number]
         if isinstance(slices, dict):  # a failure, which the calibration reports
             continue

@@ -39,6 +39,15 @@ def test_train_and_inference_agree_on_the_settings() -> None:
         "num_regions": counted
     }
     assert train["settings"] == {name: f"@{name}" for name in SETTINGS}
+    finished = [
+        *SETTINGS,
+        "false_positive_rate",
+        "min_lesion_volume",
+        "regions",
+        "save_percentile",
+        "dicom",
+    ]  # what a restart compares
+    assert inference["finished"]["settings"] == {name: f"@{name}" for name in finished}
     for part in ("embedder", "network"):
         assert train[part] == inference[part]
     fitted = {"state": "$monai_dpmm_ad.bundle.read_state(@ckpt_path)"}

@@ -14,15 +14,15 @@ PACKAGE = ROOT / "monai_dpmm_ad"
 
 LAYERS = [
     {"errors", "types"},
-    {"ops", "files", "progress", "scan_paths"},
+    {"ops", "files", "progress", "processes", "scan_paths"},
     {
         *("transforms", "embedding", "mixture", "metrics", "calibration"),
-        *("lesions", "synthetic_lesions", "datalist", "intensity_tail"),
+        *("lesions", "synthetic_lesions", "datalist", "intensity_tail", "drift"),
     },
-    {"scans", "phantoms", "detectors", "clustering"},
+    {"scans", "finished", "provenance", "bundle_configs", "phantoms", "detectors", "clustering"},
     {"network"},
     {"inferers", "scoring", "bundle", "fitting", "tail_fitting"},
-    {"engines", "exporting", "items"},
+    {"engines", "exporting", "items", "updating"},
     {"handlers", "pretraining"},
     {"reporting"},
     {"anomaly_types"},

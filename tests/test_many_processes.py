@@ -1,9 +1,10 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""The bundle's multi-GPU overlays, here with two gloo processes on the CPU."""
+"""Several processes do what one does: here two gloo processes on the CPU, through the command line and the bundle."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,40 +20,124 @@ from monai_dpmm_ad.commands import evaluate
 
 pytestmark = pytest.mark.slow
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc_per_node=2"]
 
-def run_two_processes(bundle: Path, configs: list[str], **overrides: object) -> None:
+
+def run(command: list[object], processes: int = 2, status: int = 0) -> None:
+    """Run a module alone or on two processes, each on one thread: rounding depends on the number of threads."""
+    start = TORCHRUN if processes == 2 else [sys.executable]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(
+        [str(part) for part in [*start, "-m", *command]], capture_output=True, text=True, timeout=500, env=environment
+    )
+    assert finished.returncode == status, finished.stderr[-4000:]
+
+
+def run_bundle(bundle: Path, configs: list[str], **overrides: object) -> None:
     files = [str(bundle / "configs" / f"{name}.json") for name in configs]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc_per_node=2"]
-    command += ["-m", "monai.bundle", "run", "--config_file", str(files), "--bundle_root", str(bundle)]
-    for name, value in overrides.items():
-        command += [f"--{name}", str(value)]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=500)
-    assert finished.returncode == 0, finished.stderr[-4000:]
+    options = [text for name, value in overrides.items() for text in (f"--{name}", value)]
+    run(["monai.bundle", "run", "--config_file", files, "--bundle_root", bundle, *options])
+
+
+def fit(out: Path, images: Path, backbone: Path, processes: int, *options: object) -> dict[str, torch.Tensor]:
+    fast = ["--image-size", FAST["image_size"], "--num-components", FAST["num_components"], "--max-epochs", 2]
+    run(
+        ["monai_dpmm_ad.cli", "fit", "--images", images, "--out", out, "--embedder", backbone, *fast, *options],
+        processes,
+    )
+    return torch.load(out / "models" / "model.pt", weights_only=True)
+
+
+def assert_same_state(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == two.keys()
+    size = float(one["detector.mixture.statistic_size"])
+    for name, tensor in one.items():
+        # The entropy is a difference of sums over all patches, near zero where each has one component: nats a patch.
+        atol = 1e-5 * size if name.endswith("statistic_entropy") else 1e-8
+        # A knot is the edge of a bin of the scores: the next one, or one more, where a score lies at the edge.
+        rtol = 1e-4 if name.endswith("knots") else 1e-5
+        difference = f"{name} differs by {float((two[name].double() - tensor.double()).abs().max())}"
+        torch.testing.assert_close(two[name], tensor, rtol=rtol, atol=atol, msg=difference)
+
+
+def assert_same_maps(one: Path, two: Path) -> None:
+    maps = sorted(path.name for path in one.glob("*.nii.gz"))
+    assert maps
+    assert maps == sorted(path.name for path in two.glob("*.nii.gz"))
+    for name in maps:
+        assert np.array_equal(np.asarray(nib.load(one / name).dataobj), np.asarray(nib.load(two / name).dataobj))
+
+
+def test_fitting_with_two_processes_is_fitting_with_one(cohort: Path, tiny_vit: Path, tmp_path: Path) -> None:
+    options = ["--intensity-tail", "bright"]
+    one, two = (fit(tmp_path / str(n), cohort, tiny_vit, n, *options) for n in (1, 2))
+    assert int(two["calibration.num_scans"]) == 2
+    assert_same_state(one, two)
+    configs = [json.loads((tmp_path / name / "configs" / "inference.json").read_text()) for name in ("1", "2")]
+    assert configs[0] == configs[1]
+    assert not list((tmp_path / "2" / "fit" / "embeddings").glob("*-part*"))
+
+
+def test_a_bad_scan_is_named_once_and_the_others_are_fitted(cohort: Path, tiny_vit: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in sorted((cohort.parent / "imagesTr").glob("*.nii.gz")):
+        (images / path.name).symlink_to(path)
+    (images / "damaged.nii.gz").write_text("hello")
+    command = ["monai_dpmm_ad.cli", "fit", "--images", images, "--embedder", tiny_vit, "--image-size", 56]
+    command += ["--num-components", 8, "--max-epochs", 2, "--held-out", cohort, "--out"]
+    for processes in (1, 2):
+        run([*command, tmp_path / str(processes)], processes, status=1)
+    tables = [(tmp_path / name / "failures.csv").read_text() for name in ("1", "2")]
+    assert tables[0] == tables[1]
+    assert tables[0].count("\n") == 2  # a heading and a line
+    states = [torch.load(tmp_path / name / "models" / "model.pt", weights_only=True) for name in ("1", "2")]
+    assert_same_state(*states)
+
+
+def test_an_interrupted_embedding_continues_with_another_number_of_processes(
+    cohort: Path, tiny_vit: Path, tmp_path: Path
+) -> None:
+    """Parts of two processes, one scan each, are what a kill leaves; one process goes on from them."""
+    expected = fit(tmp_path / "one", cohort, tiny_vit, 1)
+    fit(tmp_path / "two", cohort, tiny_vit, 2)
+    bundle = tmp_path / "two"
+    (bundle / "models" / "model.pt").unlink()
+    store = bundle / "fit" / "embeddings" / "train"
+    store.rename(store.with_name("train-part1of2"))
+    assert_same_state(expected, fit(bundle, cohort, tiny_vit, 1))
 
 
 def test_evaluating_with_two_processes_is_evaluating_with_one(bundle: Path, cohort: Path, tmp_path: Path) -> None:
+    command = ["monai_dpmm_ad.cli", "evaluate", "--bundle", bundle, "--data", cohort, "--no-report", "--out"]
+    for processes in (1, 2):
+        run([*command, tmp_path / str(processes)], processes)
+    assert_same_maps(tmp_path / "1", tmp_path / "2")
+    for table in ("scores.csv", "lesions.csv", "lesions.json"):
+        assert (tmp_path / "1" / table).read_bytes() == (tmp_path / "2" / table).read_bytes()
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("1", "2"))
+    assert one.keys() == two.keys()
+    for name, figure in one.items():
+        assert two[name] == pytest.approx(figure, abs=1e-6), name
+
+
+def test_more_processes_than_scans(bundle: Path, cohort: Path, tmp_path: Path) -> None:
+    scan = next((cohort.parent / "imagesTs").glob("*.nii.gz"))
+    command = ["monai_dpmm_ad.cli", "infer", "--bundle", bundle, "--images", scan, "--no-report", "--out"]
+    for processes in (1, 2):
+        run([*command, tmp_path / str(processes)], processes)
+    assert_same_maps(tmp_path / "1", tmp_path / "2")
+
+
+def test_the_bundle_itself_runs_on_two_processes(cohort: Path, tiny_vit: Path, tmp_path: Path) -> None:
+    bundle = create_bundle(tmp_path / "bundle")
+    options = {**FAST, "embedder_name": tiny_vit, "dataset_dir": cohort, "max_epochs": 1}
+    run_bundle(bundle, ["train", "multi_gpu_train"], **options)
     expected = evaluate(bundle, [cohort], tmp_path / "one", report=False)
+    assert len(expected.scans) == 4
     configs = ["inference", "evaluate", "multi_gpu_evaluate"]
-    run_two_processes(bundle, configs, dataset_dir=cohort, output_dir=tmp_path / "two")
-    ones, twos = (sorted((tmp_path / name / "scores.csv").read_text().splitlines()) for name in ("one", "two"))
-    assert ones == twos
-    for path in (tmp_path / "one").glob("*.nii.gz"):
-        other = nib.load(tmp_path / "two" / path.name)
-        assert np.array_equal(np.asarray(nib.load(path).dataobj), np.asarray(other.dataobj))
+    run_bundle(bundle, configs, dataset_dir=cohort, output_dir=tmp_path / "two")
     lines = (tmp_path / "two" / "metrics.csv").read_text().splitlines()
     figures = dict(line.split(",")[:2] for line in lines)
     for name in ("pixel_auroc", "best_dice_foreground", "image_auroc"):
         assert float(figures[name]) == pytest.approx(expected.metrics[name], abs=1e-6)
-
-
-def test_fitting_with_two_processes_gives_a_complete_bundle(cohort: Path, tiny_vit: Path, tmp_path: Path) -> None:
-    bundle = create_bundle(tmp_path / "bundle")
-    overrides = {**FAST, "embedder_name": tiny_vit, "dataset_dir": cohort}
-    run_two_processes(bundle, ["train", "multi_gpu_train"], **overrides)
-    state = torch.load(bundle / "models" / "model.pt", weights_only=True)
-    assert state["detector.mixture.fitted"]
-    assert int(state["calibration.num_scans"]) == 2
-    assert json.loads((bundle / "configs" / "inference.json").read_text())["image_size"] == FAST["image_size"]
-    outcome = evaluate(bundle, [cohort], tmp_path / "out", report=False)
-    assert len(outcome.scans) == 4
-    assert not outcome.failures

@@ -59,8 +59,15 @@ def _walk(folder: Path) -> list[Path]:
         raise error
 
     files = []
+    seen = {os.path.realpath(folder)}
     for root, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        wanted = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        folders.clear()
+        for name in wanted:  # each folder once: links may run in circles
+            real = os.path.realpath(os.path.join(root, name))
+            if real not in seen:
+                seen.add(real)
+                folders.append(name)
         files += [Path(root, name) for name in sorted(names) if not name.startswith(".")]
     return sorted(files)
 

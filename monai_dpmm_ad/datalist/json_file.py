@@ -28,7 +28,7 @@ def read_json(path: Path, section: str | None) -> list[Item]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ScanError(path, f"is not a readable JSON file ({str(error).splitlines()[0]})") from error
     lists = (
         {key: value for key, value in content.items() if isinstance(value, list)} if isinstance(content, dict) else {}
@@ -68,4 +68,6 @@ def _json_item(path: Path, entry: Any) -> Item:
 def _absolute(path: Path, name: Any) -> str:
     if not isinstance(name, str):
         raise ScanError(path, f"has an entry whose path is not text: {json.dumps(name)[:80]}")
+    if "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):
+        raise ScanError(path, f"has an entry whose path no file can have: {json.dumps(name)[:80]}")
     return os.path.normpath(path.absolute().parent / Path(name).expanduser())

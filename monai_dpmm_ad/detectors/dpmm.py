@@ -63,6 +63,10 @@ class DPMMDetector(Detector):
         """Place the components on a sample of a data set of ``num_data`` rows."""
         self.mixture.initialize(self.features(sample), num_data)
 
+    def start_update(self) -> None:
+        """Keep what has been learnt; the batches from here on are of new data alone."""
+        self.mixture.start_update()
+
     def fit_batch(self, rows: Mapping[str, Tensor], num_data: int) -> Tensor:
         """Take one optimiser step.
 

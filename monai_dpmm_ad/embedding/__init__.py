@@ -8,6 +8,7 @@ from monai_dpmm_ad.embedding.compact import compact_path, create_embedder
 from monai_dpmm_ad.embedding.hf_vit import HFViTEmbedder
 from monai_dpmm_ad.embedding.pixels import PixelEmbedder
 from monai_dpmm_ad.embedding.store import EmbeddingStore
+from monai_dpmm_ad.embedding.store_parts import adopt_parts, part_path
 from monai_dpmm_ad.embedding.store_writer import StoreWriter
 
 __all__ = [
@@ -16,8 +17,10 @@ __all__ = [
     "HFViTEmbedder",
     "PixelEmbedder",
     "StoreWriter",
+    "adopt_parts",
     "compact_path",
     "create_embedder",
     "fingerprint_differences",
     "fingerprint_digest",
+    "part_path",
 ]

@@ -15,9 +15,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from monai_dpmm_ad.embedding.store_batches import StoreBatches
-from monai_dpmm_ad.embedding.store_format import Manifest, Source, check_same, file_sha256
+from monai_dpmm_ad.embedding.store_format import Manifest, Source, check_same
 from monai_dpmm_ad.embedding.store_rows import equal_quotas, make_generator
 from monai_dpmm_ad.errors import EmbeddingStoreError, unknown_option
+from monai_dpmm_ad.files import file_sha256
 
 __all__ = ["EmbeddingStore"]
 
@@ -33,17 +34,26 @@ class EmbeddingStore:
     Args:
         path: folder that :class:`StoreWriter` wrote.
         fingerprint: what the reader expects of it; None takes any.
+        order: names of the sources to read, in this order; those that the store lacks are passed over. None reads all
+            in the order of writing. What is read then depends on the order alone, not on who wrote which shard.
 
     Raises:
         EmbeddingStoreError: no store, a damaged one, or one with another fingerprint.
     """
 
-    def __init__(self, path: str | os.PathLike[str], fingerprint: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        fingerprint: Mapping[str, Any] | None = None,
+        order: Sequence[str] | None = None,
+    ) -> None:
         self.path = Path(path)
         self._manifest = Manifest.load(self.path)
         if fingerprint is not None:
             check_same(self.path, self._manifest.fingerprint, dict(fingerprint), "backbone or preprocessing")
-        self._sources = {source.name: source for source in self._manifest.sources}
+        stored = {source.name: source for source in self._manifest.sources}
+        names = stored if order is None else [name for name in order if name in stored]
+        self._sources = {name: stored[name] for name in names}
         self._shards: OrderedDict[int, dict[str, Tensor]] = OrderedDict()
 
     @property
@@ -59,7 +69,7 @@ class EmbeddingStore:
     @property
     def num_rows(self) -> int:
         """Number of patches."""
-        return sum(source.rows for source in self._manifest.sources)
+        return sum(source.rows for source in self._sources.values())
 
     @property
     def num_stages(self) -> int:
@@ -73,7 +83,7 @@ class EmbeddingStore:
 
     @property
     def sources(self) -> list[str]:
-        """Names of the sources, in the order of writing."""
+        """Names of the sources, in the order of reading."""
         return list(self._sources)
 
     def __len__(self) -> int:
@@ -121,12 +131,11 @@ class EmbeddingStore:
         chosen = [source for source in self._chosen(sources) if source.rows]
         chosen = [chosen[i] for i in generator.permutation(len(chosen))]
         quotas = equal_quotas(np.array([source.rows for source in chosen], dtype=np.int64), n)
-        wanted: dict[int, list[np.ndarray]] = {}
-        for source, quota in zip(chosen, quotas, strict=True):
-            if quota:
-                rows = source.start + generator.choice(source.rows, quota, replace=False)
-                wanted.setdefault(source.shard, []).append(rows)
-        parts = [self._rows(shard, np.sort(np.concatenate(rows))) for shard, rows in sorted(wanted.items())]
+        parts = [
+            self._rows(source.shard, source.start + np.sort(generator.choice(source.rows, quota, replace=False)))
+            for source, quota in zip(chosen, quotas, strict=True)
+            if quota
+        ]
         drawn = self._join(parts)
         order = torch.from_numpy(generator.permutation(len(drawn["patches"])))
         return {key: value[order] for key, value in drawn.items()}
@@ -151,7 +160,7 @@ class EmbeddingStore:
             rank: of this process.
             world_size: number of processes. All see the same batches and each takes its share of every one, so that
                 all-reduced statistics are those of one process; a share of a last batch may be empty.
-            shuffle: else in the order of writing.
+            shuffle: else in the order of reading.
 
         Returns:
             An iterable, and again iterable, of ``{"patches": (n, S, D), "location": (n, 3)}``, float32.
@@ -181,7 +190,7 @@ class EmbeddingStore:
 
     def _chosen(self, names: Sequence[str] | None) -> list[Source]:
         if names is None:
-            return list(self._manifest.sources)
+            return list(self._sources.values())
         if len(set(names)) != len(names):
             raise ValueError("`sources` must name each source once.")
         return [self._source(name) for name in names]

@@ -20,7 +20,7 @@ _WINDOW_BLOCKS = 16
 class StoreBatches:
     """Batches of a store, re-iterable; made by :meth:`EmbeddingStore.batches`.
 
-    Shuffled, the rows are cut into blocks of consecutive rows, the blocks are shuffled, and rows are shuffled within a
+    Shuffled, the rows are cut into blocks of neighbouring rows, the blocks are shuffled, and rows are shuffled within a
     window of 16 blocks (65 536 rows): the memory in use is that of one window and one batch, whatever the store's size.
 
     Args:
@@ -73,7 +73,8 @@ class StoreBatches:
         generator = make_generator("batches", *self._seed)
         blocks = [self._blocks[i] for i in generator.permutation(len(self._blocks))] if self._shuffle else self._blocks
         for start in range(0, len(blocks), _WINDOW_BLOCKS):
-            parts = [self._read(shard, rows) for shard, rows in blocks[start : start + _WINDOW_BLOCKS]]
+            pieces = [piece for block in blocks[start : start + _WINDOW_BLOCKS] for piece in block]
+            parts = [self._read(shard, rows) for shard, rows in pieces]
             window = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
             if self._shuffle:
                 order = torch.from_numpy(generator.permutation(len(window["patches"])))
@@ -89,18 +90,22 @@ def _part(rows: dict[str, Tensor], start: int, stop: int) -> dict[str, Tensor]:
     return {key: value[start:stop] for key, value in rows.items()}
 
 
-def _blocks(sources: Sequence[Source]) -> list[tuple[int, slice]]:
-    """Cut the rows of sources into blocks of consecutive rows of one shard; neighbouring sources share blocks."""
-    runs: list[list[int]] = []
+def _blocks(sources: Sequence[Source]) -> list[list[tuple[int, slice]]]:
+    """Cut the rows of sources, one after the other, into blocks; a block is a list of consecutive rows of shards.
+
+    Where a block ends depends on the sources and their sizes alone, not on the shards that hold them: the same scans
+    give the same batches, however many processes wrote them.
+    """
+    blocks: list[list[tuple[int, slice]]] = []
+    room = 0
     for source in sources:
-        if not source.rows:
-            continue
-        if runs and runs[-1][0] == source.shard and runs[-1][2] == source.start:
-            runs[-1][2] += source.rows
-        else:
-            runs.append([source.shard, source.start, source.start + source.rows])
-    return [
-        (shard, slice(first, min(first + _BLOCK_ROWS, stop)))
-        for shard, start, stop in runs
-        for first in range(start, stop, _BLOCK_ROWS)
-    ]
+        start, stop = source.start, source.start + source.rows
+        while start < stop:
+            if not room:
+                blocks.append([])
+                room = _BLOCK_ROWS
+            end = min(stop, start + room)
+            blocks[-1].append((source.shard, slice(start, end)))
+            room -= end - start
+            start = end
+    return blocks

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,9 @@ import torch
 
 from monai_dpmm_ad.embedding.base import canonical_fingerprint, fingerprint_differences
 from monai_dpmm_ad.errors import EmbeddingStoreError
+from monai_dpmm_ad.files import replace_file
 
-__all__ = ["DTYPES", "FORMAT", "MANIFEST", "Manifest", "Shard", "Source", "check_same", "file_sha256", "replace_with"]
+__all__ = ["DTYPES", "FORMAT", "MANIFEST", "Manifest", "Shard", "Source", "check_same"]
 
 FORMAT = "monai_dpmm_ad.embedding_store"
 VERSION = 1
@@ -88,7 +87,7 @@ class Manifest:
         content["shards"] = [vars(shard) for shard in self.shards]
         content["sources"] = [vars(source) for source in self.sources]
         text = json.dumps({**content, "checksum": _checksum(content)}, allow_nan=False) + "\n"
-        replace_with(folder / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
+        replace_file(folder / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
@@ -188,33 +187,6 @@ def check_same(path: Path, stored: dict[str, Any], given: dict[str, Any], what: 
             f"Stored: {json.dumps(stored, sort_keys=True)}. "
             f"Now: {json.dumps(canonical_fingerprint(given), sort_keys=True)}. Give the former, or another folder."
         )
-
-
-def replace_with(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file, bring it to the disk, and give it its final name in one step."""
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if hasattr(os, "O_DIRECTORY"):  # the new name itself must survive a power failure
-        handle = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _checksum(content: dict[str, Any]) -> str:

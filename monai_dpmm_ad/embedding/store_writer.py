@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -23,11 +24,10 @@ from monai_dpmm_ad.embedding.store_format import (
     Shard,
     Source,
     check_same,
-    file_sha256,
-    replace_with,
 )
 from monai_dpmm_ad.embedding.store_rows import as_stored, check_rows, choose_patches
 from monai_dpmm_ad.errors import EmbeddingStoreError, unknown_option
+from monai_dpmm_ad.files import PARTIAL, file_sha256, replace_file
 
 __all__ = ["StoreWriter"]
 
@@ -155,6 +155,49 @@ class StoreWriter:
         if sum(count for _, count, _ in self._buffered) >= self._manifest.settings["rows_per_shard"]:
             self._write_shard(complete=False)
 
+    def adopt(self, part: str | os.PathLike[str]) -> None:
+        """Take over the sources of another store in one step; its shards are linked, or copied between file systems.
+
+        Args:
+            part: folder of a store with the same fingerprint and settings; it is not changed.
+
+        Raises:
+            EmbeddingStoreError: another backbone, other settings, a damaged store, or a disk that cannot be written.
+        """
+        other = Manifest.load(Path(part))
+        check_same(Path(part), other.fingerprint, self._manifest.fingerprint, "backbone or preprocessing")
+        check_same(Path(part), other.settings, self._manifest.settings, "setting")
+        new = [source for source in other.sources if not self.done(source.name)]
+        if not new:
+            return
+        self._write_shard(complete=False)
+        if not self._names:
+            self._manifest = dataclasses.replace(
+                self._manifest, num_stages=other.num_stages, embed_dim=other.embed_dim, has_cls=other.has_cls
+            )
+        first = len(self._manifest.shards)
+        try:
+            shards = [self._link(Path(part), shard, first + i) for i, shard in enumerate(other.shards)]
+            sources = [dataclasses.replace(source, shard=first + source.shard) for source in new]
+            manifest = dataclasses.replace(
+                self._manifest,
+                shards=(*self._manifest.shards, *shards),
+                sources=(*self._manifest.sources, *sources),
+            )
+            manifest.save(self.path)
+        except OSError as error:
+            raise EmbeddingStoreError(f"{self.path}: cannot be written ({error}). Nothing stored is lost.") from error
+        self._manifest = manifest
+        self._names |= {source.name for source in new}
+
+    def _link(self, part: Path, shard: Shard, number: int) -> Shard:
+        file = self.path / f"shard-{number:05d}-{shard.sha256[:16]}.safetensors"
+        try:
+            os.link(part / shard.file, file)
+        except OSError:  # another file system, or one without links
+            replace_file(file, lambda temporary: shutil.copyfile(part / shard.file, temporary))
+        return dataclasses.replace(shard, file=file.name)
+
     def close(self) -> None:
         """Write what is buffered and mark the store complete."""
         self._finish(complete=True)
@@ -208,12 +251,12 @@ class StoreWriter:
     def _add_shard(self, manifest: Manifest) -> Manifest:
         number = len(manifest.shards)
         tensors = {key: torch.cat([rows[key] for rows in self._buffer]).contiguous() for key in self._buffer[0]}
-        temporary = self.path / f"shard-{number:05d}.partial"
+        temporary = self.path / f"{PARTIAL}shard-{number:05d}"
         try:
             save_file(tensors, temporary)
             digest = file_sha256(temporary)
             file = self.path / f"shard-{number:05d}-{digest[:16]}.safetensors"
-            replace_with(file, lambda path: os.replace(temporary, path))
+            replace_file(file, lambda path: os.replace(temporary, path))
         finally:
             temporary.unlink(missing_ok=True)
         cls_rows = len(tensors["cls"]) if "cls" in tensors else 0
@@ -244,12 +287,12 @@ class StoreWriter:
     def _remove_leftovers(self) -> None:
         named = {shard.file for shard in self._manifest.shards}
         for item in self.path.iterdir():
-            if item.name.endswith(".partial") or (SHARD_NAME.fullmatch(item.name) and item.name not in named):
+            if item.name.startswith(PARTIAL) or (SHARD_NAME.fullmatch(item.name) and item.name not in named):
                 item.unlink(missing_ok=True)
 
 
 def _is_ours(name: str) -> bool:
-    return name.endswith(".partial") or name == ".lock"
+    return name.startswith(PARTIAL) or name == ".lock"
 
 
 def _lock(folder: Path) -> int | None:

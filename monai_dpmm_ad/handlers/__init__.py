@@ -2,6 +2,7 @@
 """Thin Ignite adapters."""
 
 from monai_dpmm_ad.handlers.calibration import CalibrationHandler
+from monai_dpmm_ad.handlers.drift import DriftHandler
 from monai_dpmm_ad.handlers.evaluation import ScanMetrics
 from monai_dpmm_ad.handlers.intensity import IntensityTailHandler
 from monai_dpmm_ad.handlers.metrics import AnomalyMapMetric, AnomalyMetricsHandler
@@ -12,6 +13,7 @@ __all__ = [
     "AnomalyMapMetric",
     "AnomalyMetricsHandler",
     "CalibrationHandler",
+    "DriftHandler",
     "IntensityTailHandler",
     "ScanMetrics",
     "ScanProgress",

@@ -12,6 +12,7 @@ from monai.utils import CommonKeys
 from monai_dpmm_ad.engines import ScanEvaluator, finished_scans
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.processes import gather_lists
 
 __all__ = ["CalibrationHandler"]
 
@@ -52,7 +53,9 @@ class CalibrationHandler:
             calibration.update(anomaly_map, foreground, scan["score"], scan[CommonKeys.PRED].meta["name"], regions)
 
     def _finish(self, engine: ScanEvaluator) -> None:
-        if len(engine.failures) == engine.state.iteration:
-            failure = engine.failures[0]
+        failures = gather_lists(engine.failures)
+        engine.failures[:] = failures
+        if failures and len(failures) == sum(gather_lists([engine.state.iteration])):
+            failure = failures[0]
             raise ScanError(failure.path, f"{failure.reason} (no held-out scan could be mapped)")
         self.network.calibration.finish(held_out=self.held_out)

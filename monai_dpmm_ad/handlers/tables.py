@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -17,11 +17,15 @@ from monai.utils import CommonKeys
 
 from monai_dpmm_ad.engines import ScanEvaluator, finished_scans
 from monai_dpmm_ad.files import write_csv
+from monai_dpmm_ad.finished import FinishedScans
 from monai_dpmm_ad.lesions import Lesion, compute_lesions, write_lesions
+from monai_dpmm_ad.processes import gather_lists, get_rank
 from monai_dpmm_ad.scans import write_failures
+from monai_dpmm_ad.transforms import output_path
 
 __all__ = ["ScanRow", "ScanTable"]
 
+SAVED = ("mask", "percentile")  # beside the map, where they are made: key and postfix
 COLUMNS = ("name", "image", "score", "p_value", "threshold", "flagged", "flagged_unit", "num_lesions", "abnormal")
 
 
@@ -46,11 +50,21 @@ class ScanTable:
     Args:
         output_dir: folder of the tables.
         min_lesion_volume: smallest connected component that counts as a lesion, in mm³ (pixels for a picture).
+        datalist: gives the order of the rows; without it they come in that of processing.
+        finished: keeps a record of each finished scan, and gives those of an interrupted run.
     """
 
-    def __init__(self, output_dir: str | os.PathLike[str], min_lesion_volume: float = 0.0) -> None:
+    def __init__(
+        self,
+        output_dir: str | os.PathLike[str],
+        min_lesion_volume: float = 0.0,
+        datalist: Sequence[Mapping[str, Any]] = (),
+        finished: FinishedScans | None = None,
+    ) -> None:
         self.output_dir = Path(output_dir)
         self.min_lesion_volume = min_lesion_volume
+        self.finished = finished
+        self._order = {str(item["name"]): number for number, item in enumerate(datalist)}
         self.rows: list[ScanRow] = []
         self.lesions: dict[str, list[Lesion]] = {}
 
@@ -63,6 +77,10 @@ class ScanTable:
     def _start(self, engine: Engine) -> None:
         self.rows.clear()
         self.lesions.clear()
+        for name, record in (self.finished.records if self.finished else {}).items():
+            self.rows.append(ScanRow(**record["row"]))
+            if record["lesions"] is not None:
+                self.lesions[name] = [Lesion(**lesion) for lesion in record["lesions"]]
 
     def _update(self, engine: Engine) -> None:
         for scan in finished_scans(engine):
@@ -70,6 +88,11 @@ class ScanTable:
             self.rows.append(row)
             if lesions is not None:
                 self.lesions[row.name] = lesions
+            if self.finished is not None:
+                paths = [output_path(self.output_dir, row.name, key, row.image) for key in ("anomaly", *SAVED)]
+                outputs = [path for path, key in zip(paths, (CommonKeys.PRED, *SAVED), strict=True) if key in scan]
+                found = None if lesions is None else [asdict(lesion) for lesion in lesions]
+                self.finished.save(row.name, outputs, row=asdict(row), lesions=found, drift=scan.get("drift"))
 
     def _describe(self, scan: dict[str, Any]) -> tuple[ScanRow, list[Lesion] | None]:
         pred = scan[CommonKeys.PRED]
@@ -95,17 +118,15 @@ class ScanTable:
         return row, lesions
 
     def _write(self, engine: ScanEvaluator) -> None:
-        rows, lesions, failures = self.rows, self.lesions, engine.failures
-        if idist.get_world_size() > 1:
-            parts: list[Any] = [None] * idist.get_world_size()
-            torch.distributed.all_gather_object(parts, (rows, lesions, failures))
-            rows = sorted((row for part in parts for row in part[0]), key=lambda row: row.name)
-            lesions = {name: found for part in parts for name, found in part[1].items()}
-            failures = [failure for part in parts for failure in part[2]]
-        if idist.get_rank() == 0:
+        rows = sorted(gather_lists(self.rows), key=lambda row: self._order.get(row.name, 0))
+        lesions = dict(gather_lists(list(self.lesions.items())))
+        failures = gather_lists(engine.failures)
+        self.rows, self.lesions = rows, {row.name: lesions[row.name] for row in rows if row.name in lesions}
+        engine.failures[:] = failures
+        if get_rank() == 0:
             table = [[getattr(row, name) for name in COLUMNS] for row in rows]
             write_csv(self.output_dir / "scores.csv", COLUMNS, table)
-            write_lesions(self.output_dir / "lesions.csv", self.output_dir / "lesions.json", lesions)
+            write_lesions(self.output_dir / "lesions.csv", self.output_dir / "lesions.json", self.lesions)
             write_failures(self.output_dir, failures)
 
 

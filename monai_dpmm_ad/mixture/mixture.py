@@ -182,8 +182,9 @@ class DirichletProcessMixture(ScoringMixture):
         if self.inference == "natural":
             rate = compute_learning_rate(self.num_seen, found.statistics.size, self._hyper.forgetting)
             self.num_seen = self.num_seen + found.statistics.size
-            moved = take_natural_step(model, state, found.statistics, size, rate)
-            elbo = found.evidence / found.statistics.size - variational.kl / size
+            moved = take_natural_step(model, state, found.statistics, size, rate, self._kept)
+            total = size if self._kept is None else size + self._kept.size
+            elbo = found.evidence / found.statistics.size - variational.kl / total
         else:
             if index is None:
                 raise ValueError("`index` must say which batch this is for memoized inference, got None.")
@@ -194,6 +195,26 @@ class DirichletProcessMixture(ScoringMixture):
         if batch.device.type != "cpu":  # a bad batch must not poison the state, and asking for it would wait
             moved = _choose(torch.isfinite(found.evidence), moved, state)
         return moved, elbo
+
+    @torch.no_grad()
+    def start_update(self) -> None:
+        """Keep what has been learnt and take in new data: ``partial_fit`` gets batches of those alone from here on.
+
+        The statistics of the former data stay as they are, assigned as the former posterior did; ``num_data`` counts
+        the new data. Components keep their places, so that ``adapt`` does nothing. Ends with the next load of a state.
+
+        Raises:
+            NotFittedError: before a fit.
+            ValueError: with another inference than natural gradients.
+
+        Reference:
+            Broderick, Boyd, Wibisono, Wilson and Jordan 2013, Streaming variational Bayes.
+        """
+        self._require_fitted()
+        if self.inference != "natural":
+            raise ValueError(f"`inference` must be natural to take in new data, got '{self.inference}'. Fit again.")
+        self._kept = Statistics(*(part.clone() for part in self.state.statistics))
+        self.num_seen = torch.zeros_like(self.num_seen)
 
     def _take_pyro_step(self, batch: Tensor, size: Tensor) -> tuple[State, Tensor]:
         """A step of Pyro's SVI; Pyro is imported only here."""
@@ -223,6 +244,8 @@ class DirichletProcessMixture(ScoringMixture):
             ValueError: if a sample is needed and there is none, or it holds values that are not finite.
         """
         self._require_fitted()
+        if self._kept is not None:
+            return 0
         if self._memoized is not None:
             accepted = self._finish_lap()
             self._memoized.start_lap(self.model, self.state)

@@ -28,7 +28,14 @@ def compute_learning_rate(num_seen: Tensor, batch_size: Tensor, forgetting: floa
     return (1.0 + num_seen / batch_size) ** -forgetting
 
 
-def take_natural_step(model: Model, state: State, batch: Statistics, num_data: float | Tensor, rate: Tensor) -> State:
+def take_natural_step(
+    model: Model,
+    state: State,
+    batch: Statistics,
+    num_data: float | Tensor,
+    rate: Tensor,
+    kept: Statistics | None = None,
+) -> State:
     """Move the state along the natural gradient of the ELBO that one batch estimates.
 
     The natural parameters of q(θ_k) and q(v_k) are the prior's plus the statistics, so mixing those is the step
@@ -40,6 +47,8 @@ def take_natural_step(model: Model, state: State, batch: Statistics, num_data: f
         batch: statistics of a batch under the present state, not scaled.
         num_data: N, the size of the data set.
         rate: 0-dim, ρ.
+        kept: statistics of data that the batches are not drawn from: part of the state, and left as they are. N does
+            not count them.
 
     Returns:
         the next state.
@@ -48,4 +57,6 @@ def take_natural_step(model: Model, state: State, batch: Statistics, num_data: f
         Hoffman, Blei, Wang and Paisley 2013, Stochastic variational inference, figure 4.
     """
     scaled = batch.scale(num_data / batch.size)
-    return model.update(state.statistics.mix(scaled, rate), state.alpha_rate)
+    if kept is None:
+        return model.update(state.statistics.mix(scaled, rate), state.alpha_rate)
+    return model.update(kept + (state.statistics - kept).mix(scaled, rate), state.alpha_rate)

@@ -54,6 +54,7 @@ class MixtureState(nn.Module):
     _posterior: Posterior | None
     _memoized: Memoized | None
     _pyro: PyroOptimizer | None
+    _kept: Statistics | None
 
     def __init__(
         self, num_components: int, embed_dim: int, covariance: str, hyper: Hyperparameters, chunk_size: int | None
@@ -72,6 +73,7 @@ class MixtureState(nn.Module):
         self.register_buffer("hyperparameters", hyper.to_tensor())
         self.register_buffer("num_seen", torch.zeros((), dtype=torch.float64))
         self.register_buffer("fitted", torch.tensor(False))
+        self._kept = None
         self._refresh()
 
     @property
@@ -137,6 +139,8 @@ class MixtureState(nn.Module):
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
         super()._apply(move, recurse)
+        if self._kept is not None:
+            self._kept = Statistics(*(move(part) for part in self._kept))
         self._refresh()
         return self
 
@@ -155,6 +159,7 @@ class MixtureState(nn.Module):
                     "Build the mixture with the arguments that it was saved with."
                 )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._kept = None
         self._refresh()
 
     def _require_fitted(self) -> None:

@@ -55,6 +55,7 @@ def write_report(
     calibration: ScoreCalibration | None = None,
     component_usage: Sequence[float] | None = None,
     settings: Mapping[str, Any] | None = None,
+    warning: str | None = None,
     title: str = "Anomaly report",
     max_viewers: int = 100,
     progress: Callable[[int, int], None] | None = None,
@@ -74,6 +75,7 @@ def write_report(
         calibration: healthy scores and threshold.
         component_usage: weights of the mixture's components, in any order.
         settings: shown as a table; may be nested.
+        warning: a sentence that stands before everything else.
         title: of the page.
         max_viewers: embed the viewer of so many scans, those with the highest scores (about 0.2 MB each); the others
             have their picture only.
@@ -99,6 +101,7 @@ def write_report(
         for number, (result, picture) in enumerate(zip(ordered, pictures, strict=True))
     ]
     sections = [
+        f'<p class="warning" role="alert">Warning: {escape(warning)}.</p>' if warning else "",
         _draw_table(ordered),
         _draw_metrics(metrics),
         _draw_charts(ordered, curves, calibration, component_usage),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_dpmm_ad.detectors import DPMMDetector
+from monai_dpmm_ad.drift import describe_drift
 from monai_dpmm_ad.handlers import ScanMetrics, ScanRow
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.reporting.html import write_report
@@ -27,6 +28,7 @@ def report_scans(
     network: AnomalyNet,
     settings: Mapping[str, Any],
     metrics: ScanMetrics | None = None,
+    drift: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write ``report.html`` and ``overview.png`` beside the maps that an evaluator saved.
 
@@ -37,6 +39,7 @@ def report_scans(
         network: for calibration and component usage.
         settings: shown as a table.
         metrics: of an evaluation, None after plain inference.
+        drift: what ``drift.json`` says; a warning where the scans differ from those of the calibration.
 
     Returns:
         Path of the report.
@@ -53,6 +56,7 @@ def report_scans(
         calibration=ScoreCalibration.at_rate(scores),
         component_usage=detector.mixture.posterior.weights.tolist() if isinstance(detector, DPMMDetector) else None,
         settings={**settings, "fitted": detector.describe()},
+        warning=describe_drift(drift),
     )
     shown = sorted(results, key=lambda result: (not result.abnormal, -result.score))[:OVERVIEW_SCANS]
     plot_overview(folder / "overview.png", shown, num_slices=OVERVIEW_SLICES)

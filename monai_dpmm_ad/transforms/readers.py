@@ -8,8 +8,9 @@ import logging
 import os
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from typing import Any
 
 import nibabel as nib
@@ -19,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.scan_paths import import_pydicom
+from monai_dpmm_ad.transforms.limits import check_nifti_header, open_in_memory
 
 __all__ = ["DicomSeriesReader", "label_reader", "nifti_reader", "picture_reader", "quiet", "reading_reason"]
 
@@ -93,6 +95,7 @@ def nifti_reader(path: str, max_bytes: int) -> NibabelReader:
     Raises:
         ScanError: when the header rules the file out.
     """
+    check_nifti_header(path)
     image: Any = nib.load(path)
     dtype = image.get_data_dtype()
     if dtype.fields is not None or dtype.kind not in "biuf":
@@ -119,20 +122,33 @@ def picture_reader(path: str, max_bytes: int) -> PILReader:
     Raises:
         ScanError: when the picture is too large.
     """
-    _check_picture(path, max_bytes)
-    return PILReader(converter=_to_grey)
+    return _PictureReader(_to_grey, max_bytes)
 
 
 def label_reader(path: str, max_bytes: int) -> PILReader:
     """As ``picture_reader`` for a mask: a pixel is as bright as its brightest channel, so that no colour is lost."""
-    _check_picture(path, max_bytes)
-    return PILReader(converter=_to_brightest)
+    return _PictureReader(_to_brightest, max_bytes)
 
 
-def _check_picture(path: str, max_bytes: int) -> None:
-    with Image.open(path) as picture:
-        _check_size(path, picture.size, max_bytes)
-        picture.load()  # a damaged one fails here, where the file is closed again; MONAI's reader leaves it open
+class _PictureReader(PILReader):
+    """MONAI's reader, from memory: whatever a picture claims, no more than the file is read."""
+
+    def __init__(self, converter: Callable[[Image.Image], Image.Image], max_bytes: int) -> None:
+        super().__init__()
+        self.make_grey = converter
+        self.max_bytes = max_bytes
+
+    def read(self, data: Any, **kwargs: Any) -> Image.Image:
+        """Read one picture.
+
+        Raises:
+            ScanError: when it is too large.
+        """
+        path = str(data if isinstance(data, (str, os.PathLike)) else data[0])
+        with Image.open(open_in_memory(path, self.max_bytes)) as picture:
+            _check_size(path, picture.size, self.max_bytes)
+            picture.load()
+            return self.make_grey(picture)
 
 
 def _check_size(path: str, shape: Sequence[int], max_bytes: int) -> None:
@@ -218,7 +234,9 @@ class DicomSeriesReader(PydicomReader):
         slices = []
         for file in files:
             try:
-                dataset = pydicom.dcmread(file, **{**self.kwargs, **kwargs})
+                content = open_in_memory(file, self.max_bytes)
+                _refuse_deflated(source, content)
+                dataset = pydicom.dcmread(content, **{**self.kwargs, **kwargs})
             except pydicom.errors.InvalidDicomError:
                 continue  # a folder of DICOM files holds notes and indices too
             if "PixelData" in dataset:
@@ -234,6 +252,17 @@ class DicomSeriesReader(PydicomReader):
             if int(dataset.get("SamplesPerPixel", 1)) > 1:
                 raise ScanError(source, f"has a colour image ({os.path.basename(file)}); a scan needs one grey channel")
         return slices
+
+
+def _refuse_deflated(source: str, content: BytesIO) -> None:
+    """Refuse a data set that is compressed as a whole: pydicom unpacks it before anyone can ask how large it is."""
+    from pydicom.filereader import read_partial
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    header = read_partial(content, stop_when=lambda *_: True, force=False)
+    content.seek(0)
+    if header.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        raise ScanError(source, "is a deflated DICOM; decompress it first (dcmconv +te of DCMTK does)")
 
 
 def _sort_by_position(source: str, slices: list[tuple[str, Any]]) -> list[tuple[str, Any]]:

@@ -1,0 +1,223 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Whether a cohort comes from the population that a model was calibrated on: another scanner or protocol shows here.
+
+Two things are compared, scan by scan: the quartiles of the patches' log density, and how often each component is used.
+Lesions touch few patches and leave both nearly as they are; a scanner moves the bulk. Where the new scans and the
+calibration's are drawn alike, all ways of telling them apart are equally likely, so a permutation test is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from monai_dpmm_ad.errors import NotFittedError
+
+__all__ = ["ALPHA", "PROFILE", "DriftReference", "compute_profile", "describe_drift", "permutation_test"]
+
+#: Quantiles of a scan's log densities. Neither tail: that is where lesions are.
+PROFILE = (0.25, 0.5, 0.75)
+#: A cohort is called drifted at this p-value: so many of a hundred cohorts of the same population are, by chance.
+ALPHA = 0.01
+MAX_SCANS = 256
+_MAX_COHORT = 1024
+_PERMUTATIONS = 4999
+_SHOWN = 5
+
+Array = NDArray[np.float64]
+
+
+class DriftReference(nn.Module):
+    """What the calibration's scans look like, as buffers of fixed shape.
+
+    Args:
+        num_components: K of the mixture; 0 for a detector without components.
+
+    Example:
+        >>> reference = DriftReference(num_components=2)
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> profiles, usage = torch.randn(40, 3, generator=generator), torch.rand(40, 2, generator=generator)
+        >>> reference.fit(profiles, usage)
+        >>> result = reference.compare(profiles[:10] - 5, usage[:10])
+        >>> result["drifted"], result["p_value"] < 0.01
+        (True, True)
+    """
+
+    profiles: Tensor
+    usage: Tensor
+    num_scans: Tensor
+
+    def __init__(self, num_components: int) -> None:
+        super().__init__()
+        self.register_buffer("profiles", torch.zeros(MAX_SCANS, len(PROFILE)))
+        self.register_buffer("usage", torch.zeros(MAX_SCANS, num_components))
+        self.register_buffer("num_scans", torch.zeros((), dtype=torch.int64))
+
+    def fit(self, profiles: Tensor, usage: Tensor) -> None:
+        """Take the scans of the calibration.
+
+        Args:
+            profiles: ``(n, 3)``, see :func:`compute_profile`.
+            usage: ``(n, K)``, mean responsibilities.
+        """
+        chosen = _choose(len(profiles), MAX_SCANS)
+        self.num_scans.fill_(len(chosen))
+        for buffer, values in ((self.profiles, profiles), (self.usage, usage)):
+            buffer.zero_()
+            buffer[: len(chosen)] = values[chosen].to(buffer)
+
+    def compare(self, profiles: Tensor, usage: Tensor, seed: int = 0) -> dict[str, Any]:
+        """Test whether a cohort and the calibration's scans are drawn alike.
+
+        Args:
+            profiles: ``(m, 3)``, one row for each new scan.
+            usage: ``(m, K)``.
+            seed: of the permutations.
+
+        Returns:
+            Plain JSON. ``p_value`` is twice the smaller of ``p_log_density`` and ``p_component_usage`` (at most 1), so
+            that it holds for both together; ``drifted`` where it is at most ``alpha``; ``smallest_p_value`` is what so
+            few scans can reach at best; ``shift`` says by how many robust standard deviations of the calibration's
+            scans the cohort's median quartiles lie higher (negative: less like what was fitted); ``components`` names
+            those whose use changed most.
+
+        Raises:
+            NotFittedError: before :meth:`fit`.
+            ValueError: no scan to compare.
+        """
+        count = int(self.num_scans)
+        if not count:
+            raise NotFittedError("`compare` needs the calibration's scans. Call `fit` first.")
+        if not len(profiles):
+            raise ValueError("`profiles` must hold at least one scan, got none.")
+        chosen = _choose(len(profiles), _MAX_COHORT)
+        old, new = _array(self.profiles[:count]), _array(profiles[chosen])
+        scale = np.maximum(_spread(np.concatenate([old, new])), 1e-12)
+        p_values = {"p_log_density": permutation_test(old / scale, new / scale, seed)}
+        old_usage, new_usage = _array(self.usage[:count]), _array(usage[chosen])
+        if old_usage.shape[1]:
+            # Square roots of shares: their distance is Hellinger's, in which rare components count as well.
+            p_values["p_component_usage"] = permutation_test(np.sqrt(old_usage), np.sqrt(new_usage), seed)
+        p_value = min(1.0, len(p_values) * min(p_values.values()))
+        shift = (np.median(new, axis=0) - np.median(old, axis=0)) / np.maximum(_spread(old), 1e-12)
+        return {
+            "p_value": p_value,
+            "drifted": p_value <= ALPHA,
+            "alpha": ALPHA,
+            **p_values,
+            "smallest_p_value": min(1.0, len(p_values) * _smallest(count, len(chosen))),
+            "num_scans": len(chosen),
+            "num_reference_scans": count,
+            "shift": {f"q{round(100 * q)}": float(value) for q, value in zip(PROFILE, shift, strict=True)},
+            "components": _name_components(old_usage.mean(0), new_usage.mean(0)),
+        }
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        for name, buffer in self.named_buffers():  # a model that was fitted before there was a reference has none
+            state_dict.setdefault(prefix + name, torch.zeros_like(buffer))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def compute_profile(log_density: Tensor) -> Tensor:
+    """Describe a scan by the quartiles of its patches' log densities.
+
+    Args:
+        log_density: ``(n,)``, n ≥ 1, nats.
+
+    Returns:
+        ``(3,)`` float32.
+    """
+    return torch.quantile(log_density.float(), log_density.new_tensor(PROFILE, dtype=torch.float32))
+
+
+def describe_drift(result: Mapping[str, Any] | None) -> str | None:
+    """Say in a sentence what a user should know, None where there is nothing to say.
+
+    Args:
+        result: what :meth:`DriftReference.compare` gave.
+    """
+    if result is None or not result["drifted"]:
+        return None
+    lower = result["shift"]["q50"]
+    direction = f"{abs(lower):.1f} robust standard deviations {'less' if lower < 0 else 'more'} like the fitted ones"
+    return (
+        f"these scans differ from those of the calibration (p = {result['p_value']:.2g}; the typical patch is "
+        f"{direction}). Another scanner, protocol or population? Rates and p-values may not hold: "
+        "compare drift.json, and fit or update the bundle with healthy scans of this kind"
+    )
+
+
+def permutation_test(one: Array, two: Array, seed: int = 0, permutations: int = _PERMUTATIONS) -> float:
+    """Test by the energy distance whether two samples come from one distribution.
+
+    Args:
+        one: ``(n, F)``.
+        two: ``(m, F)``.
+        seed: of the permutations.
+        permutations: how many beside the one that was observed; all that there are, where they are no more.
+
+    Returns:
+        p in (0, 1]; P(p ≤ a) ≤ a where rows are exchangeable.
+
+    Reference:
+        Székely and Rizzo 2004, Testing for equal distributions in high dimension. Exactness with random permutations:
+        Phipson and Smyth 2010.
+    """
+    rows = np.concatenate([one, two])
+    squares = (rows**2).sum(1)
+    distance = np.sqrt(np.maximum(squares[:, None] + squares[None] - 2 * rows @ rows.T, 0))
+    labels = _label(len(one), len(two), seed, permutations)
+    between = labels @ distance
+    inside = (between * labels).sum(1)
+    across = between.sum(1) - inside
+    outside = distance.sum() - inside - 2 * across
+    n, m = len(one), len(two)
+    energy = 2 * across / (n * m) - inside / m**2 - outside / n**2
+    # Rounding must not tell apart what is equal by symmetry.
+    return float((energy >= energy[0] - 1e-9 * max(1.0, abs(energy[0]))).mean())
+
+
+def _label(n: int, m: int, seed: int, permutations: int) -> Array:
+    """Ways of choosing m of n + m rows, each a row of zeros and ones; the first is the one that was observed."""
+    if math.comb(n + m, m) <= permutations:
+        chosen = np.array(list(combinations(reversed(range(n + m)), m)))
+    else:
+        order = np.random.default_rng(seed).random((permutations, n + m)).argsort(axis=1)
+        chosen = np.concatenate([np.arange(n, n + m)[None], order[:, :m]])
+    labels = np.zeros((len(chosen), n + m))
+    np.put_along_axis(labels, chosen, 1, axis=1)
+    return labels
+
+
+def _choose(count: int, largest: int) -> Tensor:
+    """All numbers below ``count``, or a random choice of them: a choice of exchangeable scans is exchangeable."""
+    if count <= largest:
+        return torch.arange(count)
+    return torch.from_numpy(np.sort(np.random.default_rng(0).choice(count, largest, replace=False)))
+
+
+def _array(values: Tensor) -> Array:
+    return values.detach().cpu().double().numpy()
+
+
+def _spread(values: Array) -> Array:
+    """Standard deviation of each column, from the median absolute deviation."""
+    return 1.4826 * np.median(np.abs(values - np.median(values, axis=0)), axis=0)
+
+
+def _smallest(n: int, m: int) -> float:
+    """The least p-value of a permutation test with samples of n and m: one way of telling them apart of all."""
+    ways = math.comb(n + m, m)
+    return 1 / ways if ways <= _PERMUTATIONS else 1 / (_PERMUTATIONS + 1)
+
+
+def _name_components(old: Array, new: Array) -> list[dict[str, Any]]:
+    order: Sequence[int] = np.argsort(-np.abs(np.sqrt(new) - np.sqrt(old)), kind="stable")[:_SHOWN].tolist()
+    return [{"component": k, "reference_share": float(old[k]), "share": float(new[k])} for k in order]

@@ -1,0 +1,232 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Kill commands with SIGKILL at random moments, restart them, and compare with runs that nobody disturbed.
+
+    python tests/soak/interruptions.py --kills 50
+
+After every kill whatever has its final name must be whole; after the last the command runs to its end, and its result
+must be that of an undisturbed run, byte by byte. Commands run in forks of this process, which has imported everything,
+so that the kills hit the work and not the imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from safetensors import safe_open
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from conftest import FAST
+from helpers.tiny_vit import write_tiny_vit
+
+from monai_dpmm_ad.cli import main
+from monai_dpmm_ad.embedding import EmbeddingStore
+from monai_dpmm_ad.files import PARTIAL
+from monai_dpmm_ad.finished import FOLDER
+from monai_dpmm_ad.phantoms import write_cohort
+
+__all__ = ["COMMANDS", "Fixtures", "make_fixtures", "soak"]
+
+
+@dataclass
+class Fixtures:
+    """What the commands work on: a cohort, a tiny backbone, a fitted bundle."""
+
+    cohort: Path
+    backbone: Path
+    bundle: Path
+
+
+@dataclass
+class Outcome:
+    """How many kills hit a running command, and how many came after its end."""
+
+    kills: int = 0
+    too_late: int = 0
+    compared: int = 0
+    moments: list[float] = field(default_factory=list)
+
+
+def fit_command(fixtures: Fixtures, out: Path) -> list[str]:
+    options = ["--image-size", str(FAST["image_size"]), "--num-components", "8", "--max-epochs", "3"]
+    paths = ["--images", str(fixtures.cohort), "--embedder", str(fixtures.backbone), "--out", str(out)]
+    return ["fit", *paths, *options]
+
+
+def infer_command(fixtures: Fixtures, out: Path) -> list[str]:
+    return ["infer", "--bundle", str(fixtures.bundle), "--images", str(fixtures.cohort), "--out", str(out)]
+
+
+def pretrain_command(fixtures: Fixtures, out: Path) -> list[str]:
+    images = str(fixtures.cohort.parent / "imagesTr")
+    return ["pretrain", "--images", images, "--out", str(out), "--steps", "12", "--batch-size", "4"]
+
+
+COMMANDS: dict[str, Callable[[Fixtures, Path], list[str]]] = {
+    "fit": fit_command,
+    "infer": infer_command,
+    "pretrain": pretrain_command,
+}
+
+
+def make_fixtures(folder: Path) -> Fixtures:
+    """Make the data, and fit a bundle."""
+    sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 2, "num_test_abnormal": 2}
+    cohort = write_cohort(folder / "cohort", spacing=4.0, size="small", **sizes)
+    fixtures = Fixtures(cohort, write_tiny_vit(folder / "backbone"), folder / "bundle")
+    assert run(fit_command(fixtures, fixtures.bundle)) is not None
+    return fixtures
+
+
+def run(command: list[str], kill_after: float | None = None) -> float | None:
+    """Run a command in a fork; returns its seconds, or None where the kill came before its end.
+
+    Raises:
+        AssertionError: when the command fails.
+    """
+    start = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(quiet, stream)
+        status = 1
+        try:
+            status = main(command)
+        finally:
+            os._exit(status)
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            assert status == 0, f"{' '.join(command)}: status {status}"
+            return time.monotonic() - start
+        if kill_after is not None and time.monotonic() - start > kill_after:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return None
+        time.sleep(0.002)
+
+
+def check_whole(folder: Path) -> None:
+    """Read everything that has its final name."""
+    for path in folder.rglob("*"):
+        if not path.is_file() or path.name.startswith(PARTIAL) or "tfevents" in path.name:
+            continue
+        if path.name.endswith((".nii", ".nii.gz")):
+            np.asarray(nib.load(path).dataobj)
+        elif path.suffix == ".pt":
+            torch.load(path, weights_only=True)
+        elif path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                for key in file.keys():  # noqa: SIM118
+                    file.get_tensor(key)
+        elif path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
+    for manifest in folder.rglob("manifest.json"):
+        EmbeddingStore(manifest.parent).verify()
+
+
+def finished_outputs(folder: Path) -> dict[str, int]:
+    """The scans that are finished, and when their maps were written: a restart must leave them alone."""
+    names = [path.stem for path in (folder / FOLDER).glob("*.json")]
+    return {name: (folder / f"{name}_anomaly.nii.gz").stat().st_mtime_ns for name in names}
+
+
+def assert_same(one: Path, two: Path) -> None:
+    """Compare two output folders: tensors, voxels and tables, byte by byte."""
+
+    def listing(folder: Path) -> list[str]:
+        files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+        # TensorBoard's logs have the time in them; a run that was killed leaves one for each attempt.
+        return sorted(str(file) for file in files if "tfevents" not in file.name)
+
+    assert listing(one) == listing(two), set(listing(one)) ^ set(listing(two))
+    for name in listing(one):
+        a, b = one / name, two / name
+        if name.endswith(".pt"):
+            states = [torch.load(path, weights_only=True) for path in (a, b)]
+            if "checkpoints" not in name:
+                assert states[0].keys() == states[1].keys(), name
+                assert all(torch.equal(states[0][key], states[1][key]) for key in states[0]), name
+        elif name.endswith(".nii.gz"):
+            images = [np.asarray(nib.load(path).dataobj) for path in (a, b)]
+            assert images[0].dtype == images[1].dtype, name
+            assert np.array_equal(*images), name
+        elif Path(name).parts[0] != FOLDER and not name.endswith((".lock", "report.html")):
+            assert a.read_bytes() == b.read_bytes(), name
+
+
+def soak(kind: str, fixtures: Fixtures, folder: Path, kills: int, seed: int = 0, in_a_row: int = 5) -> Outcome:
+    """Kill a command until ``kills`` have hit it, each run after ``in_a_row`` kills coming to its end.
+
+    Returns:
+        What happened.
+
+    Raises:
+        AssertionError: when a file is half-written, a finished scan is done again, or a result differs.
+    """
+    generator = random.Random(seed)
+    outcome = Outcome()
+    expected = folder / "undisturbed"
+    duration = run(COMMANDS[kind](fixtures, expected))
+    assert duration is not None
+    attempt = 0
+    while outcome.kills < kills:
+        # The same name in folders of their own: an output must not tell where it lies.
+        out = folder / f"disturbed-{attempt}"
+        attempt += 1
+        command = COMMANDS[kind](fixtures, out)
+        hits = 0
+        while hits < in_a_row and outcome.kills < kills:
+            before = finished_outputs(out)
+            moment = generator.uniform(0, duration)
+            killed = run(command, kill_after=moment) is None
+            after = finished_outputs(out)
+            assert all(after[name] == time_ns for name, time_ns in before.items()), "a finished scan was done again"
+            if not killed:
+                outcome.too_late += 1
+                break
+            hits += 1
+            outcome.kills += 1
+            outcome.moments.append(moment / duration)
+            if out.exists():
+                check_whole(out)
+        else:
+            run(command)
+        assert_same(expected, out)
+        outcome.compared += 1
+    return outcome
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--kills", type=int, default=50, help="of each command")
+    parser.add_argument("--commands", nargs="+", default=list(COMMANDS), choices=list(COMMANDS))
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)  # a fork cannot take other threads along
+    with tempfile.TemporaryDirectory(prefix="interruptions-") as name:
+        fixtures = make_fixtures(Path(name))
+        for kind in options.commands:
+            (Path(name) / kind).mkdir()
+            outcome = soak(kind, fixtures, Path(name) / kind, options.kills, options.seed)
+            print(
+                json.dumps({"command": kind, **{k: v for k, v in vars(outcome).items() if k != "moments"}}), flush=True
+            )
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,211 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Hostile files: a sample of the soak in ``tests/soak/hostile.py``, and properties."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import struct
+import zipfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from soak.hostile import KINDS, Workshop, try_mutant
+
+from monai_dpmm_ad.bundle import load_workflow
+from monai_dpmm_ad.cli import main
+from monai_dpmm_ad.commands import infer
+from monai_dpmm_ad.datalist import resolve_datalist
+from monai_dpmm_ad.errors import CheckpointError, ScanError
+from monai_dpmm_ad.transforms import LoadScan, output_path
+
+PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("hostile"))
+
+
+@pytest.mark.filterwarnings("ignore")  # libraries comment on damaged files; what counts is what comes of it
+@pytest.mark.parametrize("kind", KINDS)
+def test_mutants_are_read_or_refused_with_a_reason(kind: str, shop: Workshop) -> None:
+    number = {"bundle": 30, "store": 60}.get(kind, 120)
+    results = {f"{kind}-{i}": try_mutant(shop, kind, i) for i in range(number)}
+    assert {name: result for name, result in results.items() if result not in ("read", "refused")} == {}
+    assert "refused" in results.values()
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@PROPERTY
+@given(shape=st.lists(st.integers(2000, 32767), min_size=3, max_size=3), kind=st.sampled_from([2, 4, 16, 64]))
+def test_a_header_that_claims_terabytes_is_refused_before_memory_is_taken(
+    tmp_path: Path, compressed: bool, shape: list[int], kind: int
+) -> None:
+    header = nib.Nifti1Header()
+    header["dim"][:4] = [3, *shape]
+    header["datatype"], header["bitpix"], header["vox_offset"], header["magic"] = kind, 8, 352, b"n+1"
+    data = header.binaryblock + bytes(4) + bytes(1000)
+    path = tmp_path / ("a.nii.gz" if compressed else "a.nii")
+    path.write_bytes(gzip.compress(data) if compressed else data)
+    with pytest.raises(ScanError, match="claims shape"):
+        LoadScan()(path)
+
+
+@pytest.mark.parametrize(
+    ("offset", "extension", "message"),
+    [
+        (2.0**40, None, "voxels begin at byte"),
+        (400.0, 2**31 - 8, "extension of 2147483640 bytes"),
+        (0.0, 4, "extension"),
+    ],
+)
+def test_a_header_that_points_far_away_is_refused(
+    tmp_path: Path, offset: float, extension: int | None, message: str
+) -> None:
+    image = nib.Nifti1Image(np.arange(60, dtype=np.float32).reshape(3, 4, 5), np.eye(4))
+    nib.save(image, tmp_path / "a.nii")
+    data = bytearray((tmp_path / "a.nii").read_bytes())
+    data[108:112] = struct.pack("<f", offset)
+    if extension is not None:
+        data[348:352] = b"\1\0\0\0"
+        data[352:352] = struct.pack("<ii", extension, 0) + bytes(40)
+    (tmp_path / "a.nii").write_bytes(data)
+    with pytest.raises(ScanError, match=message):
+        LoadScan()(tmp_path / "a.nii")
+
+
+def test_a_header_with_an_extension_is_read(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.arange(60, dtype=np.float32).reshape(3, 4, 5), np.eye(4))
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"scanned on a Monday"))
+    for name in ("a.nii", "a.nii.gz"):
+        nib.save(image, tmp_path / name)
+        assert LoadScan()(tmp_path / name).shape == (1, 3, 4, 5)
+
+
+@PROPERTY
+@given(
+    paths=st.lists(st.text(min_size=1, max_size=40).map(lambda text: f"../{text}/../../{text}.nii"), max_size=6),
+    names=st.lists(st.text(max_size=300), max_size=6),
+)
+def test_no_name_leads_out_of_the_output_folder(tmp_path: Path, paths: list[str], names: list[str]) -> None:
+    entries = [{"image": path} for path in paths] + [{"image": f"/a/{i}.nii", "name": n} for i, n in enumerate(names)]
+    (tmp_path / "list.json").write_text(json.dumps({"test": entries}))
+    try:
+        items = resolve_datalist([tmp_path / "list.json"])
+    except ScanError:
+        return
+    for item in items:
+        path = output_path(tmp_path / "out", item["name"], "anomaly", "a.nii")
+        assert path.parent == tmp_path / "out"
+        assert Path(os.path.normpath(path)).parent == tmp_path / "out"
+    assert len({item["name"].lower() for item in items}) == len(items)
+
+
+def test_links_that_run_in_circles_end(tmp_path: Path) -> None:
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    nib.save(nib.Nifti1Image(np.ones((3, 3, 3), np.float32), np.eye(4)), inner / "scan.nii")
+    for number in range(3):
+        (inner / f"up{number}").symlink_to(tmp_path)
+        (tmp_path / f"down{number}").symlink_to(inner)
+    assert len(resolve_datalist([tmp_path])) == 1
+
+
+def test_an_output_that_is_a_link_replaces_the_link(bundle: Path, cohort: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim.txt"
+    victim.write_text("precious")
+    out = tmp_path / "out"
+    out.mkdir()
+    scan = cohort.parent / "imagesTs" / "test_healthy_000.nii.gz"
+    for name in ("test_healthy_000_anomaly.nii.gz", "test_healthy_000_mask.nii.gz", "scores.csv"):
+        (out / name).symlink_to(victim)
+    assert not infer(bundle, [scan], out, report=False).failures
+    assert victim.read_text() == "precious"
+
+
+# Bundles --------------------------------------------------------------------------------------------------------------
+
+
+def change(bundle: Path, folder: Path, file: str, **changes: object) -> Path:
+    """A copy of a bundle with other values of ids in one of its configs."""
+    copy = Path(shutil.copytree(bundle, folder / "copy"))
+    path = copy / "configs" / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("inference.json", {"intensity": "$__import__('os').system('true')"}, "another `intensity`"),
+        ("inference.json", {"datalist": "$print(1)"}, "another `datalist`"),
+        ("inference.json", {"imports": ["$import os"]}, "another `imports`"),
+        ("inference.json", {"detector_options": {"_target_": "os.mkdir"}}, "another `detector_options`"),
+        ("inference.json", {"more": 1}, "has `more`"),
+        ("evaluate.json", {"run": ["$1"]}, "another `run`"),
+        ("metadata.json", {"task": "$print(1)"}, "another `task`"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_bundle_with_other_code_is_refused(
+    bundle: Path, tmp_path: Path, file: str, changes: dict[str, object], message: str
+) -> None:
+    copy = change(bundle, tmp_path, file, **changes)
+    with pytest.raises(CheckpointError, match=f"{message}.*--trust-bundle"):
+        load_workflow(copy, ["inference"], "inference")
+
+
+def test_a_bundle_with_another_logging_config_is_refused(bundle: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    with (copy / "configs" / "logging.conf").open("a") as file:
+        file.write("\n[handler_x]\nclass=StreamHandler\nargs=(__import__('os').getcwd(),)\n")
+    with pytest.raises(CheckpointError, match=r"logging\.conf: is not this package's own"):
+        load_workflow(copy, ["inference"], "inference")
+
+
+@pytest.mark.filterwarnings("default")  # the command line prints warnings in its own way
+def test_a_customised_bundle_runs_when_it_is_trusted(
+    bundle: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = change(bundle, tmp_path, "inference.json", section="$'te' + 'st'")
+    command = ["infer", "--bundle", str(copy), "--images", str(cohort), "--no-report", "--out", str(tmp_path / "out")]
+    assert main(command) == 1
+    assert "another `section`" in capsys.readouterr().err
+    assert main([*command, "--trust-bundle"]) == 0
+
+
+def test_plain_settings_of_a_bundle_may_differ(bundle: Path, tmp_path: Path) -> None:
+    copy = change(bundle, tmp_path, "inference.json", false_positive_rate=0.05, batch_size=2)
+    load_workflow(copy, ["inference"], "inference")
+
+
+def test_a_model_that_unpacks_to_more_than_it_has_is_refused(bundle: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    path = copy / "models" / "model.pt"
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in records.items():
+            archive.writestr(name, content)
+    with pytest.raises(CheckpointError, match="is damaged or no model"):
+        load_workflow(copy, ["inference"], "inference")
+
+
+def test_a_model_that_would_run_code_is_refused(bundle: Path, tmp_path: Path) -> None:
+    class Attack:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "attacked"),)
+
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    torch.save({"a": Attack()}, copy / "models" / "model.pt")
+    with pytest.raises(CheckpointError, match="is damaged or no model"):
+        load_workflow(copy, ["inference"], "inference")
+    assert not (tmp_path / "attacked").exists()

@@ -92,8 +92,8 @@ class AnomalyNet(nn.Module):
         self.upsampling = upsampling
         self.patch_mask = PrincipalMask.make(patch_mask, mask_threshold, mask_closing)
         self.drift = DriftReference(detector.mixture.num_components if isinstance(detector, DPMMDetector) else 0)
-        #: called with every batch of encoded slices, on the unshifted grid, and which of their patches are scored
-        self.observer: Callable[[EncodedSlices, Tensor], None] | None = None
+        #: called with encoded slices on the unshifted grid, which of their patches count, and their scores
+        self.observer: Callable[[EncodedSlices, Tensor, Tensor], None] | None = None
         self.register_buffer(
             "backbone_digest", torch.frombuffer(bytearray.fromhex(embedder.digest()), dtype=torch.uint8).clone()
         )
@@ -160,9 +160,9 @@ class AnomalyNet(nn.Module):
     def _draw(self, images: Tensor, positions: Tensor | None, shift: tuple[int, int]) -> Tensor:
         encoded = self.encode(images, positions, shift)
         valid = self.choose_patches(encoded)
-        if self.observer is not None and not any(shift):
-            self.observer(encoded, valid)
         grid = self.detector.score_slices(encoded, valid)
+        if self.observer is not None and not any(shift):
+            self.observer(encoded, valid, grid)
         size = int(images.shape[-2]), int(images.shape[-1])
         scale = [length / resized for length, resized in zip(size, self.resized_shape(*size), strict=True)]
         patch_size = self.embedder.patch_size * scale[0], self.embedder.patch_size * scale[1]

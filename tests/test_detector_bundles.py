@@ -19,6 +19,7 @@ from monai_dpmm_ad.commands import evaluate, infer
 DETECTORS = {
     "himatch": ["num_support=2", "num_clusters=4"],
     "memory_bank": ["fraction=0.1", "neighbours=2"],
+    "ogae": ["latent_dim=4"],
 }
 
 

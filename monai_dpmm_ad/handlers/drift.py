@@ -82,14 +82,15 @@ class DriftHandler:
         self._usage.clear()
 
     @torch.no_grad()
-    def _observe(self, encoded: EncodedSlices, valid: Tensor) -> None:
-        rows = {name: values[valid] for name, values in encoded.rows().items()}
+    def _observe(self, encoded: EncodedSlices, valid: Tensor, scores: Tensor) -> None:
         step = max(1, int(valid.sum()) // _ROWS)
-        rows = {name: values[::step] for name, values in rows.items()}
         detector = self.network.detector
+        if not isinstance(detector, DPMMDetector):  # no density, but scores that fall where patches are usual
+            self._densities.append(-scores[valid][::step].cpu())
+            return
+        rows = {name: values[valid][::step] for name, values in encoded.rows().items()}
         self._densities.append(detector.criterion(rows).cpu())
-        if isinstance(detector, DPMMDetector):
-            self._usage.append(detector.mixture.responsibilities(detector.features(rows)).sum(0).cpu())
+        self._usage.append(detector.mixture.responsibilities(detector.features(rows)).sum(0).cpu())
 
     def _update(self, engine: Engine) -> None:
         for scan in finished_scans(engine):

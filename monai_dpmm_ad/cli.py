@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from monai_dpmm_ad import __version__
 from monai_dpmm_ad.errors import find_user_error
-from monai_dpmm_ad.processes import is_first
 
 if TYPE_CHECKING:
     from monai_dpmm_ad.cluster_command import ClusterOutcome
@@ -261,6 +260,7 @@ def _demo(options: dict[str, Any]) -> int:
 
 def _fit(options: dict[str, Any]) -> int:
     from monai_dpmm_ad import commands
+    from monai_dpmm_ad.processes import is_first
 
     if "detector_options" in options:
         options["detector_options"] = dict(options["detector_options"])
@@ -335,6 +335,8 @@ def _print_progress(step: int, figures: Mapping[str, float]) -> None:
 
 
 def _print(outcome: Outcome, folder: str) -> int:
+    from monai_dpmm_ad.processes import is_first
+
     if not is_first():
         return _print_failures(outcome)
     from rich.console import Console
@@ -374,6 +376,8 @@ def _metrics_table(metrics: dict[str, Any]) -> Any:
 
 
 def _print_failures(outcome: Outcome | ClusterOutcome) -> int:
+    from monai_dpmm_ad.processes import is_first
+
     for failure in outcome.failures if is_first() else ():
         print(f"failed: {failure.path}: {failure.reason}", file=sys.stderr)
     return 1 if outcome.failures else 0

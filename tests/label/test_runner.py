@@ -95,7 +95,7 @@ def test_bad_scans_are_named(runner: BundleRunner, scans: list[Path], tmp_path: 
     (tmp_path / "bad.nii.gz").write_text("hello")
     (tmp_path / "list.json").write_text(json.dumps({"test": [{"image": str(scans[0])}]}))
     for path, message in (
-        (tmp_path / "bad.nii.gz", "is not an image"),
+        (tmp_path / "bad.nii.gz", "is damaged"),
         (tmp_path / "none.nii.gz", "none.nii.gz"),
         (tmp_path / "list.json", "a list of scans"),
         (scans[0].parent, "holds 4 scans"),

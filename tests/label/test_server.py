@@ -183,7 +183,7 @@ def test_eight_requests_at_once_are_eight_in_turn(server: Server, scans: list[Pa
 
 BAD = {
     "unknown study": ({"image": "test_abnormal_01"}, {}, 404, f"Did you mean '{STUDY}'"),
-    "unreadable file": ({"image": "broken"}, {}, 422, "broken.nii.gz: is not an image"),
+    "unreadable file": ({"image": "broken"}, {}, 422, "broken.nii.gz: is damaged"),
     "a file that is no scan": ({"image": "/etc/passwd"}, {}, 422, "is not an image"),
     "rate": ({"image": STUDY}, {"rate": 7}, 400, "`rate` must lie in"),
     "axes": ({"image": STUDY}, {"axes": "axal"}, 400, "Did you mean 'axial'"),
@@ -239,7 +239,7 @@ def test_next_sample_is_the_most_suspicious_study(client: MONAILabelClient, serv
     # Scores are in the datastore, with the reason in the place of a score that could not be computed.
     objects = json.loads((server.studies / "datastore_v2.json").read_text())["objects"]
     assert objects[by_score[0]]["image"]["info"]["dpmm_ad"]["score"] == sample["score"]
-    assert "is not an image" in objects["broken"]["image"]["info"]["dpmm_ad"]["error"]
+    assert "is damaged" in objects["broken"]["image"]["info"]["dpmm_ad"]["error"]
     assert server.post("/scoring/dpmm_ad?run_sync=true").json()["executed"] == 0
     # A study that a reader has labelled is not handed out again.
     label = voxels(expected / f"{by_score[0]}_mask.nii.gz")

@@ -227,7 +227,7 @@ def _header_edited(path, whole, kind):
     [
         ("missing", "no such file or folder"),
         ("text", "is not an image that can be read"),
-        ("text nifti", "is not an image"),
+        ("text nifti", "is damaged"),
         ("text gzip", "is not an image"),
         ("text png", "is not an image"),
         ("text dicom", "holds no DICOM image"),

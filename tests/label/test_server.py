@@ -125,7 +125,7 @@ def test_what_slicer_asks_for(client: MONAILabelClient, server: Server, expected
         assert level["num_voxels"] == (values >= level["level"]).sum()
     assert [level["rate"] for level in facts["levels"]] == pytest.approx([1e-2, 1e-3, 1e-4])
     assert facts["label_names"] == {"anomaly_level_1": 1, "anomaly_level_2": 2, "anomaly_level_3": 3}
-    assert facts["levels"][2]["num_voxels"] > 0
+    assert facts["levels"][0]["num_voxels"] > 0  # the rarer levels may be empty on a small scan
 
 
 def test_a_request_sets_rate_axes_and_lesion_size(client: MONAILabelClient, server: Server, tmp_path: Path) -> None:

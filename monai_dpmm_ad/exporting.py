@@ -55,7 +55,8 @@ def export_network(
         Path of the file.
 
     Raises:
-        ValueError: an unknown format or a shape that is none.
+        ValueError: an unknown format, a shape that is none, or a network that no graph can hold (detector ``himatch``,
+            patch mask ``pca``).
         ImportError: ONNX without the ``onnx`` extra.
         CheckpointError: a folder that is no fitted bundle.
     """
@@ -64,6 +65,7 @@ def export_network(
     # In float32, since another machine may lack bfloat16.
     workflow = load_workflow(bundle, ["inference"], "inference", **{"embedder#autocast": False})
     network: AnomalyNet = workflow.parser.get_parsed_content("network_def").eval()
+    network.check_graph()
     height, width = (network.image_size, network.image_size) if shape is None else _check_shape(shape)
     channels = int(workflow.parser.get_parsed_content("channels"))
     images = torch.zeros(2, channels, height, width)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_dpmm_ad.errors import NotFittedError, unknown_option
+from monai_dpmm_ad.ops.graphs import is_graph
 from monai_dpmm_ad.ops.tails import TAILS, compute_surprisal, make_surprisal_table, smooth_foreground
 
 __all__ = ["IntensityTail"]
@@ -84,6 +85,6 @@ class IntensityTail(nn.Module):
         Raises:
             NotFittedError: before `fit`.
         """
-        if not torch.jit.is_tracing() and not torch.compiler.is_exporting() and not self.fitted:
+        if not is_graph() and not self.fitted:
             raise NotFittedError("The intensity tail has seen no healthy pixels. Call `fit` first, or load a bundle.")
         return maps / self.score_scale + self.weight * compute_surprisal(self.smooth(images), self.table)

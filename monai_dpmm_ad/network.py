@@ -16,6 +16,7 @@ from monai_dpmm_ad.drift import DriftReference
 from monai_dpmm_ad.embedding import Embedder
 from monai_dpmm_ad.errors import CheckpointError, unknown_option
 from monai_dpmm_ad.intensity_tail import IntensityTail
+from monai_dpmm_ad.ops.graphs import is_graph
 from monai_dpmm_ad.ops.patches import pool_foreground, upsample_scores
 from monai_dpmm_ad.ops.principal import PrincipalMask
 from monai_dpmm_ad.ops.refinement import REFINEMENTS, refine_scores
@@ -135,6 +136,18 @@ class AnomalyNet(nn.Module):
         valid = encoded.foreground >= self.min_foreground
         return valid if self.patch_mask is None else self.patch_mask(encoded.embeddings.patches[:, -1], valid)
 
+    def check_graph(self) -> None:
+        """Check that the network can be written as a graph.
+
+        Raises:
+            ValueError: where what it does depends on the values of an image in a way that no graph can follow.
+        """
+        obstacle = self.detector.graph_obstacle
+        if self.patch_mask is not None:
+            obstacle = "patch_mask 'pca' decomposes the patches of each slice, in numbers that differ"
+        if obstacle is not None:
+            raise ValueError(f"`network` must be one that a graph can hold, but {obstacle}. Run the bundle instead.")
+
     def forward(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
         """Draw anomaly maps.
 
@@ -145,6 +158,8 @@ class AnomalyNet(nn.Module):
         Returns:
             ``(B, 1, H, W)``, non-negative, higher = more anomalous, 0 in the background.
         """
+        if is_graph():
+            self.check_graph()
         maps = self.draw_embedding_maps(images, positions)
         if self.intensity_tail is not None:
             maps = self.intensity_tail(maps, _middle(images)) * _foreground(images)

@@ -46,6 +46,8 @@ class Detector(nn.Module, ABC):
     batch_unit: ClassVar[str] = "patches"
     #: buffers whose first dimension only a fit decides; loading a state dict takes over the stored one
     sized_by_fit: ClassVar[tuple[str, ...]] = ()
+    #: why the scores cannot be written as a graph (ONNX, TorchScript); None where they can
+    graph_obstacle: ClassVar[str | None] = None
 
     def __init__(self, embed_dim: int, num_stages: int = 1, location_weight: float = 0.0) -> None:
         super().__init__()

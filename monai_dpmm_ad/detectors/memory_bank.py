@@ -14,6 +14,7 @@ from monai_dpmm_ad.detectors.search import INDEXES, NearestNeighbours
 from monai_dpmm_ad.errors import NotFittedError, unknown_option
 from monai_dpmm_ad.mixture.distributed import gather_rows
 from monai_dpmm_ad.ops.coreset import iterate_k_centres, project_randomly
+from monai_dpmm_ad.ops.graphs import is_graph
 from monai_dpmm_ad.progress import track
 from monai_dpmm_ad.types import EncodedSlices
 
@@ -143,6 +144,8 @@ class MemoryBankDetector(Detector):
 
     def score_slices(self, encoded: EncodedSlices, valid: Tensor) -> Tensor:
         """Score the valid patches only: the search is what costs here."""
+        if is_graph():  # which cannot choose rows
+            return super().score_slices(encoded, valid)
         features = self.features(encoded.rows())
         scores = features.new_zeros(valid.shape)
         scores[valid] = self.score(features[valid])

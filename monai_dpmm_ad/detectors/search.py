@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from monai_dpmm_ad.errors import unknown_option
-from monai_dpmm_ad.ops.distances import squared_distances
+from monai_dpmm_ad.ops.distances import split_rows, squared_distances
+from monai_dpmm_ad.ops.graphs import is_graph
 
 __all__ = ["INDEXES", "NearestNeighbours"]
 
@@ -25,7 +26,7 @@ class NearestNeighbours:
     PyTorch searches in chunks: the memory beyond the vectors is 1024 × 16 384 distances. FAISS searches on the CPU
     only. On one thread PyTorch was faster than FAISS's flat index (docs/detectors.md), so by default FAISS does "ivf"
     alone. ``ivf`` looks only into the nearest cells of a k-means partition and may miss a neighbour; PyTorch's search
-    is always exact.
+    is always exact, and so is a graph, which cannot take FAISS along.
 
     Args:
         vectors: (M, D), M ≥ 1, any floating dtype.
@@ -82,7 +83,7 @@ class NearestNeighbours:
         if x.ndim != 2 or x.shape[1] != self.vectors.shape[1]:
             raise ValueError(f"`x` must have shape (N, {self.vectors.shape[1]}) as the vectors, got {tuple(x.shape)}.")
         x = x.float()
-        if self._faiss is None or torch.jit.is_tracing():  # a trace cannot see into FAISS
+        if self._faiss is None or is_graph():  # a graph cannot see into FAISS
             return self._search_torch(x, k)
         distances, indices = self._faiss.search(x.contiguous().numpy(), k)
         found = torch.from_numpy(distances).clamp_(min=0), torch.from_numpy(indices)
@@ -92,7 +93,7 @@ class NearestNeighbours:
         return found
 
     def _search_torch(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        parts = [self._search_chunk(rows, k) for rows in x.split(QUERY_CHUNK)] or [self._search_chunk(x, k)]
+        parts = [self._search_chunk(rows, k) for rows in split_rows(x, QUERY_CHUNK)]
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
     def _search_chunk(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from monai_dpmm_ad.ops.graphs import is_graph
+
 __all__ = [
     "nearest_centres",
     "nearest_cosine_distance",
@@ -21,9 +23,9 @@ CHUNK_SIZE = 8192  # rows: a float32 chunk against 500 centres is 16 MB
 def split_rows(x: Tensor, chunk_size: int) -> tuple[Tensor, ...]:
     """Split x (N, …) into chunks of rows, so that what is computed of them stays small.
 
-    A graph that is exported gets x whole: its number of chunks would be fixed, and with it N.
+    A graph gets x whole: its number of chunks would be fixed, and with it N.
     """
-    if torch.compiler.is_exporting():
+    if is_graph():
         return (x,)
     return x.split(chunk_size)
 

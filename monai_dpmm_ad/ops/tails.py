@@ -98,5 +98,6 @@ def smooth_foreground(images: Tensor, sigma: float) -> Tensor:
     both = torch.cat([images, inside])
     both = F.conv2d(both, line.view(1, 1, -1, 1), padding=(reach, 0))
     both = F.conv2d(both, line.view(1, 1, 1, -1), padding=(0, reach))
-    total, weight = both.chunk(2)
+    count = images.shape[0]  # not `chunk`, which would fix the batch size of a graph
+    total, weight = both[:count], both[count:]
     return inside * total / torch.where(inside > 0, weight, 1)

@@ -71,6 +71,7 @@ class HiMatchDetector(Detector):
     reference_counts: Tensor
     max_epochs = 1
     batch_unit = "scans"
+    graph_obstacle = "himatch chooses and clusters support images for each slice, in numbers of patches that differ"
     sized_by_fit = ("reference_cls", "reference_patches", "reference_counts")
 
     def __init__(

@@ -16,6 +16,7 @@ from monai_dpmm_ad.detectors.ogae.loss import MODES, compute_guided_loss
 from monai_dpmm_ad.detectors.ogae.ocsvm import check_nu
 from monai_dpmm_ad.errors import NotFittedError, unknown_option
 from monai_dpmm_ad.mixture.distributed import average_gradients, reduce_max
+from monai_dpmm_ad.ops.distances import split_rows
 
 __all__ = ["OCSVMGuidedDetector"]
 
@@ -212,4 +213,4 @@ class OCSVMGuidedDetector(Detector):
         return (features - self.center) / self.spread
 
     def _encode(self, scaled: Tensor) -> Tensor:
-        return torch.cat([self.autoencoder.encode(part) for part in scaled.split(_CHUNK)])
+        return torch.cat([self.autoencoder.encode(part) for part in split_rows(scaled, _CHUNK)])

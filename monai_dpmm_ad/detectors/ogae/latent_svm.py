@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from monai_dpmm_ad.detectors.base import take_stored_shapes
 from monai_dpmm_ad.detectors.ogae.kernels import Gamma, compute_kernel, resolve_gamma, standardize
 from monai_dpmm_ad.detectors.ogae.ocsvm import solve_ocsvm
-from monai_dpmm_ad.ops.distances import CHUNK_SIZE, squared_distances
+from monai_dpmm_ad.ops.distances import CHUNK_SIZE, split_rows, squared_distances
 
 __all__ = ["LatentSVM"]
 
@@ -74,7 +74,7 @@ class LatentSVM(nn.Module):
     def similarity(self, latents: Tensor) -> Tensor:
         """log g(z) of latents (n, d): (n,)."""
         parts = []
-        for rows in latents.split(CHUNK_SIZE):
+        for rows in split_rows(latents, CHUNK_SIZE):
             scaled = (rows - self.shift) / self.scale
             if self.kernel == "linear":
                 parts.append((compute_kernel(scaled, self.support, "linear", 0.0) @ self.alpha).log())

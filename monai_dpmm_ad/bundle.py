@@ -8,6 +8,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 
 from monai_dpmm_ad.bundle_configs import check_configs, refuse_expressions
 from monai_dpmm_ad.errors import CheckpointError
-from monai_dpmm_ad.files import replace_file, write_json
+from monai_dpmm_ad.files import PARTIAL, remove_leftovers, replace_file, write_json
 from monai_dpmm_ad.network import AnomalyNet
 
 __all__ = [
@@ -75,10 +76,24 @@ def create_bundle(path: str | os.PathLike[str]) -> Path:
         raise CheckpointError(f"{path}: holds a fitted bundle already. Name another folder with --out.")
     if path.exists() and not path.is_dir():
         raise CheckpointError(f"{path}: is a file. Name a folder with --out.")
-    if path.is_dir() and any(path.iterdir()) and not (path / INFERENCE).is_file():
+    if not (path / INFERENCE).is_file() and any(_is_foreign(item) for item in path.rglob("*")):
         raise CheckpointError(f"{path}: is not empty and no bundle. Name another folder with --out.")
-    shutil.copytree(_template(), path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("model.pt"))
+    _copy_template(path)
     return path
+
+
+def _is_foreign(item: Path) -> bool:
+    return not item.is_dir() and not item.name.startswith(PARTIAL)
+
+
+def _copy_template(path: Path) -> None:
+    """Copy file by file, each in one step, and first the one by which an unfinished bundle is known."""
+    template = _template()
+    files = sorted(file.relative_to(template) for file in template.rglob("*") if file.is_file())
+    files = [file for file in files if file != MODEL and "__pycache__" not in file.parts]
+    remove_leftovers(path / MODEL.parent, path / "fit", *{path / file.parent for file in files})
+    for file in sorted(files, key=lambda file: file != INFERENCE):
+        replace_file(path / file, partial(shutil.copyfile, template / file))
 
 
 def _template() -> Path:

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run, debug = options.pop("run"), options.pop("debug")
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     if not debug:
-        logging.disable(logging.WARNING)  # MONAI and Ignite narrate; what matters is printed below
+        logging.disable(logging.ERROR)  # MONAI and Ignite narrate; what matters is printed below
     try:
         return run({name: value for name, value in options.items() if value is not None})
     except KeyboardInterrupt:
@@ -234,6 +234,7 @@ def _add_pretrain(commands: Any) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder that fit --embedder takes")
     parser.add_argument("--initial", metavar="DIR", help="weights to begin with, of the same architecture")
     parser.add_argument("--steps", type=int, help="optimiser steps")
+    parser.add_argument("--checkpoint-every", type=int, help="steps between checkpoints (default 100)")
     parser.add_argument("--batch-size", type=int, help="slices in a step, of each process")
     parser.add_argument("--patch-size", type=int, help="side of a patch in pixels")
     parser.add_argument("--seed", type=int, help="of everything random (default 0)")
@@ -267,6 +268,8 @@ def _fit(options: dict[str, Any]) -> int:
     outcome = commands.fit(**options)
     if is_first():
         print(f"fitted bundle: {options['out']}")
+        if outcome.note:
+            print(f"note: {outcome.note}", file=sys.stderr)
     return _print_failures(outcome)
 
 

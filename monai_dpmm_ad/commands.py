@@ -14,17 +14,20 @@ from typing import Any
 
 import torch
 
-from monai_dpmm_ad.bundle import SETTINGS, create_bundle, load_workflow
+from monai_dpmm_ad.bundle import SETTINGS, create_bundle, is_fitted, load_workflow
 from monai_dpmm_ad.calibration import Calibration
 from monai_dpmm_ad.files import PARTIAL, remove_leftovers, write_json
+from monai_dpmm_ad.finished import FOLDER
 from monai_dpmm_ad.processes import is_first, joined_processes, launched, wait_for_all
-from monai_dpmm_ad.scans import ScanFailure, write_failures
+from monai_dpmm_ad.repeated import asked_before, has_seen, record_request
+from monai_dpmm_ad.scans import ScanFailure, read_failures
 from monai_dpmm_ad.updating import read_update_settings
 
 __all__ = ["Outcome", "absolute_paths", "check_device", "check_writable", "demo", "evaluate", "fit", "infer"]
 
 PathLike = str | os.PathLike[str]
 
+FITTED_ALREADY = "the bundle was fitted by this very command before; nothing was done"
 NO_REPORT = "no report.html was written, since matplotlib is missing; pip install 'monai-dpmm-ad[report]' brings it"
 
 
@@ -61,7 +64,7 @@ def fit(
 
     Args:
         images: where the normal scans are: see :func:`~monai_dpmm_ad.datalist.resolve_datalist`.
-        out: folder of the bundle; an interrupted fit continues there.
+        out: folder of the bundle; an interrupted fit continues there, one that is done is not done again.
         held_out: healthy scans to validate and calibrate on; None splits off subjects.
         update: folder of a fitted bundle to go on from: ``images`` are added to what it knows, and ``out`` is the new
             bundle. The old one is not changed, its scans are not needed.
@@ -73,25 +76,21 @@ def fit(
     bundle = Path(out)
     if update is not None:
         overrides = {**read_update_settings(update, overrides), "update": str(Path(update).absolute())}
+    overrides["dataset_dir"] = absolute_paths(images)
+    overrides["validation_dir"] = absolute_paths(held_out) if held_out else None
+    configs = ["train", "multi_gpu_train"] if launched() else ["train"]
     with joined_processes():
+        if is_fitted(bundle) and asked_before(bundle, overrides):
+            split = load_workflow(bundle, configs, "train", **overrides).parser.get_parsed_content("split")
+            if has_seen(bundle, [*split.train, *split.held_out]):
+                return Outcome(failures=read_failures(bundle), note=FITTED_ALREADY)
         if is_first():
             check_writable(create_bundle(bundle))
+            record_request(bundle, overrides)
         wait_for_all()
-        workflow = load_workflow(
-            bundle,
-            ["train", "multi_gpu_train"] if launched() else ["train"],
-            "train",
-            dataset_dir=absolute_paths(images),
-            validation_dir=absolute_paths(held_out) if held_out else None,
-            **overrides,
-        )
+        workflow = load_workflow(bundle, configs, "train", **overrides)
         _run(workflow)
-    get = workflow.parser.get_parsed_content
-    failures = [*get("train#dataset").failures, *get("validate#dataset").failures, *get("calibrate#evaluator").failures]
-    failures = list(dict.fromkeys(failures))
-    if is_first():
-        write_failures(bundle, failures)
-    return Outcome(failures=failures)
+    return Outcome(failures=list(dict.fromkeys(workflow.parser.get_parsed_content("failures"))))
 
 
 def infer(
@@ -244,6 +243,6 @@ def check_device(overrides: Mapping[str, Any]) -> None:
 def check_writable(folder: Path) -> None:
     """Find out before the long work whether results can be written at all; clear what a killed run left behind."""
     folder.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder)
+    remove_leftovers(folder, folder / FOLDER)
     with tempfile.NamedTemporaryFile(prefix=PARTIAL, dir=folder) as file:
         file.write(bytes(4096))

@@ -4,19 +4,37 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PARTIAL", "file_sha256", "remove_leftovers", "replace_file", "spreadsheet_safe", "write_csv", "write_json"]
+from safetensors import SafetensorError
+
+__all__ = [
+    "LOCK",
+    "PARTIAL",
+    "file_sha256",
+    "lock_folder",
+    "remove_leftovers",
+    "replace_file",
+    "spreadsheet_safe",
+    "write_csv",
+    "write_json",
+]
 
 #: What the name of a file begins with until it is complete.
 PARTIAL = ".partial-"
+#: A file by which a folder is locked.
+LOCK = ".lock"
+#: How ``torch.save`` says that the disk is full.
+_ZIP_WRITER = re.compile("inline_container|PytorchStreamWriter")
 
 
 def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
@@ -27,9 +45,22 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) 
         write: called with the temporary path, which keeps all suffixes of the final name.
 
     Raises:
-        OSError: whatever the file system answers; the temporary file is removed and ``path`` is as it was.
+        OSError: whatever the file system answers, with ``path`` as its file name; the temporary file is removed and
+            ``path`` is as it was.
     """
     path = Path(path)
+    try:
+        _replace(path, write)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    except (RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        if isinstance(error, SafetensorError) or _ZIP_WRITER.search(reason):
+            raise OSError(errno.EIO, f"cannot be written, is the disk full? ({reason})", str(path)) from error
+        raise
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=PARTIAL, suffix="".join(path.suffixes[-2:]), dir=path.parent)
     os.close(handle)
@@ -53,10 +84,36 @@ def _sync(path: Path, flags: int) -> None:
         os.close(handle)
 
 
-def remove_leftovers(folder: str | os.PathLike[str]) -> None:
-    """Remove the temporary files that a killed process left in a folder; no other may be writing there."""
-    for path in Path(folder).glob(f"{PARTIAL}*"):
-        path.unlink(missing_ok=True)
+def remove_leftovers(*folders: str | os.PathLike[str]) -> None:
+    """Remove the temporary files that a killed process left in folders; no other may be writing there."""
+    for folder in folders:
+        for path in Path(folder).glob(f"{PARTIAL}*"):
+            path.unlink(missing_ok=True)
+
+
+def lock_folder(folder: str | os.PathLike[str]) -> int:
+    """Keep other writers out of a folder for as long as this process lives; the kernel lets go when it dies.
+
+    Args:
+        folder: gets a file ``.lock``.
+
+    Returns:
+        A handle to close when done. On a system without such locks it keeps nobody out.
+
+    Raises:
+        BlockingIOError: when another process has it.
+    """
+    handle = os.open(Path(folder) / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass
+    except BlockingIOError:
+        os.close(handle)
+        raise
+    return handle
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ __all__ = [
     "ScanFailure",
     "collate_scans",
     "describe_failure",
+    "read_failures",
     "write_failures",
 ]
 
@@ -91,3 +93,19 @@ def write_failures(folder: str | os.PathLike[str], failures: Sequence[ScanFailur
         write_csv(path, ("name", "path", "reason"), [(f.name, f.path, f.reason) for f in failures])
     else:
         path.unlink(missing_ok=True)
+
+
+def read_failures(folder: str | os.PathLike[str]) -> list[ScanFailure]:
+    """Read ``failures.csv``; none where there is no such file.
+
+    Raises:
+        ValueError: when it is no table of failures.
+    """
+    path = Path(folder) / "failures.csv"
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        try:
+            return [ScanFailure(**row) for row in csv.DictReader(file)]
+        except TypeError as error:
+            raise ValueError(f"{path}: is no table of failures. Delete it.") from error

@@ -16,8 +16,9 @@ from monai_dpmm_ad.detectors import DPMMDetector
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.fitting import Split, split_scans
 from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.processes import get_rank
 from monai_dpmm_ad.provenance import describe_scans, hash_scans, load_provenance, write_provenance
-from monai_dpmm_ad.scans import ScanFailure
+from monai_dpmm_ad.scans import ScanFailure, write_failures
 
 __all__ = ["read_update_settings", "record_scans", "split_update", "start_update"]
 
@@ -113,7 +114,7 @@ def record_scans(
     recipe: Mapping[str, Any],
     update: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Write which scans a bundle has seen, those of the bundle that it goes on from among them.
+    """Write which scans a bundle has seen, those of the bundle that it goes on from among them, and which failed.
 
     Args:
         bundle_root: folder of the new bundle.
@@ -137,6 +138,8 @@ def record_scans(
         scan["calibrates"] = False
     gone = [scan for scan in old if scan["role"] == "fitted" or scan["sha256"] not in seen]
     write_provenance(bundle_root, [*gone, *scans], recipe)
+    if get_rank() == 0:
+        write_failures(bundle_root, list(dict.fromkeys(failures)))
 
 
 def _still_there(scans: Sequence[Item]) -> list[Item]:

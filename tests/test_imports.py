@@ -22,7 +22,7 @@ LAYERS = [
     {"scans", "finished", "provenance", "bundle_configs", "phantoms", "detectors", "clustering"},
     {"network"},
     {"inferers", "scoring", "bundle", "fitting", "tail_fitting"},
-    {"engines", "exporting", "items", "updating"},
+    {"engines", "exporting", "items", "updating", "repeated"},
     {"handlers", "pretraining"},
     {"reporting"},
     {"anomaly_types"},

@@ -16,16 +16,16 @@ SCRIPT = Path(__file__).parent / "soak" / "interruptions.py"
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("command", ["infer"])
-def test_a_killed_command_continues_to_the_same_result(command: str) -> None:
+@pytest.mark.parametrize(("command", "kills"), [("fit", 5), ("infer", 5), ("pretrain", 2)])
+def test_a_killed_command_continues_to_the_same_result(command: str, kills: int) -> None:
     # A process of its own, since a fork of this one would take along whatever other tests have started.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     finished = subprocess.run(
-        [sys.executable, str(SCRIPT), "--kills", "5", "--commands", command],
+        [sys.executable, str(SCRIPT), "--kills", str(kills), "--commands", command],
         capture_output=True,
         text=True,
         timeout=550,
         env=environment,
     )
     assert finished.returncode == 0, finished.stderr[-4000:]
-    assert json.loads(finished.stdout.splitlines()[-1])["kills"] == 5
+    assert json.loads(finished.stdout.splitlines()[-1])["kills"] == kills

@@ -1,17 +1,19 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""Write an embedding store so that an interruption at any moment costs at most one shard."""
+"""Write an embedding store so that an interruption at any moment costs seconds of work."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -27,7 +29,7 @@ from monai_dpmm_ad.embedding.store_format import (
 )
 from monai_dpmm_ad.embedding.store_rows import as_stored, check_rows, choose_patches
 from monai_dpmm_ad.errors import EmbeddingStoreError, unknown_option
-from monai_dpmm_ad.files import PARTIAL, file_sha256, replace_file
+from monai_dpmm_ad.files import LOCK, PARTIAL, file_sha256, lock_folder, replace_file
 
 __all__ = ["StoreWriter"]
 
@@ -36,9 +38,10 @@ class StoreWriter:
     """Write embeddings source by source; a context manager.
 
     A source (a scan) is written in one call and is afterwards either wholly in the store or not at all. Rows are
-    buffered until a shard is full. Written again over an interrupted store, with the same sources in the same order,
-    the result is byte for byte that of an uninterrupted writing: sources that are ``done`` are skipped, a last shard
-    that is not full is taken up again.
+    buffered until a shard is full; what is buffered is on the disk as well, but for what came within twenty times the
+    seconds that its last writing took. Written again over an interrupted store, with the same sources in the same
+    order, the result is byte for byte that of an uninterrupted writing: sources that are ``done`` are skipped, a last
+    shard that is not full is taken up again.
 
     Args:
         path: folder of the store, made if needed. An existing store is continued.
@@ -88,14 +91,17 @@ class StoreWriter:
         self.path = Path(path)
         self._buffer: list[dict[str, Tensor]] = []
         self._buffered: list[tuple[str, int, int]] = []
+        self._save_at = 0.0
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self.path)
+            self._lock: int | None = lock_folder(self.path)
             try:
                 self._open(canonical_fingerprint(fingerprint), settings)
             except BaseException:
                 self._unlock()
                 raise
+        except BlockingIOError as error:
+            raise EmbeddingStoreError(f"{self.path}: another process is writing this store. Wait for it.") from error
         except OSError as error:
             raise EmbeddingStoreError(f"{self.path}: cannot be written ({error}).") from error
 
@@ -110,7 +116,7 @@ class StoreWriter:
             self._manifest = Manifest(fingerprint, settings)
             self._manifest.save(self.path)
         self._names = {source.name for source in self._manifest.sources}
-        self._remove_leftovers()
+        self._remove_leftovers(self._manifest)
         self._take_up_last_shard()
 
     def done(self, source_name: str) -> bool:
@@ -154,6 +160,8 @@ class StoreWriter:
         self._names.add(source_name)
         if sum(count for _, count, _ in self._buffered) >= self._manifest.settings["rows_per_shard"]:
             self._write_shard(complete=False)
+        elif time.monotonic() >= self._save_at:
+            self._save_buffer()
 
     def adopt(self, part: str | os.PathLike[str]) -> None:
         """Take over the sources of another store in one step; its shards are linked, or copied between file systems.
@@ -236,17 +244,28 @@ class StoreWriter:
                 f"other sources, got {given[:2]} {'with' if given[2] else 'without'} for '{name}'."
             )
 
+    def _save_buffer(self) -> None:
+        """Bring the buffer to the disk as a shard that is not full, and go on filling it."""
+        start = time.monotonic()
+        self._save(complete=False)
+        end = time.monotonic()
+        self._save_at = end + 20 * (end - start)
+
     def _write_shard(self, complete: bool) -> None:
-        """Write the buffer as the next shard, then the manifest that names it, then remove what that one replaced."""
+        """Write the buffer as the next shard and begin another."""
+        self._manifest, self._buffer, self._buffered = self._save(complete), [], []
+
+    def _save(self, complete: bool) -> Manifest:
+        """Write the buffer as a shard, then the manifest that names it, then remove what that one replaced."""
         manifest = dataclasses.replace(self._manifest, complete=complete)
         try:
             if self._buffer:
                 manifest = self._add_shard(manifest)
             manifest.save(self.path)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise EmbeddingStoreError(f"{self.path}: cannot be written ({error}). Nothing stored is lost.") from error
-        self._manifest, self._buffer, self._buffered = manifest, [], []
-        self._remove_leftovers()
+        self._remove_leftovers(manifest)
+        return manifest
 
     def _add_shard(self, manifest: Manifest) -> Manifest:
         number = len(manifest.shards)
@@ -284,27 +303,12 @@ class StoreWriter:
             sources=self._manifest.sources[: len(self._manifest.sources) - len(last)],
         )
 
-    def _remove_leftovers(self) -> None:
-        named = {shard.file for shard in self._manifest.shards}
+    def _remove_leftovers(self, manifest: Manifest) -> None:
+        named = {shard.file for shard in manifest.shards}
         for item in self.path.iterdir():
             if item.name.startswith(PARTIAL) or (SHARD_NAME.fullmatch(item.name) and item.name not in named):
                 item.unlink(missing_ok=True)
 
 
 def _is_ours(name: str) -> bool:
-    return name.startswith(PARTIAL) or name == ".lock"
-
-
-def _lock(folder: Path) -> int | None:
-    """Keep other writers out for as long as this process lives; the kernel lets go when it dies."""
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:  # no such lock on this system
-        pass
-    except BlockingIOError as error:
-        os.close(handle)
-        raise EmbeddingStoreError(f"{folder}: another process is writing this store. Wait for it.") from error
-    return handle
+    return name.startswith(PARTIAL) or name == LOCK

@@ -1,6 +1,7 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
 """Thin Ignite adapters."""
 
+from monai_dpmm_ad.handlers.best_model import BestModelSaver
 from monai_dpmm_ad.handlers.calibration import CalibrationHandler
 from monai_dpmm_ad.handlers.drift import DriftHandler
 from monai_dpmm_ad.handlers.evaluation import ScanMetrics
@@ -12,6 +13,7 @@ from monai_dpmm_ad.handlers.tables import ScanRow, ScanTable
 __all__ = [
     "AnomalyMapMetric",
     "AnomalyMetricsHandler",
+    "BestModelSaver",
     "CalibrationHandler",
     "DriftHandler",
     "IntensityTailHandler",

@@ -45,11 +45,10 @@ def save_checkpoint(folder: str | os.PathLike[str], state: dict[str, Any]) -> Pa
     path = Path(folder) / f"step_{state['step']:07d}.pt"
     try:
         replace_file(path, lambda temporary: torch.save(state, temporary))
-    except (OSError, RuntimeError) as error:  # torch's zip writer raises a RuntimeError on a full disk
+    except OSError as error:
         last = latest_checkpoint(folder)
         kept = f" The last good checkpoint is {last}." if last else ""
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: cannot be written ({reason}). Free disk space and run again.{kept}") from error
+        raise CheckpointError(f"{path}: cannot be written ({error}). Free disk space and run again.{kept}") from error
     for old in _list_checkpoints(folder)[:-_KEPT]:
         old.unlink(missing_ok=True)
     return path
@@ -109,11 +108,11 @@ def export_backbone(backbone: Dinov2Model, out: str | os.PathLike[str]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         half.config.architectures, half.config.dtype = [type(half).__name__], torch.float16
-        half.config.save_pretrained(folder)
+        replace_file(folder / "config.json", half.config.to_json_file)
         tensors = {name: tensor.cpu().contiguous() for name, tensor in half.state_dict().items()}
         replace_file(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
         write_json(folder / "preprocessor_config.json", settings)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise CheckpointError(f"{folder}: cannot be written ({error}). Free disk space and run again.") from error
 
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Generator, Tensor, nn
 
 from monai_dpmm_ad.errors import CheckpointError
-from monai_dpmm_ad.files import write_json
+from monai_dpmm_ad.files import remove_leftovers, write_json
 from monai_dpmm_ad.pretraining.checkpoints import (
     export_backbone,
     latest_checkpoint,
@@ -71,15 +71,19 @@ def pretrain(
         ``out``.
 
     Raises:
-        ValueError: when there are fewer slices than a batch, or none at all.
+        ValueError: when there are fewer slices than a batch or none at all, or `checkpoint_every` is below 1.
         CheckpointError: when a checkpoint belongs to another recipe, ``initial`` to another architecture, or the disk
             is full.
         RuntimeError: when the features have collapsed; nothing is written as finished then.
     """
     recipe = recipe or Recipe()
+    if checkpoint_every < 1:
+        raise ValueError(f"`checkpoint_every` must be at least 1, got {checkpoint_every}.")
     with _processes():
         pool = make_pool(images, recipe, mixed)
         trainer = Trainer(pool, recipe, torch.device(device), initial)
+        if trainer.rank == 0:
+            remove_leftovers(out, Path(out) / "checkpoints")
         trainer.run(Path(out) / "checkpoints", checkpoint_every, report_every, report)
         if trainer.rank == 0:
             export_backbone(trainer.teacher.backbone, out)

@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,7 +73,8 @@ def infer_command(fixtures: Fixtures, out: Path) -> list[str]:
 
 def pretrain_command(fixtures: Fixtures, out: Path) -> list[str]:
     images = str(fixtures.cohort.parent / "imagesTr")
-    return ["pretrain", "--images", images, "--out", str(out), "--steps", "12", "--batch-size", "4"]
+    options = ["--steps", "6", "--batch-size", "2", "--patch-size", "16", "--checkpoint-every", "2"]
+    return ["pretrain", "--images", images, "--out", str(out), *options]
 
 
 COMMANDS: dict[str, Callable[[Fixtures, Path], list[str]]] = {
@@ -97,21 +99,25 @@ def run(command: list[str], kill_after: float | None = None) -> float | None:
     Raises:
         AssertionError: when the command fails.
     """
+    said = Path(tempfile.gettempdir()) / f"interruptions-{os.getpid()}.log"
     start = time.monotonic()
     child = os.fork()
     if child == 0:
-        quiet = os.open(os.devnull, os.O_WRONLY)
+        output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for stream in (1, 2):
-            os.dup2(quiet, stream)
+            os.dup2(output, stream)
         status = 1
         try:
             status = main(command)
+        except BaseException:
+            traceback.print_exc()
         finally:
+            sys.stderr.flush()
             os._exit(status)
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            assert status == 0, f"{' '.join(command)}: status {status}"
+            assert status == 0, f"{' '.join(command)}: status {status}\n{said.read_text()}"
             return time.monotonic() - start
         if kill_after is not None and time.monotonic() - start > kill_after:
             os.kill(child, signal.SIGKILL)

@@ -7,8 +7,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from fastapi import HTTPException
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
@@ -19,6 +21,7 @@ from monailabel.tasks.activelearning.random import Random
 from monai_dpmm_ad import __version__
 from monai_dpmm_ad.bundle import is_fitted
 from monai_dpmm_ad.errors import CheckpointError
+from monai_dpmm_ad.label.batch import BatchAnomaly
 from monai_dpmm_ad.label.infer import AnomalyInfer
 from monai_dpmm_ad.label.ranking import AnomalyScoring, MostAnomalous, StudyScores
 from monai_dpmm_ad.label.refusals import refuse_unknown
@@ -67,6 +70,10 @@ class AnomalyApp(MONAILabelApp):
         """The two models."""
         return {MASK: AnomalyInfer(self.runner, is_mask=True), MAP: AnomalyInfer(self.runner, is_mask=False)}
 
+    def init_batch_infer(self) -> BatchInferTask:
+        """Either model over many studies."""
+        return BatchAnomaly()
+
     def init_trainers(self) -> dict[str, TrainTask]:
         """The refit."""
         return {TRAINER: RefitNormal(self.runner)}
@@ -79,12 +86,24 @@ class AnomalyApp(MONAILabelApp):
         """Scores for the strategy; MONAI Label runs it when the server starts and after a refit."""
         return {SCORING: AnomalyScoring(self._scores)}
 
+    def on_init_complete(self) -> None:
+        """Guard the endpoints of the server that has made this app."""
+        if self._server_mode:
+            from monailabel.app import app  # exists already where a server runs, and is much to load where none does
+
+            from monai_dpmm_ad.label.endpoints import guard_endpoints
+
+            guard_endpoints(app)
+        super().on_init_complete()
+
     def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        """Run a model; an unknown model or study is a 404."""
+        """Run a model; an unknown model or study is a 404, an ``image`` that is no name a 400."""
         refuse_unknown("model", request.get("model"), self._infers)
         image = request.get("image")
+        if not isinstance(image, str):
+            raise HTTPException(400, f"`image` must be the name of a study, got {image!r}.")
         store = datastore or self.datastore()
-        if isinstance(image, str) and not _is_path(image):
+        if not _is_path(image):
             refuse_unknown("image", image, store.list_images())
         return super().infer(request, datastore)
 
@@ -92,6 +111,11 @@ class AnomalyApp(MONAILabelApp):
         """Choose a study; an unknown strategy is a 404."""
         refuse_unknown("strategy", request.get("strategy") or STRATEGY, self._strategies)
         return super().next_sample({**request, "strategy": request.get("strategy") or STRATEGY})
+
+    def batch_infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Run a model on many studies; an unknown model is a 404."""
+        refuse_unknown("model", request.get("model"), self._infers)
+        return super().batch_infer(request, datastore)
 
     def scoring(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Score the unlabelled studies; an unknown method is a 404."""

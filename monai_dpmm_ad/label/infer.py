@@ -140,10 +140,14 @@ def _write(values: NDArray[Any], prediction: Prediction, extension: str | None, 
     extension = extension or (".png" if is_picture else ".nii.gz")
     handle, name = tempfile.mkstemp(prefix="dpmm-ad-", suffix=extension)
     os.close(handle)
-    if extension == ".nrrd":
-        write_itk(values, name, None if values.ndim == 2 else meta["original_affine"], None, compress)
-    elif extension == ".png" and values.dtype.kind != "f":
-        Image.fromarray(values.astype(np.uint8).T).save(name)
-    else:
-        write_map(Path(name), values, meta)
+    try:
+        if extension == ".nrrd":
+            write_itk(values, name, None if values.ndim == 2 else meta["original_affine"], None, compress)
+        elif extension == ".png" and values.dtype.kind != "f":
+            Image.fromarray(values.astype(np.uint8).T).save(name)
+        else:
+            write_map(Path(name), values, meta)
+    except BaseException:
+        os.unlink(name)
+        raise
     return name

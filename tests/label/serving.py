@@ -24,15 +24,21 @@ START_SECONDS = 240
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: its address, its folders and its log."""
+    """A running server: its address, its folders, its log, and what its temporary folder held at the start."""
 
     url: str
     studies: Path
     bundle: Path
     log: Path
+    temporary: Path
+    at_start: frozenset[str]
 
     def post(self, path: str, **arguments: Any) -> requests.Response:
         return requests.post(f"{self.url}{path}", timeout=300, **arguments)
+
+    def list_leftovers(self) -> set[str]:
+        """What requests have left in the temporary folder; the configuration of MONAI Label's log is not theirs."""
+        return set(os.listdir(self.temporary)) - self.at_start
 
 
 def free_port() -> int:
@@ -47,13 +53,15 @@ def running_server(folder: Path, bundle: Path, scans: list[Path]) -> Iterator[Se
     shutil.copytree(APP, folder / "app", ignore=shutil.ignore_patterns("logs", "model", "lib", "bin", "__pycache__"))
     shutil.copytree(bundle, folder / "bundle")
     (folder / "studies").mkdir()
+    temporary = folder / "temporary"
+    temporary.mkdir()
     for scan in scans:
         shutil.copy(scan, folder / "studies")
     port = free_port()
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", "app", "--studies", "studies"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--conf", "bundle", "bundle"]
     # Otherwise it scores everything as soon as it is up, which the tests ask for when they want it.
-    environment = {**os.environ, "MONAI_LABEL_AUTO_UPDATE_SCORING": "false"}
+    environment = {**os.environ, "MONAI_LABEL_AUTO_UPDATE_SCORING": "false", "TMPDIR": str(temporary)}
     log = folder / "server.log"
     with open(log, "wb") as out:
         process = subprocess.Popen(
@@ -62,7 +70,8 @@ def running_server(folder: Path, bundle: Path, scans: list[Path]) -> Iterator[Se
     try:
         url = f"http://127.0.0.1:{port}"
         _wait(process, url, log)
-        yield Server(url, folder / "studies", folder / "bundle", log)
+        at_start = frozenset(os.listdir(temporary))
+        yield Server(url, folder / "studies", folder / "bundle", log, temporary, at_start)
     finally:
         _stop(process)
 

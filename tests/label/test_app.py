@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import types
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
@@ -36,6 +37,8 @@ STUDIES = ("test_abnormal_000", "test_abnormal_001", "test_healthy_000", "test_h
 def app(bundle: Path, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AnomalyApp:
     monkeypatch.setattr(settings, "MONAI_LABEL_DATASTORE_AUTO_RELOAD", False)
     monkeypatch.setattr(settings, "MONAI_LABEL_SESSIONS", False)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "studies").mkdir()
     for name in STUDIES:
         scan = cohort.parent / "imagesTs" / f"{name}.nii.gz"
@@ -69,6 +72,19 @@ def test_a_bundle_that_has_gone_is_said(app: AnomalyApp, tmp_path: Path) -> None
     with pytest.raises(HTTPException) as caught:
         app.infer({"model": "dpmm_ad_map", "image": STUDIES[0]})
     assert (caught.value.status_code, "no bundle" in caught.value.detail) == (503, True)
+
+
+def test_a_result_that_cannot_be_written_leaves_nothing(
+    app: AnomalyApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("monai_dpmm_ad.label.infer.write_map", fail)
+    with pytest.raises(HTTPException) as caught:
+        app.infer({"model": "dpmm_ad_map", "image": STUDIES[0]})
+    assert "No space left" in caught.value.detail
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_scores_outlive_neither_the_file_nor_the_bundle(app: AnomalyApp) -> None:

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import nibabel as nib
@@ -23,6 +25,7 @@ import requests
 from label.serving import Server, running_server
 from monailabel.client import MONAILabelClient
 
+from monai_dpmm_ad.commands import infer
 from monai_dpmm_ad.label.refit import exchange_folders
 
 pytestmark = [
@@ -43,10 +46,13 @@ def scans(cohort: Path) -> list[Path]:
 def server(bundle: Path, scans: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     broken = tmp_path_factory.mktemp("broken") / "broken.nii.gz"
     broken.write_text("hello")
-    with running_server(tmp_path_factory.mktemp("server"), bundle, [*scans, broken]) as running:
+    truncated = broken.with_name("truncated.nii.gz")
+    truncated.write_bytes(scans[0].read_bytes()[:5000])
+    with running_server(tmp_path_factory.mktemp("server"), bundle, [*scans, broken, truncated]) as running:
         yield running
     with pytest.raises(requests.ConnectionError):
         requests.get(f"{running.url}/info/", timeout=5)
+    assert running.list_leftovers() == set()  # of all requests in this file, answered and refused
 
 
 @pytest.fixture
@@ -57,7 +63,10 @@ def client(server: Server, tmp_path: Path) -> MONAILabelClient:
 def command_line(bundle: Path, studies: Path, out: Path, *options: str) -> Path:
     command = [sys.executable, "-m", "monai_dpmm_ad.cli", "infer", "--bundle", str(bundle), "--images"]
     command += [*map(str, sorted(studies.glob("test_*.nii.gz"))), "--out", str(out), "--no-report", *options]
-    finished = subprocess.run(command, capture_output=True, text=True)
+    with TemporaryDirectory() as temporary:
+        environment = {**os.environ, "TMPDIR": temporary}
+        finished = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert [name for name in os.listdir(temporary) if not name.startswith("torchinductor")] == []  # torch's own
     assert finished.returncode == 0, finished.stderr
     return out
 
@@ -128,6 +137,36 @@ def test_what_slicer_asks_for(client: MONAILabelClient, server: Server, expected
     assert facts["levels"][0]["num_voxels"] > 0  # the rarer levels may be empty on a small scan
 
 
+def test_each_level_is_the_command_lines_mask_at_its_rate(
+    client: MONAILabelClient, server: Server, tmp_path: Path
+) -> None:
+    scan = nib.load(server.studies / f"{STUDY}.nii.gz")
+    values = np.asarray(scan.dataobj, np.float32)
+    middle = tuple(slice(length // 2 - 4, length // 2 + 4) for length in values.shape)
+    block = np.indices(values[middle].shape).sum(0) % 2
+    values[middle] = block * 4 * values.max()  # no brain looks like this: all levels have voxels
+    strong = tmp_path / "strong.nii.gz"
+    nib.save(nib.Nifti1Image(values, scan.affine), strong)
+    wanted = {"rate": 0.2, "result_extension": ".nrrd", "result_dtype": "uint8"}
+    path, facts = client.infer("dpmm_ad_mask", "", wanted, file=str(strong))
+    found = nrrd.read(path)[0]
+    levels = facts["levels"]
+    assert [level["rate"] for level in levels] == pytest.approx([0.2, 0.02, 0.002])
+    thresholds = [level["threshold"] for level in levels]
+    assert thresholds == sorted(set(thresholds))  # three different ones, or they would not tell the levels apart
+    sizes = [level["num_voxels"] for level in levels]
+    assert sizes[0] > sizes[1] > sizes[2] > 0
+    assert set(np.unique(found)) == {0, 1, 2, 3}
+    score_map = voxels(client.infer("dpmm_ad_map", "", {}, file=str(strong))[0])
+    for level in levels:
+        reached = found >= level["level"]
+        assert reached.sum() == level["num_voxels"]
+        assert np.array_equal(reached, score_map > np.float32(level["threshold"]))
+        out = tmp_path / str(level["level"])
+        infer(server.bundle, [strong], out, report=False, false_positive_rate=level["rate"])
+        assert np.array_equal(reached, voxels(out / "strong_mask.nii.gz") > 0)
+
+
 def test_a_request_sets_rate_axes_and_lesion_size(client: MONAILabelClient, server: Server, tmp_path: Path) -> None:
     inference = server.bundle / "configs" / "inference.json"
     options = ["--rate", "0.2", "--min-lesion", "2000"]
@@ -186,7 +225,14 @@ BAD = {
     "unreadable file": ({"image": "broken"}, {}, 422, "broken.nii.gz: is damaged"),
     "a file that is no scan": ({"image": "/etc/passwd"}, {}, 422, "is not an image"),
     "rate": ({"image": STUDY}, {"rate": 7}, 400, "`rate` must lie in"),
+    "rate of nothing": ({"image": STUDY}, {"rate": 0}, 400, "`rate` must lie in (0, 1), got 0"),
+    "rate of everything": ({"image": STUDY}, {"rate": 1}, 400, "`rate` must lie in (0, 1), got 1"),
     "axes": ({"image": STUDY}, {"axes": "axal"}, 400, "Did you mean 'axial'"),
+    "axis": ({"image": STUDY}, {"axes": "axial+diagonal"}, 400, "must be one of axial, coronal, sagittal"),
+    "negative lesion size": ({"image": STUDY}, {"min_lesion": -1}, 400, "`min_lesion` must be at least 0"),
+    "study that is no name": ({"image": STUDY}, {"image": 5}, 400, "`image` must be the name of a study, got 5"),
+    "truncated file": ({"image": "truncated"}, {}, 422, "truncated.nii.gz: is truncated or damaged"),
+    "DICOM of files": ({"image": STUDY, "output": "dicom_seg"}, {}, 400, "must be image, json or all"),
     "lesion size": ({"image": STUDY}, {"min_lesion": "big"}, 400, "`min_lesion` must be a number"),
     "parameter's name": ({"image": STUDY}, {"rates": 0.1}, 400, "Did you mean 'rate'"),
     "extension": ({"image": STUDY}, {"result_extension": ".nrd"}, 400, "Did you mean '.nrrd'"),
@@ -210,6 +256,7 @@ def test_a_bad_request_gets_a_reason_and_the_server_lives_on(kind: str, server: 
         "/activelearning/most_anomalos",
         "/scoring/dpmm?run_sync=true",
         "/train/dpmm_ad_refi?run_sync=true",
+        "/batch/infer/dpmm_ad_mas?run_sync=true",
     ],
 )
 def test_an_unknown_task_gets_404(path: str, server: Server) -> None:
@@ -218,19 +265,64 @@ def test_an_unknown_task_gets_404(path: str, server: Server) -> None:
     assert "Did you mean" in answer.json()["detail"]
 
 
-def test_parameters_that_are_no_json_do_not_stop_the_server(server: Server) -> None:
-    # MONAI Label reads them before the app is asked, so the answer is its own.
-    assert server.post("/infer/dpmm_ad_map", params={"image": STUDY}, data={"params": "{bad"}).status_code == 500
+@pytest.mark.parametrize("text", ["{bad", "[1]", "5", "null", '"rate"', "x" * 1000])
+def test_parameters_that_are_no_json_object_get_a_reason(text: str, server: Server) -> None:
+    scan = (server.studies / f"{STUDY}.nii.gz").read_bytes()
+    answers = [
+        server.post("/infer/dpmm_ad_map", params={"image": STUDY}, data={"params": text}),
+        server.post("/infer/dpmm_ad_map", data={"params": text}, files={"file": ("a.nii.gz", scan)}),
+        requests.put(
+            f"{server.url}/datastore/label",
+            params={"image": STUDY},
+            data={"params": text},
+            files={"label": ("a.nii.gz", scan)},
+            timeout=60,
+        ),
+        requests.put(f"{server.url}/datastore/image/info", params={"image": STUDY}, data={"info": text}, timeout=60),
+    ]
+    for answer in answers:
+        assert answer.status_code == 400
+        assert "must be" in answer.json()["detail"]
+        assert len(answer.json()["detail"]) < 250
     assert requests.get(f"{server.url}/info/", timeout=60).ok
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"hello", "is damaged"), (None, "is truncated or damaged")])
+def test_an_uploaded_scan_that_is_refused_is_deleted(content: bytes | None, message: str, server: Server) -> None:
+    content = content or (server.studies / "truncated.nii.gz").read_bytes()
+    before = server.list_leftovers()
+    answer = server.post("/infer/dpmm_ad_map", files={"file": ("a.nii.gz", content)})
+    assert (answer.status_code, message in answer.json()["detail"]) == (422, True)
+    assert server.list_leftovers() <= before
+
+
+def test_a_label_of_an_unknown_study_gets_404(server: Server) -> None:
+    scan = (server.studies / f"{STUDY}.nii.gz").read_bytes()
+    answer = requests.put(
+        f"{server.url}/datastore/label", params={"image": "nobody"}, files={"label": ("a.nii.gz", scan)}, timeout=60
+    )
+    assert (answer.status_code, answer.json()["detail"]) == (404, "Image nobody not found")
+
+
+def test_a_batch_goes_on_after_a_scan_that_cannot_be_read(server: Server, scans: list[Path], expected: Path) -> None:
+    answer = server.post("/batch/infer/dpmm_ad_mask?run_sync=true", json={"rate": 0.01})
+    found = answer.json()
+    assert answer.status_code == 200
+    assert "is damaged" in found.pop("broken")["error"]
+    assert "is truncated" in found.pop("truncated")["error"]
+    assert sorted(found) == [scan.name.removesuffix(".nii.gz") for scan in scans]
+    for name in found:
+        label = server.studies / "labels" / "original" / f"{name}.nii.gz"
+        assert np.array_equal(voxels(label) > 0, voxels(expected / f"{name}_mask.nii.gz") > 0)
 
 
 def test_next_sample_is_the_most_suspicious_study(client: MONAILabelClient, server: Server, expected: Path) -> None:
     names = [path.name.removesuffix("_anomaly.nii.gz") for path in expected.glob("*_anomaly.nii.gz")]
     by_score = sorted(names, key=lambda name: -float(row_of(expected, name)["score"]))
     lazy = client.next_sample("most_anomalous", {"max_new_scores": 2})
-    assert lazy["unscored"] == 3  # two were scored for this answer: broken and one more
+    assert lazy["unscored"] == 4  # two were scored for this answer: broken and one more
     summary = server.post("/scoring/dpmm_ad?run_sync=true").json()
-    assert summary == {"total": 5, "skipped": 2, "executed": 3, "failed": 0}
+    assert summary == {"total": 6, "skipped": 2, "executed": 4, "failed": 1}
     sample = client.next_sample("most_anomalous", {})
     assert sample["id"] == by_score[0]
     assert str(sample["score"]) == row_of(expected, by_score[0])["score"]

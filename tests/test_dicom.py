@@ -37,12 +37,13 @@ def head(cohort: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def source(head: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[Path]]]:
-    """One folder with an upright MR, an oblique MR, a CT with a slope, and a series that lacks a slice."""
+    """One folder: two MR of one visit, upright and oblique, a CT with a slope, and a series that lacks a slice."""
     folder = tmp_path_factory.mktemp("archive")
     oblique, upright = make_affine(TURN, (3.0, 4.0, 5.0)), make_affine(np.eye(3))
+    visit = {"StudyInstanceUID": "1.2.826.0.1.1", "FrameOfReferenceUID": "1.2.826.0.1.2", "PatientID": "P1"}
     files = {
-        "upright": write_series(folder, head, upright, "MR", seed=1, prefix="A"),
-        "oblique": write_series(folder, head, oblique, "MR", seed=2, prefix="B"),
+        "upright": write_series(folder, head, upright, "MR", seed=1, prefix="A", **visit),
+        "oblique": write_series(folder, head, oblique, "MR", seed=2, prefix="B", **visit),
         "ct": write_series(folder, np.where(head > 0, head / 4, -1000.0), upright, "CT", seed=3, prefix="C"),
     }
     write_series(folder, head, upright, "MR", seed=4, prefix="D", skip=(6,))
@@ -100,6 +101,55 @@ def test_order_and_turn_change_nothing_of_the_map(
     np.testing.assert_array_equal(np.asarray(found.dataobj), expected)
 
 
+def test_slices_with_slopes_of_their_own_are_read_as_their_values(
+    bundle: Path, head: np.ndarray, tmp_path: Path
+) -> None:
+    affine = make_affine(np.eye(3))
+    nib.save(nib.Nifti1Image(head, affine), tmp_path / "plain.nii.gz")
+    files = write_series(tmp_path / "series", head, affine, "MR", slopes=(0.5, 1.0, 0.25))
+    assert {float(pydicom.dcmread(file).get("RescaleSlope", 1)) for file in files} == {0.5, 1.0, 0.25}
+    result = infer(bundle, [tmp_path / "plain.nii.gz", tmp_path / "series"], tmp_path / "out", report=False)
+    maps = [np.asarray(nib.load(tmp_path / "out" / f"{row.name}_anomaly.nii.gz").dataobj) for row in result.scans]
+    assert maps[0].any()
+    np.testing.assert_array_equal(*maps)
+
+
+@pytest.mark.parametrize("kind", ["upright", "oblique", "ct"])
+@pytest.mark.parametrize("postfix", ["mask", "anomaly"])
+def test_references_and_geometry_are_the_series_own(
+    outcome: tuple[Outcome, Path], source: tuple[Path, dict[str, list[Path]]], kind: str, postfix: str
+) -> None:
+    result, out = outcome
+    name, files = name_of(result, source[1][kind]), source[1][kind]
+    stored = pydicom.dcmread(out / f"{name}_{postfix}.dcm")
+    slices = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+    for tag in ("StudyInstanceUID", "FrameOfReferenceUID", "PatientID", "PatientName", "StudyDate"):
+        assert stored[tag].value == slices[0][tag].value
+    [series] = stored.ReferencedSeriesSequence  # of the four in the folder, two of them of one visit
+    assert series.SeriesInstanceUID == slices[0].SeriesInstanceUID
+    referred = {item.ReferencedSOPInstanceUID for item in series.ReferencedInstanceSequence}
+    assert referred <= {item.SOPInstanceUID for item in slices}
+    assert stored.Modality == {"mask": "SEG", "anomaly": "OT"}[postfix]
+    others = {pydicom.dcmread(path, stop_before_pixels=True).SeriesInstanceUID for path in out.glob("*.dcm")}
+    assert len(others) == 6  # every output is a series of its own
+    # Another program's reader puts the voxels where the NIfTI file has them.
+    image = nib.load(out / f"{name}_{postfix}.nii.gz")
+    if postfix == "mask":
+        volume = highdicom.seg.segread(out / f"{name}_mask.dcm").get_volume(combine_segments=True)
+    else:
+        volume = highdicom.imread(out / f"{name}_anomaly.dcm").get_volume(
+            apply_real_world_transform=True, dtype=np.float32
+        )
+    found = nib.Nifti1Image(volume.array.astype(np.float32), np.diag([-1, -1, 1, 1]) @ volume.affine)
+    places = np.argwhere(np.asarray(image.dataobj) > 0)
+    turned = np.linalg.inv(found.affine) @ image.affine
+    indices = nib.affines.apply_affine(turned, places)
+    np.testing.assert_allclose(indices, indices.round(), atol=2e-3)
+    there = tuple(indices.round().astype(int).T)
+    np.testing.assert_array_equal(volume.array[there], np.asarray(image.dataobj)[tuple(places.T)])
+    assert (volume.array > 0).sum() == len(places)
+
+
 @pytest.mark.parametrize("kind", ["upright", "oblique", "ct"])
 def test_the_segmentation_is_the_mask_on_the_right_slices(
     outcome: tuple[Outcome, Path], source: tuple[Path, dict[str, list[Path]]], kind: str
@@ -137,11 +187,12 @@ def test_the_segmentation_is_the_mask_on_the_right_slices(
     np.testing.assert_allclose(np.array(plane, float), np.array(slices[0].ImageOrientationPatient, float))
 
 
+@pytest.mark.parametrize("kind", ["oblique", "ct"])
 def test_the_parametric_map_holds_the_maps_own_numbers(
-    outcome: tuple[Outcome, Path], source: tuple[Path, dict[str, list[Path]]]
+    outcome: tuple[Outcome, Path], source: tuple[Path, dict[str, list[Path]]], kind: str
 ) -> None:
     result, out = outcome
-    name, files = name_of(result, source[1]["oblique"]), source[1]["oblique"]
+    name, files = name_of(result, source[1][kind]), source[1][kind]
     values = np.asarray(nib.load(out / f"{name}_anomaly.nii.gz").dataobj)
     stored = pydicom.dcmread(out / f"{name}_anomaly.dcm")
     frames = np.frombuffer(stored.FloatPixelData, "<f4").reshape(-1, stored.Rows, stored.Columns)
@@ -151,7 +202,10 @@ def test_the_parametric_map_holds_the_maps_own_numbers(
         origin = group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
         np.testing.assert_array_equal(frame.T, values[:, :, uids.index(origin)])
     mapping = stored.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
-    assert (mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept) == (1, 0)
+    assert (mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept) == (1, 0)  # not the CT's 0.5 and -1024
+    assert mapping.DoubleFloatRealWorldValueFirstValueMapped <= values.min()
+    assert mapping.DoubleFloatRealWorldValueLastValueMapped >= values.max()
+    assert "RescaleSlope" not in stored
 
 
 def test_evaluation_of_series_with_masks(bundle: Path, head: np.ndarray, tmp_path: Path) -> None:
@@ -199,7 +253,14 @@ def test_files_that_nothing_can_refer_to_are_named(bundle: Path, head: np.ndarra
     assert not list((tmp_path / "out").glob(".partial*"))
 
 
-SAMPLES = ["CT_small.dcm", "MR_small.dcm", "MR_small_RLE.dcm", "MR_small_bigendian.dcm"]
+MR_SAMPLES = [
+    "MR_small.dcm",
+    "MR_small_RLE.dcm",
+    "MR_small_bigendian.dcm",
+    "MR_small_implicit.dcm",
+    "MR_small_expb.dcm",
+]
+SAMPLES = ["CT_small.dcm", "examples_overlay.dcm", *MR_SAMPLES]
 
 
 @pytest.mark.parametrize("sample", SAMPLES)
@@ -213,6 +274,39 @@ def test_pydicoms_own_images_are_scans(sample: str, bundle: Path, tmp_path: Path
     segmentation = pydicom.dcmread(tmp_path / f"{result.scans[0].name}_mask.dcm")
     referenced = segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0]
     assert referenced.ReferencedSOPInstanceUID == image.SOPInstanceUID
+
+
+def test_the_same_image_in_another_encoding_has_the_same_map(bundle: Path, tmp_path: Path) -> None:
+    paths = [Path(pydicom.data.get_testdata_file(sample, download=False)) for sample in MR_SAMPLES]
+    result = infer(bundle, paths, tmp_path, report=False)
+    maps = [np.asarray(nib.load(tmp_path / f"{row.name}_anomaly.nii.gz").dataobj) for row in result.scans]
+    assert len(maps) == len(MR_SAMPLES)
+    assert maps[0].any()
+    for other in maps[1:]:
+        np.testing.assert_array_equal(other, maps[0])
+
+
+def test_each_of_pydicoms_files_is_a_scan_or_has_a_reason(bundle: Path, tmp_path: Path) -> None:
+    folder = Path(pydicom.data.get_testdata_file("CT_small.dcm", download=False)).parent
+    files = sorted(folder.glob("*.dcm"))
+    assert len(files) > 50
+    result = infer(bundle, files, tmp_path, report=False, dicom=True)
+    assert len(result.scans) + len(result.failures) == len(files)
+    reasons = {Path(failure.path).name: failure.reason for failure in result.failures}
+    assert all(reasons.values())
+    for name, reason in {
+        "SC_rgb_rle.dcm": "colour image",
+        "SC_rgb_rle_2frame.dcm": "multi-frame DICOM",
+        "rtdose_1frame.dcm": "no DICOM output can refer to (RT Dose Storage)",
+        "image_dfl.dcm": "deflated DICOM",
+        "MR_truncated.dcm": "less than expected",
+        "rtplan.dcm": "holds no DICOM image",
+        "waveform_ecg.dcm": "holds no DICOM image",
+        "examples_palette.dcm": "lacks FrameOfReferenceUID",
+    }.items():
+        assert reason in reasons[name]
+    assert {Path(row.image).name for row in result.scans} >= set(SAMPLES)
+    assert not list(tmp_path.glob(".partial*"))
 
 
 def test_pydicoms_own_archive_is_searched_and_nothing_stops_it(bundle: Path, tmp_path: Path) -> None:

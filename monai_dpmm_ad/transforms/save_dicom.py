@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,18 @@ class SaveDicomd(MapTransform):
             if files:
                 meta = data[key].meta
                 path = output_path(self.output_dir, meta["name"], postfix, meta["filename_or_obj"], ".dcm")
-                dataset = make(np.asarray(data[key].cpu())[0], read_sources(files))
+                dataset = _make(make, np.asarray(data[key].cpu())[0], files)
                 replace_file(path, dataset.save_as)
         return dict(data)
+
+
+def _make(make: Callable[..., Any], values: NDArray[Any], files: Sequence[str]) -> Any:
+    sources = read_sources(files)
+    try:
+        return make(values, sources)
+    except AttributeError as error:  # highdicom expects each frame's description in what may have several, RT Dose say
+        kind = sources[0].SOPClassUID.name
+        raise ScanError(files[0], f"is of a kind that no DICOM output can refer to ({kind})") from error
 
 
 def import_highdicom() -> Any:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def write_series(
     seed: int = 0,
     prefix: str = "IM",
     skip: tuple[int, ...] = (),
+    slopes: Sequence[float] = (),
     **tags: Any,
 ) -> list[Path]:
     """Write ``volume (columns, rows, slices)`` with a RAS affine; files and instance numbers are shuffled.
@@ -35,6 +37,7 @@ def write_series(
         seed: of the order and the identifiers.
         prefix: of the files' names, which have no suffix.
         skip: slices that are left out.
+        slopes: of the stored numbers, in turn for each slice, as in PET; () is the kind's own.
         tags: further tags; None removes one.
 
     Returns:
@@ -52,6 +55,7 @@ def write_series(
     }
     files = []
     for index in range(volume.shape[2]):
+        slope = slopes[index % len(slopes)] if slopes else slope
         data = pydicom.dataset.Dataset()
         data.SOPClassUID = sop_class
         data.SOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=["slice", str(seed), prefix, str(index)])

@@ -74,12 +74,14 @@ def compute_lesions(
     labels, number, box = label_components(mask)
     if number == 0:
         return []
-    scores = score_map[box].astype(np.float64)
-    numbers = np.arange(1, number + 1)
-    sizes = np.bincount(labels.ravel(), minlength=number + 1)[1:]
-    peaks = ndimage.maximum(scores, labels, numbers)
-    means = ndimage.mean(scores, labels, numbers)
-    centres = np.array(ndimage.center_of_mass(np.ones_like(scores), labels, numbers)) + [s.start for s in box]
+    where = np.nonzero(labels)  # from here on the cost is that of the flagged voxels, not of the box
+    owner = labels[where] - 1
+    scores = score_map[box][where].astype(np.float64)
+    sizes = np.bincount(owner, minlength=number)
+    peaks = np.full(number, -np.inf)
+    np.maximum.at(peaks, owner, scores)
+    means = np.bincount(owner, scores, number) / sizes
+    centres = np.stack([np.bincount(owner, index, number) / sizes for index in where], 1) + [s.start for s in box]
     world = centres @ matrix[:-1, :-1].T + matrix[:-1, -1]
     extents = ndimage.find_objects(labels)
     kept = [i for i in np.lexsort((-sizes, -peaks)) if sizes[i] * voxel_size >= min_volume_mm3]

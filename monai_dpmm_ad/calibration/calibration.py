@@ -245,4 +245,6 @@ class Calibration(nn.Module):
         """
         self._check()
         scores = score_map.to(torch.float32)
-        return torch.where(scores > 0, 100 * interpolate_shares(self.knots.to(scores.device), scores), 0.0)
+        found = scores > 0
+        shares = interpolate_shares(self.knots.to(scores.device), scores[found])
+        return torch.zeros_like(scores).masked_scatter_(found, 100 * shares)

@@ -84,7 +84,8 @@ def upsample_scores(
     ``F.interpolate(..., align_corners=False)``.
 
     Args:
-        grid: ``(B, h, w)`` scores; those of invalid patches may be anything, NaN too.
+        grid: ``(B, h, w)`` scores, or ``(G, B, h, w)``, several of the same images, which costs less than each by
+            itself; those of invalid patches may be anything, NaN too.
         valid: ``(B, h, w)`` Boolean.
         size: (H, W) of the map, pixels; what the padded grid covers beyond is cropped.
         mode: ``"bilinear"`` or ``"nearest"``.
@@ -93,7 +94,7 @@ def upsample_scores(
         start: pixels of the map, rows and columns, by which the grid begins above and left of the map.
 
     Returns:
-        ``(B, 1, H, W)`` in the grid's dtype; 0 for an image without a valid patch.
+        ``(B, 1, H, W)``, or ``(G, B, 1, H, W)``, in the grid's dtype; 0 for an image without a valid patch.
 
     Raises:
         ValueError: unknown ``mode``, shapes that differ, or a grid that cannot have this patch size.
@@ -105,25 +106,27 @@ def upsample_scores(
     """
     if mode not in UPSAMPLING_MODES:
         raise unknown_option("mode", mode, UPSAMPLING_MODES)
-    if grid.ndim != 3 or grid.shape != valid.shape:
+    if grid.ndim not in (3, 4) or valid.ndim != 3 or grid.shape[-3:] != valid.shape:
         raise ValueError(
             f"`grid` and `valid` must both have shape (B, h, w), got {tuple(grid.shape)} and {tuple(valid.shape)}."
         )
     valid = valid.to(torch.bool)
-    taps = [_taps(grid.shape[1 + axis], size[axis], patch_size, start[axis], axis, grid) for axis in (0, 1)]
-    scores = torch.where(valid, grid, 0)
-    nearest = _fill_with_nearest(scores, valid)
+    taps = [_taps(int(valid.shape[1 + axis]), size[axis], patch_size, start[axis], axis, grid) for axis in (0, 1)]
+    source = _find_nearest(valid)
     for axis, (lower, upper, fraction) in enumerate(taps):
-        nearest = nearest.index_select(1 + axis, torch.where(fraction < 0.5, lower, upper))
+        source = source.index_select(1 + axis, torch.where(fraction < 0.5, lower, upper))
+    scores = torch.where(valid, grid, 0)
+    nearest = scores.flatten(-2).gather(-1, source.flatten(1).expand(*grid.shape[:-2], -1)).unflatten(-1, size)
     if mode == "nearest":
-        return nearest[:, None]
+        return nearest.unsqueeze(-3)
     # Differences from one valid score, not the scores, are interpolated: a constant grid stays exact.
-    offset = torch.where(valid, grid, torch.inf).amin((1, 2), keepdim=True)
+    offset = torch.where(valid, grid, torch.inf).amin((-2, -1), keepdim=True)
     offset = torch.where(offset.isinf(), 0, offset)
-    weight = _interpolate(valid.to(grid), taps)
-    value = _interpolate(torch.where(valid, grid - offset, 0), taps)
+    rows, columns = (_matrix(int(valid.shape[1 + axis]), *taps[axis]) for axis in (0, 1))
+    weight = rows @ valid.to(grid) @ columns.T
+    value = rows @ torch.where(valid, grid - offset, 0) @ columns.T
     supported = weight > 0
-    return torch.where(supported, offset + value / torch.where(supported, weight, 1), nearest)[:, None]
+    return torch.where(supported, offset + value / torch.where(supported, weight, 1), nearest).unsqueeze(-3)
 
 
 def _taps(
@@ -149,30 +152,27 @@ def _taps(
     return lower, (lower + 1).clamp(max=patches - 1), (centre - lower).to(like.dtype)
 
 
-def _interpolate(grid: Tensor, taps: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """Interpolate ``(B, h, w)`` linearly along both axes: ``(B, H, W)``."""
-    for axis, (lower, upper, fraction) in enumerate(taps):
-        fraction = fraction[:, None] if axis == 0 else fraction
-        below, above = grid.index_select(1 + axis, lower), grid.index_select(1 + axis, upper)
-        grid = below * (1 - fraction) + above * fraction
-    return grid
+def _matrix(patches: int, lower: Tensor, upper: Tensor, fraction: Tensor) -> Tensor:
+    """Interpolation along one axis as a matrix ``(pixels, patches)``: products are faster than look-ups."""
+    number = torch.arange(patches, device=lower.device)
+    return (lower[:, None] == number) * (1 - fraction[:, None]) + (upper[:, None] == number) * fraction[:, None]
 
 
-def _fill_with_nearest(scores: Tensor, valid: Tensor) -> Tensor:
-    """Give every invalid patch the score of the nearest valid one (Euclidean); 0 where an image has none.
+def _find_nearest(valid: Tensor) -> Tensor:
+    """Number of the valid patch that is nearest to each patch (Euclidean), ``(B, h, w)`` in rows of the grid.
 
     Separable: the nearest valid patch of each row first, then the nearest of those over the rows, so that memory is
-    B·h·w·(h + w) and not B·(h·w)².
+    B·h·w·(h + w) and not B·(h·w)². Anything where an image has no valid patch.
     """
-    batch, h, w = scores.shape
+    _, h, w = valid.shape
     far = float(4 * (h * h + w * w))  # beyond any distance within the grid
-    x = torch.arange(w, device=scores.device, dtype=torch.float32)
-    y = torch.arange(h, device=scores.device, dtype=torch.float32)
+    x = torch.arange(w, device=valid.device, dtype=torch.float32)
+    y = torch.arange(h, device=valid.device, dtype=torch.float32)
     across = (x[:, None] - x).square() + torch.where(valid, 0, far)[:, :, None, :]  # (B, h, w, candidate column)
     row_distance, column = across.min(-1)
     down = (y[:, None] - y).square()[None, :, :, None] + row_distance[:, None]  # (B, h, candidate row, w)
     row = down.argmin(2)
-    return scores.flatten(1).gather(1, (row * w + column.gather(1, row)).flatten(1)).view(batch, h, w)
+    return row * w + column.gather(1, row)
 
 
 def normalize_embeddings(embeddings: Tensor, eps: float = 1e-12) -> Tensor:

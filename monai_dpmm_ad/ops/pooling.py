@@ -51,12 +51,14 @@ def pool_image_score(score_map: Tensor, valid: Tensor | None = None, method: str
         )
     else:
         keep = valid.flatten(1).to(torch.bool)
-    count = keep.sum(1)
-    if method == "mean":
-        return torch.where(keep, flat, 0).sum(1) / count.clamp(min=1)
-    # As many as the largest image needs; smaller ones use a prefix of the sorted scores.
-    wanted = torch.ones_like(count) if method == "max" else torch.div(count + 99, 100, rounding_mode="floor")
-    largest = int(wanted.max()) if len(wanted) else 0
-    top = torch.where(keep, flat, -torch.inf).topk(min(max(largest, 1), flat.shape[1]), dim=1).values
-    used = torch.arange(top.shape[1], device=top.device) < torch.minimum(wanted, count)[:, None]
-    return torch.where(used, top, 0).sum(1) / torch.minimum(wanted, count).clamp(min=1)
+    # One image after the other: of a scan only the foreground is looked at, a fraction of the field of view.
+    pooled = [_mean_of_largest(scores[kept], method) for scores, kept in zip(flat, keep, strict=True)]
+    return torch.stack(pooled) if pooled else flat.new_zeros(0)
+
+
+def _mean_of_largest(scores: Tensor, method: str) -> Tensor:
+    """Mean of as many of the largest scores ``(n,)`` as the method takes, 0-dim; 0 where there is none."""
+    count = {"max": min(1, len(scores)), "mean": len(scores)}.get(method, -(-len(scores) // 100))
+    if not count:
+        return scores.new_zeros(())
+    return (scores if count == len(scores) else scores.topk(count).values).mean()

@@ -105,14 +105,10 @@ def upsample_guided(
     intensity = _pool_patches(guide[:, 0].to(grid), grid.shape[1:], patch_size, start)
     slope = _fit_slopes(intensity, scores, weight, radius, ridge)
 
-    def upsample(x: Tensor) -> Tensor:
-        return upsample_scores(x, valid, size, "bilinear", patch_size, start)
-
-    refined = upsample(scores) + upsample(slope) * (guide - upsample(intensity))
-    lowest, highest = (
-        upsample(-_window_maximum(-scores, valid, radius)),
-        upsample(_window_maximum(scores, valid, radius)),
-    )
+    bounds = -_window_maximum(-scores, valid, radius), _window_maximum(scores, valid, radius)
+    grids = torch.stack([scores, slope, intensity, *bounds])
+    score, steepness, mean, lowest, highest = upsample_scores(grids, valid, size, "bilinear", patch_size, start)
+    refined = score + steepness * (guide - mean)
     return torch.minimum(torch.maximum(refined, lowest), highest) + least[:, None]
 
 

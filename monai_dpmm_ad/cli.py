@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from monai_dpmm_ad import __version__
 from monai_dpmm_ad.errors import find_user_error
+from monai_dpmm_ad.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from monai_dpmm_ad.cluster_command import ClusterOutcome
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = vars(_make_parser().parse_args(arguments))
     run, debug = options.pop("run"), options.pop("debug")
+    keep_freed_memory()
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     if not debug:
         logging.disable(logging.ERROR)  # MONAI and Ignite narrate; what matters is printed below

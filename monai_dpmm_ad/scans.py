@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from monai.data import Dataset, list_data_collate
+from monai.utils import CommonKeys
 
 from monai_dpmm_ad.files import write_csv
 from monai_dpmm_ad.transforms.sources import find_scan_error
@@ -80,10 +81,21 @@ class ScanDataset(Dataset):
 
 
 def collate_scans(batch: Sequence[Any]) -> Any:
-    """Collate one scan, or hand on its failure."""
+    """Collate one scan, or hand on its failure.
+
+    Collating copies the volume, for which the memory may not be there; MONAI's loader would lose what its thread raises
+    and end as if there were no more scans.
+    """
     if len(batch) != 1:
         raise ValueError(f"`batch_size` must be 1, since scans differ in shape, got {len(batch)}.")
-    return batch[0] if FAILURE in batch[0] else list_data_collate(list(batch))
+    (scan,) = batch
+    if FAILURE in scan:
+        return scan
+    try:
+        return list_data_collate([scan])
+    except (ValueError, RuntimeError, MemoryError, TypeError) as error:
+        meta = scan[CommonKeys.IMAGE].meta
+        return {FAILURE: describe_failure({"name": meta["name"], "image": meta["filename_or_obj"]}, error)}
 
 
 def write_failures(folder: str | os.PathLike[str], failures: Sequence[ScanFailure]) -> None:

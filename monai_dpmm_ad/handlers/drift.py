@@ -61,8 +61,8 @@ class DriftHandler:
 
     def attach(self, engine: ScanEvaluator) -> None:
         """Register the handler's events."""
+        engine.watchers["drift"] = self._take
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_STARTED, self._forget)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._update)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._stop)
         engine.add_event_handler(Events.COMPLETED, self._finish)
@@ -77,10 +77,6 @@ class DriftHandler:
     def _stop(self, engine: Engine) -> None:
         self.network.observer = None
 
-    def _forget(self, engine: Engine) -> None:
-        self._densities.clear()
-        self._usage.clear()
-
     @torch.no_grad()
     def _observe(self, encoded: EncodedSlices, valid: Tensor, scores: Tensor) -> None:
         step = max(1, int(valid.sum()) // _ROWS)
@@ -92,12 +88,17 @@ class DriftHandler:
         self._densities.append(detector.criterion(rows).cpu())
         self._usage.append(detector.mixture.responsibilities(detector.features(rows)).sum(0).cpu())
 
+    def _take(self) -> dict[str, list[float]] | None:
+        """What was seen of one scan; None where it showed no patch."""
+        density = torch.cat(self._densities) if self._densities else torch.zeros(0)
+        usage = torch.stack(self._usage).sum(0) / len(density) if self._usage else torch.zeros(0)
+        self._densities.clear()
+        self._usage.clear()
+        return {"profile": compute_profile(density).tolist(), "usage": usage.tolist()} if len(density) else None
+
     def _update(self, engine: Engine) -> None:
         for scan in finished_scans(engine):
-            density = torch.cat(self._densities) if self._densities else torch.zeros(0)
-            if len(density):
-                usage = torch.stack(self._usage).sum(0) / len(density) if self._usage else torch.zeros(0)
-                scan["drift"] = {"profile": compute_profile(density).tolist(), "usage": usage.tolist()}
+            if scan["drift"]:
                 self._scans[scan[CommonKeys.PRED].meta["name"]] = scan["drift"]
 
     def _finish(self, engine: Engine) -> None:

@@ -99,7 +99,7 @@ def measure_throughput(results: dict) -> None:
 
         oracle = OnlineMAPEM(x[:num_components], x.var(0))
         rows = 4 * 1024 * 100 // num_components
-        bare, own = measure(run_bare), measure(run_pass)
+        bare, own = measure(run_bare, 7), measure(run_pass, 7)
         slow = measure(lambda oracle=oracle, rows=rows: oracle.partial_fit(x[:rows]), 2) / rows * num_data
         row = {"per_second": num_data / own, "share_of_bare": bare / own, "times_oracle": slow / own}
         results[f"throughput_K{num_components}"] = row

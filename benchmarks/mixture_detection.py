@@ -1,12 +1,13 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
 """What location, other likelihoods and other weights of the mixture buy in detection, beside the plain mixture.
 
-    python benchmarks/mixture_detection.py --data ../shared/data [--image-size 448] [--seeds 3]
+    python benchmarks/mixture_detection.py --data ../shared/data [--image-size 448] [--seeds 3] [--out runs/mixture]
 
 ``ms``: FLAIR of patient 07 is fitted without the patches that its mask touches; patient 19 is scored inside the brain
 on axial slices 40 to 139. ``inserted``: tumour-free slices of brain_mri_2d's training split are fitted, lesions
 inserted into those of ``--split`` are scored, at 224. ``brain``: the same fit, image level, on ``--split``'s own
-classes, which come from different sources. Embeddings are kept in ``--out``. Prints tables and a JSON line.
+classes, which come from different sources. Embeddings of the MS scans are kept in ``--out``, by the backbone's digest,
+so that a run that was cut off goes on from there. Prints tables and a JSON line.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from torch import Tensor
 
 from monai_dpmm_ad.detectors import DPMMDetector
 from monai_dpmm_ad.embedding import create_embedder
+from monai_dpmm_ad.files import replace_file
 from monai_dpmm_ad.metrics import AnomalyMetrics
 from monai_dpmm_ad.mixture import DirichletProcessMixture
 from monai_dpmm_ad.network import AnomalyNet
@@ -83,6 +85,17 @@ def read_patient(folder: Path, network: AnomalyNet, keep: Callable[[int], bool])
 def read_slices(parts: list[Slice], network: AnomalyNet) -> list[Encoded]:
     """Embed single slices, whose position is unknown."""
     return [encode(network, part, 0.5) for part in parts]
+
+
+def remember(path: Path | None, make: Callable[[], list[Encoded]]) -> list[Encoded]:
+    """Read slices from a file, having made and written them if there is none."""
+    if path is None:
+        return make()
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [tuple(part) for part in make()]
+        replace_file(path, lambda temporary: torch.save(rows, temporary))
+    return [Encoded(*row) for row in torch.load(path, weights_only=True)]
 
 
 def stack(slices: list[Encoded]) -> tuple[Tensor, Tensor]:
@@ -191,10 +204,17 @@ def make_scores(
 
 def load(name: str, options: argparse.Namespace, network: AnomalyNet) -> tuple[tuple[Tensor, Tensor], list[Encoded]]:
     """Patches to fit and slices to score."""
+    digest = network.embedder.digest()[:8]
+
+    def place(part: str) -> Path | None:
+        return options.out and options.out / f"{part}-{network.image_size}-{digest}.pt"
+
     if name == "ms":
         folder = options.data / "ms_mri_3d"
-        fit = read_patient(folder / "patient07", network, lambda number: number % options.every == 0)
-        return stack(fit), read_patient(folder / "patient19", network, lambda number: number in SLICES)
+        fit, test = folder / "patient07", folder / "patient19"
+        every = options.every
+        to_fit = remember(place(f"{fit.name}-{every}"), lambda: read_patient(fit, network, lambda i: i % every == 0))
+        return stack(to_fit), remember(place(test.name), lambda: read_patient(test, network, lambda i: i in SLICES))
     loader = load_brain if name == "brain" else load_inserted
     fit_parts, test_parts = loader(options)
     return stack(read_slices(fit_parts, network)), read_slices(test_parts, network)
@@ -205,6 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--embedder", default="compact")
+    parser.add_argument("--out", type=Path, help="folder that keeps the embeddings of the MS scans")
     parser.add_argument("--image-size", type=int, default=448, help="for the MS scans; the 2D slices use 224")
     parser.add_argument("--components", type=int, default=256)
     parser.add_argument("--weights", type=float, nargs="*", default=[0.1, 0.3, 1.0])

@@ -71,6 +71,8 @@ def run_local_step(
         if screen is not None:
             found = find_candidates(screen, features, MARGIN)
             _add_candidates(found, features, counts, sums, evidence)
+            if bool(found.complete.all()):
+                continue
             features = features[~found.complete]
         resp, log_norm = normalise(model.family.compute_log_prob(features, coefficients))
         evidence += resp.T @ log_norm

@@ -94,9 +94,18 @@ def test_no_component_within_the_margin_is_lost(precision, make_directions):
 def test_largest_values_are_those_of_topk(num_columns):
     values = 100.0 * torch.randn(200, num_columns, generator=torch.Generator().manual_seed(0))
     expected = values.topk(6, dim=1)
-    found, places, rounding = take_largest(values.clone(), 6)
+    found, places, rounding = take_largest(values.clone(), 6, torch.full((200, 1), torch.inf))
     torch.testing.assert_close(found, expected.values, rtol=rounding, atol=0.0)
     torch.testing.assert_close(values.gather(1, places), expected.values, rtol=rounding, atol=0.0)
+
+
+def test_search_for_the_largest_ends_where_all_others_are_further_behind():
+    values = torch.randn(50, 20, generator=torch.Generator().manual_seed(0))
+    values[:, 3] += 100.0
+    values[7, [4, 5]] += 95.0
+    found, places, _ = take_largest(values.clone(), 6, torch.full((50, 1), 20.0))
+    assert found.shape == places.shape == (50, 4)  # the fourth of row 7 is the first that is far behind
+    assert set(places[7, :3].tolist()) == {3, 4, 5}
 
 
 def test_a_bad_row_is_refused_by_the_screened_step(always, make_directions):

@@ -16,7 +16,7 @@ import torch
 
 from monai_dpmm_ad.bundle_configs import check_configs, refuse_expressions
 from monai_dpmm_ad.errors import CheckpointError
-from monai_dpmm_ad.files import PARTIAL, remove_leftovers, replace_file, write_json
+from monai_dpmm_ad.files import PARTIAL, remove_leftovers, replace_file, save_state, write_json
 from monai_dpmm_ad.network import AnomalyNet
 
 __all__ = [
@@ -143,7 +143,7 @@ def save_model(bundle_root: str | os.PathLike[str], network: AnomalyNet, setting
     metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
     write_json(root / METADATA, {**metadata, "fitted": network.detector.describe()})
     state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
-    replace_file(root / MODEL, lambda temporary: torch.save(state, temporary))
+    save_state(root / MODEL, state)
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor] | None:

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "lock_folder",
     "remove_leftovers",
     "replace_file",
+    "save_state",
     "spreadsheet_safe",
     "write_csv",
     "write_json",
@@ -82,6 +83,21 @@ def _sync(path: Path, flags: int) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
+    """Write a state dict with ``torch.save``: the same state gives the same bytes, whatever the file is called.
+
+    Raises:
+        OSError: as `replace_file`.
+    """
+    import torch
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # given a name, torch.save would write it into the file
+            torch.save(state, file)
+
+    replace_file(path, write)
 
 
 def remove_leftovers(*folders: str | os.PathLike[str]) -> None:

@@ -77,6 +77,16 @@ def test_fitting_with_two_processes_is_fitting_with_one(cohort: Path, tiny_vit: 
     assert not list((tmp_path / "2" / "fit" / "embeddings").glob("*-part*"))
 
 
+@pytest.mark.parametrize("detector", ["memory_bank", "himatch", "ogae"])
+def test_other_detectors_fit_on_two_processes_what_they_fit_on_one(
+    cohort: Path, tiny_vit: Path, tmp_path: Path, detector: str
+) -> None:
+    one, two = (fit(tmp_path / str(n), cohort, tiny_vit, n, "--detector", detector) for n in (1, 2))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-5, atol=1e-6, msg=f"{name} differs")
+
+
 def test_a_bad_scan_is_named_once_and_the_others_are_fitted(cohort: Path, tiny_vit: Path, tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import os
 
-import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from monai_dpmm_ad.files import replace_file
+from monai_dpmm_ad.files import save_state
 from monai_dpmm_ad.processes import get_rank
 
 __all__ = ["BestModelSaver"]
@@ -40,4 +39,4 @@ class BestModelSaver:
         if self.best is None or value > self.best:
             self.best = value
             if get_rank() == 0:
-                replace_file(self.path, lambda temporary: torch.save(self.network.state_dict(), temporary))
+                save_state(self.path, self.network.state_dict())

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Dinov2Config, Dinov2Model
 
 from monai_dpmm_ad.errors import CheckpointError
-from monai_dpmm_ad.files import replace_file, write_json
+from monai_dpmm_ad.files import replace_file, save_state, write_json
 from monai_dpmm_ad.pretraining.model import IMAGE_MEAN, IMAGE_STD
 
 __all__ = [
@@ -44,7 +44,7 @@ def save_checkpoint(folder: str | os.PathLike[str], state: dict[str, Any]) -> Pa
     """
     path = Path(folder) / f"step_{state['step']:07d}.pt"
     try:
-        replace_file(path, lambda temporary: torch.save(state, temporary))
+        save_state(path, state)
     except OSError as error:
         last = latest_checkpoint(folder)
         kept = f" The last good checkpoint is {last}." if last else ""

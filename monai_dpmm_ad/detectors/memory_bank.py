@@ -12,7 +12,7 @@ from torch import Tensor
 from monai_dpmm_ad.detectors.base import Detector
 from monai_dpmm_ad.detectors.search import INDEXES, NearestNeighbours
 from monai_dpmm_ad.errors import NotFittedError, unknown_option
-from monai_dpmm_ad.mixture.distributed import gather_rows
+from monai_dpmm_ad.mixture.distributed import gather_batch
 from monai_dpmm_ad.ops.coreset import iterate_k_centres, project_randomly
 from monai_dpmm_ad.ops.graphs import is_graph
 from monai_dpmm_ad.progress import track
@@ -98,7 +98,7 @@ class MemoryBankDetector(Detector):
         if not self._pool:  # a new pass; a bank from a checkpoint is kept and added to
             self._pool, self._seen = [self.bank.cpu()], 0
             self._generator.manual_seed(self.seed)
-        features = self.features(rows)
+        features = gather_batch(self.features(rows))  # so that the bank does not depend on the number of processes
         share = min(1.0, self.max_rows / num_data)
         count = int((self._seen + len(features)) * share) - int(self._seen * share)
         self._seen += len(features)
@@ -114,7 +114,7 @@ class MemoryBankDetector(Detector):
         Raises:
             ValueError: fewer embeddings than ``neighbours``.
         """
-        pool = gather_rows(torch.cat(self._pool))
+        pool = torch.cat(self._pool)
         self._pool = []
         count = min(len(pool), self.budget or len(pool), max(1, round(self.fraction * len(pool))))
         if count < self.neighbours:

@@ -12,7 +12,7 @@ from torch import Tensor
 from monai_dpmm_ad.mixture.local_step import LocalStep
 from monai_dpmm_ad.mixture.statistics import Statistics
 
-__all__ = ["average_gradients", "fill_up", "gather_rows", "get_world_size", "reduce_max", "reduce_sum"]
+__all__ = ["average_gradients", "fill_up", "gather_batch", "gather_rows", "get_world_size", "reduce_max", "reduce_sum"]
 __all__ += ["sum_local_steps"]
 
 
@@ -73,6 +73,20 @@ def gather_rows(rows: Tensor) -> Tensor:
     parts: list[Tensor] = [rows] * get_world_size()
     dist.all_gather_object(parts, rows.cpu())
     return torch.cat(parts).to(rows.device)
+
+
+def gather_batch(rows: Tensor) -> Tensor:
+    """Put a batch together again of which process r of W got the rows r, r + W, ….
+
+    Args:
+        rows: (n, D), the share of this process.
+
+    Returns:
+        (Σ n, D) in the batch's own order, the same on each process.
+    """
+    joined, world_size = gather_rows(rows), get_world_size()
+    order = [torch.arange(rank, len(joined), world_size, device=rows.device) for rank in range(world_size)]
+    return joined[torch.cat(order).argsort()]
 
 
 def fill_up(batches: Iterable[Tensor], embed_dim: int, device: torch.device) -> Iterator[Tensor]:

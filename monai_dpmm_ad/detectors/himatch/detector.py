@@ -22,6 +22,7 @@ from monai_dpmm_ad.detectors.himatch.references import ReferenceCollector, split
 from monai_dpmm_ad.detectors.search import INDEXES, NearestNeighbours
 from monai_dpmm_ad.errors import NotFittedError, unknown_option
 from monai_dpmm_ad.ops.patches import normalize_embeddings
+from monai_dpmm_ad.processes import get_rank, get_world_size
 from monai_dpmm_ad.types import EncodedSlices
 
 __all__ = ["FUSIONS", "HiMatchDetector"]
@@ -127,6 +128,7 @@ class HiMatchDetector(Detector):
         self._search_options = (index, None, None, use_faiss)
         self._search: NearestNeighbours | None = None
         self._collector: ReferenceCollector | None = None
+        self._steps = 0
         self.register_buffer("reference_cls", torch.zeros(0, embed_dim, dtype=torch.float16))
         self.register_buffer("reference_patches", torch.zeros(0, len(self.stages), embed_dim, dtype=torch.float16))
         self.register_buffer("reference_counts", torch.zeros(0, dtype=torch.long))
@@ -141,14 +143,21 @@ class HiMatchDetector(Detector):
     def fit_batch(self, rows: Mapping[str, Tensor], num_data: int) -> Tensor:
         """Offer the slices of one scan as references."""
         if self._collector is None:
-            generator = torch.Generator().manual_seed(self.seed)
-            self._collector = ReferenceCollector(self.max_references, self.patches_per_reference, generator)
-            parts = self.reference_patches.split(self.reference_counts.tolist()) if self.fitted else ()
-            for cls, patches in zip(self.reference_cls, parts, strict=True):  # of a checkpoint: kept and added to
-                self._collector.add(cls, patches)
-        for cls, patches in split_slices(rows):
-            self._collector.add(cls[-1], patches[:, self.stages])
+            self._collector, self._steps = self._begin(), 0
+        scan = self._steps * get_world_size() + get_rank()
+        self._steps += 1
+        for number, (cls, patches) in enumerate(split_slices(rows)):
+            self._collector.add(scan, number, cls[-1], patches[:, self.stages])
         return torch.zeros((), device=self.reference_cls.device)
+
+    def _begin(self) -> ReferenceCollector:
+        """An empty collector, or one that the first process begins with what a checkpoint held."""
+        collector = ReferenceCollector(self.max_references, self.patches_per_reference, self.seed)
+        if self.fitted and get_rank() == 0:
+            parts = self.reference_patches.split(self.reference_counts.tolist())
+            for number, (cls, patches) in enumerate(zip(self.reference_cls, parts, strict=True)):
+                collector.add(-1, number, cls, patches)
+        return collector
 
     def finish_epoch(self, draw_sample: Callable[[], Mapping[str, Tensor]]) -> None:
         """Take over the references that were drawn.

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from monai_dpmm_ad.embedding.store_rows import make_generator
 from monai_dpmm_ad.mixture.distributed import gather_rows
 from monai_dpmm_ad.ops.patches import normalize_embeddings
 
@@ -23,29 +24,33 @@ def split_slices(rows: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
 class ReferenceCollector:
     """Draw slices uniformly from all that pass by, without knowing how many there will be.
 
-    Each slice gets a random key; those with the smallest keys stay. What is kept is in half precision.
+    Each slice gets a random key, which depends on its number alone and so not on the process that reads it; those with
+    the smallest keys stay. What is kept is in half precision.
 
     Args:
         max_references: largest number of slices.
         max_patches: largest number of patches of each, drawn at random.
-        generator: a CPU generator.
+        seed: of the keys and the patches.
     """
 
-    def __init__(self, max_references: int, max_patches: int, generator: torch.Generator) -> None:
+    def __init__(self, max_references: int, max_patches: int, seed: int) -> None:
         self.max_references = max_references
         self.max_patches = max_patches
-        self._generator = generator
+        self.seed = seed
         self._kept: list[tuple[float, Tensor, Tensor]] = []
 
-    def add(self, cls: Tensor, patches: Tensor) -> None:
+    def add(self, scan: int, number: int, cls: Tensor, patches: Tensor) -> None:
         """Offer one slice.
 
         Args:
+            scan: its scan's number among all scans.
+            number: its own number among the scan's slices.
             cls: ``(D,)``.
             patches: ``(m, S, D)``, m ≥ 1.
         """
-        key = float(torch.rand((), generator=self._generator, dtype=torch.float64))
-        order = torch.randperm(len(patches), generator=self._generator)[: self.max_patches].sort().values
+        generator = make_generator("reference", self.seed, scan, number)
+        key = generator.random()
+        order = torch.from_numpy(generator.permutation(len(patches))[: self.max_patches]).sort().values
         chosen = normalize_embeddings(patches[order.to(patches.device)].float())
         self._kept.append((key, normalize_embeddings(cls.float()).half().cpu(), chosen.half().cpu()))
         if len(self._kept) >= 2 * self.max_references:

@@ -15,7 +15,7 @@ from monai_dpmm_ad.detectors.ogae.latent_svm import LatentSVM
 from monai_dpmm_ad.detectors.ogae.loss import MODES, compute_guided_loss
 from monai_dpmm_ad.detectors.ogae.ocsvm import check_nu
 from monai_dpmm_ad.errors import NotFittedError, unknown_option
-from monai_dpmm_ad.mixture.distributed import average_gradients, reduce_max
+from monai_dpmm_ad.mixture.distributed import gather_batch
 from monai_dpmm_ad.ops.distances import split_rows
 
 __all__ = ["OCSVMGuidedDetector"]
@@ -144,10 +144,11 @@ class OCSVMGuidedDetector(Detector):
         Returns:
             0-dim: the negative loss, the mean over the steps.
         """
-        features = self._scale(self.features(rows))
-        # Processes of one fit step together, the last ones perhaps on nothing.
-        steps = int(reduce_max(max(1, len(features) // self.step_rows), features.device))
-        losses = [self._step(part) for part in features.tensor_split(steps)]
+        # The loss is no sum over rows, so that processes cannot share them: each takes the same steps on all.
+        features = self._scale(gather_batch(self.features(rows)))
+        if not len(features):
+            return features.sum()
+        losses = [self._step(part) for part in features.tensor_split(max(1, len(features) // self.step_rows))]
         return -torch.stack(losses).mean()
 
     def _step(self, features: Tensor) -> Tensor:
@@ -155,20 +156,13 @@ class OCSVMGuidedDetector(Detector):
             self._optimizer = torch.optim.Adam(self.autoencoder.parameters(), self.learning_rate)
         with torch.enable_grad():
             loss = self.compute_loss(features)
-            self._optimizer.zero_grad(set_to_none=False)
-            if len(features):
-                loss.backward()
-        parameters = list(self.autoencoder.parameters())
-        for parameter in parameters:
-            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        average_gradients(parameters)
+            self._optimizer.zero_grad()
+            loss.backward()
         self._optimizer.step()
         return loss.detach()
 
     def compute_loss(self, features: Tensor) -> Tensor:
-        """L_rec + guidance · L_svm of scaled features ``(n, F)`` in random order: 0-dim; 0 for no rows."""
-        if not len(features):
-            return features.sum()
+        """L_rec + guidance · L_svm of scaled features ``(n, F)`` in random order, n ≥ 1: 0-dim."""
         latents, decoded = self.autoencoder(features)
         loss = (decoded - features).square().mean()
         if self.guidance and len(features) >= _LEAST_GUIDED:

@@ -11,7 +11,7 @@ from torch import Tensor
 from monai_dpmm_ad.mixture.local_step import run_local_step
 from monai_dpmm_ad.mixture.moves import MergeTree, accept_merges, propose_merges, sort_components
 from monai_dpmm_ad.mixture.splits import accept_splits, propose_splits, trade_splits
-from monai_dpmm_ad.mixture.variational import Model, State, compute_weighted_log_prob
+from monai_dpmm_ad.mixture.variational import Model, State, reduce_log_prob
 
 __all__ = ["adapt_to_sample"]
 
@@ -73,7 +73,7 @@ def _split(
 ) -> tuple[State, int]:
     """Split once; the next epoch settles the halves before any is split again."""
     factor = state.statistics.size / sample.shape[0]
-    labels = _assign(model, state, sample, chunk_size)
+    labels = reduce_log_prob(model, model.build(state), sample, chunk_size, lambda x: x.argmax(1))
     splits = propose_splits(model, sample, labels, factor, state.statistics.counts.shape[0], generator)
     if not splits:
         return state, 0
@@ -88,16 +88,3 @@ def _measure(model: Model, state: State, sample: Tensor, chunk_size: int, tree: 
     """The entropy of each group's joint assignment over the data set, (C,), nats."""
     factor = state.statistics.size / sample.shape[0]
     return run_local_step(model, model.build(state), sample, chunk_size, tree.groups).group_entropy * factor
-
-
-def _assign(model: Model, state: State, sample: Tensor, chunk_size: int) -> Tensor:
-    """The most likely component of each row, (n,)."""
-    variational = model.build(state)
-    coefficients = variational.coefficients
-    coefficients = coefficients._replace(offset=coefficients.offset + variational.log_weights).to(sample.dtype)
-    shift = model.scale.mean.to(sample.dtype)
-    parts = [
-        compute_weighted_log_prob(model.family, coefficients, shift, rows).argmax(1)
-        for rows in sample.split(chunk_size)
-    ]
-    return torch.cat(parts)

@@ -12,7 +12,7 @@ from monai_dpmm_ad.mixture.family import DataScale, Family
 from monai_dpmm_ad.mixture.statistics import Statistics, zero_statistics
 from monai_dpmm_ad.ops.clustering import fit_kmeans
 
-__all__ = ["compute_data_scale", "compute_hard_statistics", "draw_sample", "seed_statistics"]
+__all__ = ["compute_data_scale", "compute_hard_statistics", "draw_sample", "seed_labels", "seed_statistics"]
 
 KMEANS_ITERATIONS = 5
 SEEDS_PER_COMPONENT = 16  # seeding looks at this many points per component: its cost is K passes over them
@@ -90,17 +90,24 @@ def seed_statistics(
     Returns:
         statistics of the sample, not scaled, with zero entropy.
     """
+    labels = seed_labels(scale, sample, num_components, restarts, generator)
+    statistics = compute_hard_statistics(family, scale, sample, labels, num_components)
+    return statistics.select(statistics.counts.argsort(descending=True, stable=True))
+
+
+def seed_labels(
+    scale: DataScale, sample: Tensor, num_components: int, restarts: int, generator: torch.Generator
+) -> Tensor:
+    """Cluster a sample by k-means++ with restarts: (n,), labels in 0 … K−1; the arguments are `seed_statistics`'s."""
     centred = (sample - scale.mean.to(sample.dtype)).contiguous()
-    found = fit_kmeans(
+    return fit_kmeans(
         centred,
         num_components,
         generator,
         restarts=restarts,
         max_iterations=KMEANS_ITERATIONS,
         seeding_size=max(SEEDS_PER_COMPONENT * num_components, 1024),
-    )
-    statistics = compute_hard_statistics(family, scale, sample, found.labels, num_components)
-    return statistics.select(statistics.counts.argsort(descending=True, stable=True))
+    ).labels
 
 
 def compute_hard_statistics(

@@ -17,6 +17,7 @@ from monai_dpmm_ad.mixture.initialise import compute_data_scale, draw_sample, se
 from monai_dpmm_ad.mixture.local_step import run_local_step
 from monai_dpmm_ad.mixture.memoized import Memoized
 from monai_dpmm_ad.mixture.natural import compute_learning_rate, take_natural_step
+from monai_dpmm_ad.mixture.novelty import admit_novelty
 from monai_dpmm_ad.mixture.scoring import ScoringMixture
 from monai_dpmm_ad.mixture.statistics import Statistics
 from monai_dpmm_ad.mixture.variational import State, compute_elbo
@@ -201,7 +202,8 @@ class DirichletProcessMixture(ScoringMixture):
         """Keep what has been learnt and take in new data: ``partial_fit`` gets batches of those alone from here on.
 
         The statistics of the former data stay as they are, assigned as the former posterior did; ``num_data`` counts
-        the new data. Components keep their places, so that ``adapt`` does nothing. Ends with the next load of a state.
+        the new data. ``adapt``, given a sample of the new data, opens components for what is new among them, see
+        `novelty`, and merges others for it; it does no more than that. Ends with the next load of a state.
 
         Raises:
             NotFittedError: before a fit.
@@ -237,15 +239,13 @@ class DirichletProcessMixture(ScoringMixture):
                 term. Memoized inference knows the whole ELBO from its cache and needs none.
 
         Returns:
-            how many components were merged away or split.
+            how many components were merged away or split; in an update, how many were opened.
 
         Raises:
             NotFittedError: before ``initialize``.
             ValueError: if a sample is needed and there is none, or it holds values that are not finite.
         """
         self._require_fitted()
-        if self._kept is not None:
-            return 0
         if self._memoized is not None:
             accepted = self._finish_lap()
             self._memoized.start_lap(self.model, self.state)
@@ -257,6 +257,12 @@ class DirichletProcessMixture(ScoringMixture):
         sample = check_embeddings(sample, self.embed_dim, self.data_mean.device)
         refuse_bad_rows(sample, self.model.family.unit)
         chunk_size = self._choose_chunk(sample.device)
+        if self._kept is not None:
+            state, self._kept, accepted = admit_novelty(
+                self.model, self.state, self._kept, sample, chunk_size, self._make_generator()
+            )
+            self._set_state(state)
+            return accepted
         state, accepted = adapt_to_sample(self.model, self.state, sample, chunk_size, self._make_generator())
         if accepted or self.inference != "pyro":  # Adam's momentum outlives an epoch that changed nothing
             self._set_state(state)

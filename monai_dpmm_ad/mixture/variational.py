@@ -11,8 +11,10 @@ With r at its optimum the first two terms are Σ_n log Σ_k exp(E[log π_k] + E[
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from monai_dpmm_ad.mixture.family import DataScale, Family
@@ -32,6 +34,7 @@ __all__ = [
     "compute_elbo",
     "compute_weighted_log_prob",
     "normalise",
+    "reduce_log_prob",
 ]
 
 
@@ -123,6 +126,29 @@ def compute_weighted_log_prob(family: Family, coefficients: Any, shift: Tensor, 
         (n, K), nats.
     """
     return family.compute_log_prob(family.make_features(x, shift), coefficients)
+
+
+def reduce_log_prob(
+    model: Model, variational: Variational, x: Tensor, chunk_size: int, reduce: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Reduce E[log π_k] + E[log p(y_n | θ_k)] over components, a chunk of rows at a time.
+
+    Args:
+        model: priors and likelihood.
+        variational: the global factors.
+        x: (n, D).
+        chunk_size: rows at a time.
+        reduce: (rows, K) to (rows,).
+
+    Returns:
+        (n,).
+    """
+    coefficients = variational.coefficients
+    coefficients = coefficients._replace(offset=coefficients.offset + variational.log_weights).to(x.dtype)
+    shift = model.scale.mean.to(x.dtype)
+    return torch.cat(
+        [reduce(compute_weighted_log_prob(model.family, coefficients, shift, rows)) for rows in x.split(chunk_size)]
+    )
 
 
 def normalise(log_prob: Tensor) -> tuple[Tensor, Tensor]:

@@ -121,7 +121,7 @@ def _load_template(spacing: float, size: str) -> tuple[NDArray[np.float32], NDAr
         from nilearn import datasets
     except ImportError as error:
         raise ImportError(
-            "The phantoms need nilearn, which carries the MNI152 template. Run: pip install 'monai-dpmm-ad[demo]'"
+            "The phantoms need nilearn, which carries the MNI152 template. Run: pip install nilearn"
         ) from error
     loaders = (datasets.load_mni152_template, datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)
     images = [load(resolution=int(spacing)) for load in loaders]

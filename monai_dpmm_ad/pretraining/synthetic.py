@@ -36,7 +36,7 @@ class SyntheticAnatomy:
         except ImportError as error:
             raise ImportError(
                 "Synthetic anatomy needs nilearn, which carries the MNI152 maps. "
-                "Run: pip install 'monai-dpmm-ad[demo]', or give `num_synthetic` as 0."
+                "Run: pip install nilearn, or give `num_synthetic` as 0."
             ) from error
         loaders = (datasets.load_mni152_template, datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)
         arrays = [np.asarray(load(resolution=spacing).dataobj, dtype=np.float32).clip(min=0) for load in loaders]

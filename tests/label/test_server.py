@@ -203,16 +203,18 @@ def test_an_uploaded_scan_is_processed(client: MONAILabelClient, server: Server,
 
 def test_eight_requests_at_once_are_eight_in_turn(server: Server, scans: list[Path]) -> None:
     names = [scan.name.removesuffix(".nii.gz") for scan in scans]
-    jobs = [(model, name) for name in names for model in ("dpmm_ad_mask", "dpmm_ad_map")]
+    wanted = [("dpmm_ad_mask", {"rate": 0.2, "axes": "coronal"}), ("dpmm_ad_map", {"rate": 0.05, "min_lesion": 500})]
+    jobs = [(name, model, parameters) for name in names for model, parameters in wanted]
     assert len(jobs) == 8
 
-    def ask(job: tuple[str, str]) -> tuple[bytes, dict[str, Any]]:
-        model, name = job
-        params = json.dumps({"result_extension": ".nii"})
-        image = server.post(f"/infer/{model}", params={"image": name, "output": "image"}, data={"params": params})
-        facts = server.post(f"/infer/{model}", params={"image": name, "output": "json"}).json()
+    def ask(job: tuple[str, str, dict[str, Any]]) -> tuple[bytes, dict[str, Any]]:
+        name, model, parameters = job
+        data = {"params": json.dumps({**parameters, "result_extension": ".nii"})}
+        image = server.post(f"/infer/{model}", params={"image": name, "output": "image"}, data=data)
+        facts = server.post(f"/infer/{model}", params={"image": name, "output": "json"}, data=data).json()
         facts.pop("latencies")
         assert image.status_code == 200
+        assert facts["rate"] == parameters["rate"]  # each has its own, whoever asks beside it
         return image.content, facts
 
     in_turn = [ask(job) for job in jobs]

@@ -61,6 +61,7 @@ def cluster(
     types: PathLike | None = None,
     max_patches: int = 2000,
     seed: int = 0,
+    trust_bundle: bool = False,
     **overrides: Any,
 ) -> ClusterOutcome:
     """Group scans or lesions: ``clusters.csv``, ``clusters.json``, a picture sheet per group, a dendrogram.
@@ -80,6 +81,7 @@ def cluster(
         types: CSV with the columns ``file`` and ``type``; None looks for ``types.csv`` beside the data.
         max_patches: largest number of patches of an item.
         seed: of the choice of patches where there are more.
+        trust_bundle: run the bundle's configs even where they are not this package's own, see `load_workflow`.
         overrides: values of ids in ``configs/inference.json``.
 
     Raises:
@@ -90,7 +92,8 @@ def cluster(
     out = Path(out).absolute()
     check_writable(out)
     paths = absolute_paths(images)
-    workflow = load_workflow(bundle, ["inference"], "inference", dataset_dir=paths, **overrides)
+    overrides |= {"dataset_dir": paths, "trust_bundle": trust_bundle}
+    workflow = load_workflow(bundle, ["inference"], "inference", **overrides)
     workflow.initialize()
     get = workflow.parser.get_parsed_content
     network: AnomalyNet = load_network(workflow, bundle)

@@ -36,6 +36,7 @@ def export_network(
     out: str | os.PathLike[str],
     graph_format: str = "onnx",
     shape: Sequence[int] | None = None,
+    trust_bundle: bool = False,
 ) -> Path:
     """Write a fitted bundle's network as a graph for ONNX Runtime or TorchScript.
 
@@ -50,6 +51,7 @@ def export_network(
         out: the file, replaced as a whole.
         graph_format: ``onnx`` or ``torchscript``.
         shape: H and W of the slices; None is a square of the bundle's ``image_size``.
+        trust_bundle: run the bundle's configs even where they are not this package's own, see `load_workflow`.
 
     Returns:
         Path of the file.
@@ -63,7 +65,8 @@ def export_network(
     if graph_format not in FORMATS:
         raise unknown_option("format", graph_format, FORMATS)
     # In float32, since another machine may lack bfloat16.
-    workflow = load_workflow(bundle, ["inference"], "inference", **{"embedder#autocast": False})
+    overrides: dict[str, Any] = {"embedder#autocast": False, "trust_bundle": trust_bundle}
+    workflow = load_workflow(bundle, ["inference"], "inference", **overrides)
     network: AnomalyNet = workflow.parser.get_parsed_content("network_def").eval()
     network.check_graph()
     height, width = (network.image_size, network.image_size) if shape is None else _check_shape(shape)

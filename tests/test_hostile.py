@@ -172,11 +172,13 @@ def test_a_bundle_with_another_logging_config_is_refused(bundle: Path, tmp_path:
 
 
 @pytest.mark.filterwarnings("default")  # the command line prints warnings in its own way
+@pytest.mark.parametrize("name", ["infer", "evaluate", "cluster", "export"])
 def test_a_customised_bundle_runs_when_it_is_trusted(
-    bundle: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     copy = change(bundle, tmp_path, "inference.json", section="$'te' + 'st'")
-    command = ["infer", "--bundle", str(copy), "--images", str(cohort), "--no-report", "--out", str(tmp_path / "out")]
+    scans = {"evaluate": ["--data", str(cohort)], "export": []}.get(name, ["--images", str(cohort)])
+    command = [name, "--bundle", str(copy), *scans, "--out", str(tmp_path / "out")]
     assert main(command) == 1
     assert "another `section`" in capsys.readouterr().err
     assert main([*command, "--trust-bundle"]) == 0

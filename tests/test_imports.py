@@ -14,7 +14,7 @@ PACKAGE = ROOT / "monai_dpmm_ad"
 
 LAYERS = [
     {"errors", "types"},
-    {"ops", "ahead", "files", "memory", "progress", "processes", "scan_paths"},
+    {"cli_parser", "ops", "ahead", "files", "memory", "progress", "processes", "scan_paths"},
     {
         *("transforms", "embedding", "mixture", "metrics", "calibration"),
         *("lesions", "synthetic_lesions", "datalist", "intensity_tail", "drift"),

@@ -47,7 +47,7 @@ __all__ = ["KINDS", "LIMIT", "Workshop", "try_mutant"]
 #: bytes that a scan may take as float32 in this soak, and what the process may take beyond its start
 LIMIT = 32 * 2**20
 MEMORY = 768 * 2**20
-SECONDS = 20
+SECONDS = 60
 REFUSALS = (ScanError, CheckpointError, EmbeddingStoreError)
 CANARY = "code-was-run"
 NUMBERS = (0, 1, 2, 7, 127, 255, 2**15 - 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1)

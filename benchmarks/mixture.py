@@ -24,18 +24,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
+from mixture_peers import BATCH, OnlineMAPEM, follow_mixture, follow_oracle, follow_sklearn
 from torch import Tensor
 
 from monai_dpmm_ad.mixture import DirichletProcessMixture
-from monai_dpmm_ad.mixture.initialise import compute_data_scale, draw_sample
-from monai_dpmm_ad.ops.clustering import fit_kmeans
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from reference.mixture_gaussian import OnlineMAPEM
-
-BATCH = 1024
 clock = time.process_time
 
 
@@ -106,60 +100,6 @@ def measure_throughput(results: dict) -> None:
         print(
             f"{num_components:>5} {row['per_second']:>9.0f} {row['share_of_bare']:>14.2f} {row['times_oracle']:>8.0f}×"
         )
-
-
-def follow_mixture(train: Tensor, num_components: int, inference: str) -> Iterator[Callable[[Tensor], float]]:
-    """Our mixture, several times an epoch; natural merges and splits after each, pyro is Pyro's SVI and no more."""
-    mixture = DirichletProcessMixture(num_components, train.shape[1], inference=inference)
-    generator = torch.Generator().manual_seed(0)
-    sample, num_data = draw_sample(train.split(BATCH), mixture.sample_size, generator)
-    mixture.initialize(sample, num_data)
-
-    def score(x: Tensor) -> float:
-        return float(mixture.log_prob(x).mean())
-
-    while True:
-        for index, rows in enumerate(train.split(BATCH)):
-            mixture.partial_fit(rows, num_data)
-            if index % 20 == 19:
-                yield score
-        if inference == "natural":
-            mixture.adapt(sample)
-        yield score
-
-
-def follow_sklearn(train: Tensor, num_components: int) -> Iterator[Callable[[Tensor], float]]:
-    """scikit-learn's batch variational mixture with its own k-means start, one iteration at a time."""
-    from sklearn.mixture import BayesianGaussianMixture
-    from sklearn.mixture._gaussian_mixture import _estimate_log_gaussian_prob
-
-    peer = BayesianGaussianMixture(
-        n_components=num_components, covariance_type="diag", max_iter=1, warm_start=True, random_state=0
-    )
-    data = train.double().numpy()
-
-    def score(x: Tensor) -> float:
-        log_prob = _estimate_log_gaussian_prob(x.double().numpy(), peer.means_, peer.precisions_cholesky_, "diag")
-        return float(np.logaddexp.reduce(log_prob + np.log(peer.weights_), axis=1).mean())
-
-    while True:
-        peer.fit(data)
-        yield score
-
-
-def follow_oracle(train: Tensor, num_components: int) -> Iterator[Callable[[Tensor], float]]:
-    """The paper's online MAP-EM with N×K×D tensors, from the same k-means++ sample."""
-    centres = fit_kmeans(train[:20_000], num_components, torch.Generator().manual_seed(0)).centres
-    oracle = OnlineMAPEM(centres, compute_data_scale(train).variance.float())
-
-    def score(x: Tensor) -> float:
-        return float(oracle.log_prob(x).mean())
-
-    while True:
-        for rows in train.split(BATCH):
-            for part in rows.split(256):
-                oracle.partial_fit(part)
-            yield score
 
 
 def compare_peers(results: dict, name: str, train: Tensor, test: Tensor, num_components: int, budget: float) -> None:

@@ -4,21 +4,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 __all__ = [
+    "average",
+    "average_gradients",
+    "gather_batch",
     "gather_lists",
+    "gather_rows",
     "get_rank",
     "get_world_size",
     "is_first",
     "join",
     "joined_processes",
     "launched",
+    "reduce_max",
+    "reduce_sum",
     "share",
     "wait_for_all",
 ]
@@ -90,6 +97,71 @@ def gather_lists(items: Sequence[Item]) -> list[Item]:
     parts: list[Any] = [None] * get_world_size()
     dist.all_gather_object(parts, list(items))
     return [item for part in parts for item in part]
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Join the rows of all processes, in the order of their ranks.
+
+    Args:
+        rows: (n, D); n may differ between processes.
+
+    Returns:
+        (Σ n, D), the same on each.
+    """
+    if get_world_size() == 1:
+        return rows
+    return torch.cat(gather_lists([rows.cpu()])).to(rows.device)
+
+
+def gather_batch(rows: Tensor) -> Tensor:
+    """Put a batch together again of which process r of W got the rows r, r + W, ….
+
+    Args:
+        rows: (n, D), the share of this process.
+
+    Returns:
+        (Σ n, D) in the batch's own order, the same on each process.
+    """
+    joined, world_size = gather_rows(rows), get_world_size()
+    order = [torch.arange(rank, len(joined), world_size, device=rows.device) for rank in range(world_size)]
+    return joined[torch.cat(order).argsort()]
+
+
+def average(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor by its mean over processes."""
+    if get_world_size() == 1:
+        return
+    for tensor in tensors:
+        dist.all_reduce(tensor)
+        tensor.div_(get_world_size())
+
+
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace each gradient by its mean over processes; one that a process's batch did not touch counts as zero."""
+    if get_world_size() == 1:
+        return
+    gradients = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        gradients.append(parameter.grad)
+    average(gradients)
+
+
+def reduce_sum(value: float, device: torch.device) -> float:
+    """Sum a number over processes."""
+    return _reduce(value, device, dist.ReduceOp.SUM) if get_world_size() > 1 else value
+
+
+def reduce_max(value: float, device: torch.device) -> float:
+    """Find the largest of the processes' numbers."""
+    return _reduce(value, device, dist.ReduceOp.MAX) if get_world_size() > 1 else value
+
+
+def _reduce(value: float, device: torch.device, operation: dist.ReduceOp.RedOpType) -> float:
+    tensor = torch.tensor(float(value), dtype=torch.float64, device=device)
+    dist.all_reduce(tensor, op=operation)
+    return float(tensor)
 
 
 def _initialized() -> bool:

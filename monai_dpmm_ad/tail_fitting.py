@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from monai_dpmm_ad.intensity_tail import IntensityTail
-from monai_dpmm_ad.mixture.distributed import gather_rows
 from monai_dpmm_ad.network import AnomalyNet
-from monai_dpmm_ad.processes import share
+from monai_dpmm_ad.processes import gather_rows, share
 from monai_dpmm_ad.scans import ScanDataset
 
 __all__ = ["fit_intensity_tail"]

@@ -12,9 +12,9 @@ from torch import Tensor
 from monai_dpmm_ad.detectors.base import Detector
 from monai_dpmm_ad.detectors.search import INDEXES, NearestNeighbours
 from monai_dpmm_ad.errors import NotFittedError, unknown_option
-from monai_dpmm_ad.mixture.distributed import gather_batch
 from monai_dpmm_ad.ops.coreset import iterate_k_centres, project_randomly
 from monai_dpmm_ad.ops.graphs import is_graph
+from monai_dpmm_ad.processes import gather_batch
 from monai_dpmm_ad.progress import track
 from monai_dpmm_ad.types import EncodedSlices
 

@@ -18,11 +18,11 @@ from pyro.distributions import constraints
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
 
-from monai_dpmm_ad.mixture.distributed import average_gradients
 from monai_dpmm_ad.mixture.family import Coefficients
 from monai_dpmm_ad.mixture.gaussian import FactorisedGaussian
 from monai_dpmm_ad.mixture.statistics import Statistics
 from monai_dpmm_ad.mixture.variational import Model, State, Variational, compute_weighted_log_prob
+from monai_dpmm_ad.processes import average_gradients
 
 __all__ = ["ExpectedLikelihood", "ExpectedOneHot", "PyroOptimizer", "compute_pyro_elbo", "sample_guide", "sample_model"]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.files import remove_leftovers, write_json
@@ -28,6 +28,7 @@ from monai_dpmm_ad.pretraining.model import PretrainModel, build_backbone, updat
 from monai_dpmm_ad.pretraining.objectives import compute_loss, make_step_views
 from monai_dpmm_ad.pretraining.probe import check_collapse, probe_features
 from monai_dpmm_ad.pretraining.recipe import Recipe
+from monai_dpmm_ad.processes import average, average_gradients, get_rank, get_world_size
 
 __all__ = ["Trainer", "compute_schedule", "pretrain"]
 
@@ -125,8 +126,8 @@ class Trainer:
         initial: str | os.PathLike[str] | None = None,
     ) -> None:
         self.pool, self.recipe, self.device = pool, recipe, device
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
-        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        self.rank = get_rank()
+        self.world = get_world_size()
         self.student = _build(recipe)
         if initial is not None:
             load_backbone(self.student.backbone, initial)
@@ -176,8 +177,8 @@ class Trainer:
         views = make_step_views(batch, self.recipe, self.generator)
         loss, parts = compute_loss(self.student, self.teacher, self.centre, views, self.recipe, self.generator)
         loss.backward()
-        if self.world > 1:
-            self._average()
+        average_gradients(self.student.parameters())
+        average([self.centre])
         nn.utils.clip_grad_norm_(self.student.parameters(), _CLIP)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)
@@ -233,17 +234,6 @@ class Trainer:
         self.centre.copy_(state["centre"])
         self.generator.set_state(state["generators"][self.rank])
         self.step, self.history = state["step"], list(state["history"])
-
-    def _average(self) -> None:
-        """Average gradients, and the centre, over the processes."""
-        tensors: list[Tensor] = [self.centre]
-        for parameter in self.student.parameters():
-            if parameter.grad is None:  # an objective that found nothing in this process's batch
-                parameter.grad = torch.zeros_like(parameter)
-            tensors.append(parameter.grad)
-        for tensor in tensors:
-            dist.all_reduce(tensor)
-            tensor /= self.world
 
     def _measure(self) -> dict[str, float]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):

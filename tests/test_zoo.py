@@ -84,7 +84,13 @@ def test_the_network_takes_and_gives_what_the_metadata_say(bundle: Path) -> None
     verify_net_in_out(net_id="network_def", device="cpu", bundle_root=root, **files)
 
 
-def test_the_zoos_torchscript_export_equals_the_network(bundle: Path, tmp_path: Path) -> None:
+# The trace takes the linear layers as they are: in bfloat16 they round once more than the packed ones, before GELU.
+@pytest.mark.parametrize(("bfloat16", "tolerance"), [(False, {}), (True, {"rtol": 5e-3, "atol": 1e-5})])
+def test_the_zoos_torchscript_export_equals_the_network(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bfloat16: bool, tolerance: dict[str, float]
+) -> None:
+    if not bfloat16:
+        monkeypatch.setattr("monai_dpmm_ad.embedding.hf_vit.supports_bfloat16", lambda device: False)
     path, shape = tmp_path / "model.ts", (1, 1, 60, 50)
     ckpt_export(
         net_id="network_def",
@@ -102,7 +108,7 @@ def test_the_zoos_torchscript_export_equals_the_network(bundle: Path, tmp_path: 
         network = load_workflow(bundle, ["inference"], "inference").parser.get_parsed_content("network_def")
         expected, found = network.eval()(images), torch.jit.load(path)(images)
     assert float(expected.max()) > 0
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found, expected, **tolerance)
 
 
 def run_workflow(root: Path | str, configs: list[str], kind: str, **overrides: Any) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from monai_dpmm_ad.embedding.attention import use_attention
 from monai_dpmm_ad.embedding.hf_files import BackboneFiles
+from monai_dpmm_ad.embedding.packed import pack_linears
 from monai_dpmm_ad.errors import CheckpointError
 
 __all__ = ["final_norm", "load_model", "square_patch"]
@@ -79,6 +80,7 @@ def load_model(files: BackboneFiles) -> Any:
         raise CheckpointError(
             f"{files.folder}: {len(missing)} weights are missing, the first is {missing[0]}. Copy the files again."
         )
+    pack_linears(model)
     return model.eval().requires_grad_(False)
 
 

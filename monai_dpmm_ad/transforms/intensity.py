@@ -71,7 +71,8 @@ def scale_foreground(
     """
     if image.shape != mask.shape:
         raise ValueError(f"`mask` must have the image's shape {tuple(image.shape)}, got {tuple(mask.shape)}.")
-    values = image[mask].float()
+    # NumPy looks up Booleans some twenty times as fast as torch.
+    values = torch.from_numpy(image.cpu().numpy()[mask.cpu().numpy()]).float()
     if not values.numel():
         raise ValueError("the foreground is empty")
     low, high = (float(value) for value in torch.aminmax(values))
@@ -99,10 +100,13 @@ def _quantiles(values: Tensor, *shares: float) -> tuple[float, ...]:
 
 
 def _background_level(image: Tensor, mask: Tensor, values: Tensor) -> float:
-    outside = image[~mask]
-    outside = outside[:: max(1, outside.numel() // 100_000)].float()  # a sample will do: most of a scan is background
+    places = np.flatnonzero(~mask.cpu().numpy())
+    places = places[:: max(1, len(places) // 100_000)]  # a sample will do: most of a scan is background
     (lowest,) = _quantiles(values, 0.01)
-    return min(float(outside.median()), lowest) if outside.numel() else min(0.0, lowest)
+    if not len(places):
+        return min(0.0, lowest)
+    outside = torch.from_numpy(image.cpu().numpy().ravel()[places]).float()
+    return min(float(outside.median()), lowest)
 
 
 def _brightest_mode(values: Tensor) -> float:

@@ -31,6 +31,10 @@ class PackedLinear(nn.Module):
         self.gelu = gelu
         self._packed: tuple[Tensor, Tensor | None] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # oneDNN's layout can be neither copied nor pickled; a copy packs anew.
+        return {**self.__dict__, "_packed": None}
+
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(…, in)`` to ``(…, out)``."""
         if not _is_bfloat16_on_cpu(x):

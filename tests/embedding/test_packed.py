@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,15 @@ def test_a_packed_layer_equals_the_plain_one(shape: tuple[int, ...], gelu: bool,
         torch.testing.assert_close(y.float(), exact(x), atol=0.03, rtol=0.02)
         torch.testing.assert_close(y, expected, atol=0.03, rtol=0.02)
     assert torch.equal(packed(x), exact(x))
+
+
+@torch.no_grad()
+def test_a_layer_in_use_can_be_copied() -> None:
+    layer, x = PackedLinear(nn.Linear(8, 24)), torch.randn(3, 8)
+    with bfloat16():
+        expected = layer(x)
+        assert torch.equal(copy.deepcopy(layer)(x), expected)
+        assert torch.equal(layer(x), expected)
 
 
 @pytest.mark.parametrize("activation", [nn.GELU(), ACT2FN["gelu"]])

@@ -16,9 +16,9 @@ from monai.inferers import Inferer
 from monai.utils import CommonKeys
 
 from monai_dpmm_ad.ahead import Ahead
-from monai_dpmm_ad.fitting import StoreLoader
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.scans import FAILURE, ScanFailure, describe_failure
+from monai_dpmm_ad.store_loader import StoreLoader
 
 __all__ = ["DetectorTrainer", "HeldOutEvaluator", "ScanEvaluator", "finished_scans"]
 

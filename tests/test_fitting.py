@@ -13,9 +13,10 @@ import torch
 from monai_dpmm_ad.detectors import DPMMDetector
 from monai_dpmm_ad.embedding import EmbeddingStore, create_embedder
 from monai_dpmm_ad.errors import EmbeddingStoreError, ScanError
-from monai_dpmm_ad.fitting import StoreLoader, embed_dataset, split_scans
+from monai_dpmm_ad.fitting import embed_dataset, split_scans
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.scans import ScanDataset
+from monai_dpmm_ad.store_loader import StoreLoader
 from monai_dpmm_ad.transforms import preprocess_slices
 
 

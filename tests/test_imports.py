@@ -19,7 +19,7 @@ LAYERS = [
         *("transforms", "embedding", "mixture", "metrics", "calibration"),
         *("lesions", "synthetic_lesions", "datalist", "intensity_tail", "drift"),
     },
-    {"scans", "finished", "provenance", "bundle_configs", "phantoms", "detectors", "clustering"},
+    {"store_loader", "scans", "finished", "provenance", "bundle_configs", "phantoms", "detectors", "clustering"},
     {"network"},
     {"inferers", "scoring", "bundle", "fitting", "tail_fitting"},
     {"engines", "exporting", "items", "updating", "repeated"},

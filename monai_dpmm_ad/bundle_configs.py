@@ -19,7 +19,8 @@ __all__ = ["check_configs", "refuse_expressions"]
 
 _MAX_BYTES = 4 * 2**20
 _REMEDY = (
-    "A config is code. If you trust whoever made the bundle, give --trust-bundle, or run it with python -m monai.bundle"
+    "A config is code. If you trust whoever made the bundle, give --trust-bundle (to a server "
+    "--conf trust_bundle true), or run it with python -m monai.bundle"
 )
 
 

@@ -41,10 +41,12 @@ class AnomalyApp(MONAILabelApp):
         app_dir: folder of ``main.py``.
         studies: folder of the studies, or the address of a DICOM server.
         conf: ``bundle``, folder of a fitted bundle; ``device``, where to run it (default: a GPU where there is one);
-            ``regions``, the atlas of a bundle that was fitted with one.
+            ``regions``, the atlas of a bundle that was fitted with one; ``trust_bundle``, ``true`` runs a bundle whose
+            configs are not this package's own.
 
     Raises:
         CheckpointError: when ``bundle`` is missing or holds no fitted bundle.
+        ValueError: when ``trust_bundle`` is neither true nor false.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
@@ -54,7 +56,10 @@ class AnomalyApp(MONAILabelApp):
         overrides = {name: conf[name] for name in ("device",) if name in conf}
         if "regions" in conf:
             overrides["regions"] = os.path.abspath(conf["regions"])
-        self.runner = BundleRunner(bundle, **overrides)
+        trusted = str(conf.get("trust_bundle", False)).lower()
+        if trusted not in ("true", "false"):
+            raise ValueError(f"`trust_bundle` must be true or false, got {trusted}.")
+        self.runner = BundleRunner(bundle, trust_bundle=trusted == "true", **overrides)
         self._scores = StudyScores(self.runner)
         super().__init__(
             app_dir=app_dir,

@@ -81,11 +81,14 @@ class BundleRunner:
 
     Args:
         root: folder of a fitted bundle.
+        trust_bundle: run the bundle's configs even where they are not this package's own, see
+            :func:`~monai_dpmm_ad.bundle.load_workflow`.
         overrides: values of ids in ``configs/inference.json``, for example ``device``.
     """
 
-    def __init__(self, root: str | os.PathLike[str], **overrides: Any) -> None:
+    def __init__(self, root: str | os.PathLike[str], trust_bundle: bool = False, **overrides: Any) -> None:
         self.root = Path(root).absolute()
+        self.trust_bundle = trust_bundle
         self.overrides = overrides
         self._lock = threading.RLock()
         self._loaded: tuple[tuple[Any, ...], LoadedBundle] | None = None
@@ -100,7 +103,7 @@ class BundleRunner:
             for _ in range(5):
                 state = _state_of(self.root)
                 if self._loaded is None or self._loaded[0] != state:
-                    self._loaded = state, _load(self.root, self.overrides)
+                    self._loaded = state, _load(self.root, self.trust_bundle, self.overrides)
                 if _state_of(self.root) == state:  # else another bundle was swapped in halfway
                     return self._loaded[1]
             raise CheckpointError(f"{self.root}: changes all the time. Wait until it has been written.")
@@ -129,8 +132,10 @@ def _state_of(root: Path) -> tuple[Any, ...]:
     return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
 
 
-def _load(root: Path, overrides: Mapping[str, Any]) -> LoadedBundle:
-    workflow = load_workflow(root, ["inference"], "inference", own_logging=False, **overrides)
+def _load(root: Path, trust_bundle: bool, overrides: Mapping[str, Any]) -> LoadedBundle:
+    workflow = load_workflow(
+        root, ["inference"], "inference", own_logging=False, trust_bundle=trust_bundle, **overrides
+    )
     content = (root / MODEL).read_bytes() + (root / INFERENCE).read_bytes()
     network = load_network(workflow, root)
     if not network.calibration.fitted:

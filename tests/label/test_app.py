@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tempfile
 import types
@@ -72,6 +73,25 @@ def test_a_bundle_that_has_gone_is_said(app: AnomalyApp, tmp_path: Path) -> None
     with pytest.raises(HTTPException) as caught:
         app.infer({"model": "dpmm_ad_map", "image": STUDIES[0]})
     assert (caught.value.status_code, "no bundle" in caught.value.detail) == (503, True)
+
+
+def test_a_bundle_with_configs_of_its_own_is_run_where_it_is_trusted(
+    app: AnomalyApp, bundle: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    path = copy / "configs" / "inference.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"extra": "$print('run')"}))
+    request = {"model": "dpmm_ad_map", "image": STUDIES[0]}
+    with pytest.raises(HTTPException) as caught:
+        AnomalyApp(str(tmp_path), app.studies, {"bundle": str(copy)}).infer(request)
+    assert (caught.value.status_code, "--conf trust_bundle true" in caught.value.detail) == (503, True)
+    with pytest.raises(ValueError, match="must be true or false, got yes"):
+        AnomalyApp(str(tmp_path), app.studies, {"bundle": str(copy), "trust_bundle": "yes"})
+    trusted = AnomalyApp(str(tmp_path), app.studies, {"bundle": str(copy), "trust_bundle": "True"}).infer(request)
+    maps = [nib.load(answer["file"]).get_fdata() for answer in (trusted, app.infer(request))]
+    assert np.array_equal(*maps)
 
 
 def test_a_result_that_cannot_be_written_leaves_nothing(

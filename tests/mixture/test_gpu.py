@@ -50,6 +50,19 @@ def test_pyro_fits_there_too(covariance, make_clusters):
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
+def test_an_update_opens_components_there_too(covariance, make_directions):
+    old, new = make_directions(300, 6, 4), make_directions(300, 6, 4, seed=5)
+    scores = []
+    for device in ("cpu", "cuda"):
+        mixture = DirichletProcessMixture(5, 6, covariance).to(device).initialize(old.to(device))
+        mixture.start_update()
+        mixture.partial_fit(new.to(device), len(new))
+        assert mixture.adapt(new.to(device)) > 0
+        scores.append(mixture.log_prob(new.to(device)).cpu())
+    torch.testing.assert_close(scores[1], scores[0], rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
 @pytest.mark.parametrize("score", [*SCORES, "elbo"])
 def test_a_state_moved_there_gives_the_same_scores(covariance, score, make_directions):
     x = make_directions(300, 6, 4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -163,6 +164,28 @@ def test_posterior_reports_how_mass_is_spread(fitted):
     assert 1 <= posterior.count_components(0.5) <= posterior.count_components(0.99) <= posterior.count_components(1.0)
     with pytest.raises(ValueError, match=r"`mass` must be in \(0, 1\], got 0"):
         posterior.count_components(0.0)
+
+
+@pytest.mark.parametrize("inference", ["natural", "memoized", "pyro"])
+def test_a_fit_keeps_no_batch(inference, make_clusters):
+    """Streaming: whatever the number of batches, no more than two are alive when the next one is read."""
+    x = make_clusters(2000, 4, 3)
+    alive = []
+
+    class Stream:
+        def __iter__(self):
+            given = weakref.WeakSet()
+            for rows in x.split(100):
+                alive.append(len(given))
+                batch = rows.clone()
+                given.add(batch)
+                yield batch
+                del batch
+
+    mixture = DirichletProcessMixture(6, 4, inference=inference, sample_size=150).fit(Stream(), max_epochs=2)
+    assert float(mixture.statistic_size) == 2000
+    assert len(alive) >= 2 * 20
+    assert max(alive) <= 2
 
 
 def test_same_seed_same_fit(make_clusters):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -244,5 +243,8 @@ def check_writable(folder: Path) -> None:
     """Find out before the long work whether results can be written at all; clear what a killed run left behind."""
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder, folder / FOLDER)
-    with tempfile.NamedTemporaryFile(prefix=PARTIAL, dir=folder) as file:
-        file.write(bytes(4096))
+    probe = folder / f"{PARTIAL}probe"
+    try:
+        probe.write_bytes(bytes(4096))
+    finally:
+        probe.unlink(missing_ok=True)

@@ -114,11 +114,11 @@ def test_damaged_checkpoint_is_named(pool, make_recipe, tmp_path):
 def test_full_disk_keeps_the_last_good_checkpoint(pool, make_recipe, tmp_path, monkeypatch):
     write = torch.save
 
-    def fail_later(state, path):
+    def fail_later(state, file):
         if state["step"] > 2:
-            path.write_bytes(b"half")
+            file.write(b"half")
             raise OSError(28, "No space left on device")
-        write(state, path)
+        write(state, file)
 
     monkeypatch.setattr(torch, "save", fail_later)
     with pytest.raises(

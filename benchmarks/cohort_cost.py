@@ -1,0 +1,108 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""What a cohort costs in time, disk and money: arithmetic on measured rates, nothing is run.
+
+    python benchmarks/cohort_cost.py --model ViT-S/14
+    python benchmarks/cohort_cost.py --model compact --core-hour 0.03
+
+Rates of one CPU core come from ``benchmarks/inference.py`` (forward passes, the rest of a volume), ``benchmarks/mixture.py``
+(a pass of the mixture) and ``benchmarks/embedding_cost.py``; give your own where you have them. No GPU has run this: its
+rate is the arithmetic of a ViT at a share of the chip's peak, both of which are arguments. Prices are assumptions.
+Prints a table and a JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+VOLUMES = (1_000, 10_000, 100_000)
+#: of each backbone: depth, width, tokens of a slice, and per slice the core seconds of its forward pass
+MODELS = {
+    "ViT-S/14": {"depth": 12, "width": 384, "tokens": 1025, "forward": @FS@, "other": @OS@},
+    "compact": {"depth": @CD@, "width": @CW@, "tokens": 785, "forward": @FC@, "other": @OC@},
+}
+
+
+def main() -> None:
+    """Print the table."""
+    options = _parse()
+    rates = compute_rates(options)
+    print(f"A volume of {options.slices} slices, {options.model}:")
+    for name, value in rates.items():
+        print(f"  {name:34s} {value:10.3g}")
+    rows = [estimate(options, rates, volumes) for volumes in VOLUMES]
+    names = list(rows[0])
+    print("| " + " | ".join(names) + " |\n|" + " --- |" * len(names))
+    for row in rows:
+        print("| " + " | ".join(f"{value:,.0f}" if value >= 10 else f"{value:.1f}" for value in row.values()) + " |")
+    print(json.dumps({"model": options.model, "rates": rates, "rows": rows}))
+
+
+def compute_rates(options: argparse.Namespace) -> dict[str, float]:
+    """Core and GPU seconds, and bytes, of one volume."""
+    model = MODELS[options.model]
+    forward = options.slices * (model["forward"] if options.forward is None else options.forward)
+    other = model["other"] if options.other is None else options.other
+    flops = options.slices * count_flops(int(model["depth"]), int(model["width"]), int(model["tokens"]))
+    stored = options.patches * options.fraction * options.slices
+    return {
+        "core s, forward passes": forward,
+        "core s, everything else": other,
+        "core s, mixture": stored * options.epochs / options.mixture_rate,
+        "GPU s, forward passes (assumed)": flops / (options.gpu_tflops * 1e12 * options.gpu_share),
+        "MiB, embedding store": stored * (2 * model["width"] + 16) / 2**20,
+        "MiB, maps and mask": options.output_mib,
+    }
+
+
+def count_flops(depth: int, width: int, tokens: int) -> float:
+    """Floating-point operations of a ViT's forward pass: 24·T·D² of the layers and 4·T²·D of attention, per block."""
+    return depth * (24.0 * tokens * width**2 + 4.0 * tokens**2 * width)
+
+
+def estimate(options: argparse.Namespace, rates: dict[str, float], volumes: int) -> dict[str, float]:
+    """Time, money and disk of a cohort."""
+    other, mixture = rates["core s, everything else"], rates["core s, mixture"]
+    fit = volumes * (rates["core s, forward passes"] + other + mixture) / 3600
+    infer = volumes * (rates["core s, forward passes"] + other) / 3600
+    # Beside a GPU its cores read, preprocess and write while it computes: the slower of the two decides.
+    per_volume = max(rates["GPU s, forward passes (assumed)"], other / options.gpu_cores)
+    gpu = volumes * per_volume / 3600
+    return {
+        "volumes": volumes,
+        "fit: core hours": fit,
+        f"fit: days on {options.cores} cores": fit / options.cores / 24,
+        "fit: $ on CPUs": fit * options.core_hour,
+        "infer: core hours": infer,
+        "infer: $ on CPUs": infer * options.core_hour,
+        f"fit or infer: hours on one GPU with {options.gpu_cores} cores": gpu,
+        "the same: $": gpu * options.gpu_hour,
+        "store: GiB": volumes * rates["MiB, embedding store"] / 1024,
+        "outputs: GiB": volumes * rates["MiB, maps and mask"] / 1024,
+        "disk: $ a month": volumes * (rates["MiB, embedding store"] + rates["MiB, maps and mask"]) / 1024 * options.disk,
+    }
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", choices=list(MODELS), default="ViT-S/14")
+    parser.add_argument("--slices", type=int, default=150, help="with foreground, of a volume")
+    parser.add_argument("--forward", type=float, help="core seconds of a slice's forward pass")
+    parser.add_argument("--other", type=float, help="core seconds of a volume beside the forward passes")
+    parser.add_argument("--patches", type=float, default=500, help="with foreground, of a slice")
+    parser.add_argument("--fraction", type=float, default=0.25, help="of them that is fitted")
+    parser.add_argument("--epochs", type=float, default=10, help="passes over the store")
+    parser.add_argument("--mixture-rate", type=float, default=121_000, help="embeddings a core second, K = 500")
+    parser.add_argument("--output-mib", type=float, default=@OUT@, help="maps and mask of a volume")
+    parser.add_argument("--cores", type=int, default=64)
+    parser.add_argument("--gpu-cores", type=int, default=16)
+    parser.add_argument("--gpu-tflops", type=float, default=312, help="peak in bfloat16 (an A100's)")
+    parser.add_argument("--gpu-share", type=float, default=0.3, help="of the peak that the passes reach")
+    parser.add_argument("--core-hour", type=float, default=0.04, help="$")
+    parser.add_argument("--gpu-hour", type=float, default=3.0, help="$, with its cores")
+    parser.add_argument("--disk", type=float, default=0.02, help="$ of a GiB in a month")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

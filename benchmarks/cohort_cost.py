@@ -4,10 +4,10 @@
     python benchmarks/cohort_cost.py --model ViT-S/14
     python benchmarks/cohort_cost.py --model compact --core-hour 0.03
 
-Rates of one CPU core come from ``benchmarks/inference.py`` (forward passes, the rest of a volume), ``benchmarks/mixture.py``
-(a pass of the mixture) and ``benchmarks/embedding_cost.py``; give your own where you have them. No GPU has run this: its
-rate is the arithmetic of a ViT at a share of the chip's peak, both of which are arguments. Prices are assumptions.
-Prints a table and a JSON line.
+Rates of one CPU core are those that ``benchmarks/inference.py`` (forward passes, the rest of a volume, size of its
+outputs) and ``benchmarks/mixture.py`` (a pass of the mixture) printed for docs/scale.md and docs/mixture.md; give your
+own where you have them. No GPU has run this: its rate is the arithmetic of a ViT at a share of the chip's peak, both of
+which are arguments. Prices are assumptions. Prints a table and a JSON line.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import argparse
 import json
 
 VOLUMES = (1_000, 10_000, 100_000)
-#: of each backbone: depth, width, tokens of a slice, and per slice the core seconds of its forward pass
+#: of each backbone: depth, width, tokens of a slice, core seconds of a slice's forward pass and of the rest of a volume
 MODELS = {
-    "ViT-S/14": {"depth": 12, "width": 384, "tokens": 1025, "forward": @FS@, "other": @OS@},
-    "compact": {"depth": @CD@, "width": @CW@, "tokens": 785, "forward": @FC@, "other": @OC@},
+    "ViT-S/14": {"depth": 12, "width": 384, "tokens": 1025, "forward": 0.350, "other": 2.7},
+    "compact": {"depth": 4, "width": 128, "tokens": 785, "forward": 0.0190, "other": 1.8},
 }
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     names = list(rows[0])
     print("| " + " | ".join(names) + " |\n|" + " --- |" * len(names))
     for row in rows:
-        print("| " + " | ".join(f"{value:,.0f}" if value >= 10 else f"{value:.1f}" for value in row.values()) + " |")
+        print("| " + " | ".join(f"{value:,.0f}" if value >= 10 else f"{value:.2g}" for value in row.values()) + " |")
     print(json.dumps({"model": options.model, "rates": rates, "rows": rows}))
 
 
@@ -67,19 +67,22 @@ def estimate(options: argparse.Namespace, rates: dict[str, float], volumes: int)
     infer = volumes * (rates["core s, forward passes"] + other) / 3600
     # Beside a GPU its cores read, preprocess and write while it computes: the slower of the two decides.
     per_volume = max(rates["GPU s, forward passes (assumed)"], other / options.gpu_cores)
-    gpu = volumes * per_volume / 3600
+    gpu_fit = volumes * (per_volume + mixture / options.gpu_cores) / 3600
+    gpu_infer = volumes * per_volume / 3600
+    gib = volumes * (rates["MiB, embedding store"] + rates["MiB, maps and mask"]) / 1024
     return {
         "volumes": volumes,
-        "fit: core hours": fit,
-        f"fit: days on {options.cores} cores": fit / options.cores / 24,
-        "fit: $ on CPUs": fit * options.core_hour,
-        "infer: core hours": infer,
-        "infer: $ on CPUs": infer * options.core_hour,
-        f"fit or infer: hours on one GPU with {options.gpu_cores} cores": gpu,
-        "the same: $": gpu * options.gpu_hour,
-        "store: GiB": volumes * rates["MiB, embedding store"] / 1024,
-        "outputs: GiB": volumes * rates["MiB, maps and mask"] / 1024,
-        "disk: $ a month": volumes * (rates["MiB, embedding store"] + rates["MiB, maps and mask"]) / 1024 * options.disk,
+        "fit, core hours": fit,
+        f"fit, hours on {options.cores} cores": fit / options.cores,
+        "fit, $ on CPUs": fit * options.core_hour,
+        "infer, core hours": infer,
+        "infer, $ on CPUs": infer * options.core_hour,
+        "fit, GPU hours": gpu_fit,
+        "infer, GPU hours": gpu_infer,
+        "fit, $ on a GPU": gpu_fit * options.gpu_hour,
+        "store, GiB": volumes * rates["MiB, embedding store"] / 1024,
+        "outputs, GiB": volumes * rates["MiB, maps and mask"] / 1024,
+        "disk, $ a month": gib * options.disk,
     }
 
 
@@ -89,11 +92,11 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--slices", type=int, default=150, help="with foreground, of a volume")
     parser.add_argument("--forward", type=float, help="core seconds of a slice's forward pass")
     parser.add_argument("--other", type=float, help="core seconds of a volume beside the forward passes")
-    parser.add_argument("--patches", type=float, default=500, help="with foreground, of a slice")
+    parser.add_argument("--patches", type=float, default=400, help="with foreground, of a slice")
     parser.add_argument("--fraction", type=float, default=0.25, help="of them that is fitted")
     parser.add_argument("--epochs", type=float, default=10, help="passes over the store")
     parser.add_argument("--mixture-rate", type=float, default=121_000, help="embeddings a core second, K = 500")
-    parser.add_argument("--output-mib", type=float, default=@OUT@, help="maps and mask of a volume")
+    parser.add_argument("--output-mib", type=float, default=8.3, help="maps and mask of a volume")
     parser.add_argument("--cores", type=int, default=64)
     parser.add_argument("--gpu-cores", type=int, default=16)
     parser.add_argument("--gpu-tflops", type=float, default=312, help="peak in bfloat16 (an A100's)")

@@ -63,11 +63,12 @@ def count_flops(depth: int, width: int, tokens: int) -> float:
 def estimate(options: argparse.Namespace, rates: dict[str, float], volumes: int) -> dict[str, float]:
     """Time, money and disk of a cohort."""
     other, mixture = rates["core s, everything else"], rates["core s, mixture"]
-    fit = volumes * (rates["core s, forward passes"] + other + mixture) / 3600
+    passes = 1 + options.held_out  # held-out scans are embedded, and mapped for the calibration
+    fit = volumes * (passes * (rates["core s, forward passes"] + other) + mixture) / 3600
     infer = volumes * (rates["core s, forward passes"] + other) / 3600
     # Beside a GPU its cores read, preprocess and write while it computes: the slower of the two decides.
     per_volume = max(rates["GPU s, forward passes (assumed)"], other / options.gpu_cores)
-    gpu_fit = volumes * (per_volume + mixture / options.gpu_cores) / 3600
+    gpu_fit = volumes * (passes * per_volume + mixture / options.gpu_cores) / 3600
     gpu_infer = volumes * per_volume / 3600
     gib = volumes * (rates["MiB, embedding store"] + rates["MiB, maps and mask"]) / 1024
     return {
@@ -94,6 +95,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--other", type=float, help="core seconds of a volume beside the forward passes")
     parser.add_argument("--patches", type=float, default=400, help="with foreground, of a slice")
     parser.add_argument("--fraction", type=float, default=0.25, help="of them that is fitted")
+    parser.add_argument("--held-out", type=float, default=0.2, help="share of the volumes that is held out")
     parser.add_argument("--epochs", type=float, default=10, help="passes over the store")
     parser.add_argument("--mixture-rate", type=float, default=121_000, help="embeddings a core second, K = 500")
     parser.add_argument("--output-mib", type=float, default=8.3, help="maps and mask of a volume")

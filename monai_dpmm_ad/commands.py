@@ -89,7 +89,7 @@ def fit(
         wait_for_all()
         workflow = load_workflow(bundle, configs, "train", **overrides)
         _run(workflow)
-    return Outcome(failures=list(dict.fromkeys(workflow.parser.get_parsed_content("failures"))))
+    return Outcome(failures=workflow.parser.get_parsed_content("failures"))
 
 
 def infer(

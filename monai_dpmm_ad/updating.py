@@ -139,7 +139,7 @@ def record_scans(
     gone = [scan for scan in old if scan["role"] == "fitted" or scan["sha256"] not in seen]
     write_provenance(bundle_root, [*gone, *scans], recipe)
     if get_rank() == 0:
-        write_failures(bundle_root, list(dict.fromkeys(failures)))
+        write_failures(bundle_root, failures)
 
 
 def _still_there(scans: Sequence[Item]) -> list[Item]:

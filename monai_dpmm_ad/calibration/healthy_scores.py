@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from monai_dpmm_ad.ops.histogram import FINE, SparseSum, count_keys
+from monai_dpmm_ad.processes import gather_lists, get_world_size
 
 __all__ = ["HealthyScores"]
 
@@ -87,14 +87,11 @@ class HealthyScores:
         Raises:
             ValueError: two processes saw the same name.
         """
-        from torch import distributed
-
-        if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        if get_world_size() == 1:
             return
-        states: list[Any] = [None] * distributed.get_world_size()
         histograms = {row: total.result() for row, total in self.histograms.items()}
         mine = (histograms, self.counts, self.image_scores, sorted(self._names), self.foreground_shares)
-        distributed.all_gather_object(states, mine)
+        states = gather_lists([mine])
         names = [name for state in states for name in state[3]]
         if len(set(names)) < len(names):
             raise ValueError(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_dpmm_ad.errors import CheckpointError
+from monai_dpmm_ad.files import file_sha256
 
 __all__ = ["BackboneFiles", "Normalization", "locate_backbone", "read_normalization"]
 
@@ -42,7 +43,7 @@ class BackboneFiles:
 
     def hash_weights(self) -> str:
         """Compute the SHA-256 of the weight file, as Hugging Face shows it; of the files' hashes if it is sharded."""
-        digests = [_sha256(path) for path in self.weights]
+        digests = [file_sha256(path) for path in self.weights]
         return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
     def hash_config(self) -> str:
@@ -183,11 +184,3 @@ def _channel_values(settings: dict[str, Any], key: str, channels: int) -> list[f
     if any(value != value or abs(value) > 1e6 for value in values):
         raise ValueError(f"{key} must be finite, got {values}")
     return values
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

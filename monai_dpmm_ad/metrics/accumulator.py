@@ -11,6 +11,7 @@ import numpy as np
 
 from monai_dpmm_ad.metrics.records import ScanRecord, check_map, count_fields, count_froc, find_lesions, to_mask
 from monai_dpmm_ad.ops.histogram import EXACT, FINE, SparseSum
+from monai_dpmm_ad.processes import gather_lists, get_world_size
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -172,14 +173,10 @@ class ScanAccumulator:
 
     def gather(self) -> Self:
         """Return the metrics of all processes together (self if ``torch.distributed`` is not in use)."""
-        from torch import distributed
-
-        if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        if get_world_size() == 1:
             return self
-        states: list[Any] = [None] * distributed.get_world_size()
-        distributed.all_gather_object(states, self.state())
         out = copy.copy(self)
         out.reset()
-        for state in states:
+        for state in gather_lists([self.state()]):
             out.merge(state)
         return out

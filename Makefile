@@ -30,7 +30,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
 test-label: $(LABEL_INSTALLED)
-	$(LABEL)/bin/python -m pytest tests/label tests/ops tests/transforms tests/mixture/test_mixture.py tests/test_calibration.py
+	$(LABEL)/bin/python -m pytest tests/label tests/ops tests/transforms tests/mixture/test_mixture.py tests/calibration
 
 # The lowest and the newest releases that setup.cfg allows, each in an environment of its own; see docs/dependencies.md
 test-range:

@@ -28,8 +28,8 @@ TOOLS = ("pytest", "pytest-timeout", "hypothesis", "mpmath", "jsonschema")
 #: What touches the fixed packages: reading, embedding, fitting, bundle, command line, figures, pictures, graphs.
 TESTS = (
     *("tests/transforms", "tests/embedding", "tests/mixture", "tests/metrics", "tests/handlers", "tests/reporting"),
-    *("tests/ops", "tests/detectors", "tests/test_network.py", "tests/test_fitting.py", "tests/test_bundle.py"),
-    *("tests/test_cli.py", "tests/test_phantoms.py", "tests/test_inferers.py", "tests/test_dicom.py"),
+    *("tests/ops", "tests/detectors", "tests/network", "tests/engines", "tests/bundle"),
+    *("tests/commands/test_cli.py", "tests/data", "tests/test_dicom.py"),
 )
 
 

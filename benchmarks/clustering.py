@@ -20,13 +20,13 @@ from typing import Any
 
 from torch import Tensor
 
-from monai_dpmm_ad.anomaly_types import WEIGHTS, ItemGroups, describe_items, score_items
 from monai_dpmm_ad.bundle import is_fitted, load_network, load_workflow
-from monai_dpmm_ad.cluster_command import gather_normal
 from monai_dpmm_ad.clustering import LINKAGES, group_descriptors, read_types
+from monai_dpmm_ad.clustering.groups import WEIGHTS, ItemGroups, describe_items, score_items
+from monai_dpmm_ad.clustering.items import Item, ItemCollector
 from monai_dpmm_ad.commands import fit
-from monai_dpmm_ad.items import Item, ItemCollector
-from monai_dpmm_ad.scans import ScanDataset
+from monai_dpmm_ad.commands.cluster import gather_normal
+from monai_dpmm_ad.data.dataset import ScanDataset
 
 TAUS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 NUM_TYPES = 3

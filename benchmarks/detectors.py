@@ -25,18 +25,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_dpmm_ad.datalist import resolve_datalist
+from monai_dpmm_ad.data import resolve_datalist
+from monai_dpmm_ad.data.dataset import ScanDataset
+from monai_dpmm_ad.data.synthetic_lesions import insert_lesion_2d
 from monai_dpmm_ad.detectors import Detector, create_detector
 from monai_dpmm_ad.embedding import EmbeddingStore, create_embedder
-from monai_dpmm_ad.fitting import embed_dataset
+from monai_dpmm_ad.embedding.types import EncodedSlices, PatchEmbeddings
+from monai_dpmm_ad.engines.embed import embed_dataset
 from monai_dpmm_ad.metrics import AnomalyMetrics
 from monai_dpmm_ad.network import AnomalyNet
-from monai_dpmm_ad.ops.patches import upsample_scores
+from monai_dpmm_ad.network.upsampling import upsample_scores
 from monai_dpmm_ad.ops.pooling import pool_image_score
-from monai_dpmm_ad.scans import ScanDataset
-from monai_dpmm_ad.synthetic_lesions import insert_lesion_2d
 from monai_dpmm_ad.transforms import preprocess_scan, preprocess_slices
-from monai_dpmm_ad.types import EncodedSlices, PatchEmbeddings
 
 #: name in the tables → detector, options
 SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {

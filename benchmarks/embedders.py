@@ -28,21 +28,22 @@ from sklearn.metrics import normalized_mutual_info_score, roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
-from monai_dpmm_ad.datalist import resolve_datalist
+from monai_dpmm_ad.data import resolve_datalist
+from monai_dpmm_ad.data.phantoms import insert_lesion_2d, write_cohort
 from monai_dpmm_ad.embedding import create_embedder
 from monai_dpmm_ad.embedding.base import Embedder
-from monai_dpmm_ad.intensity_tail import IntensityTail
+from monai_dpmm_ad.embedding.types import PatchEmbeddings
 from monai_dpmm_ad.metrics.anomaly_metrics import AnomalyMetrics
 from monai_dpmm_ad.mixture import DirichletProcessMixture
+from monai_dpmm_ad.network.intensity_tail import IntensityTail
+from monai_dpmm_ad.network.upsampling import upsample_scores
 from monai_dpmm_ad.ops.distances import nearest_cosine_distance
-from monai_dpmm_ad.ops.patches import pad_to_multiple, pool_foreground, upsample_scores
+from monai_dpmm_ad.ops.patches import pad_to_multiple, pool_foreground
 from monai_dpmm_ad.ops.pooling import pool_image_score
-from monai_dpmm_ad.phantoms import insert_lesion_2d, write_cohort
 from monai_dpmm_ad.pretraining.checkpoints import export_backbone
 from monai_dpmm_ad.pretraining.model import build_backbone
-from monai_dpmm_ad.progress import quiet_warnings
 from monai_dpmm_ad.transforms.pipeline import preprocess_scan, preprocess_slices
-from monai_dpmm_ad.types import PatchEmbeddings
+from monai_dpmm_ad.utils.progress import quiet_warnings
 
 COHORT_SEED = 902  # neither the demo's own nor the one that weights are chosen on
 MIN_FOREGROUND = 0.25

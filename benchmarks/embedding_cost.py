@@ -22,7 +22,7 @@ from monai_dpmm_ad.embedding import create_embedder
 from monai_dpmm_ad.embedding.base import Embedder
 from monai_dpmm_ad.pretraining.checkpoints import export_backbone
 from monai_dpmm_ad.pretraining.model import build_backbone
-from monai_dpmm_ad.progress import quiet_warnings
+from monai_dpmm_ad.utils.progress import quiet_warnings
 
 SHAPES = {"ViT-Ti/14": (192, 12, 3, 14, 4, 224), "ViT-S/14": (384, 12, 6, 14, 4, 224)}
 BATCH = 8

@@ -41,22 +41,22 @@ from torch import Tensor
 from transformers import AutoModel
 
 from monai_dpmm_ad import commands
-from monai_dpmm_ad import network as network_module
 from monai_dpmm_ad.bundle import is_fitted, load_network, load_workflow
+from monai_dpmm_ad.data.dataset import ScanDataset
+from monai_dpmm_ad.data.phantoms import write_cohort
 from monai_dpmm_ad.detectors import DPMMDetector
 from monai_dpmm_ad.embedding.hf_vit import HFViTEmbedder
 from monai_dpmm_ad.handlers import DriftHandler, ScanTable
-from monai_dpmm_ad.inferers import VolumeInferer, iterate_slices
-from monai_dpmm_ad.memory import keep_freed_memory
 from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.network import anomaly_net as network_module
+from monai_dpmm_ad.network.inferer import VolumeInferer, iterate_slices
 from monai_dpmm_ad.ops.slices import extract_slices
-from monai_dpmm_ad.phantoms import write_cohort
 from monai_dpmm_ad.pretraining.checkpoints import export_backbone
 from monai_dpmm_ad.pretraining.model import build_backbone
-from monai_dpmm_ad.progress import quiet_warnings
-from monai_dpmm_ad.scans import ScanDataset
-from monai_dpmm_ad.scoring import ScoreScand
 from monai_dpmm_ad.transforms import LoadScand, SaveScand, preprocess_scan
+from monai_dpmm_ad.transforms.score import ScoreScand
+from monai_dpmm_ad.utils.memory import keep_heap
+from monai_dpmm_ad.utils.progress import quiet_warnings
 
 BATCH = 8
 #: The steps of the network's thread; what the others take, another core can do meanwhile.
@@ -93,7 +93,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if not options.default_malloc:
-        keep_freed_memory()  # as the command line does
+        keep_heap()  # as the command line does
     quiet_warnings()
     logging.disable(logging.INFO)
     scans = prepare_scans(options.out, 0 if options.scans else options.volumes) + (options.scans or [])

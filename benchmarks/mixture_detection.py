@@ -29,14 +29,14 @@ from torch import Tensor
 
 from monai_dpmm_ad.detectors import DPMMDetector
 from monai_dpmm_ad.embedding import create_embedder
-from monai_dpmm_ad.files import replace_file
 from monai_dpmm_ad.metrics import AnomalyMetrics
 from monai_dpmm_ad.mixture import DirichletProcessMixture
 from monai_dpmm_ad.network import AnomalyNet
-from monai_dpmm_ad.ops.patches import upsample_scores
+from monai_dpmm_ad.network.upsampling import upsample_scores
 from monai_dpmm_ad.ops.pooling import pool_image_score
-from monai_dpmm_ad.progress import quiet_warnings
 from monai_dpmm_ad.transforms.pipeline import preprocess_scan, preprocess_slices
+from monai_dpmm_ad.utils.files import replace_file
+from monai_dpmm_ad.utils.progress import quiet_warnings
 
 SLICES = range(40, 140)
 BATCH = 2048

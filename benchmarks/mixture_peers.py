@@ -16,7 +16,7 @@ from torch import Tensor
 
 from monai_dpmm_ad.mixture import DirichletProcessMixture
 from monai_dpmm_ad.mixture.initialise import compute_data_scale, draw_sample
-from monai_dpmm_ad.ops.clustering import fit_kmeans
+from monai_dpmm_ad.ops.kmeans import fit_kmeans
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from reference.mixture_gaussian import OnlineMAPEM

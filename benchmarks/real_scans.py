@@ -27,11 +27,11 @@ from sklearn.metrics import roc_auc_score
 
 from monai_dpmm_ad.bundle import is_fitted
 from monai_dpmm_ad.commands import evaluate, fit
-from monai_dpmm_ad.datalist import resolve_datalist
-from monai_dpmm_ad.files import write_json
-from monai_dpmm_ad.intensity_tail import IntensityTail
+from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.metrics import AnomalyMetrics
+from monai_dpmm_ad.network.intensity_tail import IntensityTail
 from monai_dpmm_ad.transforms import preprocess_scan
+from monai_dpmm_ad.utils.files import write_json
 
 SLICES = slice(40, 140)
 FIGURES = ("pixel_auroc_foreground", "pixel_aupr_foreground", "aupro_foreground", "best_dice_foreground")

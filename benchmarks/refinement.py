@@ -31,15 +31,15 @@ from monai.data import MetaTensor
 
 from monai_dpmm_ad.bundle import is_fitted, load_network, load_workflow
 from monai_dpmm_ad.commands import fit
-from monai_dpmm_ad.datalist import resolve_datalist
-from monai_dpmm_ad.files import write_json
-from monai_dpmm_ad.inferers import VolumeInferer
+from monai_dpmm_ad.data import resolve_datalist
+from monai_dpmm_ad.data.phantoms import write_cohort
 from monai_dpmm_ad.metrics import AnomalyMetrics
 from monai_dpmm_ad.network import AnomalyNet
-from monai_dpmm_ad.ops import refinement
-from monai_dpmm_ad.phantoms import write_cohort
-from monai_dpmm_ad.progress import quiet_warnings
+from monai_dpmm_ad.network import upsampling as refinement
+from monai_dpmm_ad.network.inferer import VolumeInferer
 from monai_dpmm_ad.transforms import preprocess_scan
+from monai_dpmm_ad.utils.files import write_json
+from monai_dpmm_ad.utils.progress import quiet_warnings
 
 ONE, THREE = ("axial",), ("axial", "coronal", "sagittal")
 VARIANTS: dict[str, tuple[str, int, tuple[str, ...]]] = {

@@ -4,9 +4,21 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
-__all__ = ["CheckpointError", "EmbeddingStoreError", "NotFittedError", "ScanError", "find_user_error", "unknown_option"]
+__all__ = [
+    "CheckpointError",
+    "EmbeddingStoreError",
+    "NotFittedError",
+    "ScanError",
+    "find_scan_error",
+    "find_user_error",
+    "naming_scan",
+    "source_of",
+    "unknown_option",
+]
 
 
 class NotFittedError(RuntimeError):
@@ -65,3 +77,55 @@ def find_user_error(error: BaseException | None) -> BaseException | None:
     while error is not None and not isinstance(error, _EXPECTED):
         error = error.__cause__
     return error
+
+
+def source_of(image: Any) -> str:
+    """Return the file that an image was loaded from.
+
+    Args:
+        image: a ``MetaTensor`` from a loader; anything else has no source.
+
+    Returns:
+        The path, or the scan's name, or "image" when neither is known.
+    """
+    meta = getattr(image, "meta", None) or {}
+    return str(meta.get("filename_or_obj") or meta.get("name") or "image")
+
+
+@contextmanager
+def naming_scan(image: Any) -> Iterator[None]:
+    """Turn a ``ValueError`` about an image's content into a ``ScanError`` that names the image's file.
+
+    Args:
+        image: the image that the block works on.
+
+    Raises:
+        ScanError: in place of any ``ValueError`` of the block.
+    """
+    try:
+        yield
+    except ScanError:
+        raise
+    except ValueError as error:
+        raise ScanError(source_of(image), str(error).rstrip(".")) from error
+
+
+def find_scan_error(error: BaseException) -> ScanError | None:
+    """Find the ``ScanError`` behind an exception.
+
+    ``monai.transforms.Compose`` and the data loaders raise their own ``RuntimeError`` from whatever a transform raised.
+
+    Args:
+        error: a caught exception.
+
+    Returns:
+        The ``ScanError`` itself or the one it was raised from, ``None`` when there is none.
+    """
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        if isinstance(current, ScanError):
+            return current
+        seen.add(id(current))
+        current = current.__cause__ or current.__context__
+    return None

@@ -15,7 +15,7 @@ FAST = {"image_size": 56, "num_components": 8, "max_epochs": 2, "patches_per_bat
 @pytest.fixture(scope="session")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Datalist of small brain phantoms in several orientations; two of the four test subjects have lesions."""
-    from monai_dpmm_ad.phantoms import write_cohort
+    from monai_dpmm_ad.data.phantoms import write_cohort
 
     folder = tmp_path_factory.mktemp("cohort")
     return write_cohort(

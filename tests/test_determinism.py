@@ -15,8 +15,8 @@ import pytest
 import torch
 from conftest import FAST
 
-from monai_dpmm_ad.cli import main
-from monai_dpmm_ad.datalist import resolve_datalist
+from monai_dpmm_ad.commands.cli import main
+from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.detectors import DETECTORS
 
 pytestmark = pytest.mark.slow
@@ -29,7 +29,7 @@ def run(command: list[object], threads: int | None) -> None:
         assert main(arguments) == 0
         return
     finished = subprocess.run(
-        [sys.executable, "-m", "monai_dpmm_ad.cli", *arguments],
+        [sys.executable, "-m", "monai_dpmm_ad", *arguments],
         capture_output=True,
         text=True,
         timeout=500,

@@ -13,8 +13,8 @@ import pytest
 from conftest import FAST
 from soak.interruptions import assert_same, check_whole
 
-from monai_dpmm_ad.cli import main
-from monai_dpmm_ad.files import PARTIAL
+from monai_dpmm_ad.commands.cli import main
+from monai_dpmm_ad.utils.files import PARTIAL
 
 # TensorBoard writes in a thread of its own, which ends with its own complaint.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

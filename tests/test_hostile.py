@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from soak.hostile import KINDS, Workshop, try_mutant
 
 from monai_dpmm_ad.bundle import load_workflow
-from monai_dpmm_ad.cli import main
 from monai_dpmm_ad.commands import infer
-from monai_dpmm_ad.datalist import resolve_datalist
+from monai_dpmm_ad.commands.cli import main
+from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.errors import CheckpointError, ScanError
 from monai_dpmm_ad.transforms import LoadScan, output_path
 

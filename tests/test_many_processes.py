@@ -42,7 +42,18 @@ def run_bundle(bundle: Path, configs: list[str], **overrides: object) -> None:
 def fit(out: Path, images: Path, backbone: Path, processes: int, *options: object) -> dict[str, torch.Tensor]:
     fast = ["--image-size", FAST["image_size"], "--num-components", FAST["num_components"], "--max-epochs", 2]
     run(
-        ["monai_dpmm_ad.cli", "fit", "--images", images, "--out", out, "--embedder", backbone, *fast, *options],
+        [
+            "monai_dpmm_ad",
+            "fit",
+            "--images",
+            images,
+            "--out",
+            out,
+            "--embedder",
+            backbone,
+            *fast,
+            *options,
+        ],
         processes,
     )
     return torch.load(out / "models" / "model.pt", weights_only=True)
@@ -93,7 +104,7 @@ def test_a_bad_scan_is_named_once_and_the_others_are_fitted(cohort: Path, tiny_v
     for path in sorted((cohort.parent / "imagesTr").glob("*.nii.gz")):
         (images / path.name).symlink_to(path)
     (images / "damaged.nii.gz").write_text("hello")
-    command = ["monai_dpmm_ad.cli", "fit", "--images", images, "--embedder", tiny_vit, "--image-size", 56]
+    command = ["monai_dpmm_ad", "fit", "--images", images, "--embedder", tiny_vit, "--image-size", 56]
     command += ["--num-components", 8, "--max-epochs", 2, "--held-out", cohort, "--out"]
     for processes in (1, 2):
         run([*command, tmp_path / str(processes)], processes, status=1)
@@ -118,7 +129,7 @@ def test_an_interrupted_embedding_continues_with_another_number_of_processes(
 
 
 def test_evaluating_with_two_processes_is_evaluating_with_one(bundle: Path, cohort: Path, tmp_path: Path) -> None:
-    command = ["monai_dpmm_ad.cli", "evaluate", "--bundle", bundle, "--data", cohort, "--no-report", "--out"]
+    command = ["monai_dpmm_ad", "evaluate", "--bundle", bundle, "--data", cohort, "--no-report", "--out"]
     for processes in (1, 2):
         run([*command, tmp_path / str(processes)], processes)
     assert_same_maps(tmp_path / "1", tmp_path / "2")
@@ -132,7 +143,7 @@ def test_evaluating_with_two_processes_is_evaluating_with_one(bundle: Path, coho
 
 def test_more_processes_than_scans(bundle: Path, cohort: Path, tmp_path: Path) -> None:
     scan = next((cohort.parent / "imagesTs").glob("*.nii.gz"))
-    command = ["monai_dpmm_ad.cli", "infer", "--bundle", bundle, "--images", scan, "--no-report", "--out"]
+    command = ["monai_dpmm_ad", "infer", "--bundle", bundle, "--images", scan, "--no-report", "--out"]
     for processes in (1, 2):
         run([*command, tmp_path / str(processes)], processes)
     assert_same_maps(tmp_path / "1", tmp_path / "2")

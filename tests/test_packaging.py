@@ -30,5 +30,5 @@ def test_the_wheel_holds_the_bundle_the_weights_and_the_report(tmp_path: Path) -
 
 
 def test_importing_the_command_line_is_cheap() -> None:
-    code = "import sys, monai_dpmm_ad.cli; assert not {'torch', 'monai', 'transformers'} & set(sys.modules)"
+    code = "import sys, monai_dpmm_ad.commands.cli; assert not {'torch', 'monai', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

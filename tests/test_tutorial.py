@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_dpmm_ad.cli import main
+from monai_dpmm_ad.commands.cli import main
 
 ROOT = Path(__file__).parents[1]
 TUTORIAL = ROOT / "docs" / "tutorial.md"

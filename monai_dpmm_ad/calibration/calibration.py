@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from monai_dpmm_ad.calibration.healthy_scores import HealthyScores
+from monai_dpmm_ad.calibration.quantiles import LEVELS, TOLERANCE, find_knots, find_quantile, interpolate_shares
 from monai_dpmm_ad.errors import NotFittedError
-from monai_dpmm_ad.ops.quantiles import LEVELS, TOLERANCE, find_knots, find_quantile, interpolate_shares
 
 __all__ = ["MAX_IMAGE_SCORES", "Calibration"]
 

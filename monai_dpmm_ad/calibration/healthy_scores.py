@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from monai_dpmm_ad.ops.histogram import FINE, SparseSum, count_keys
-from monai_dpmm_ad.processes import gather_lists, get_world_size
+from monai_dpmm_ad.utils.distributed import gather_lists, get_world_size
 
 __all__ = ["HealthyScores"]
 

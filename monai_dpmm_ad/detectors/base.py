@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from monai_dpmm_ad.embedding.types import EncodedSlices
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.ops.patches import normalize_embeddings
-from monai_dpmm_ad.types import EncodedSlices
 
-__all__ = ["Detector", "take_stored_shapes"]
+__all__ = ["Detector", "resize_buffers"]
 
 LOCATION_DIM = 3
 
@@ -45,9 +45,9 @@ class Detector(nn.Module, ABC):
     #: what ``fit_batch`` and ``criterion`` get: "patches", shuffled over all scans, or "scans", one whole scan
     batch_unit: ClassVar[str] = "patches"
     #: buffers whose first dimension only a fit decides; loading a state dict takes over the stored one
-    sized_by_fit: ClassVar[tuple[str, ...]] = ()
+    variable_buffers: ClassVar[tuple[str, ...]] = ()
     #: why the scores cannot be written as a graph (ONNX, TorchScript); None where they can
-    graph_obstacle: ClassVar[str | None] = None
+    export_blocker: ClassVar[str | None] = None
 
     def __init__(self, embed_dim: int, num_stages: int = 1, location_weight: float = 0.0) -> None:
         super().__init__()
@@ -135,11 +135,11 @@ class Detector(nn.Module, ABC):
         return self.score(features.flatten(0, 2)).view(valid.shape)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        take_stored_shapes(self, self.sized_by_fit, state_dict, prefix)
+        resize_buffers(self, self.variable_buffers, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-def take_stored_shapes(module: nn.Module, names: Iterable[str], state_dict: Mapping[str, Tensor], prefix: str) -> None:
+def resize_buffers(module: nn.Module, names: Iterable[str], state_dict: Mapping[str, Tensor], prefix: str) -> None:
     """Give buffers of a module the lengths that they have in a state dict, before it is loaded.
 
     Raises:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from monai_dpmm_ad.detectors.base import Detector
+from monai_dpmm_ad.detectors.coreset import iterate_k_centres, project_randomly
 from monai_dpmm_ad.detectors.search import INDEXES, NearestNeighbours
+from monai_dpmm_ad.embedding.types import EncodedSlices
 from monai_dpmm_ad.errors import NotFittedError, unknown_option
-from monai_dpmm_ad.ops.coreset import iterate_k_centres, project_randomly
-from monai_dpmm_ad.ops.graphs import is_graph
-from monai_dpmm_ad.processes import gather_batch
-from monai_dpmm_ad.progress import track
-from monai_dpmm_ad.types import EncodedSlices
+from monai_dpmm_ad.ops.graphs import is_exporting
+from monai_dpmm_ad.utils.distributed import gather_batch
+from monai_dpmm_ad.utils.progress import track
 
 __all__ = ["MemoryBankDetector"]
 
@@ -48,7 +48,7 @@ class MemoryBankDetector(Detector):
 
     bank: Tensor
     max_epochs = 1
-    sized_by_fit = ("bank",)
+    variable_buffers = ("bank",)
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class MemoryBankDetector(Detector):
 
     def score_slices(self, encoded: EncodedSlices, valid: Tensor) -> Tensor:
         """Score the valid patches only: the search is what costs here."""
-        if is_graph():  # which cannot choose rows
+        if is_exporting():  # which cannot choose rows
             return super().score_slices(encoded, valid)
         features = self.features(encoded.rows())
         scores = features.new_zeros(valid.shape)

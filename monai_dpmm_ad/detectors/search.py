@@ -11,7 +11,7 @@ from torch import Tensor
 
 from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.ops.distances import split_rows, squared_distances
-from monai_dpmm_ad.ops.graphs import is_graph
+from monai_dpmm_ad.ops.graphs import is_exporting
 
 __all__ = ["INDEXES", "NearestNeighbours"]
 
@@ -83,7 +83,7 @@ class NearestNeighbours:
         if x.ndim != 2 or x.shape[1] != self.vectors.shape[1]:
             raise ValueError(f"`x` must have shape (N, {self.vectors.shape[1]}) as the vectors, got {tuple(x.shape)}.")
         x = x.float()
-        if self._faiss is None or is_graph():  # a graph cannot see into FAISS
+        if self._faiss is None or is_exporting():  # a graph cannot see into FAISS
             return self._search_torch(x, k)
         distances, indices = self._faiss.search(x.contiguous().numpy(), k)
         found = torch.from_numpy(distances).clamp_(min=0), torch.from_numpy(indices)

@@ -7,15 +7,17 @@ from monai_dpmm_ad.embedding.base import Embedder, fingerprint_differences, fing
 from monai_dpmm_ad.embedding.compact import compact_path, create_embedder
 from monai_dpmm_ad.embedding.hf_vit import HFViTEmbedder
 from monai_dpmm_ad.embedding.pixels import PixelEmbedder
-from monai_dpmm_ad.embedding.store import EmbeddingStore
-from monai_dpmm_ad.embedding.store_parts import adopt_parts, part_path
-from monai_dpmm_ad.embedding.store_writer import StoreWriter
+from monai_dpmm_ad.embedding.store import EmbeddingStore, StoreLoader, StoreWriter, adopt_parts, part_path
+from monai_dpmm_ad.embedding.types import EncodedSlices, PatchEmbeddings
 
 __all__ = [
     "Embedder",
     "EmbeddingStore",
+    "EncodedSlices",
     "HFViTEmbedder",
+    "PatchEmbeddings",
     "PixelEmbedder",
+    "StoreLoader",
     "StoreWriter",
     "adopt_parts",
     "compact_path",

@@ -11,14 +11,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from monai_dpmm_ad.types import PatchEmbeddings
+from monai_dpmm_ad.embedding.types import PatchEmbeddings
 
 __all__ = ["Embedder", "canonical_fingerprint", "fingerprint_differences", "fingerprint_digest"]
 
 # Recorded for people beside a hash of the weights; the same weights in another folder are the same backbone.
-_FOR_PEOPLE = frozenset({"name", "revision"})
+DISPLAY_KEYS = frozenset({"name", "revision"})
 # Differs between machines, by about 1e-6 in cosine distance: it does not make another backbone.
-_OF_THE_MACHINE = frozenset({"precision"})
+MACHINE_KEYS = frozenset({"precision"})
 
 
 class Embedder(nn.Module, ABC):
@@ -91,7 +91,7 @@ def fingerprint_digest(fingerprint: Mapping[str, Any]) -> str:
     Returns:
         64 hexadecimal digits.
     """
-    kept = _strip(canonical_fingerprint(fingerprint), _FOR_PEOPLE | _OF_THE_MACHINE)
+    kept = _strip(canonical_fingerprint(fingerprint), DISPLAY_KEYS | MACHINE_KEYS)
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
@@ -102,7 +102,7 @@ def fingerprint_differences(first: Mapping[str, Any], second: Mapping[str, Any])
         >>> fingerprint_differences({"size": {"width": 1, "height": 2}}, {"size": {"width": 3, "height": 2}})
         ['size.width']
     """
-    flat = [_flatten(_strip(canonical_fingerprint(item), _FOR_PEOPLE)) for item in (first, second)]
+    flat = [_flatten(_strip(canonical_fingerprint(item), DISPLAY_KEYS)) for item in (first, second)]
     missing = object()
     return sorted(
         key for key in flat[0].keys() | flat[1].keys() if flat[0].get(key, missing) != flat[1].get(key, missing)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_dpmm_ad.errors import CheckpointError
-from monai_dpmm_ad.files import file_sha256
+from monai_dpmm_ad.utils.files import file_sha256
 
 __all__ = ["BackboneFiles", "Normalization", "locate_backbone", "read_normalization"]
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from monai_dpmm_ad.embedding.base import Embedder
 from monai_dpmm_ad.embedding.hf_files import locate_backbone, read_normalization
 from monai_dpmm_ad.embedding.hf_model import final_norm, load_model, square_patch
+from monai_dpmm_ad.embedding.types import PatchEmbeddings
 from monai_dpmm_ad.errors import CheckpointError, unknown_option
 from monai_dpmm_ad.ops.patches import pad_to_multiple
 from monai_dpmm_ad.ops.precision import supports_bfloat16
-from monai_dpmm_ad.types import PatchEmbeddings
 
 __all__ = ["HFViTEmbedder"]
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from monai_dpmm_ad.embedding.base import Embedder
+from monai_dpmm_ad.embedding.types import PatchEmbeddings
 from monai_dpmm_ad.ops.patches import pad_to_multiple
-from monai_dpmm_ad.types import PatchEmbeddings
 
 __all__ = ["PIXELS", "PixelEmbedder"]
 

@@ -4,9 +4,8 @@
 from monai_dpmm_ad.handlers.best_model import BestModelSaver
 from monai_dpmm_ad.handlers.calibration import CalibrationHandler
 from monai_dpmm_ad.handlers.drift import DriftHandler
-from monai_dpmm_ad.handlers.evaluation import ScanMetrics
 from monai_dpmm_ad.handlers.intensity import IntensityTailHandler
-from monai_dpmm_ad.handlers.metrics import AnomalyMapMetric, AnomalyMetricsHandler
+from monai_dpmm_ad.handlers.metrics import AnomalyMapMetric, AnomalyMetricsHandler, ScanMetrics
 from monai_dpmm_ad.handlers.progress import ScanProgress
 from monai_dpmm_ad.handlers.tables import ScanRow, ScanTable
 

@@ -8,8 +8,8 @@ import os
 from ignite.engine import Engine, Events
 from torch import nn
 
-from monai_dpmm_ad.files import save_state
-from monai_dpmm_ad.processes import get_rank
+from monai_dpmm_ad.utils.distributed import get_rank
+from monai_dpmm_ad.utils.files import save_state
 
 __all__ = ["BestModelSaver"]
 

@@ -9,10 +9,10 @@ import torch
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 
-from monai_dpmm_ad.engines import ScanEvaluator, finished_scans
+from monai_dpmm_ad.engines import ScanEvaluator, iteration_scans
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.network import AnomalyNet
-from monai_dpmm_ad.processes import gather_lists
+from monai_dpmm_ad.utils.distributed import gather_lists
 
 __all__ = ["CalibrationHandler"]
 
@@ -43,7 +43,7 @@ class CalibrationHandler:
 
     def _update(self, engine: Engine) -> None:
         # MONAI leaves in the batch what its evaluator does not know.
-        for loaded, scan in zip(cast(list[dict[str, Any]], engine.state.batch), finished_scans(engine), strict=True):
+        for loaded, scan in zip(cast(list[dict[str, Any]], engine.state.batch), iteration_scans(engine), strict=True):
             anomaly_map = scan[CommonKeys.PRED].as_subclass(torch.Tensor)
             foreground = anomaly_map > 0
             if scan.get(CommonKeys.LABEL) is not None:

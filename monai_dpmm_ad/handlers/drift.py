@@ -13,14 +13,14 @@ from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 from torch import Tensor
 
+from monai_dpmm_ad.calibration.drift import compute_profile
 from monai_dpmm_ad.detectors import DPMMDetector
-from monai_dpmm_ad.drift import compute_profile
-from monai_dpmm_ad.engines import ScanEvaluator, finished_scans
-from monai_dpmm_ad.files import write_json
-from monai_dpmm_ad.finished import FinishedScans
+from monai_dpmm_ad.embedding.types import EncodedSlices
+from monai_dpmm_ad.engines import ScanEvaluator, iteration_scans
+from monai_dpmm_ad.engines.resume import ResumeLog
 from monai_dpmm_ad.network import AnomalyNet
-from monai_dpmm_ad.processes import gather_lists, get_rank
-from monai_dpmm_ad.types import EncodedSlices
+from monai_dpmm_ad.utils.distributed import gather_lists, get_rank
+from monai_dpmm_ad.utils.files import write_json
 
 __all__ = ["DriftHandler"]
 
@@ -48,7 +48,7 @@ class DriftHandler:
         network: AnomalyNet,
         output_dir: str | os.PathLike[str] | None = None,
         held_out: bool = True,
-        finished: FinishedScans | None = None,
+        finished: ResumeLog | None = None,
     ) -> None:
         self.network = network
         self.output_dir = None if output_dir is None else Path(output_dir)
@@ -97,7 +97,7 @@ class DriftHandler:
         return {"profile": compute_profile(density).tolist(), "usage": usage.tolist()} if len(density) else None
 
     def _update(self, engine: Engine) -> None:
-        for scan in finished_scans(engine):
+        for scan in iteration_scans(engine):
             if scan["drift"]:
                 self._scans[scan[CommonKeys.PRED].meta["name"]] = scan["drift"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from ignite.engine import Engine, Events
 
-from monai_dpmm_ad.progress import ProgressBar
+from monai_dpmm_ad.utils.progress import ProgressBar
 
 __all__ = ["ScanProgress"]
 

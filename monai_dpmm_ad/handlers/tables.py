@@ -15,13 +15,13 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.utils import CommonKeys
 
-from monai_dpmm_ad.engines import ScanEvaluator, finished_scans
-from monai_dpmm_ad.files import write_csv
-from monai_dpmm_ad.finished import FinishedScans
-from monai_dpmm_ad.lesions import Lesion, compute_lesions, write_lesions
-from monai_dpmm_ad.processes import gather_lists, get_rank
-from monai_dpmm_ad.scans import write_failures
+from monai_dpmm_ad.data.dataset import write_failures
+from monai_dpmm_ad.engines import ScanEvaluator, iteration_scans
+from monai_dpmm_ad.engines.resume import ResumeLog
+from monai_dpmm_ad.handlers.lesions import Lesion, compute_lesions, write_lesions
 from monai_dpmm_ad.transforms import output_path
+from monai_dpmm_ad.utils.distributed import gather_lists, get_rank
+from monai_dpmm_ad.utils.files import write_csv
 
 __all__ = ["ScanRow", "ScanTable"]
 
@@ -59,7 +59,7 @@ class ScanTable:
         output_dir: str | os.PathLike[str],
         min_lesion_volume: float = 0.0,
         datalist: Sequence[Mapping[str, Any]] = (),
-        finished: FinishedScans | None = None,
+        finished: ResumeLog | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.min_lesion_volume = min_lesion_volume
@@ -83,7 +83,7 @@ class ScanTable:
                 self.lesions[name] = [Lesion(**lesion) for lesion in record["lesions"]]
 
     def _update(self, engine: Engine) -> None:
-        for scan in finished_scans(engine):
+        for scan in iteration_scans(engine):
             row, lesions = self._describe(scan)
             self.rows.append(row)
             if lesions is not None:

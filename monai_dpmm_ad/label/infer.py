@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from monai_dpmm_ad.bundle import MODEL
+from monai_dpmm_ad.data.paths import PICTURE_SUFFIXES, has_suffix
 from monai_dpmm_ad.label.refusals import refusing
 from monai_dpmm_ad.label.requests import AXES_SEPARATOR, MapRequest, check_output, parse_request
 from monai_dpmm_ad.label.runner import BundleRunner, Prediction
 from monai_dpmm_ad.label.severity import LEVEL_NAMES, Level, compute_levels, draw_levels, remove_small
 from monai_dpmm_ad.ops.slices import AXES
-from monai_dpmm_ad.scan_paths import PICTURE_SUFFIXES, has_suffix
 from monai_dpmm_ad.transforms.save import write_map
 
 __all__ = ["AnomalyInfer"]

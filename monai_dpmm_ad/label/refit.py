@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import json
 import os
 import shutil
@@ -17,11 +15,11 @@ from typing import Any
 
 from monai_dpmm_ad.bundle import INFERENCE, SETTINGS, is_fitted
 from monai_dpmm_ad.commands import fit
+from monai_dpmm_ad.data.dataset import ScanFailure
 from monai_dpmm_ad.errors import CheckpointError
-from monai_dpmm_ad.files import write_json
-from monai_dpmm_ad.scans import ScanFailure
+from monai_dpmm_ad.utils.files import exchange_folders, write_json
 
-__all__ = ["MIN_SCANS", "Refit", "exchange_folders", "refit_bundle"]
+__all__ = ["MIN_SCANS", "Refit", "refit_bundle"]
 
 #: One to fit and one to calibrate on: a bundle whose thresholds come from the scans it was fitted on promises nothing.
 MIN_SCANS = 2
@@ -85,39 +83,3 @@ def _free_name(root: Path) -> Path:
     stem = f"{root.name}-until-{time.strftime('%Y%m%dT%H%M%S')}"
     names = (f"{stem}{suffix}" for suffix in ("", *(f"-{number}" for number in range(2, 1000))))
     return next(root.with_name(name) for name in names if not root.with_name(name).exists())
-
-
-def exchange_folders(first: Path, second: Path) -> None:
-    """Let two folders of one file system change names, in one step where the system can do that (Linux).
-
-    Elsewhere two renames are used: for a moment ``second`` is not there, and it comes back when the last one fails.
-
-    Args:
-        first: a folder.
-        second: a folder.
-    """
-    if _exchange_at_once(first, second):
-        return
-    aside = first.with_name(f"{first.name}.aside")
-    os.rename(second, aside)
-    try:
-        os.rename(first, second)
-    except OSError:
-        os.rename(aside, second)
-        raise
-    os.rename(aside, first)
-
-
-def _exchange_at_once(first: Path, second: Path) -> bool:
-    """Linux's ``renameat2`` with ``RENAME_EXCHANGE``; False where the system does not know it."""
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError, TypeError):
-        return False
-    if rename(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-        return False
-    raise OSError(number, os.strerror(number), str(second))

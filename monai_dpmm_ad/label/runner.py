@@ -17,12 +17,12 @@ from ignite.engine import Events
 from monai.bundle import ConfigParser
 
 from monai_dpmm_ad.bundle import INFERENCE, MODEL, load_network, load_workflow
-from monai_dpmm_ad.datalist import resolve_datalist
+from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.engines import ScanEvaluator
 from monai_dpmm_ad.errors import CheckpointError, ScanError
 from monai_dpmm_ad.handlers import ScanRow, ScanTable
+from monai_dpmm_ad.handlers.lesions import Lesion
 from monai_dpmm_ad.label.requests import MapRequest
-from monai_dpmm_ad.lesions import Lesion
 from monai_dpmm_ad.network import AnomalyNet
 
 __all__ = ["BundleRunner", "LoadedBundle", "Prediction"]

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 from monai_dpmm_ad.metrics.accumulator import FPR_RATES
 from monai_dpmm_ad.metrics.anomaly_metrics import AnomalyMetrics
-from monai_dpmm_ad.metrics.curves import (
+from monai_dpmm_ad.metrics.curves import Curve
+from monai_dpmm_ad.metrics.froc import FROC_BUDGETS, compute_froc, find_false_positive_events
+from monai_dpmm_ad.metrics.functional import (
     compute_aupro,
     compute_auroc,
     compute_average_precision,
     compute_best_dice,
     compute_dice_at_fpr,
 )
-from monai_dpmm_ad.metrics.froc import FROC_BUDGETS, compute_froc, find_false_positive_events
-from monai_dpmm_ad.metrics.plots import Curve
 
 __all__ = [
     "FPR_RATES",

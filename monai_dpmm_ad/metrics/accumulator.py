@@ -11,7 +11,7 @@ import numpy as np
 
 from monai_dpmm_ad.metrics.records import ScanRecord, check_map, count_fields, count_froc, find_lesions, to_mask
 from monai_dpmm_ad.ops.histogram import EXACT, FINE, SparseSum
-from monai_dpmm_ad.processes import gather_lists, get_world_size
+from monai_dpmm_ad.utils.distributed import gather_lists, get_world_size
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -1,5 +1,5 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""Evaluate anomaly maps: all figures, their intervals and curves."""
+"""Evaluate anomaly maps: all figures, their intervals and functional."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from monai_dpmm_ad.metrics import curves
+from monai_dpmm_ad.metrics import functional
 from monai_dpmm_ad.metrics.accumulator import FPR_RATES, SUFFIXES, ScanAccumulator
-from monai_dpmm_ad.metrics.bootstrap import compute_interval, draw_weights
-from monai_dpmm_ad.metrics.figures import FrocSample, ImageSample, PixelSample
-from monai_dpmm_ad.metrics.plots import Curve, trace_froc, trace_pr, trace_roc
+from monai_dpmm_ad.metrics.bootstrap import compute_interval, sample_weights
+from monai_dpmm_ad.metrics.curves import Curve, trace_froc, trace_pr, trace_roc
+from monai_dpmm_ad.metrics.samples import FrocSample, ImageSample, PixelSample
 
 __all__ = ["AnomalyMetrics"]
 
@@ -72,7 +72,7 @@ class AnomalyMetrics(ScanAccumulator):
     def _weights(self, bootstrap: int, seed: int) -> np.ndarray:
         classes = {None: 0, False: 1, True: 2}
         strata = [classes[self._records[name].abnormal] for name in self.names]
-        return draw_weights(strata, bootstrap, seed)
+        return sample_weights(strata, bootstrap, seed)
 
     def compute(self, bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
         """Compute all figures that the data allow.
@@ -118,7 +118,7 @@ class AnomalyMetrics(ScanAccumulator):
         out = {}
         for suffix, sample in self._samples()[1].items():
             components = int(sample.num_components.sum())
-            bounds = curves.compute_error_bounds(sample.pos, sample.neg, sample.overlap, components, self.fpr_limit)
+            bounds = functional.compute_error_bounds(sample.pos, sample.neg, sample.overlap, components, self.fpr_limit)
             names = {"auroc": "pixel_auroc", "aupr": "pixel_aupr"}
             for key, value in bounds.items():
                 out[names.get(key, key) + suffix] = 0.0 if self.exact else value
@@ -139,7 +139,7 @@ class AnomalyMetrics(ScanAccumulator):
         for suffix in SUFFIXES:
             keys, totals = self._pooled[suffix].result()
             if mapped and all(suffix in record.fields for record in mapped) and totals[:, 0].sum() > 0:
-                chosen = {rate: keys[int(curves.find_fpr_bin(totals[:, 0], rate))] for rate in rates}
+                chosen = {rate: keys[int(functional.find_fpr_bin(totals[:, 0], rate))] for rate in rates}
                 out[suffix] = {rate: float(self._binning.upper(np.array(key))) for rate, key in chosen.items()}
         return out
 

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["compute_interval", "draw_weights", "group_bins", "sum_replicates"]
+__all__ = ["compute_interval", "group_bins", "sample_weights", "sum_replicates"]
 
 _CHUNK = 64  # scans whose dense rows exist at one time
 
 
-def draw_weights(strata: Sequence[int], num_replicates: int, seed: int) -> np.ndarray:
+def sample_weights(strata: Sequence[int], num_replicates: int, seed: int) -> np.ndarray:
     """Draw how often each scan occurs in each replicate.
 
     Args:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from monai_dpmm_ad.mixture.local_step import LocalStep
 from monai_dpmm_ad.mixture.statistics import Statistics
-from monai_dpmm_ad.processes import get_world_size, reduce_max
+from monai_dpmm_ad.utils.distributed import get_world_size, reduce_max
 
 __all__ = ["fill_up", "sum_local_steps"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from monai_dpmm_ad.mixture.family import DataScale, Family
 from monai_dpmm_ad.mixture.statistics import Statistics, zero_statistics
-from monai_dpmm_ad.ops.clustering import fit_kmeans
+from monai_dpmm_ad.ops.kmeans import fit_kmeans
 
 __all__ = ["compute_data_scale", "compute_hard_statistics", "draw_sample", "seed_labels", "seed_statistics"]
 

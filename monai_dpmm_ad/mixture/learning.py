@@ -20,7 +20,7 @@ from monai_dpmm_ad.mixture.novelty import admit_novelty
 from monai_dpmm_ad.mixture.scoring import ScoringMixture
 from monai_dpmm_ad.mixture.statistics import Statistics
 from monai_dpmm_ad.mixture.variational import State, compute_elbo
-from monai_dpmm_ad.processes import get_world_size
+from monai_dpmm_ad.utils.distributed import get_world_size
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -13,7 +13,7 @@ from monai_dpmm_ad.mixture.distributed import fill_up
 from monai_dpmm_ad.mixture.hyperparameters import Hyperparameters
 from monai_dpmm_ad.mixture.initialise import draw_sample
 from monai_dpmm_ad.mixture.learning import LearningMixture
-from monai_dpmm_ad.processes import gather_rows, get_world_size, reduce_sum
+from monai_dpmm_ad.utils.distributed import gather_rows, get_world_size, reduce_sum
 
 __all__ = ["DirichletProcessMixture"]
 

@@ -22,7 +22,7 @@ from monai_dpmm_ad.mixture.family import Coefficients
 from monai_dpmm_ad.mixture.gaussian import FactorisedGaussian
 from monai_dpmm_ad.mixture.statistics import Statistics
 from monai_dpmm_ad.mixture.variational import Model, State, Variational, compute_weighted_log_prob
-from monai_dpmm_ad.processes import average_gradients
+from monai_dpmm_ad.utils.distributed import average_gradients
 
 __all__ = ["ExpectedLikelihood", "ExpectedOneHot", "PyroOptimizer", "compute_pyro_elbo", "sample_guide", "sample_model"]
 

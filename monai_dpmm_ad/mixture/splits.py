@@ -23,7 +23,7 @@ from monai_dpmm_ad.mixture.moves import MergeTree, compute_component_evidence, c
 from monai_dpmm_ad.mixture.posterior import MIN_COUNT
 from monai_dpmm_ad.mixture.statistics import Statistics
 from monai_dpmm_ad.mixture.variational import Model, State
-from monai_dpmm_ad.ops.clustering import fit_kmeans
+from monai_dpmm_ad.ops.kmeans import fit_kmeans
 
 __all__ = ["Split", "Trade", "accept_splits", "propose_splits", "trade_splits"]
 

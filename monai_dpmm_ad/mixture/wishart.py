@@ -20,7 +20,7 @@ from torch import Tensor
 
 from monai_dpmm_ad.mixture.family import DataScale, Family
 from monai_dpmm_ad.mixture.statistics import Statistics
-from monai_dpmm_ad.ops.graphs import is_graph
+from monai_dpmm_ad.ops.graphs import is_exporting
 
 __all__ = ["FullGaussian", "NormalWishart", "QuadraticCoefficients"]
 
@@ -114,7 +114,7 @@ class FullGaussian(Family):
         y = features[:, self.embed_dim :]
         best = surrogate.topk(min(self.top_components, num_components), dim=1).indices
         chosen = torch.zeros_like(surrogate).scatter(1, best, 1.0) > 0  # TorchScript has no scatter of Booleans
-        if is_graph():  # a graph cannot choose its rows: all components of all of them
+        if is_exporting():  # a graph cannot choose its rows: all components of all of them
             residuals = ((y[:, None] - coefficients.mean)[:, :, None] @ coefficients.root)[:, :, 0]
             return torch.where(chosen, coefficients.offset - 0.5 * residuals.square().sum(2), -torch.inf)
         found = torch.full_like(surrogate, -torch.inf)

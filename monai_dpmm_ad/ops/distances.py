@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from monai_dpmm_ad.ops.graphs import is_graph
+from monai_dpmm_ad.ops.graphs import is_exporting
 
 __all__ = [
     "nearest_centres",
@@ -25,7 +25,7 @@ def split_rows(x: Tensor, chunk_size: int) -> tuple[Tensor, ...]:
 
     A graph gets x whole: its number of chunks would be fixed, and with it N.
     """
-    if is_graph():
+    if is_exporting():
         return (x,)
     return x.split(chunk_size)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["is_graph"]
+__all__ = ["is_exporting"]
 
 
-def is_graph() -> bool:
+def is_exporting() -> bool:
     """Whether the running computation is recorded, by ``torch.export`` (ONNX) or by ``torch.jit.trace`` (TorchScript).
 
     A graph cannot ask for values, and what depends on the number of rows must not become a number of pieces.

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import Dinov2Config, Dinov2Model
 
 from monai_dpmm_ad.errors import CheckpointError
-from monai_dpmm_ad.files import replace_file, save_state, write_json
 from monai_dpmm_ad.pretraining.model import IMAGE_MEAN, IMAGE_STD
+from monai_dpmm_ad.utils.files import replace_file, save_state, write_json
 
 __all__ = [
     "average_backbones",

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from monai_dpmm_ad.datalist import resolve_datalist
-from monai_dpmm_ad.errors import ScanError
+from monai_dpmm_ad.data import resolve_datalist
+from monai_dpmm_ad.errors import ScanError, find_scan_error
 from monai_dpmm_ad.pretraining.recipe import Recipe
 from monai_dpmm_ad.pretraining.synthetic import SyntheticAnatomy
-from monai_dpmm_ad.progress import track
 from monai_dpmm_ad.transforms.intensity import ScaleIntensityForeground
 from monai_dpmm_ad.transforms.pipeline import preprocess_slices
-from monai_dpmm_ad.transforms.sources import find_scan_error
+from monai_dpmm_ad.utils.progress import track
 
 __all__ = ["Paths", "SlicePool", "join_pools", "load_slices", "make_pool", "make_synthetic_slices"]
 

@@ -15,7 +15,6 @@ import torch.distributed as dist
 from torch import Generator, nn
 
 from monai_dpmm_ad.errors import CheckpointError
-from monai_dpmm_ad.files import remove_leftovers, write_json
 from monai_dpmm_ad.pretraining.checkpoints import (
     export_backbone,
     latest_checkpoint,
@@ -28,7 +27,8 @@ from monai_dpmm_ad.pretraining.model import PretrainModel, build_backbone, updat
 from monai_dpmm_ad.pretraining.objectives import compute_loss, make_step_views
 from monai_dpmm_ad.pretraining.probe import check_collapse, probe_features
 from monai_dpmm_ad.pretraining.recipe import Recipe
-from monai_dpmm_ad.processes import average, average_gradients, get_rank, get_world_size
+from monai_dpmm_ad.utils.distributed import average, average_gradients, get_rank, get_world_size
+from monai_dpmm_ad.utils.files import remove_leftovers, write_json
 
 __all__ = ["Trainer", "compute_schedule", "pretrain"]
 

@@ -24,7 +24,7 @@ from monai_dpmm_ad.reporting.slices import choose_slices, cut_slices
 from monai_dpmm_ad.reporting.sprites import encode_picture, pack_viewer
 from monai_dpmm_ad.reporting.text import format_number, to_script
 
-__all__ = ["ScanPictures", "describe_scan", "draw_card", "prepare_scan"]
+__all__ = ["ScanPictures", "describe_scan", "prepare_scan", "render_card"]
 
 _THUMBNAIL_HEIGHT = 200  # pixels
 _CLASSES = {2: "thumbnails few", 3: "thumbnails three", 4: "thumbnails"}
@@ -84,10 +84,10 @@ def describe_scan(result: ScanResult, calibration: ScoreCalibration | None) -> s
         facts.append(f"<b>{result.num_lesions}</b> lesion{'' if result.num_lesions == 1 else 's'}")
     if result.abnormal is not None:
         facts.append(f"truth <b>{'abnormal' if result.abnormal else 'healthy'}</b>")
-    return " · ".join(facts) + draw_badge(result, calibration)
+    return " · ".join(facts) + render_badge(result, calibration)
 
 
-def draw_badge(result: ScanResult, calibration: ScoreCalibration | None) -> str:
+def render_badge(result: ScanResult, calibration: ScoreCalibration | None) -> str:
     """Return a badge that says on which side of the threshold a scan is, empty where there is no threshold."""
     if calibration is None or calibration.threshold is None:
         return ""
@@ -95,7 +95,7 @@ def draw_badge(result: ScanResult, calibration: ScoreCalibration | None) -> str:
     return f' <span class="badge {"high" if above else "low"}">{"above" if above else "below"} threshold</span>'
 
 
-def draw_card(
+def render_card(
     number: int,
     result: ScanResult,
     pictures: ScanPictures,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from monai_dpmm_ad.metrics import Curve
 
-__all__ = ["draw_calibration", "draw_components", "draw_curve", "pretty_name"]
+__all__ = ["plot_calibration", "plot_components", "plot_curve", "pretty_name"]
 
 # Okabe and Ito's colours, told apart in all common colour blindness; never colour alone: markers differ too.
 BLUE, ORANGE, GREY, DARK = "#0072B2", "#D55E00", "#8A8F98", "#22262B"
@@ -55,7 +55,7 @@ def pretty_name(key: str) -> str:
     return text[:1].upper() + text[1:] + (" (foreground)" if inside else "")
 
 
-def draw_calibration(calibration: ScoreCalibration, results: Sequence[ScanResult]) -> str:
+def plot_calibration(calibration: ScoreCalibration, results: Sequence[ScanResult]) -> str:
     """Draw the scores of healthy calibration scans above those of this cohort, with the threshold.
 
     Returns:
@@ -90,7 +90,7 @@ def draw_calibration(calibration: ScoreCalibration, results: Sequence[ScanResult
     return _to_svg(figure)
 
 
-def draw_curve(name: str, curve: Curve) -> str:
+def plot_curve(name: str, curve: Curve) -> str:
     """Draw one curve with its 95 % band; a ROC curve with the line of chance.
 
     Returns:
@@ -121,7 +121,7 @@ def draw_curve(name: str, curve: Curve) -> str:
     return _to_svg(figure)
 
 
-def draw_components(weights: Sequence[float]) -> str:
+def plot_components(weights: Sequence[float]) -> str:
     """Draw the mixture's weights in decreasing order, and how many components carry 99 %.
 
     Returns:

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monai_dpmm_ad import __version__
-from monai_dpmm_ad.files import replace_file
-from monai_dpmm_ad.reporting.cards import ScanPictures, draw_card, prepare_scan
-from monai_dpmm_ad.reporting.charts import draw_calibration, draw_components, draw_curve, pretty_name
+from monai_dpmm_ad.data.paths import PICTURE_SUFFIXES, has_suffix
+from monai_dpmm_ad.reporting.cards import ScanPictures, prepare_scan, render_card
+from monai_dpmm_ad.reporting.charts import plot_calibration, plot_components, plot_curve, pretty_name
 from monai_dpmm_ad.reporting.colours import ColourScale, colour_table, import_matplotlib, make_colour_scale
 from monai_dpmm_ad.reporting.results import PathLike, ScanResult, ScoreCalibration
 from monai_dpmm_ad.reporting.text import flatten, format_number, to_script
-from monai_dpmm_ad.scan_paths import PICTURE_SUFFIXES, has_suffix
+from monai_dpmm_ad.utils.files import replace_file
 
 if TYPE_CHECKING:
     from monai_dpmm_ad.metrics import Curve
@@ -97,18 +97,18 @@ def write_report(
             progress(number + 1, len(ordered))
     scale = make_colour_scale([picture.summary for picture in pictures if picture.summary is not None])
     cards = [
-        draw_card(number, result, picture, scale, calibration)
+        render_card(number, result, picture, scale, calibration)
         for number, (result, picture) in enumerate(zip(ordered, pictures, strict=True))
     ]
     sections = [
         f'<p class="warning" role="alert">Warning: {escape(warning)}.</p>' if warning else "",
-        _draw_table(ordered),
-        _draw_metrics(metrics),
-        _draw_charts(ordered, curves, calibration, component_usage),
-        f'<h2 id="pictures">Scans</h2>{_draw_legend(ordered, scale)}',
+        _render_table(ordered),
+        _render_metrics(metrics),
+        _render_charts(ordered, curves, calibration, component_usage),
+        f'<h2 id="pictures">Scans</h2>{_render_legend(ordered, scale)}',
         _tell_omitted(len(ordered), max_viewers),
         f'<div id="scans">{"".join(cards)}</div>',
-        _draw_settings(settings),
+        _render_settings(settings),
     ]
     page = _assemble(title, _summarise(ordered, calibration), "\n".join(filter(None, sections)), scale)
     replace_file(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
@@ -154,7 +154,7 @@ def _summarise(results: Sequence[ScanResult], calibration: ScoreCalibration | No
     return ", ".join(parts)
 
 
-def _draw_table(results: Sequence[ScanResult]) -> str:
+def _render_table(results: Sequence[ScanResult]) -> str:
     columns = [
         column
         for index, column in enumerate(_COLUMNS)
@@ -183,7 +183,7 @@ def _draw_table(results: Sequence[ScanResult]) -> str:
 <tbody>{"".join(rows)}</tbody></table></div></div>"""
 
 
-def _draw_legend(results: Sequence[ScanResult], scale: ColourScale) -> str:
+def _render_legend(results: Sequence[ScanResult], scale: ColourScale) -> str:
     stops = ",".join(f"rgb({red},{green},{blue})" for red, green, blue in colour_table()[::15])
     middle = f"{scale.middle:.3g}" + (" = threshold" if scale.threshold is not None else "")
     keys = ""
@@ -206,7 +206,7 @@ def _tell_omitted(count: int, max_viewers: int) -> str:
     return f'<p class="small">The {max_viewers} scans with the highest scores can be explored, the others cannot.</p>'
 
 
-def _draw_metrics(metrics: Mapping[str, Any] | None) -> str:
+def _render_metrics(metrics: Mapping[str, Any] | None) -> str:
     flat = flatten(metrics or {})
     names = [key for key in flat if not key.endswith("_ci") and isinstance(flat[key], (int, float))]
     bases = list(dict.fromkeys(key.removesuffix("_foreground") for key in names))
@@ -233,7 +233,7 @@ def _draw_metrics(metrics: Mapping[str, Any] | None) -> str:
 <p class="small">Small: 95 % bootstrap interval over scans. A dash: the data lack what the figure needs.</p></div>"""
 
 
-def _draw_charts(
+def _render_charts(
     results: Sequence[ScanResult],
     curves: Mapping[str, Curve] | None,
     calibration: ScoreCalibration | None,
@@ -241,12 +241,12 @@ def _draw_charts(
 ) -> str:
     model = []
     if calibration is not None and results:
-        model.append(_figure("Calibration: scan scores", draw_calibration(calibration, results)))
+        model.append(_figure("Calibration: scan scores", plot_calibration(calibration, results)))
     if weights is not None and len(weights):
-        model.append(_figure("Mixture: component usage", draw_components(weights)))
+        model.append(_figure("Mixture: component usage", plot_components(weights)))
     out = f'<h2 id="model">Model</h2><div class="charts wide">{"".join(model)}</div>' if model else ""
     if curves:
-        figures = "".join(_figure(pretty_name(name), draw_curve(name, curve)) for name, curve in curves.items())
+        figures = "".join(_figure(pretty_name(name), plot_curve(name, curve)) for name, curve in curves.items())
         out += f'<h2 id="curves">Curves</h2><div class="charts">{figures}</div>'
     return out
 
@@ -256,7 +256,7 @@ def _figure(caption: str, url: str) -> str:
     return f'<figure class="panel"><figcaption>{text}</figcaption><img src="{url}" alt="{text}"></figure>'
 
 
-def _draw_settings(settings: Mapping[str, Any] | None) -> str:
+def _render_settings(settings: Mapping[str, Any] | None) -> str:
     rows = {str(key): str(value) for key, value in flatten(settings or {}).items()}
     rows |= {"monai-dpmm-ad": __version__, "python": platform.python_version()}
     for package in _VERSIONED:

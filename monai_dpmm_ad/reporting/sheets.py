@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from monai_dpmm_ad.files import replace_file
 from monai_dpmm_ad.reporting.colours import (
     ColourScale,
     MapSummary,
@@ -22,6 +21,7 @@ from monai_dpmm_ad.reporting.colours import (
 from monai_dpmm_ad.reporting.results import PathLike, ScanResult
 from monai_dpmm_ad.reporting.slices import choose_slices, cut_slices
 from monai_dpmm_ad.reporting.volumes import read_volumes
+from monai_dpmm_ad.utils.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,11 +82,11 @@ def plot_overview(path: PathLike, results: Sequence[ScanResult], num_slices: int
         volumes = read_volumes(result)
         summaries.append(summarise_map(volumes.anomaly_map, result.threshold))
         cuts.append((result, cut_slices(volumes, choose_slices(volumes, num_slices))))
-    _draw(Path(path), cuts, make_colour_scale(summaries))
+    _plot(Path(path), cuts, make_colour_scale(summaries))
     return Path(path)
 
 
-def _draw(path: Path, cuts: Sequence[tuple[ScanResult, list[SliceArrays]]], scale: ColourScale) -> None:
+def _plot(path: Path, cuts: Sequence[tuple[ScanResult, list[SliceArrays]]], scale: ColourScale) -> None:
     from matplotlib.figure import Figure
 
     kinds = [0, 1]
@@ -130,11 +130,11 @@ def _draw(path: Path, cuts: Sequence[tuple[ScanResult, list[SliceArrays]]], scal
                 va="center",
                 fontsize=9,
             )
-    _draw_bar(bar.add_axes((0.1, 0.3, 0.18, 0.4)), scale)
+    _plot_bar(bar.add_axes((0.1, 0.3, 0.18, 0.4)), scale)
     replace_file(path, lambda temporary: figure.savefig(temporary, dpi=_DPI, metadata={"Software": None}))
 
 
-def _draw_bar(axis: Axes, scale: ColourScale) -> None:
+def _plot_bar(axis: Axes, scale: ColourScale) -> None:
     axis.imshow(colour_table()[:, None, :], aspect="auto", origin="lower", extent=(0, 1, 0, 1))
     middle = f"{scale.middle:.3g}" + ("\nthreshold" if scale.threshold is not None else "")
     axis.set_yticks([0, 0.5, 1], [f"{scale.low:.3g}", middle, f"{scale.high:.3g}"], fontsize=8)

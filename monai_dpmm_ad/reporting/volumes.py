@@ -13,9 +13,9 @@ from nibabel import orientations
 from numpy.typing import NDArray
 from PIL import Image
 
+from monai_dpmm_ad.data.paths import NIFTI_SUFFIXES, PICTURE_SUFFIXES, has_suffix
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.reporting.results import PathLike, ScanResult
-from monai_dpmm_ad.scan_paths import NIFTI_SUFFIXES, PICTURE_SUFFIXES, has_suffix
 
 __all__ = ["ScanVolumes", "read_volumes"]
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from monai_dpmm_ad.errors import find_scan_error, naming_scan, source_of
 from monai_dpmm_ad.transforms.foreground import ForegroundMask, ForegroundMaskd, compute_foreground
 from monai_dpmm_ad.transforms.intensity import (
     FOREGROUND_FLOOR,
@@ -16,7 +17,6 @@ from monai_dpmm_ad.transforms.regions import LoadRegionsd, count_regions, read_r
 from monai_dpmm_ad.transforms.save import SaveScand, output_path, write_map
 from monai_dpmm_ad.transforms.save_dicom import SaveDicomd
 from monai_dpmm_ad.transforms.slices import SampleSlices, SampleSlicesd
-from monai_dpmm_ad.transforms.sources import find_scan_error, naming_scan, source_of
 
 __all__ = [
     "FOREGROUND_FLOOR",

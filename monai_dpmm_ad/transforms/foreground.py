@@ -14,7 +14,7 @@ from monai.transforms import MapTransform, Transform
 from scipy import ndimage
 from torch import Tensor
 
-from monai_dpmm_ad.transforms.sources import naming_scan
+from monai_dpmm_ad.errors import naming_scan
 
 __all__ = ["ForegroundMask", "ForegroundMaskd", "compute_foreground"]
 

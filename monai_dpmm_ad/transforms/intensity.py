@@ -14,9 +14,8 @@ from monai.transforms import MapTransform, Transform
 from scipy import ndimage
 from torch import Tensor
 
-from monai_dpmm_ad.errors import unknown_option
+from monai_dpmm_ad.errors import naming_scan, unknown_option
 from monai_dpmm_ad.transforms.foreground import compute_foreground
-from monai_dpmm_ad.transforms.sources import naming_scan
 
 __all__ = [
     "FOREGROUND_FLOOR",

@@ -15,9 +15,8 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform, Transform
 
-from monai_dpmm_ad.errors import ScanError
-from monai_dpmm_ad.scan_paths import NIFTI_SUFFIXES, PICTURE_SUFFIXES, has_suffix, is_dicom_file, scan_stem
-from monai_dpmm_ad.transforms.readers import (
+from monai_dpmm_ad.data.paths import NIFTI_SUFFIXES, PICTURE_SUFFIXES, has_suffix, is_dicom_file, scan_stem
+from monai_dpmm_ad.data.readers import (
     DicomSeriesReader,
     label_reader,
     nifti_reader,
@@ -25,6 +24,7 @@ from monai_dpmm_ad.transforms.readers import (
     quiet,
     reading_reason,
 )
+from monai_dpmm_ad.errors import ScanError
 
 __all__ = ["DEFAULT_MAX_BYTES", "LoadScan", "LoadScand", "largest_shift"]
 

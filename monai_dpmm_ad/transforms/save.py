@@ -15,8 +15,8 @@ from monai.transforms import SaveImaged
 from numpy.typing import NDArray
 from PIL import Image
 
-from monai_dpmm_ad.files import replace_file
-from monai_dpmm_ad.scan_paths import NIFTI_SUFFIXES, PICTURE_SUFFIXES, has_suffix
+from monai_dpmm_ad.data.paths import NIFTI_SUFFIXES, PICTURE_SUFFIXES, has_suffix
+from monai_dpmm_ad.utils.files import replace_file
 
 __all__ = ["SaveScand", "output_path", "write_map"]
 

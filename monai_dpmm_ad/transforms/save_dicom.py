@@ -16,10 +16,10 @@ from monai.transforms import MapTransform
 from numpy.typing import NDArray
 
 from monai_dpmm_ad import __version__
+from monai_dpmm_ad.data.paths import import_pydicom
 from monai_dpmm_ad.errors import ScanError
-from monai_dpmm_ad.files import replace_file
-from monai_dpmm_ad.scan_paths import import_pydicom
 from monai_dpmm_ad.transforms.save import output_path
+from monai_dpmm_ad.utils.files import replace_file
 
 __all__ = ["SaveDicomd", "make_parametric_map", "make_segmentation", "read_sources"]
 

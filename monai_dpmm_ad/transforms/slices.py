@@ -15,9 +15,8 @@ from monai.transforms import MapTransform, Randomizable, Transform
 from monai.transforms.traits import MultiSampleTrait
 from torch import Tensor
 
-from monai_dpmm_ad.errors import ScanError, unknown_option
+from monai_dpmm_ad.errors import ScanError, source_of, unknown_option
 from monai_dpmm_ad.ops.slices import AXES, extract_slices
-from monai_dpmm_ad.transforms.sources import source_of
 
 __all__ = ["SELECTIONS", "SampleSlices", "SampleSlicesd", "select_slices", "stack_neighbours"]
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from monai_dpmm_ad.detectors import MemoryBankDetector
+from monai_dpmm_ad.embedding.types import EncodedSlices, PatchEmbeddings
 from monai_dpmm_ad.errors import CheckpointError, NotFittedError
-from monai_dpmm_ad.types import EncodedSlices, PatchEmbeddings
 
 DIM = 16
 

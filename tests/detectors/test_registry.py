@@ -13,7 +13,7 @@ def test_every_detector_is_made_by_name_and_is_not_fitted(name: str) -> None:
     assert not detector.fitted
     assert detector.batch_unit in ("patches", "scans")
     buffers = dict(detector.named_buffers())
-    assert set(detector.sized_by_fit) <= set(buffers)
+    assert set(detector.variable_buffers) <= set(buffers)
 
 
 def test_options_overrule_the_settings_of_the_mixture() -> None:

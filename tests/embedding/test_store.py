@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from monai_dpmm_ad.embedding import EmbeddingStore, StoreWriter
-from monai_dpmm_ad.embedding.store_rows import choose_patches, equal_quotas
+from monai_dpmm_ad.embedding.store.rows import choose_patches, equal_quotas
 from monai_dpmm_ad.errors import EmbeddingStoreError
 
 FINGERPRINT = {"embedder": {"name": "tiny", "weights_sha256": "00", "stages": [3]}, "preprocessing": {"size": 448}}
@@ -152,9 +152,9 @@ def test_batches_of_some_sources(store: EmbeddingStore) -> None:
 
 
 def test_blocks_and_windows_hold_each_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("monai_dpmm_ad.embedding.store_batches._BLOCK_ROWS", 7)
-    monkeypatch.setattr("monai_dpmm_ad.embedding.store_batches._WINDOW_BLOCKS", 3)
-    monkeypatch.setattr("monai_dpmm_ad.embedding.store._OPEN_SHARDS", 2)
+    monkeypatch.setattr("monai_dpmm_ad.embedding.store.batches._BLOCK_ROWS", 7)
+    monkeypatch.setattr("monai_dpmm_ad.embedding.store.batches._WINDOW_BLOCKS", 3)
+    monkeypatch.setattr("monai_dpmm_ad.embedding.store.reader._OPEN_SHARDS", 2)
     store = write(tmp_path, [30] * 12)
     rows = [row for batch in store.batches(16, seed=3) for row in identities(batch)]
     assert sorted(rows) == [(number, row) for number in range(12) for row in range(30)]
@@ -271,7 +271,7 @@ def test_damaged_shards_are_refused(store: EmbeddingStore, tmp_path: Path, how: 
 
 def resign(folder: Path, **changes: object) -> None:
     """Edit a manifest and make its checksum fit, as one with bad intentions would."""
-    from monai_dpmm_ad.embedding.store_format import _checksum
+    from monai_dpmm_ad.embedding.store.format import _checksum
 
     content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     content.pop("checksum")

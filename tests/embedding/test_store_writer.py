@@ -110,7 +110,7 @@ def test_death_between_any_two_file_operations_loses_no_more_than_a_source(
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", dying(os.replace))
         patch.setattr(Path, "unlink", dying(Path.unlink))
-        patch.setattr("monai_dpmm_ad.embedding.store_writer.time.monotonic", lambda: 0.0)  # saving takes no time
+        patch.setattr("monai_dpmm_ad.embedding.store.writer.time.monotonic", lambda: 0.0)  # saving takes no time
         with pytest.raises(Killed):
             write_all(tmp_path)
     written = [f"scan{number}" for number in capsys.readouterr().out.split()]
@@ -174,7 +174,7 @@ def test_a_full_disk_leaves_the_store_as_it_was(tmp_path: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("monai_dpmm_ad.embedding.store_writer.save_file", full)
+        patch.setattr("monai_dpmm_ad.embedding.store.writer.save_file", full)
         with pytest.raises(EmbeddingStoreError, match="No space left on device"):
             write_all(tmp_path)
     assert content(tmp_path) == before

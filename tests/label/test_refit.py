@@ -12,8 +12,8 @@ import torch
 import monai_dpmm_ad.label.refit as module
 from monai_dpmm_ad.bundle import SETTINGS, is_fitted
 from monai_dpmm_ad.errors import CheckpointError, find_user_error
-from monai_dpmm_ad.files import write_json
 from monai_dpmm_ad.label.refit import exchange_folders, refit_bundle
+from monai_dpmm_ad.utils.files import write_json
 
 pytestmark = pytest.mark.filterwarnings("default")
 INFERENCE = Path("configs") / "inference.json"

@@ -61,7 +61,7 @@ def client(server: Server, tmp_path: Path) -> MONAILabelClient:
 
 
 def command_line(bundle: Path, studies: Path, out: Path, *options: str) -> Path:
-    command = [sys.executable, "-m", "monai_dpmm_ad.cli", "infer", "--bundle", str(bundle), "--images"]
+    command = [sys.executable, "-m", "monai_dpmm_ad", "infer", "--bundle", str(bundle), "--images"]
     command += [*map(str, sorted(studies.glob("test_*.nii.gz"))), "--out", str(out), "--no-report", *options]
     with TemporaryDirectory() as temporary:
         environment = {**os.environ, "TMPDIR": temporary}

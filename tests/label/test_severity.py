@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from monai_dpmm_ad.calibration import Calibration
+from monai_dpmm_ad.handlers.lesions import compute_lesions
 from monai_dpmm_ad.label.severity import FACTORS, LEVEL_NAMES, compute_levels, draw_levels, remove_small
-from monai_dpmm_ad.lesions import compute_lesions
 
 
 @pytest.fixture

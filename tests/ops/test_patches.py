@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.patches import upsample_scores_slow
 
-from monai_dpmm_ad.ops.patches import normalize_embeddings, pad_to_multiple, pool_foreground, upsample_scores
+from monai_dpmm_ad.network.upsampling import upsample_scores
+from monai_dpmm_ad.ops.patches import normalize_embeddings, pad_to_multiple, pool_foreground
 
 untimed = settings(deadline=None, max_examples=40)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from monai_dpmm_ad.metrics import Curve
 from monai_dpmm_ad.reporting import ScanResult, ScoreCalibration
-from monai_dpmm_ad.reporting.charts import draw_calibration, draw_components, draw_curve, pretty_name
+from monai_dpmm_ad.reporting.charts import plot_calibration, plot_components, plot_curve, pretty_name
 from monai_dpmm_ad.reporting.text import flatten, format_number, to_script
 
 RESULTS = [
@@ -71,13 +71,13 @@ def test_plots_are_svg_and_the_same_every_time() -> None:
     bare = Curve([0.0, 1.0, 8.0], [0.0, 0.5, 1.0], None, None, "False positives per scan", "Detected lesions")
     calibration = ScoreCalibration(healthy_scores=[0.1, 0.4], threshold=1.0, rate=0.05)
     draws: list[Callable[[], str]] = [
-        lambda: draw_curve("image_roc", curve),
-        lambda: draw_curve("pixel_pr_foreground", curve),
-        lambda: draw_curve("froc", bare),
-        lambda: draw_calibration(calibration, RESULTS),
-        lambda: draw_calibration(ScoreCalibration(healthy_scores=[]), RESULTS[:1]),
-        lambda: draw_components([0.5, 0.2, 0.3]),
-        lambda: draw_components([0.0]),
+        lambda: plot_curve("image_roc", curve),
+        lambda: plot_curve("pixel_pr_foreground", curve),
+        lambda: plot_curve("froc", bare),
+        lambda: plot_calibration(calibration, RESULTS),
+        lambda: plot_calibration(ScoreCalibration(healthy_scores=[]), RESULTS[:1]),
+        lambda: plot_components([0.5, 0.2, 0.3]),
+        lambda: plot_components([0.0]),
     ]
     for draw in draws:
         first = draw()

@@ -35,11 +35,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers.tiny_vit import write_tiny_vit
 
 from monai_dpmm_ad.bundle import create_bundle, load_workflow
-from monai_dpmm_ad.datalist import resolve_datalist
+from monai_dpmm_ad.bundle.provenance import load_provenance
+from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.embedding import EmbeddingStore, StoreWriter
-from monai_dpmm_ad.embedding.store_format import _checksum
+from monai_dpmm_ad.embedding.store.format import _checksum
 from monai_dpmm_ad.errors import CheckpointError, EmbeddingStoreError, ScanError
-from monai_dpmm_ad.provenance import load_provenance
 from monai_dpmm_ad.transforms import LoadScan, output_path
 
 __all__ = ["KINDS", "LIMIT", "Workshop", "try_mutant"]

@@ -33,11 +33,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import FAST
 from helpers.tiny_vit import write_tiny_vit
 
-from monai_dpmm_ad.cli import main
+from monai_dpmm_ad.commands.cli import main
+from monai_dpmm_ad.data.phantoms import write_cohort
 from monai_dpmm_ad.embedding import EmbeddingStore
-from monai_dpmm_ad.files import PARTIAL
-from monai_dpmm_ad.finished import FOLDER
-from monai_dpmm_ad.phantoms import write_cohort
+from monai_dpmm_ad.engines.resume import FOLDER
+from monai_dpmm_ad.utils.files import PARTIAL
 
 __all__ = ["COMMANDS", "Fixtures", "make_fixtures", "soak"]
 

@@ -20,10 +20,10 @@ from monai_dpmm_ad.detectors.himatch.matching import (
 )
 from monai_dpmm_ad.detectors.himatch.references import ReferenceCollector, split_slices
 from monai_dpmm_ad.detectors.search import INDEXES, NearestNeighbours
+from monai_dpmm_ad.embedding.types import EncodedSlices
 from monai_dpmm_ad.errors import NotFittedError, unknown_option
 from monai_dpmm_ad.ops.patches import normalize_embeddings
-from monai_dpmm_ad.processes import get_rank, get_world_size
-from monai_dpmm_ad.types import EncodedSlices
+from monai_dpmm_ad.utils.distributed import get_rank, get_world_size
 
 __all__ = ["FUSIONS", "HiMatchDetector"]
 
@@ -72,8 +72,8 @@ class HiMatchDetector(Detector):
     reference_counts: Tensor
     max_epochs = 1
     batch_unit = "scans"
-    graph_obstacle = "himatch chooses and clusters support images for each slice, in numbers of patches that differ"
-    sized_by_fit = ("reference_cls", "reference_patches", "reference_counts")
+    export_blocker = "himatch chooses and clusters support images for each slice, in numbers of patches that differ"
+    variable_buffers = ("reference_cls", "reference_patches", "reference_counts")
 
     def __init__(
         self,

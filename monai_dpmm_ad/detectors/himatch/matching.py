@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from monai_dpmm_ad.ops.clustering import fit_kmeans
+from monai_dpmm_ad.ops.kmeans import fit_kmeans
 
 __all__ = ["cluster_patches", "compare_locally", "compute_uncertainty", "fuse_maps", "score_left_out"]
 

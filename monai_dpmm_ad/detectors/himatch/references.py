@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from monai_dpmm_ad.embedding.store_rows import make_generator
+from monai_dpmm_ad.embedding.store.rows import make_generator
 from monai_dpmm_ad.ops.patches import normalize_embeddings
-from monai_dpmm_ad.processes import gather_rows
+from monai_dpmm_ad.utils.distributed import gather_rows
 
 __all__ = ["ReferenceCollector", "split_slices"]
 

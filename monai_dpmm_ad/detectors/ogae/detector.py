@@ -16,7 +16,7 @@ from monai_dpmm_ad.detectors.ogae.loss import MODES, compute_guided_loss
 from monai_dpmm_ad.detectors.ogae.ocsvm import check_nu
 from monai_dpmm_ad.errors import NotFittedError, unknown_option
 from monai_dpmm_ad.ops.distances import split_rows
-from monai_dpmm_ad.processes import gather_batch
+from monai_dpmm_ad.utils.distributed import gather_batch
 
 __all__ = ["OCSVMGuidedDetector"]
 

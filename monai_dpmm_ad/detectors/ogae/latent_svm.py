@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from monai_dpmm_ad.detectors.base import take_stored_shapes
+from monai_dpmm_ad.detectors.base import resize_buffers
 from monai_dpmm_ad.detectors.ogae.kernels import Gamma, compute_kernel, resolve_gamma, standardize
 from monai_dpmm_ad.detectors.ogae.ocsvm import solve_ocsvm
 from monai_dpmm_ad.ops.distances import CHUNK_SIZE, split_rows, squared_distances
@@ -93,5 +93,5 @@ class LatentSVM(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         # how many support vectors there are is known only from the file
-        take_stored_shapes(self, ("support", "alpha"), state_dict, prefix)
+        resize_buffers(self, ("support", "alpha"), state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -9,8 +9,8 @@ from reference.himatch import score_slice
 from torch import Tensor
 
 from monai_dpmm_ad.detectors import HiMatchDetector
+from monai_dpmm_ad.embedding.types import EncodedSlices, PatchEmbeddings
 from monai_dpmm_ad.errors import CheckpointError, NotFittedError
-from monai_dpmm_ad.types import EncodedSlices, PatchEmbeddings
 
 STAGES, DIM = 2, 8
 

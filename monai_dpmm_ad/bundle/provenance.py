@@ -1,0 +1,126 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Which scans a bundle has seen, and what it was fitted with: ``provenance.json`` in the bundle's folder.
+
+Nothing in it depends on the time or the machine, so that the same fit writes the same bytes. Paths may tell who a
+patient is: remove the file before a bundle is given away; only ``fit --update`` needs it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_dpmm_ad import __version__
+from monai_dpmm_ad.errors import CheckpointError
+from monai_dpmm_ad.utils.distributed import gather_lists, get_rank, get_world_size, share
+from monai_dpmm_ad.utils.files import file_sha256, write_json
+
+__all__ = ["FILE", "ROLES", "describe_scans", "hash_scans", "load_provenance", "write_provenance"]
+
+FILE = "provenance.json"
+ROLES = ("fitted", "held_out")
+_KEYS: dict[str, Any] = {
+    "name": str,
+    "image": (str, list),
+    "sha256": (str, type(None)),
+    "role": str,
+    "fit": int,
+    "calibrates": bool,
+}
+
+
+def hash_scans(items: Sequence[Mapping[str, Any]], key: str = "image") -> list[str | None]:
+    """SHA-256 of each scan's files, shared among the processes.
+
+    Args:
+        items: of a datalist.
+        key: ``image`` or ``label``.
+
+    Returns:
+        64 hexadecimal digits each: of the file, or of the names and digests of a series' files; None where there is
+        none or it cannot be read.
+    """
+    found = gather_lists([_hash(item.get(key)) for item in share(items)])
+    # Process r has items r, r + W, …; bring them back into order.
+    order = [number for rank in range(get_world_size()) for number in range(rank, len(items), get_world_size())]
+    by_number = dict(zip(order, found, strict=True))
+    return [by_number[number] for number in range(len(items))]
+
+
+def describe_scans(
+    items: Sequence[Mapping[str, Any]], role: str, fit: int, calibrates: bool = False
+) -> list[dict[str, Any]]:
+    """Describe scans for the provenance.
+
+    Args:
+        items: of a datalist.
+        role: one of ``ROLES``.
+        fit: 0 for the first fit, n for the n-th update.
+        calibrates: whether the calibration has seen them.
+    """
+    digests = zip(hash_scans(items), hash_scans(items, "label"), strict=True)
+    scans = []
+    for item, (image, label) in zip(items, digests, strict=True):
+        scan = {"name": item["name"], "image": item["image"], "sha256": image}
+        if item.get("label"):
+            scan |= {"label": item["label"], "label_sha256": label}
+        scans.append({**scan, "role": role, "fit": fit, "calibrates": calibrates})
+    return scans
+
+
+def write_provenance(
+    bundle_root: str | os.PathLike[str], scans: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any]
+) -> None:
+    """Write the provenance of a bundle; the first process does.
+
+    Args:
+        bundle_root: folder of the bundle.
+        scans: as :func:`describe_scans` gives them.
+        recipe: ids of ``configs/train.json`` that an update has to repeat, and their values.
+    """
+    if get_rank() == 0:
+        content = {"version": __version__, "recipe": dict(recipe), "scans": list(scans)}
+        write_json(Path(bundle_root) / FILE, content)
+
+
+def load_provenance(bundle_root: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read and check the provenance of a bundle.
+
+    Raises:
+        CheckpointError: when there is none, or it is damaged.
+    """
+    path = Path(bundle_root) / FILE
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content["recipe"], dict):
+            raise ValueError("its recipe is no dictionary")
+        for scan in content["scans"]:
+            wrong = [key for key, kind in _KEYS.items() if not isinstance(scan[key], kind)]
+            if wrong or scan["role"] not in ROLES:
+                raise ValueError(f"a scan has a wrong {', '.join(wrong) or 'role'}")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: is missing, so nothing is known of the fitted scans. Fit again.") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is no readable provenance ({error}). Copy the bundle again.") from error
+    return content
+
+
+def _hash(path: Any) -> str | None:
+    if not path:
+        return None
+    paths = [Path(path)] if isinstance(path, str) else [Path(part) for part in path]
+    try:
+        if len(paths) == 1 and paths[0].is_file():
+            return file_sha256(paths[0])
+        files = [file for part in paths for file in (sorted(part.iterdir()) if part.is_dir() else [part])]
+        digest = hashlib.sha256()
+        for file in files:
+            if file.is_file():
+                digest.update(f"{file.name}\0{file_sha256(file)}\n".encode())
+        return digest.hexdigest()
+    except OSError:
+        return None

@@ -1,0 +1,176 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Add new healthy scans to a fitted bundle without the scans that it was fitted on."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monai_dpmm_ad.bundle.folder import MODEL, is_fitted, read_settings
+from monai_dpmm_ad.bundle.provenance import describe_scans, hash_scans, load_provenance, write_provenance
+from monai_dpmm_ad.data.dataset import ScanFailure, write_failures
+from monai_dpmm_ad.data.split import Split, split_scans
+from monai_dpmm_ad.detectors import DPMMDetector
+from monai_dpmm_ad.errors import CheckpointError
+from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.utils.distributed import get_rank
+
+__all__ = ["read_update_settings", "record_scans", "split_update", "start_update"]
+
+Item = dict[str, Any]
+
+#: Settings of the first fit that new scans must share with the old ones, beside ``SETTINGS``.
+_FIXED = ("slice_selection", "num_slices", "min_slice_foreground", "exclude_label", "patch_fraction", "rotations")
+
+
+def split_update(
+    bundle: str | os.PathLike[str],
+    paths: str | Sequence[str],
+    validation_paths: str | Sequence[str] | None,
+    fraction: float,
+    seed: int,
+) -> Split:
+    """Find the new scans to fit, and those to validate and calibrate on.
+
+    A calibration is honest where each of its scans was scored by the posterior that it calibrates and never fitted. The
+    scores in the old bundle came from the old posterior, so they are not kept: held-out scans of the old bundle whose
+    files are still there, unchanged, are scored anew beside the new ones; the others are left out.
+
+    Args:
+        bundle: the fitted bundle.
+        paths: where the new scans are.
+        validation_paths: where new held-out scans are, see :func:`~monai_dpmm_ad.data.split.split_scans`.
+        fraction: as for :func:`~monai_dpmm_ad.data.split.split_scans`.
+        seed: as for :func:`~monai_dpmm_ad.data.split.split_scans`.
+
+    Returns:
+        The split; a scan that the bundle has seen already is in neither part, whatever its name.
+
+    Raises:
+        ValueError: when no scan is new.
+    """
+    scans = load_provenance(bundle)["scans"]
+    kept = _still_there([scan for scan in scans if scan["role"] == "held_out"])
+    with warnings.catch_warnings():
+        if kept:  # one new subject can be fitted whole where old scans calibrate
+            warnings.filterwarnings("ignore", "there is one subject only")
+        known = {scan["sha256"] for scan in scans}
+        new = split_scans(paths, validation_paths, fraction, seed, keep=lambda items: _unknown(items, known))
+    if not new.train:
+        raise ValueError("`images` must hold scans that the bundle has not seen, got none. Give new healthy scans.")
+    if not new.is_held_out and not kept:
+        return new
+    held_out = [*kept, *(new.held_out if new.is_held_out else ())]
+    return Split(new.train, _distinct(held_out, new.train), True)
+
+
+def read_update_settings(bundle: str | os.PathLike[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Combine the settings of a bundle with those that a user gives for its update.
+
+    Args:
+        bundle: the fitted bundle.
+        given: ids of ``configs/train.json``; those in ``SETTINGS`` and how patches are chosen must be the bundle's own.
+
+    Raises:
+        CheckpointError: when the bundle is not fitted or its provenance is missing.
+        ValueError: when a setting differs from the bundle's.
+    """
+    if not is_fitted(bundle):
+        raise CheckpointError(f"{bundle}: has no fitted model to update. Make one with fit.")
+    stored = read_settings(bundle)
+    recipe = load_provenance(bundle)["recipe"]
+    fixed = {**stored, **{name: recipe[name] for name in _FIXED if name in recipe}}
+    for name, value in given.items():
+        if name in fixed and value != fixed[name]:
+            raise ValueError(
+                f"`{name}` must be the bundle's own, {fixed[name]}, got {value}. Leave it out, or fit anew."
+            )
+    return {**recipe, **stored, **given}
+
+
+def start_update(network: AnomalyNet, bundle: str | os.PathLike[str]) -> None:
+    """Give a network what a bundle has learnt, to go on from there.
+
+    Raises:
+        CheckpointError: when the bundle is of another backbone.
+        ValueError: when its detector cannot take in new scans.
+    """
+    detector = network.detector
+    if not isinstance(detector, DPMMDetector):
+        raise ValueError(f"`update` needs a detector that can go on, got {type(detector).__name__}. Fit again.")
+    network.load_state_dict(torch.load(Path(bundle) / MODEL, map_location="cpu", weights_only=True))
+    detector.start_update()
+
+
+def record_scans(
+    bundle_root: str | os.PathLike[str],
+    split: Split,
+    failures: Sequence[ScanFailure],
+    recipe: Mapping[str, Any],
+    update: str | os.PathLike[str] | None = None,
+) -> None:
+    """Write which scans a bundle has seen, those of the bundle that it goes on from among them, and which failed.
+
+    Args:
+        bundle_root: folder of the new bundle.
+        split: what was fitted and held out.
+        failures: scans that could not be read, and so were not seen.
+        recipe: see :func:`~monai_dpmm_ad.bundle.provenance.write_provenance`.
+        update: folder of the bundle that was updated, None for a first fit.
+    """
+    old: list[Item] = load_provenance(update)["scans"] if update else []
+    number = 1 + max((scan["fit"] for scan in old), default=-1)
+    failed = {failure.name for failure in failures}
+    train, held_out = ([i for i in items if i["name"] not in failed] for items in (split.train, split.held_out))
+    scans = describe_scans(train, "fitted", number, calibrates=not split.is_held_out)
+    if split.is_held_out:
+        scans += describe_scans(held_out, "held_out", number, calibrates=True)
+    seen = {scan["sha256"]: scan for scan in scans if scan["sha256"]}
+    for scan in old:
+        again = seen.get(scan["sha256"]) if scan["role"] == "held_out" else None
+        if again is not None:
+            again["fit"] = scan["fit"]
+        scan["calibrates"] = False
+    gone = [scan for scan in old if scan["role"] == "fitted" or scan["sha256"] not in seen]
+    write_provenance(bundle_root, [*gone, *scans], recipe)
+    if get_rank() == 0:
+        write_failures(bundle_root, failures)
+
+
+def _still_there(scans: Sequence[Item]) -> list[Item]:
+    """Items of those scans whose files are unchanged."""
+    items: list[Item] = [{key: scan[key] for key in ("name", "image", "label") if key in scan} for scan in scans]
+    digests = zip(hash_scans(items), hash_scans(items, "label"), strict=True)
+    return [
+        item
+        for item, scan, (image, label) in zip(items, scans, digests, strict=True)
+        if image is not None and image == scan["sha256"] and label == scan.get("label_sha256")
+    ]
+
+
+def _unknown(items: Sequence[Item], known: set[str]) -> list[Item]:
+    digests = hash_scans(items)
+    seen = [item["name"] for item, digest in zip(items, digests, strict=True) if digest in known]
+    if seen:
+        shown = ", ".join(seen[:3]) + (", …" if len(seen) > 3 else "")
+        warnings.warn(f"{len(seen)} scans are in the bundle already and left out: {shown}", stacklevel=2)
+    return [item for item, digest in zip(items, digests, strict=True) if digest not in known]
+
+
+def _distinct(items: Sequence[Item], others: Sequence[Item]) -> list[Item]:
+    """The items with names that neither they nor others have twice."""
+    taken = {item["name"] for item in others}
+    renamed = []
+    for item in items:
+        name, number = item["name"], 1
+        while name in taken:
+            number += 1
+            name = f"{item['name']}_{number}"
+        taken.add(name)
+        renamed.append({**item, "name": name})
+    return renamed

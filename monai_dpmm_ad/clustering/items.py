@@ -1,0 +1,265 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""The items whose kinds are looked for: whole scans, or the single lesions of a calibrated mask, as bags of patches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.data import MetaTensor
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from monai_dpmm_ad.data.dataset import FAILURE, ScanDataset, describe_failure
+from monai_dpmm_ad.errors import unknown_option
+from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.network.inferer import VolumeInferer, iterate_slices
+from monai_dpmm_ad.ops.components import label_components
+from monai_dpmm_ad.ops.patches import join_stages, pool_foreground
+from monai_dpmm_ad.ops.slices import extract_slices
+from monai_dpmm_ad.utils.progress import track
+
+__all__ = ["KINDS", "Item", "ItemCollector", "Picture"]
+
+KINDS = ("images", "lesions")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The slice that shows an item best.
+
+    Args:
+        scan: (H, W), preprocessed intensities.
+        anomaly_map: (H, W), in the unit of the detector's scores.
+        mask: (H, W) Boolean, the lesion; None for a whole scan.
+    """
+
+    scan: NDArray[np.float32]
+    anomaly_map: NDArray[np.float32]
+    mask: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """One scan or lesion.
+
+    Args:
+        name: of the scan, with the lesion's number behind it.
+        scan: the scan's name.
+        image: the scan's path.
+        patches: (n, S·D), unit embeddings.
+        scores: (n,), the detector's.
+        picture: shows it.
+        coverage: (n,), share of each patch that the lesion covers; None for a scan.
+        lesion: number within the scan, by falling peak score; None for a scan.
+        size: mm³, or pixels of a picture; None for a scan.
+    """
+
+    name: str
+    scan: str
+    image: str
+    patches: Tensor
+    scores: Tensor
+    picture: Picture
+    coverage: Tensor | None = None
+    lesion: int | None = None
+    size: float | None = None
+
+
+@dataclass
+class _Patches:
+    """Rows gathered over slices."""
+
+    patches: list[Tensor] = field(default_factory=list)
+    scores: list[Tensor] = field(default_factory=list)
+    coverage: list[Tensor] = field(default_factory=list)
+
+    def take(self, limit: int, seed: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """All rows, or a random share of ``limit`` rows in their order."""
+        patches, scores = torch.cat(self.patches), torch.cat(self.scores)
+        coverage = torch.cat(self.coverage) if self.coverage else None
+        if len(patches) > limit:
+            order = torch.randperm(len(patches), generator=torch.Generator().manual_seed(seed))
+            kept = order[:limit].sort().values
+            patches, scores = patches[kept], scores[kept]
+            coverage = None if coverage is None else coverage[kept]
+        return patches, scores, coverage
+
+
+class ItemCollector:
+    """Run the network over scans and gather items.
+
+    Args:
+        network: fitted, on its device.
+        axes: the slices' axes, as in the bundle.
+        channels: of the slices, as in the bundle.
+        batch_size: slices in one forward pass.
+        kind: ``images`` or ``lesions``.
+        rate: false-positive rate of the mask whose connected components are the lesions.
+        min_volume: smallest lesion, mm³, or pixels of a picture.
+        max_patches: largest number of patches of an item; more are drawn from at random.
+        seed: of that draw.
+
+    Attributes:
+        bags: for ``lesions``, all foreground patches of each scan (at most ``max_patches``), by its name.
+    """
+
+    def __init__(
+        self,
+        network: AnomalyNet,
+        axes: Sequence[str] = ("axial",),
+        channels: int = 1,
+        batch_size: int = 8,
+        kind: str = "images",
+        rate: float = 0.01,
+        min_volume: float = 0.0,
+        max_patches: int = 2000,
+        seed: int = 0,
+    ) -> None:
+        if kind not in KINDS:
+            raise unknown_option("items", kind, KINDS)
+        if max_patches < 1:
+            raise ValueError(f"`max_patches` must be at least 1, got {max_patches}.")
+        self.network = network
+        self.axes, self.channels, self.batch_size = tuple(axes), channels, batch_size
+        self.kind, self.min_volume, self.max_patches, self.seed = kind, min_volume, max_patches, seed
+        self.threshold = float(network.calibration.threshold(rate)) if kind == "lesions" else None
+        self.bags: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def collect(self, dataset: ScanDataset, description: str = "Embedding") -> list[Item]:
+        """Gather the items of all scans; what fails is appended to ``dataset.failures``."""
+        items: list[Item] = []
+        for index in track(range(len(dataset)), total=len(dataset), description=description):
+            scan = dataset[index]
+            if FAILURE in scan:
+                continue
+            entry = dataset.data[index]
+            try:
+                items += self._collect_scan(scan["image"], str(entry["name"]), str(entry["image"]))
+            except (ValueError, RuntimeError, OSError, MemoryError) as error:
+                dataset.failures.append(describe_failure(entry, error))
+        return items
+
+    def _collect_scan(self, image: MetaTensor, name: str, path: str) -> list[Item]:
+        plain = image.as_subclass(Tensor)
+        if self.kind == "images":
+            return [self._whole_scan(plain, name, path)]
+        labels, maps, sizes = self._find_lesions(image)
+        everything, lesions = _Patches(), [_Patches() for _ in sizes]
+        for axis, index, images, positions in self._batches(plain):
+            encoded, valid, scores = self._encode(images, positions)
+            _append(everything, encoded, valid, scores)
+            shares = self._cover(labels, axis, index, len(sizes))  # (lesions, b, h, w)
+            for found, share in zip(lesions, shares, strict=True):
+                touched = valid & (share > 0)
+                if touched.any():
+                    _append(found, encoded, touched, scores)
+                    found.coverage.append(share[touched].cpu())
+        self.bags[name] = everything.take(self.max_patches, self.seed)[0]
+        return [
+            self._make_lesion(found, number, size, name, path, plain, labels, maps)
+            for number, (found, size) in enumerate(zip(lesions, sizes, strict=True), start=1)
+            if found.patches  # one that touches background patches alone has nothing that was ever fitted
+        ]
+
+    def _whole_scan(self, image: Tensor, name: str, path: str) -> Item:
+        gathered, picture, highest = _Patches(), None, -np.inf
+        for _, _, images, positions in self._batches(image):
+            encoded, valid, scores = self._encode(images, positions)
+            _append(gathered, encoded, valid, scores)
+            shown = torch.where(valid, scores, 0)
+            means = shown.sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)
+            best = int(means.argmax())
+            if float(means[best]) > highest:
+                highest, slice_ = float(means[best]), images[best, images.shape[1] // 2]
+                enlarged = F.interpolate(shown[best][None, None], slice_.shape, mode="bilinear")[0, 0]
+                picture = Picture(_to_array(slice_), _to_array(enlarged * (slice_ > 0)))
+        if picture is None or not sum(map(len, gathered.patches)):
+            raise ValueError("no patch holds enough foreground")
+        patches, scores, _ = gathered.take(self.max_patches, self.seed)
+        return Item(name, name, path, patches, scores, picture)
+
+    def _batches(self, image: Tensor) -> Iterator[tuple[str | None, Tensor | None, Tensor, Tensor | None]]:
+        """Batches of slices: axis, their index (b,), images (b, C, H, W), positions (b,); a picture is one slice."""
+        device = self.network.backbone_digest.device
+        if image.ndim == 3:
+            yield None, None, image[None].expand(-1, self.channels, -1, -1).to(device), None
+            return
+        for axis in self.axes:
+            slices = extract_slices(image, axis)
+            for index, images, positions in iterate_slices(slices, self.batch_size, self.channels):
+                yield axis, index, images.to(device), positions.to(device)
+
+    def _encode(self, images: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit embeddings (b, h, w, S·D), whether each is foreground and its score, (b, h, w)."""
+        encoded = self.network.encode(images, positions)
+        valid = self.network.choose_patches(encoded)
+        scores = self.network.detector.score_slices(encoded, valid)
+        return join_stages(encoded.embeddings.patches.movedim(1, 3)), valid, scores
+
+    def _find_lesions(self, image: MetaTensor) -> tuple[Tensor, Tensor, list[float]]:
+        """Label the lesions, numbered as `compute_lesions` does: labels and map on the preprocessed grid, sizes."""
+        device = self.network.backbone_digest.device
+        inferer = VolumeInferer(self.axes, self.batch_size, self.channels)
+        maps = inferer(image.as_subclass(Tensor)[None].to(device), self.network)[0, 0].cpu()
+        found, number, box = label_components(maps.numpy() > self.threshold)
+        labels = np.zeros(maps.shape, np.int32)
+        if not number:
+            return torch.from_numpy(labels), maps, []
+        unit = 1.0 if image.ndim == 3 else float(abs(np.linalg.det(np.asarray(image.affine)[:3, :3])))
+        sizes = np.bincount(found.ravel(), minlength=number + 1)[1:] * unit
+        peaks = ndimage.maximum(maps.numpy()[box], found, np.arange(1, number + 1))
+        order = [i for i in np.lexsort((-sizes, -peaks)) if sizes[i] >= self.min_volume]
+        ranks = np.zeros(number + 1, np.int32)
+        ranks[np.array(order, dtype=int) + 1] = np.arange(1, len(order) + 1)
+        labels[box] = ranks[found]
+        return torch.from_numpy(labels), maps, [float(sizes[i]) for i in order]
+
+    def _cover(self, labels: Tensor, axis: str | None, index: Tensor | None, number: int) -> Iterator[Tensor]:
+        """Share (b, h, w) of each patch that a lesion covers, for one lesion after the other."""
+        slices = labels[None, None] if axis is None else extract_slices(labels[None], axis)[index]
+        size = self.network.resized_shape(*slices.shape[-2:])
+        device = self.network.backbone_digest.device
+        present = set(slices.unique().tolist())
+        for lesion in range(1, number + 1):
+            if lesion not in present:
+                yield torch.zeros((), device=device)
+                continue
+            own = F.adaptive_avg_pool2d((slices == lesion).float().to(device), size)
+            yield pool_foreground(own, self.network.embedder.patch_size)
+
+    def _make_lesion(
+        self,
+        found: _Patches,
+        number: int,
+        size: float,
+        scan: str,
+        path: str,
+        image: Tensor,
+        labels: Tensor,
+        maps: Tensor,
+    ) -> Item:
+        mask = labels == number
+        parts = [image[0].cpu(), maps, mask]
+        if mask.ndim == 3:  # the axial slice that shows most of it
+            best = int(mask.sum((0, 1)).argmax())
+            parts = [part[..., best] for part in parts]
+        picture = Picture(_to_array(parts[0]), _to_array(parts[1]), parts[2].numpy())
+        patches, scores, coverage = found.take(self.max_patches, self.seed)
+        name = f"{scan}_lesion{number}"
+        return Item(name, scan, path, patches, scores, picture, coverage, number, size)
+
+
+def _append(gathered: _Patches, patches: Tensor, chosen: Tensor, scores: Tensor) -> None:
+    gathered.patches.append(patches[chosen].cpu())
+    gathered.scores.append(scores[chosen].float().cpu())
+
+
+def _to_array(values: Tensor) -> NDArray[Any]:
+    return values.detach().cpu().float().numpy().copy()

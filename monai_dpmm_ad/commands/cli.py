@@ -1,0 +1,207 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from monai_dpmm_ad.commands.parser import make_parser
+from monai_dpmm_ad.errors import find_user_error
+from monai_dpmm_ad.utils.memory import keep_heap
+
+if TYPE_CHECKING:
+    from monai_dpmm_ad.commands.cluster import ClusterOutcome
+    from monai_dpmm_ad.commands.run import Outcome
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``monai-dpmm-ad``.
+
+    Args:
+        arguments: without the program's name; None takes those of the process.
+
+    Returns:
+        0 when every input was processed, 1 otherwise.
+    """
+    options = vars(make_parser().parse_args(arguments))
+    run, debug = _RUNNERS[options.pop("command")], options.pop("debug")
+    keep_heap()
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    if not debug:
+        logging.disable(logging.ERROR)  # MONAI and Ignite narrate; what matters is printed below
+    try:
+        return run({name: value for name, value in options.items() if value is not None})
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+    except Exception as error:
+        known = find_user_error(error)
+        if debug or known is None:
+            raise
+        print(f"error: {_one_line(known)}", file=sys.stderr)
+    return 1
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *location: Any) -> None:
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _demo(options: dict[str, Any]) -> int:
+    from monai_dpmm_ad import commands
+
+    outcome = commands.demo(**options)
+    return _print(outcome, options["out"])
+
+
+def _fit(options: dict[str, Any]) -> int:
+    from monai_dpmm_ad import commands
+    from monai_dpmm_ad.utils.distributed import is_first
+
+    if "detector_options" in options:
+        options["detector_options"] = dict(options["detector_options"])
+    outcome = commands.fit(**options)
+    if is_first():
+        print(f"fitted bundle: {options['out']}")
+        if outcome.note:
+            print(f"note: {outcome.note}", file=sys.stderr)
+    return _print_failures(outcome)
+
+
+def _infer(options: dict[str, Any]) -> int:
+    from monai_dpmm_ad import commands
+
+    return _print(commands.infer(**options), options["out"])
+
+
+def _evaluate(options: dict[str, Any]) -> int:
+    from monai_dpmm_ad import commands
+
+    return _print(commands.evaluate(**options), options["out"])
+
+
+def _cluster(options: dict[str, Any]) -> int:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from monai_dpmm_ad.commands.cluster import cluster
+
+    outcome = cluster(**options)
+    groups, table = outcome.groups, Table("group", "items", "most typical")
+    for group in range(groups.grouping.num_clusters):
+        members = groups.members(group)
+        typical = ", ".join(groups.items[index].name for index in members[:3])
+        table.add_row(str(group + 1), str(len(members)), Text(typical))
+    console = Console()
+    console.print(table)
+    if groups.metrics:
+        print("  ".join(f"{name} {value:.3f}" for name, value in groups.metrics.items() if isinstance(value, float)))
+    print(f"results: {options['out']}")
+    return _print_failures(outcome)
+
+
+def _benchmark(options: dict[str, Any]) -> int:
+    from monai_dpmm_ad.commands.benchmark import benchmark
+
+    outcome = benchmark(**options, report=lambda cell, state: print(f"{cell.path}: {state}", file=sys.stderr))
+    print(f"results: {options['out']}/table.md")
+    return _print_failures(outcome)
+
+
+def _export(options: dict[str, Any]) -> int:
+    from monai_dpmm_ad.bundle.export import export_network
+
+    print(f"graph: {export_network(**options)}")
+    return 0
+
+
+def _pretrain(options: dict[str, Any]) -> int:
+    from dataclasses import fields
+
+    from monai_dpmm_ad.pretraining import Recipe, pretrain
+
+    names = {field.name for field in fields(Recipe)}
+    recipe = Recipe(**{name: options.pop(name) for name in list(options) if name in names})
+    folder = pretrain(**options, recipe=recipe, report=_print_progress)
+    print(f"embedder: {folder}")
+    return 0
+
+
+def _print_progress(step: int, figures: Mapping[str, float]) -> None:
+    print(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()), file=sys.stderr)
+
+
+def _print(outcome: Outcome, folder: str) -> int:
+    from monai_dpmm_ad.utils.distributed import is_first
+
+    if not is_first():
+        return _print_failures(outcome)
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from monai_dpmm_ad.calibration.drift import describe_drift
+
+    console = Console()
+    table = Table("scan", "score", "p-value", "flagged", "lesions")
+    for row in outcome.scans:
+        flagged = "" if row.flagged is None else f"{row.flagged:.1f} {row.flagged_unit}"
+        p_value = "" if row.p_value is None else f"{row.p_value:.3f}"
+        lesions = "" if row.num_lesions is None else str(row.num_lesions)
+        table.add_row(Text(row.name), f"{row.score:.4g}", p_value, flagged, lesions)
+    if len(outcome.scans) <= 50:
+        console.print(table)
+    if outcome.metrics:
+        console.print(_metrics_table(outcome.metrics))
+    print(f"results: {outcome.report or folder}")
+    if warning := describe_drift(outcome.drift):
+        print(f"warning: {warning}", file=sys.stderr)
+    if outcome.note:
+        print(f"note: {outcome.note}", file=sys.stderr)
+    return _print_failures(outcome)
+
+
+def _metrics_table(metrics: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    table = Table("metric", "value", "95 % interval")
+    for name, value in metrics.items():
+        if isinstance(value, float):
+            low_high = metrics.get(f"{name}_ci")
+            table.add_row(name, f"{value:.3f}", f"{low_high[0]:.3f}–{low_high[1]:.3f}" if low_high else "")
+    return table
+
+
+def _print_failures(outcome: Outcome | ClusterOutcome) -> int:
+    from monai_dpmm_ad.utils.distributed import is_first
+
+    for failure in outcome.failures if is_first() else ():
+        print(f"failed: {failure.path}: {failure.reason}", file=sys.stderr)
+    return 1 if outcome.failures else 0
+
+
+_RUNNERS: dict[str, Callable[[dict[str, Any]], int]] = {
+    "demo": _demo,
+    "fit": _fit,
+    "infer": _infer,
+    "evaluate": _evaluate,
+    "cluster": _cluster,
+    "benchmark": _benchmark,
+    "export": _export,
+    "pretrain": _pretrain,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

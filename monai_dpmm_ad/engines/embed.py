@@ -1,0 +1,167 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""From normal scans to an embedding store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.data import ThreadDataLoader
+from torch import Tensor
+
+from monai_dpmm_ad.data.dataset import ScanDataset, ScanFailure
+from monai_dpmm_ad.embedding import EmbeddingStore, StoreWriter, adopt_parts, part_path
+from monai_dpmm_ad.errors import EmbeddingStoreError
+from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.ops.patches import pool_foreground
+from monai_dpmm_ad.transforms.rotate import check_rotations, rotate_slices
+from monai_dpmm_ad.utils.distributed import gather_lists, get_rank, get_world_size, share, wait_for_all
+from monai_dpmm_ad.utils.progress import track
+
+__all__ = ["embed_dataset"]
+
+
+def embed_dataset(
+    dataset: ScanDataset,
+    network: AnomalyNet,
+    path: str | os.PathLike[str],
+    preprocessing: dict[str, Any],
+    device: torch.device | str = "cpu",
+    patch_fraction: float = 1.0,
+    batch_size: int = 8,
+    seed: int = 0,
+    rotations: Sequence[float] = (0,),
+) -> EmbeddingStore:
+    """Embed the normal patches of every scan into a store on disk, or continue an interrupted store.
+
+    Left out are patches with too little foreground and those that a ``label`` touches.
+
+    Args:
+        dataset: each scan's transform ends in :class:`~monai_dpmm_ad.transforms.SampleSlicesd`; what cannot be read is
+            in its ``failures`` afterwards.
+        network: its embedder is used, its detector is not.
+        path: folder of the store. Under torch.distributed, where all processes must see it, each embeds its share of
+            the scans; what is read afterwards does not depend on the number of processes.
+        preprocessing: all settings that change what the embedder sees; part of the store's fingerprint.
+        device: where to embed.
+        patch_fraction: random share of each slice's patches that is kept, in (0, 1].
+        batch_size: slices in one forward pass.
+        seed: of that random share.
+        rotations: degrees; each slice is embedded once at each angle.
+
+    Returns:
+        The complete store, opened for reading.
+
+    Raises:
+        EmbeddingStoreError: when no scan gave a single patch, or the folder holds another backbone's embeddings.
+    """
+    angles = check_rotations(rotations)
+    settings = {**preprocessing, "rotations": angles}
+    fingerprint = {"embedder": network.embedder.fingerprint(), "preprocessing": settings}
+
+    def open_writer(folder: str | os.PathLike[str]) -> StoreWriter:
+        return StoreWriter(folder, fingerprint, patch_fraction=patch_fraction, seed=seed)
+
+    def embed_scan(slices: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        turned = [copy for angle in angles for copy in rotate_slices(slices, angle)]
+        return _embed_scan(turned, network, device, batch_size)
+
+    network.to(device).eval()
+    dataset.failures.extend(_embed_missing(dataset, path, open_writer, embed_scan))
+    store = EmbeddingStore(path, order=[item["name"] for item in dataset.data])
+    if store.num_rows == 0:
+        reasons = (
+            "; ".join(f"{failure.path}: {failure.reason}" for failure in dataset.failures)
+            or "no normal patch was found"
+        )
+        raise EmbeddingStoreError(f"None of the {len(dataset.data)} scans could be embedded. {reasons}")
+    return store
+
+
+def _embed_missing(
+    dataset: ScanDataset,
+    path: str | os.PathLike[str],
+    open_writer: Callable[[str | os.PathLike[str]], StoreWriter],
+    embed_scan: Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]],
+) -> list[ScanFailure]:
+    """Embed what a store lacks, each process its share; returns the failures of all processes."""
+    if get_world_size() == 1:
+        with open_writer(path) as writer:
+            adopt_parts(writer)  # what an interrupted run of several processes left
+            return _embed_scans(dataset.data, dataset.transform, writer, embed_scan)
+    _adopt(path, open_writer)
+    done = set(EmbeddingStore(path).sources)
+    todo = share([item for item in dataset.data if item["name"] not in done])
+    with open_writer(part_path(path, get_rank(), get_world_size())) as writer:
+        failures = _embed_scans(todo, dataset.transform, writer, embed_scan)
+    _adopt(path, open_writer)
+    return gather_lists(failures)
+
+
+def _adopt(path: str | os.PathLike[str], open_writer: Callable[[str | os.PathLike[str]], StoreWriter]) -> None:
+    """Let one process bring all parts into the store, when all have written theirs."""
+    wait_for_all()
+    if get_rank() == 0:
+        with open_writer(path) as writer:
+            adopt_parts(writer)
+    wait_for_all()
+
+
+def _embed_scans(
+    items: Sequence[dict[str, Any]],
+    transform: Callable[[dict[str, Any]], Any],
+    writer: StoreWriter,
+    embed_scan: Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]],
+) -> list[ScanFailure]:
+    todo = [item for item in items if not writer.done(item["name"])]
+    pending = ScanDataset(todo, transform)
+    loader = ThreadDataLoader(pending, batch_size=1, num_workers=0, collate_fn=_first, buffer_size=1)
+    for item, slices in track(zip(todo, loader, strict=True), total=len(todo), description="Embedding"):
+        if not isinstance(slices, dict):
+            writer.write(item["name"], **embed_scan(slices))
+    return pending.failures
+
+
+def _first(batch: Sequence[Any]) -> Any:
+    return batch[0]
+
+
+@torch.no_grad()
+def _embed_scan(
+    slices: Sequence[dict[str, Any]], network: AnomalyNet, device: torch.device | str, batch_size: int
+) -> dict[str, Tensor]:
+    parts: list[dict[str, Tensor]] = []
+    cls = []
+    for start, batch in _batches(slices, batch_size):
+        images = torch.stack([item["image"].as_subclass(Tensor) for item in batch]).to(device)
+        encoded = network.encode(images, torch.tensor([item["position"] for item in batch], device=device))
+        normal = network.choose_patches(encoded).clone()
+        if "label" in batch[0]:
+            labels = torch.stack([item["label"].as_subclass(Tensor) for item in batch]).to(device)
+            normal &= ~_touched(labels, images, network)
+        numbers = torch.arange(start, start + len(batch), device=normal.device).view(-1, 1, 1).expand(normal.shape)
+        rows = {**encoded.rows(), "slice_index": numbers}
+        parts.append({name: values[normal].cpu() for name, values in rows.items()})
+        cls.append(encoded.embeddings.cls.cpu())
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} | {"cls": torch.cat(cls)}
+
+
+def _touched(labels: Tensor, images: Tensor, network: AnomalyNet) -> Tensor:
+    """Patches ``(B, h, w)`` that an abnormal pixel of ``labels (B, 1, H, W)`` touches."""
+    resized = F.adaptive_max_pool2d((labels > 0).float(), network.resized_shape(*images.shape[-2:]))
+    return pool_foreground(resized, network.embedder.patch_size) > 0
+
+
+def _batches(slices: Sequence[dict[str, Any]], size: int) -> Iterator[tuple[int, Sequence[dict[str, Any]]]]:
+    """Consecutive slices of one shape, at most ``size`` of them, with the number of the first."""
+    start = 0
+    while start < len(slices):
+        stop = start + 1
+        shape = slices[start]["image"].shape
+        while stop < min(start + size, len(slices)) and slices[stop]["image"].shape == shape:
+            stop += 1
+        yield start, slices[start:stop]
+        start = stop

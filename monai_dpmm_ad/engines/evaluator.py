@@ -1,0 +1,124 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Ignite engines: evaluate scans, fit a detector, validate it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator
+from monai.engines.utils import IterationEvents
+from monai.utils import CommonKeys
+
+from monai_dpmm_ad.data.dataset import FAILURE, ScanFailure, describe_failure
+from monai_dpmm_ad.engines.prefetch import Prefetcher
+
+__all__ = ["ScanEvaluator", "iteration_scans"]
+
+
+def iteration_scans(engine: Engine) -> list[dict[str, Any]]:
+    """What the current iteration of a :class:`ScanEvaluator` gave: one dictionary, or none where the scan failed."""
+    return cast(list[dict[str, Any]], engine.state.output)
+
+
+class ScanEvaluator(SupervisedEvaluator):
+    """MONAI's evaluator for one scan at a time, in which a bad scan does not stop the others.
+
+    A scan that cannot be read, mapped or saved is appended to ``engine.failures``; its iteration ends with an empty
+    list as output, which handlers skip. Everything else is as in :class:`monai.engines.SupervisedEvaluator`, but the
+    network works on the next scan, in a thread of its own, while this one is postprocessed, saved and handled. One
+    scan and its map more are in memory for that.
+
+    Attributes:
+        failures: the scans that were not processed.
+        watchers: called in the network's thread before and after each scan is mapped; what they return after it comes
+            into the scan's output under their name.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.failures: list[ScanFailure] = []
+        self.watchers: dict[str, Callable[[], Any]] = {}  # handlers are attached by the base class
+        super().__init__(*args, **kwargs)
+        self.data_loader = self._prefetcher = Prefetcher(self.data_loader, self._predict)
+
+    def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
+        """Process all scans; ``failures`` starts empty.
+
+        Raises:
+            RuntimeError: when the loader ends before its last scan: MONAI's keeps to itself what its thread raised.
+        """
+        self.failures.clear()
+        if not self.state.epoch_length:
+            # Nothing is left for this process, but the others wait for it where they gather their results.
+            for event in (Events.STARTED, Events.EPOCH_STARTED, Events.EPOCH_COMPLETED, Events.COMPLETED):
+                self.fire_event(event)
+            return
+        try:
+            super().run(global_epoch)
+        finally:
+            self._prefetcher.close()
+
+    def _predict(self, batchdata: dict[str, Any]) -> _Prediction:
+        """Map a scan, in the network's thread."""
+        if FAILURE in batchdata:
+            return _Prediction(failure=batchdata[FAILURE])
+        for watch in self.watchers.values():
+            watch()  # what an earlier scan left that could not be mapped
+        try:
+            output = self._map(batchdata)
+        except SCAN_ERRORS as error:
+            return _Prediction(failure=_blame(batchdata, error))
+        return _Prediction(output, {name: watch() for name, watch in self.watchers.items()})
+
+    def _map(self, batchdata: dict[str, Any]) -> dict[str, Any]:
+        batch = self.prepare_batch(batchdata, self.state.device, self.non_blocking, **self.to_kwargs)  # type: ignore
+        inputs, targets, arguments, options = batch if len(batch) == 4 else (*batch, (), {})
+
+        def network(*args: Any, **kwargs: Any) -> Any:
+            self._prefetcher.check()
+            return self.network(*args, **kwargs)
+
+        with self.mode(self.network), torch.autocast("cuda", enabled=self.amp, **self.amp_kwargs):
+            maps = self.inferer(inputs, network, *arguments, **options)
+        # Taken off a GPU here: a copy that the other thread asked for would wait for the next scan's passes.
+        return {CommonKeys.IMAGE: inputs, CommonKeys.LABEL: targets, CommonKeys.PRED: maps.cpu()}
+
+    def _iteration(self, engine: Any, batchdata: tuple[Any, _Prediction]) -> Any:  # type: ignore[override]
+        loaded, prediction = batchdata
+        if prediction.failure is not None:
+            return self._fail(prediction.failure)
+        self.state.batch, self.state.output = loaded, prediction.output
+        try:
+            self.fire_event(IterationEvents.FORWARD_COMPLETED)
+            self.fire_event(IterationEvents.MODEL_COMPLETED)
+        except SCAN_ERRORS as error:
+            return self._fail(_blame(loaded, error))
+        for scan in iteration_scans(self):
+            scan.update(prediction.seen)
+        return self.state.output
+
+    def _fail(self, failure: ScanFailure) -> list[Any]:
+        self.failures.append(failure)
+        self.state.batch, self.state.output = [], []
+        return self.state.output
+
+
+SCAN_ERRORS = (ValueError, RuntimeError, OSError, MemoryError)  # what a scan may cause; anything else is a mistake
+
+
+@dataclass(frozen=True)
+class _Prediction:
+    """What the network says of a scan: MONAI's output and what was seen on the way, or why there is none."""
+
+    output: dict[str, Any] = field(default_factory=dict)
+    seen: dict[str, Any] = field(default_factory=dict)
+    failure: ScanFailure | None = None
+
+
+def _blame(batchdata: dict[str, Any], error: Exception) -> ScanFailure:
+    meta = batchdata[CommonKeys.IMAGE].meta
+    item: dict[Hashable, Any] = {"name": meta["name"][0], "image": meta["filename_or_obj"][0]}
+    return describe_failure(item, error)

@@ -1,0 +1,96 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Which scans of an output folder are finished, so that the same command goes on after an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_dpmm_ad import __version__
+from monai_dpmm_ad.utils.files import file_sha256, write_json
+
+__all__ = ["FOLDER", "ResumeLog"]
+
+FOLDER = ".finished"
+
+
+class ResumeLog:
+    """A small file for each finished scan: what its tables say, and what it was made from.
+
+    A scan counts as finished where its record names the same model, settings, source files (path, size, time of
+    change) and the outputs are there with their sizes. Records are written after the outputs, each in one step.
+
+    Args:
+        output_dir: folder of the outputs; the records are in its ``.finished``.
+        ckpt_path: the model.
+        settings: whatever else the outputs depend on, plain JSON.
+
+    Attributes:
+        records: the contents of those that :meth:`remaining` found finished, scan name → record.
+    """
+
+    def __init__(
+        self, output_dir: str | os.PathLike[str], ckpt_path: str | os.PathLike[str], settings: Mapping[str, Any]
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.ckpt_path = Path(ckpt_path)
+        self.settings = dict(settings)
+        self.records: dict[str, dict[str, Any]] = {}
+        self._keys: dict[str, str] = {}
+        self._model = ""
+
+    def remaining(self, items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Find the items that are not finished; the others' records are in ``records`` afterwards."""
+        self._model = file_sha256(self.ckpt_path) if self.ckpt_path.is_file() else ""
+        remaining = []
+        for item in items:
+            name = str(item["name"])
+            self._keys[name] = self._key(item)
+            record = self._read(name)
+            if record is None:
+                remaining.append(item)
+            else:
+                self.records[name] = record
+        return remaining
+
+    def save(self, name: str, outputs: Sequence[Path], **content: Any) -> None:
+        """Record that a scan is finished; one that :meth:`remaining` was not asked about is not recorded.
+
+        Args:
+            name: of the scan.
+            outputs: the files that were written, inside the output folder.
+            content: what the tables say of it, plain JSON.
+        """
+        if name in self._keys:
+            sizes = {path.name: path.stat().st_size for path in outputs if path.is_file()}
+            record = {"key": self._keys[name], "outputs": sizes, **content}
+            write_json(self._path(name), record)
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            record: dict[str, Any] = json.loads(self._path(name).read_text(encoding="utf-8"))
+            sizes = {file: (self.output_dir / Path(file).name).stat().st_size for file in record["outputs"]}
+            fits = record["key"] == self._keys[name] and sizes == record["outputs"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        return record if fits else None
+
+    def _path(self, name: str) -> Path:
+        return self.output_dir / FOLDER / f"{name}.json"
+
+    def _key(self, item: Mapping[str, Any]) -> str:
+        files = [stamp for key in ("image", "label") if item.get(key) for stamp in _stamps(item[key])]
+        content = [__version__, self._model, self.settings, dict(item), files]
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _stamps(path: str | Sequence[str]) -> list[tuple[str, int, int]]:
+    """Path, size and time of change of a file, of a series' files, or of all files in a folder."""
+    paths = [Path(path)] if isinstance(path, str) else [Path(part) for part in path]
+    files = [file for part in paths for file in (sorted(part.iterdir()) if part.is_dir() else [part])]
+    stats = [(file, file.stat()) for file in files if file.exists()]
+    return [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats]

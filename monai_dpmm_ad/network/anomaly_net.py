@@ -1,0 +1,222 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""The bundle's network: images in, anomaly map out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from monai_dpmm_ad.calibration import Calibration
+from monai_dpmm_ad.calibration.drift import DriftReference
+from monai_dpmm_ad.detectors import Detector, DPMMDetector
+from monai_dpmm_ad.embedding import Embedder
+from monai_dpmm_ad.embedding.types import EncodedSlices
+from monai_dpmm_ad.errors import CheckpointError, unknown_option
+from monai_dpmm_ad.network.intensity_tail import IntensityTail
+from monai_dpmm_ad.network.patch_mask import PrincipalMask
+from monai_dpmm_ad.network.upsampling import REFINEMENTS, refine_scores, upsample_scores
+from monai_dpmm_ad.ops.graphs import is_exporting
+from monai_dpmm_ad.ops.patches import pool_foreground
+
+__all__ = ["AnomalyNet"]
+
+
+class AnomalyNet(nn.Module):
+    """Frozen embedder, detector and calibration as one network: ``(B, C, H, W)`` → ``(B, 1, H, W)``.
+
+    Background pixels of the images are exactly 0 and stay 0 in the map: what was never fitted never scores. Images are
+    resized so that their longer side is ``image_size``; the map comes back at the size of the input. The state
+    dict holds the detector, the calibration and a digest of the embedder's fingerprint, but not the embedder's weights.
+
+    Args:
+        embedder: turns slices into patch embeddings.
+        detector: scores patches.
+        image_size: longer side of what the embedder sees, in pixels.
+        min_foreground: least share of foreground pixels of a patch that is fitted and scored.
+        num_shifts: n; the map is averaged over n×n sub-patch shifts of the grid, at n² times the cost.
+        intensity_tail: ``"bright"``, ``"dark"`` or ``"both"`` adds how unusual a pixel's own intensity is, see
+            :class:`~monai_dpmm_ad.network.intensity_tail.IntensityTail`; ``"none"`` leaves it out.
+        intensity_weight: weight of that term.
+        upsampling: how patch scores become pixels, see :func:`~monai_dpmm_ad.network.upsampling.refine_scores`.
+        num_regions: regions of an atlas with thresholds of their own.
+        patch_mask: ``"pca"`` fits and scores only the patches that
+            :class:`~monai_dpmm_ad.network.patch_mask.PrincipalMask` keeps; the pixels of the others score 0. ``"none"``
+            takes all of the foreground.
+        mask_threshold: of that mask.
+        mask_closing: of that mask, in patches.
+        state: a state dict to begin with, so that a fitted bundle's network is complete once its config is parsed, as
+            MONAI's own checks take it.
+    """
+
+    backbone_digest: Tensor
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        detector: Detector,
+        image_size: int = 224,
+        min_foreground: float = 0.25,
+        num_shifts: int = 1,
+        intensity_tail: str = "none",
+        intensity_weight: float = 1.0,
+        upsampling: str = "guided",
+        num_regions: int = 0,
+        patch_mask: str = "none",
+        mask_threshold: float = 0.0,
+        mask_closing: int = 1,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        if image_size < embedder.patch_size:
+            raise ValueError(
+                f"`image_size` must be at least the embedder's patch size {embedder.patch_size}, got {image_size}."
+            )
+        if not 0 < min_foreground <= 1:
+            raise ValueError(f"`min_foreground` must lie in (0, 1], got {min_foreground}.")
+        if not 1 <= num_shifts <= embedder.patch_size:
+            raise ValueError(
+                f"`num_shifts` must lie between 1 and the patch size {embedder.patch_size}, got {num_shifts}."
+            )
+        if upsampling not in REFINEMENTS:
+            raise unknown_option("upsampling", upsampling, REFINEMENTS)
+        self.embedder = embedder
+        self.detector = detector
+        self.calibration = Calibration(num_regions)
+        self.image_size = image_size
+        self.min_foreground = min_foreground
+        self.num_shifts = num_shifts
+        self.intensity_tail = None if intensity_tail == "none" else IntensityTail(intensity_tail, intensity_weight)
+        self.upsampling = upsampling
+        self.patch_mask = PrincipalMask.make(patch_mask, mask_threshold, mask_closing)
+        self.drift = DriftReference(detector.mixture.num_components if isinstance(detector, DPMMDetector) else 0)
+        #: called with encoded slices on the unshifted grid, which of their patches count, and their scores
+        self.observer: Callable[[EncodedSlices, Tensor, Tensor], None] | None = None
+        self.register_buffer(
+            "backbone_digest", torch.frombuffer(bytearray.fromhex(embedder.digest()), dtype=torch.uint8).clone()
+        )
+        if state is not None:
+            self.load_state_dict(state)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        stored = state_dict.get(prefix + "backbone_digest")
+        if stored is not None and stored.tolist() != self.backbone_digest.tolist():
+            raise CheckpointError(
+                "The checkpoint was fitted with another backbone than the one that is loaded, "
+                f"{self.embedder.fingerprint()}. Use the embedder that the bundle was fitted with, or fit again."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def resized_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Shape at which the embedder sees an image of ``height`` × ``width`` pixels."""
+        height, width = int(height), int(width)  # tensors while tracing
+        scale = self.image_size / max(height, width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def encode(self, images: Tensor, positions: Tensor | None = None, shift: tuple[int, int] = (0, 0)) -> EncodedSlices:
+        """Embed slices.
+
+        Args:
+            images: ``(B, C, H, W)`` in [0, 1], background exactly 0; C is 1 or 3.
+            positions: ``(B,)``, relative position of each slice along its axis, in [0, 1]; 0.5 when None.
+            shift: rows and columns, in resized pixels, by which the patch grid starts above and left of the image.
+        """
+        size = self.resized_shape(*images.shape[-2:])
+        resized = F.interpolate(images, size, mode="bilinear", antialias=True)
+        foreground = F.adaptive_avg_pool2d(_foreground(images), size)
+        embeddings = self.embedder.embed(_pad(resized * (foreground > 0), shift))
+        share = pool_foreground(_pad(foreground, shift), self.embedder.patch_size)
+        return EncodedSlices(embeddings, self._location(resized, embeddings.grid, positions, shift), share)
+
+    def choose_patches(self, encoded: EncodedSlices) -> Tensor:
+        """The patches ``(B, h, w)`` that are fitted and scored."""
+        valid = encoded.foreground >= self.min_foreground
+        return valid if self.patch_mask is None else self.patch_mask(encoded.embeddings.patches[:, -1], valid)
+
+    def check_graph(self) -> None:
+        """Check that the network can be written as a graph.
+
+        Raises:
+            ValueError: where what it does depends on the values of an image in a way that no graph can follow.
+        """
+        obstacle = self.detector.export_blocker
+        if self.patch_mask is not None:
+            obstacle = "patch_mask 'pca' decomposes the patches of each slice, in numbers that differ"
+        if obstacle is not None:
+            raise ValueError(f"`network` must be one that a graph can hold, but {obstacle}. Run the bundle instead.")
+
+    def forward(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Draw anomaly maps.
+
+        Args:
+            images: ``(B, C, H, W)`` in [0, 1], background exactly 0; C is 1 or 3.
+            positions: ``(B,)``, relative position of each slice along its axis; needed with ``location_weight`` only.
+
+        Returns:
+            ``(B, 1, H, W)``, non-negative, higher = more anomalous, 0 in the background.
+        """
+        if is_exporting():
+            self.check_graph()
+        maps = self.compute_embedding_maps(images, positions)
+        if self.intensity_tail is not None:
+            maps = self.intensity_tail(maps, _middle(images)) * _foreground(images)
+        return maps
+
+    def compute_embedding_maps(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Draw anomaly maps from the patch embeddings alone; arguments and result as for :meth:`forward`."""
+        step = self.embedder.patch_size / self.num_shifts
+        offsets = [round(number * step) for number in range(self.num_shifts)]
+        maps = [self._compute_map(images, positions, (down, right)) for down in offsets for right in offsets]
+        return torch.stack(maps).mean(0) * _foreground(images)
+
+    def _compute_map(self, images: Tensor, positions: Tensor | None, shift: tuple[int, int]) -> Tensor:
+        encoded = self.encode(images, positions, shift)
+        valid = self.choose_patches(encoded)
+        grid = self.detector.score_slices(encoded, valid)
+        if self.observer is not None and not any(shift):
+            self.observer(encoded, valid, grid)
+        size = int(images.shape[-2]), int(images.shape[-1])
+        scale = [length / resized for length, resized in zip(size, self.resized_shape(*size), strict=True)]
+        patch_size = self.embedder.patch_size * scale[0], self.embedder.patch_size * scale[1]
+        start = shift[0] * scale[0], shift[1] * scale[1]
+        maps = refine_scores(grid, valid, _middle(images), self.upsampling, patch_size=patch_size, start=start)
+        if self.patch_mask is None:
+            return maps
+        left_out = ((encoded.foreground >= self.min_foreground) & ~valid).to(maps)
+        return maps * (1 - upsample_scores(left_out, torch.ones_like(valid), size, "nearest", patch_size, start))
+
+    def _location(
+        self, resized: Tensor, grid: tuple[int, int], positions: Tensor | None, shift: tuple[int, int]
+    ) -> Tensor:
+        batch, _, height, width = resized.shape
+        if positions is None:
+            positions = resized.new_full((batch,), 0.5)
+        size = self.embedder.patch_size
+        rows = ((torch.arange(grid[0], device=resized.device) + 0.5) * size - shift[0]) / height
+        columns = ((torch.arange(grid[1], device=resized.device) + 0.5) * size - shift[1]) / width
+        return torch.stack(
+            [
+                rows.clamp(0, 1)[None, :, None].expand(batch, *grid),
+                columns.clamp(0, 1)[None, None, :].expand(batch, *grid),
+                positions.to(resized)[:, None, None].expand(batch, *grid),
+            ],
+            dim=-1,
+        )
+
+
+def _middle(images: Tensor) -> Tensor:
+    """The image ``(B, 1, H, W)``, or the middle slice of 2.5D channels."""
+    middle = images.shape[1] // 2
+    return images[:, middle : middle + 1]
+
+
+def _foreground(images: Tensor) -> Tensor:
+    """Foreground ``(B, 1, H, W)`` of the image, or of the middle slice of 2.5D channels, as 0 and 1."""
+    return (_middle(images) > 0).to(images.dtype)
+
+
+def _pad(images: Tensor, shift: tuple[int, int]) -> Tensor:
+    return F.pad(images, (shift[1], 0, shift[0], 0)) if any(shift) else images

@@ -1,0 +1,79 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""From a finished inference or evaluation to its report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_dpmm_ad.calibration.drift import describe_drift
+from monai_dpmm_ad.detectors import DPMMDetector
+from monai_dpmm_ad.handlers import ScanMetrics, ScanRow
+from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.reporting.html import write_report
+from monai_dpmm_ad.reporting.results import ScanResult, ScoreCalibration
+from monai_dpmm_ad.reporting.sheets import plot_overview
+from monai_dpmm_ad.transforms import output_path
+
+__all__ = ["report_scans"]
+
+OVERVIEW_SCANS, OVERVIEW_SLICES = 4, 3
+
+
+def report_scans(
+    folder: Path,
+    rows: Sequence[ScanRow],
+    items: Sequence[Mapping[str, Any]],
+    network: AnomalyNet,
+    settings: Mapping[str, Any],
+    metrics: ScanMetrics | None = None,
+    drift: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write ``report.html`` and ``overview.png`` beside the maps that an evaluator saved.
+
+    Args:
+        folder: where the maps are.
+        rows: one per processed scan.
+        items: the datalist, for the labels.
+        network: for calibration and component usage.
+        settings: shown as a table.
+        metrics: of an evaluation, None after plain inference.
+        drift: what ``drift.json`` says; a warning where the scans differ from those of the calibration.
+
+    Returns:
+        Path of the report.
+    """
+    labels = {item["name"]: item.get("label") for item in items}
+    results = [_result(folder, row, labels.get(row.name)) for row in rows]
+    scores = [float(score) for score in network.calibration.image_scores if score < float("inf")]
+    detector = network.detector
+    path = write_report(
+        folder / "report.html",
+        results,
+        metrics=metrics.figures if metrics else None,
+        curves=metrics.metric.gathered.curves() if metrics else None,
+        calibration=ScoreCalibration.at_rate(scores),
+        component_usage=detector.mixture.posterior.weights.tolist() if isinstance(detector, DPMMDetector) else None,
+        settings={**settings, "fitted": detector.describe()},
+        warning=describe_drift(drift),
+    )
+    shown = sorted(results, key=lambda result: (not result.abnormal, -result.score))[:OVERVIEW_SCANS]
+    plot_overview(folder / "overview.png", shown, num_slices=OVERVIEW_SLICES)
+    return path
+
+
+def _result(folder: Path, row: ScanRow, label: str | None) -> ScanResult:
+    return ScanResult(
+        name=row.name,
+        image=row.image,
+        anomaly_map=output_path(folder, row.name, "anomaly", row.image),
+        mask=output_path(folder, row.name, "mask", row.image),
+        label=label,
+        score=row.score,
+        p_value=row.p_value,
+        threshold=row.threshold,
+        num_lesions=row.num_lesions,
+        volume_ml=row.flagged if row.flagged_unit == "mL" else None,
+        abnormal=None if row.abnormal is None else bool(row.abnormal),
+    )

@@ -1,0 +1,205 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Write files so that no half-written one is ever seen under its final name."""
+
+from __future__ import annotations
+
+import csv
+import ctypes
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+__all__ = [
+    "LOCK",
+    "PARTIAL",
+    "exchange_folders",
+    "file_sha256",
+    "lock_folder",
+    "remove_leftovers",
+    "replace_file",
+    "save_state",
+    "spreadsheet_safe",
+    "write_csv",
+    "write_json",
+]
+
+#: What the name of a file begins with until it is complete.
+PARTIAL = ".partial-"
+#: A file by which a folder is locked.
+LOCK = ".lock"
+#: How ``torch.save`` says that the disk is full.
+_ZIP_WRITER = re.compile("inline_container|PytorchStreamWriter")
+
+
+def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, bring it to the disk, then rename it.
+
+    Args:
+        path: the final name; its folder is made if needed.
+        write: called with the temporary path, which keeps all suffixes of the final name.
+
+    Raises:
+        OSError: whatever the file system answers, with ``path`` as its file name; the temporary file is removed and
+            ``path`` is as it was.
+    """
+    path = Path(path)
+    try:
+        _replace(path, write)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    except (RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        if isinstance(error, SafetensorError) or _ZIP_WRITER.search(reason):
+            raise OSError(errno.EIO, f"cannot be written, is the disk full? ({reason})", str(path)) from error
+        raise
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=PARTIAL, suffix="".join(path.suffixes[-2:]), dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        _sync(temporary, os.O_RDWR)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if hasattr(os, "O_DIRECTORY"):  # the new name itself must survive a power failure
+        _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
+    """Write a state dict with ``torch.save``: the same state gives the same bytes, whatever the file is called.
+
+    Raises:
+        OSError: as `replace_file`.
+    """
+    import torch
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # given a name, torch.save would write it into the file
+            torch.save(state, file)
+
+    replace_file(path, write)
+
+
+def remove_leftovers(*folders: str | os.PathLike[str]) -> None:
+    """Remove the temporary files that a killed process left in folders; no other may be writing there."""
+    for folder in folders:
+        for path in Path(folder).glob(f"{PARTIAL}*"):
+            path.unlink(missing_ok=True)
+
+
+def lock_folder(folder: str | os.PathLike[str]) -> int:
+    """Keep other writers out of a folder for as long as this process lives; the kernel lets go when it dies.
+
+    Args:
+        folder: gets a file ``.lock``.
+
+    Returns:
+        A handle to close when done. On a system without such locks it keeps nobody out.
+
+    Raises:
+        BlockingIOError: when another process has it.
+    """
+    handle = os.open(Path(folder) / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass
+    except BlockingIOError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Write JSON, indented, keys in the order given."""
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_csv(path: str | os.PathLike[str], header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a table; None becomes an empty cell and text that a spreadsheet would run as a formula is quoted."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([["" if cell is None else spreadsheet_safe(cell) for cell in row] for row in rows])
+    replace_file(path, lambda temporary: temporary.write_text(buffer.getvalue(), encoding="utf-8"))
+
+
+def spreadsheet_safe(cell: Any) -> Any:
+    """Put an apostrophe before text that begins like a formula."""
+    return "'" + cell if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
+
+
+def exchange_folders(first: Path, second: Path) -> None:
+    """Let two folders of one file system change names, in one step where the system can do that (Linux).
+
+    Elsewhere two renames are used: for a moment ``second`` is not there, and it comes back when the last one fails.
+
+    Args:
+        first: a folder.
+        second: a folder.
+    """
+    if _exchange_at_once(first, second):
+        return
+    aside = first.with_name(f"{first.name}.aside")
+    os.rename(second, aside)
+    try:
+        os.rename(first, second)
+    except OSError:
+        os.rename(aside, second)
+        raise
+    os.rename(aside, first)
+
+
+def _exchange_at_once(first: Path, second: Path) -> bool:
+    """Linux's ``renameat2`` with ``RENAME_EXCHANGE``; False where the system does not know it."""
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    if rename(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number), str(second))

@@ -1,0 +1,151 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Growing cohorts: new scans are added to a fitted bundle without the old ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import FAST
+
+from monai_dpmm_ad.bundle.provenance import load_provenance
+from monai_dpmm_ad.commands import fit, infer
+from monai_dpmm_ad.commands.cli import main
+from monai_dpmm_ad.data.phantoms import write_cohort
+from monai_dpmm_ad.embedding import EmbeddingStore
+from monai_dpmm_ad.errors import CheckpointError
+from monai_dpmm_ad.mixture import DirichletProcessMixture
+
+SAME = {name: value for name, value in FAST.items() if name != "num_components"}
+
+
+def provenance(bundle: Path) -> list[tuple[str, int, bool]]:
+    return sorted((scan["role"], scan["fit"], scan["calibrates"]) for scan in load_provenance(bundle)["scans"])
+
+
+def mixture_of(bundle: Path) -> DirichletProcessMixture:
+    state = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    prefix = "detector.mixture."
+    part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    mixture = DirichletProcessMixture(len(part["statistic_counts"]), len(part["data_mean"]))
+    mixture.load_state_dict(part)
+    return mixture
+
+
+@pytest.fixture(scope="module")
+def new(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Datalist of further phantoms of the same population."""
+    folder = tmp_path_factory.mktemp("new")
+    return write_cohort(
+        folder, num_train=3, num_valid=1, num_test_healthy=1, num_test_abnormal=0, spacing=4.0, size="small", seed=9
+    )
+
+
+@pytest.fixture(scope="module")
+def updated(bundle: Path, new: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("updated") / "bundle"
+    before = (bundle / "models" / "model.pt").read_bytes()
+    assert not fit([new], folder, update=bundle, **SAME).failures
+    assert (bundle / "models" / "model.pt").read_bytes() == before
+    return folder
+
+
+def test_an_update_is_as_good_as_a_refit_from_scratch(cohort: Path, new: Path, tiny_vit: Path, tmp_path: Path) -> None:
+    """With 1500 patches and until both have converged: with the 67 patches of the other tests, luck decides."""
+    options = {"image_size": 168, "patch_fraction": 1.0, "num_components": 16, "patches_per_batch": 256}
+    bundle, updated, refitted = (tmp_path / name for name in ("bundle", "updated", "refitted"))
+    fit([cohort], bundle, embedder_name=str(tiny_vit), **options)
+    fit([new], updated, update=bundle)
+    fit([cohort, new], refitted, embedder_name=str(tiny_vit), **options)
+    store = EmbeddingStore(refitted / "fit" / "embeddings" / "validate")
+    patches = store.sample(store.num_rows)["patches"].flatten(1)
+    held_out = torch.nn.functional.normalize(patches, dim=1)
+    one, two = (float(mixture_of(folder).log_prob(held_out).mean()) for folder in (updated, refitted))
+    assert one >= two - 0.01 * abs(two)
+    assert one > float(mixture_of(bundle).log_prob(held_out).mean())
+
+
+def test_the_statistics_count_old_and_new_patches(updated: Path, bundle: Path) -> None:
+    new = EmbeddingStore(updated / "fit" / "embeddings" / "train").num_rows
+    old = float(mixture_of(bundle).statistic_size)
+    assert float(mixture_of(updated).statistic_size) == pytest.approx(old + new)
+    assert float(mixture_of(updated).statistic_counts.sum()) == pytest.approx(old + new)
+
+
+def test_every_scan_is_recorded(updated: Path, bundle: Path) -> None:
+    assert provenance(bundle) == [("fitted", 0, False)] * 3 + [("held_out", 0, True)] * 2
+    fitted = [("fitted", 0, False)] * 3 + [("fitted", 1, False)] * 3
+    assert provenance(updated) == fitted + [("held_out", 0, True)] * 2 + [("held_out", 1, True)]
+    assert all(len(scan["sha256"]) == 64 for scan in load_provenance(updated)["scans"])
+
+
+def test_calibration_takes_the_old_held_out_scans_that_are_still_there(
+    updated: Path, cohort: Path, bundle: Path, new: Path, tmp_path: Path
+) -> None:
+    calibrated = torch.load(updated / "models" / "model.pt", weights_only=True)["calibration.num_scans"]
+    assert int(calibrated) == 3
+    # A copy of the bundle whose held-out scans are gone, or are others now.
+    moved = shutil.copytree(bundle, tmp_path / "moved")
+    content = load_provenance(moved)
+    gone, changed = (scan for scan in content["scans"] if scan["role"] == "held_out")
+    gone["image"] = "/no/such/file.nii.gz"
+    changed["sha256"] = "0" * 64
+    (moved / "provenance.json").write_text(json.dumps(content))
+    fit([new], tmp_path / "out", update=moved, **SAME)
+    assert provenance(tmp_path / "out")[-3:] == [("held_out", 0, False)] * 2 + [("held_out", 1, True)]
+
+
+@pytest.mark.filterwarnings("default")  # the command line prints warnings in its own way
+def test_scans_that_the_bundle_knows_are_not_added_twice(
+    bundle: Path, cohort: Path, new: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["fit", "--images", str(cohort), "--out", str(tmp_path / "same"), "--update", str(bundle)]
+    assert main(command) == 1
+    assert "3 scans are in the bundle already" in (err := capsys.readouterr().err)
+    assert "`images` must hold scans that the bundle has not seen" in err
+    images = tmp_path / "images"
+    images.mkdir()
+    shutil.copy(cohort.parent / "imagesTr" / "train_000.nii.gz", images / "another_name.nii.gz")
+    shutil.copy(new.parent / "imagesTr" / "train_000.nii.gz", images / "a_new_one.nii.gz")
+    with pytest.warns(UserWarning, match="1 scans are in the bundle already"):
+        fit([images], tmp_path / "mixed", update=bundle, **SAME)
+    added = [scan["name"] for scan in load_provenance(tmp_path / "mixed")["scans"] if scan["fit"] == 1]
+    assert added == ["a_new_one"]  # there are held-out scans already, so it need not be one
+
+
+def test_an_updated_bundle_is_a_bundle(updated: Path, cohort: Path, tmp_path: Path) -> None:
+    outcome = infer(updated, [cohort], tmp_path / "out", report=False)
+    assert len(outcome.scans) == 4
+
+
+def test_the_command_line_refuses_what_cannot_be_updated(
+    bundle: Path, new: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["fit", "--images", str(new), "--update"]
+    for arguments, message in [
+        (
+            [str(bundle), "--out", str(tmp_path / "a"), "--image-size", "28"],
+            "`image_size` must be the bundle's own, 56",
+        ),
+        ([str(bundle), "--out", str(tmp_path / "a"), "--patch-fraction", "1"], "`patch_fraction` must be"),
+        ([str(tmp_path), "--out", str(tmp_path / "b")], "has no fitted model to update"),
+        ([str(bundle), "--out", str(bundle)], "holds a fitted bundle already"),
+    ]:
+        assert main([*command, *arguments]) == 1
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change", [{"recipe": 1}, {"scans": [{"name": 1}]}, {"scans": 3}, None], ids=["recipe", "scan", "scans", "text"]
+)
+def test_a_damaged_provenance_is_refused(bundle: Path, tmp_path: Path, change: dict[str, Any] | None) -> None:
+    content = {**json.loads((bundle / "provenance.json").read_text()), **(change or {})}
+    (tmp_path / "provenance.json").write_text("[" * 2000 if change is None else json.dumps(content))
+    with pytest.raises(CheckpointError, match="no readable provenance"):
+        load_provenance(tmp_path)
+    with pytest.raises(CheckpointError, match="is missing"):
+        load_provenance(tmp_path / "nowhere")

@@ -1,0 +1,66 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.inferers import SliceInferer
+from torch import Tensor
+
+from monai_dpmm_ad.network.inferer import VolumeInferer, iterate_slices
+
+
+def double(images: Tensor, positions: Tensor | None = None) -> Tensor:
+    return 2 * images[:, images.shape[1] // 2][:, None]
+
+
+@pytest.fixture
+def volume() -> Tensor:
+    volume = torch.rand(1, 1, 6, 5, 4)
+    volume[..., 1] = 0
+    return volume
+
+
+@pytest.mark.parametrize("axes", [["axial"], ["coronal"], ["sagittal"], ["axial", "coronal", "sagittal"]])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_voxel_comes_back_to_its_place(volume: Tensor, axes: list[str], channels: int) -> None:
+    torch.testing.assert_close(VolumeInferer(axes, 3, channels)(volume, double), 2 * volume)
+
+
+def test_it_agrees_with_monais_slice_inferer(volume: Tensor) -> None:
+    theirs = SliceInferer(roi_size=(6, 5), spatial_dim=2, sw_batch_size=2)(volume, double)
+    torch.testing.assert_close(VolumeInferer()(volume, double), theirs)
+
+
+def test_empty_slices_never_reach_the_network(volume: Tensor) -> None:
+    seen = []
+
+    def network(images: Tensor, positions: Tensor) -> Tensor:
+        seen.append(positions)
+        return images
+
+    VolumeInferer(batch_size=2)(volume, network)
+    torch.testing.assert_close(torch.cat(seen), torch.tensor([0.125, 0.625, 0.875]))
+
+
+def test_pictures_go_straight_through() -> None:
+    images = torch.rand(1, 1, 7, 9)
+    torch.testing.assert_close(VolumeInferer(channels=3)(images, double), 2 * images)
+
+
+def test_the_map_keeps_the_images_history(volume: Tensor) -> None:
+    image = MetaTensor(volume, meta={"name": "a"}, applied_operations=[{"class": "X"}])
+    result = VolumeInferer()(image, double)
+    assert result.meta["name"] == "a"
+    assert result.applied_operations == image.applied_operations
+
+
+def test_neighbours_are_the_adjacent_slices() -> None:
+    slices = torch.arange(1.0, 5.0).view(4, 1, 1, 1)
+    _, images, _ = next(iterate_slices(slices, 8, 3))
+    assert images.flatten(1).tolist() == [[1, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 4]]
+
+
+def test_no_axis_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one axis"):
+        VolumeInferer([])

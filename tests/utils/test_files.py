@@ -1,0 +1,43 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import pytest
+
+from monai_dpmm_ad.utils.files import replace_file, write_csv, write_json
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        replace_file(path, fail)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["table.csv"]
+
+
+def test_suffixes_are_kept_and_folders_made(tmp_path: Path) -> None:
+    seen = []
+    replace_file(tmp_path / "new" / "map.nii.gz", lambda path: (seen.append(path.name), path.touch()))
+    assert seen[0].endswith(".nii.gz")
+    assert (tmp_path / "new" / "map.nii.gz").is_file()
+
+
+def test_csv_does_not_run_formulas(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", ("name", "score"), [("=cmd()", 1.5), ('ok, "quoted"', None)])
+    with open(tmp_path / "a.csv", newline="") as file:
+        assert list(csv.reader(file)) == [["name", "score"], ["'=cmd()", "1.5"], ['ok, "quoted"', ""]]
+
+
+def test_json_refuses_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"value": float("nan")})
+    assert not (tmp_path / "a.json").exists()

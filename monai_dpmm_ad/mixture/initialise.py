@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from monai_dpmm_ad.mixture.family import DataScale, Family
+from monai_dpmm_ad.mixture.families.base import DataScale, Family
 from monai_dpmm_ad.mixture.statistics import Statistics, zero_statistics
 from monai_dpmm_ad.ops.clustering import fit_kmeans
 

@@ -10,13 +10,13 @@ import torch
 from reference.mixture_gaussian import compute_expected_log_prob, compute_statistics
 from torch.distributions import Gamma, Normal, kl_divergence
 
-from monai_dpmm_ad.mixture.bessel import compute_bessel_ratio
 from monai_dpmm_ad.mixture.families import COVARIANCES, make_family
-from monai_dpmm_ad.mixture.family import DataScale
+from monai_dpmm_ad.mixture.families.base import DataScale
+from monai_dpmm_ad.mixture.families.bessel import compute_bessel_ratio
+from monai_dpmm_ad.mixture.families.vmf import invert_resultant
 from monai_dpmm_ad.mixture.hyperparameters import Hyperparameters
 from monai_dpmm_ad.mixture.initialise import compute_data_scale
 from monai_dpmm_ad.mixture.statistics import Statistics
-from monai_dpmm_ad.mixture.vmf import invert_resultant
 
 NUM, DIM, K = 60, 4, 3
 
@@ -58,7 +58,7 @@ def test_diagonal_agrees_with_nkd_oracle(data, resp):
     counts, second, first = compute_statistics(y, resp)
     torch.testing.assert_close(statistics.counts, counts)
     torch.testing.assert_close(statistics.sums, torch.cat([second, first], dim=1))
-    noise = family.variance_floor * scale.variance
+    noise = family.hyper.variance_floor * scale.variance
     found = family.compute_log_prob(write(family, scale, data), family.compute_expected_coefficients(scale, params))
     torch.testing.assert_close(found, compute_expected_log_prob(y, *params, noise))
 
@@ -66,7 +66,7 @@ def test_diagonal_agrees_with_nkd_oracle(data, resp):
 def test_spherical_is_diagonal_where_precisions_are_equal(data, resp):
     family, scale, _, params = fit("spherical", data, resp)
     equal = params.rate.expand(-1, DIM)
-    noise = family.variance_floor * scale.variance
+    noise = family.hyper.variance_floor * scale.variance
     expected = compute_expected_log_prob(data - scale.mean, params.mean, params.kappa, params.shape, equal, noise)
     found = family.compute_log_prob(write(family, scale, data), family.compute_expected_coefficients(scale, params))
     torch.testing.assert_close(found, expected)
@@ -93,12 +93,12 @@ def test_normal_gamma_kl_agrees_with_torch(data, resp):
     rate = family.prior_rate(scale).expand(K, DIM)
     q, p = (
         Gamma(params.shape[:, None].expand(K, DIM), params.rate),
-        Gamma(torch.full_like(rate, family.precision_shape), rate),
+        Gamma(torch.full_like(rate, family.hyper.precision_shape), rate),
     )
     precision = q.sample((20_000,))
     normal = kl_divergence(
         Normal(params.mean, (params.kappa[:, None] * precision).rsqrt()),
-        Normal(torch.zeros(K, DIM).double(), (family.mean_strength * precision).rsqrt()),
+        Normal(torch.zeros(K, DIM).double(), (family.hyper.mean_strength * precision).rsqrt()),
     ).mean(0)
     expected = (kl_divergence(q, p) + normal).sum(1)
     torch.testing.assert_close(family.compute_kl(scale, params), expected, rtol=0.01, atol=0.05)
@@ -184,7 +184,7 @@ def test_full_keeps_only_the_top_components(data, resp):
     coefficients = family.compute_expected_coefficients(scale, params)
     sparse = family.compute_log_prob(write(family, scale, data), coefficients)
     assert (torch.isfinite(sparse).sum(1) == 2).all()
-    family.top_components = 10
+    family = make_family("full", DIM, Hyperparameters(top_components=10))
     dense = family.compute_log_prob(write(family, scale, data), coefficients)
     assert torch.isfinite(dense).all()
     kept = torch.isfinite(sparse)

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from monai_dpmm_ad.mixture import DirichletProcessMixture
 from monai_dpmm_ad.mixture.families import COVARIANCES
-from monai_dpmm_ad.mixture.natural import compute_learning_rate
+from monai_dpmm_ad.mixture.inference.natural import compute_learning_rate
 from monai_dpmm_ad.mixture.variational import compute_elbo
 
 
 def compute_cached_elbo(mixture: DirichletProcessMixture) -> float:
     """The ELBO of the assignments in the cache, nats per datum."""
     statistics = mixture.state.statistics
-    return float(compute_elbo(mixture.model, statistics, mixture.variational) / statistics.size)
+    return float(compute_elbo(mixture.prior, statistics, mixture.factors) / statistics.size)
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)

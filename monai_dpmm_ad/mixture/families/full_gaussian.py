@@ -18,7 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from monai_dpmm_ad.mixture.family import DataScale, Family
+from monai_dpmm_ad.mixture.families.base import DataScale, Family
+from monai_dpmm_ad.mixture.hyperparameters import Hyperparameters
 from monai_dpmm_ad.mixture.statistics import Statistics
 from monai_dpmm_ad.ops.graphs import is_graph
 
@@ -68,28 +69,12 @@ class FullGaussian(Family):
 
     Args:
         embed_dim: D.
-        mean_strength: κ_0.
-        prior_size: ν_0 − D + 1, pseudo-data of the prior on the precision; positive.
-        variance_fraction: a component's prior variance as a fraction of the data's.
-        variance_floor: each datum's own variance as a fraction of the data's.
-        top_components: L.
+        hyper: κ_0, ν_0 − D + 1 as 2 a_0, the prior variance's fraction, ε and L.
     """
 
-    def __init__(
-        self,
-        embed_dim: int,
-        mean_strength: float,
-        prior_size: float,
-        variance_fraction: float,
-        variance_floor: float,
-        top_components: int,
-    ) -> None:
-        super().__init__(embed_dim)
-        self.mean_strength = mean_strength
-        self.prior_dof = embed_dim - 1.0 + prior_size
-        self.variance_fraction = variance_fraction
-        self.variance_floor = variance_floor
-        self.top_components = top_components
+    def __init__(self, embed_dim: int, hyper: Hyperparameters) -> None:
+        super().__init__(embed_dim, hyper)
+        self.prior_dof = embed_dim - 1.0 + 2.0 * hyper.precision_shape
 
     @property
     def num_features(self) -> int:
@@ -112,7 +97,7 @@ class FullGaussian(Family):
         surrogate = torch.addmm(coefficients.offset + coefficients.slack, features, coefficients.weight)
         num_components = surrogate.shape[1]
         y = features[:, self.embed_dim :]
-        best = surrogate.topk(min(self.top_components, num_components), dim=1).indices
+        best = surrogate.topk(min(self.hyper.top_components, num_components), dim=1).indices
         chosen = torch.zeros_like(surrogate).scatter(1, best, 1.0) > 0  # TorchScript has no scatter of Booleans
         if is_graph():  # a graph cannot choose its rows: all components of all of them
             residuals = ((y[:, None] - coefficients.mean)[:, :, None] @ coefficients.root)[:, :, 0]
@@ -140,9 +125,9 @@ class FullGaussian(Family):
     def build_posterior(self, scale: DataScale, counts: Tensor, sums: Tensor) -> NormalWishart:
         """Add statistics to the prior: κ = κ_0 + N, ν = ν_0 + N, Ψ = Ψ_0 + Σ r y yᵀ + N ε − κ m mᵀ."""
         first, second = self._split(sums)
-        kappa = self.mean_strength + counts
+        kappa = self.hyper.mean_strength + counts
         mean = first / kappa[:, None]
-        noise = self.variance_floor * counts[:, None] * scale.variance
+        noise = self.hyper.variance_floor * counts[:, None] * scale.variance
         scatter = second - first[:, :, None] * mean[:, None, :]
         scatter = scatter + torch.diag_embed(noise + self._prior_scatter(scale))
         return NormalWishart(mean, kappa, self.prior_dof + counts, 0.5 * (scatter + scatter.mT))
@@ -152,7 +137,7 @@ class FullGaussian(Family):
         root, log_det = self._invert(params.scatter)
         precision_root = params.dof.sqrt()[:, None, None] * root
         log_precision = self._expect_log_det(params.dof) - log_det
-        noise = self.variance_floor * (precision_root.square().sum(2) @ scale.variance)
+        noise = self.hyper.variance_floor * (precision_root.square().sum(2) @ scale.variance)
         offset = 0.5 * (log_precision - self._log_two_pi() - self.embed_dim / params.kappa - noise)
         return self._assemble(params.mean, precision_root, offset, params.scatter, params.dof)
 
@@ -174,8 +159,8 @@ class FullGaussian(Family):
         wishart = 0.5 * prior_dof * (log_det - prior.log().sum()) + 0.5 * (trace - dof * dim)
         wishart = wishart + torch.mvlgamma(0.5 * prior_dof, dim) - torch.mvlgamma(0.5 * dof, dim)
         wishart = wishart + 0.5 * (dof - prior_dof) * (expected_log_det - dim * math.log(2.0))
-        ratio = self.mean_strength / params.kappa
-        pull = (params.mean[:, None, :] @ root)[:, 0].square().sum(1) * dof * self.mean_strength
+        ratio = self.hyper.mean_strength / params.kappa
+        pull = (params.mean[:, None, :] @ root)[:, 0].square().sum(1) * dof * self.hyper.mean_strength
         return wishart + 0.5 * (dim * (ratio - 1.0 - ratio.log()) + pull)
 
     def compute_likelihood(self, statistics: Statistics, coefficients: QuadraticCoefficients) -> Tensor:
@@ -206,7 +191,8 @@ class FullGaussian(Family):
 
     def compute_mode_log_density(self, params: NormalWishart, log_det: Tensor | None = None) -> Tensor:
         """Compute ½ log |P_k / 2π|."""
-        log_det = self._invert(params.scatter)[1] if log_det is None else log_det
+        if log_det is None:
+            log_det = 2.0 * torch.linalg.cholesky(params.scatter).diagonal(dim1=1, dim2=2).log().sum(1)
         return 0.5 * (self.embed_dim * self._predictive_factor(params).log() - log_det - self._log_two_pi())
 
     def _predictive_factor(self, params: NormalWishart) -> Tensor:
@@ -215,7 +201,7 @@ class FullGaussian(Family):
 
     def _prior_scatter(self, scale: DataScale) -> Tensor:
         """The diagonal of Ψ_0, (D,): the prior variance times the pseudo-data."""
-        return (self.prior_dof - self.embed_dim + 1.0) * self.variance_fraction * scale.variance
+        return (self.prior_dof - self.embed_dim + 1.0) * self.hyper.variance_fraction * scale.variance
 
     def _split(self, sums: Tensor) -> tuple[Tensor, Tensor]:
         """Σ r y (K, D) and Σ r y yᵀ (K, D, D)."""

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from monai_dpmm_ad.mixture.hyperparameters import Hyperparameters
 from monai_dpmm_ad.mixture.statistics import Statistics
 
 __all__ = ["Coefficients", "DataScale", "Family"]
@@ -55,13 +56,15 @@ class Family(ABC):
 
     Args:
         embed_dim: D.
+        hyper: the priors.
     """
 
     #: whether data must be unit vectors
     unit = False
 
-    def __init__(self, embed_dim: int) -> None:
+    def __init__(self, embed_dim: int, hyper: Hyperparameters) -> None:
         self.embed_dim = embed_dim
+        self.hyper = hyper
 
     @property
     @abstractmethod

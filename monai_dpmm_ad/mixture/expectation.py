@@ -58,7 +58,7 @@ def run_local_step(
     """
     coefficients = factors.coefficients
     coefficients = coefficients._replace(offset=coefficients.offset + factors.log_weights).to(x.dtype)
-    shift = prior.scale.mean.to(x.dtype)
+    scale = prior.scale.to(x.dtype)
     workspace = x.new_empty(min(chunk_size, x.shape[0]), prior.family.num_written)
     screen = make_screen(coefficients, LEAST_SIZE_FIT) if screened and groups is None else None
     counts = torch.zeros_like(factors.log_weights)
@@ -67,7 +67,7 @@ def run_local_step(
     group_entropy = counts.new_zeros(0 if groups is None else groups.shape[0])
     for rows in x.split(chunk_size) if x.shape[0] else ():
         features = workspace[: rows.shape[0]]
-        prior.family.write_features(rows, shift, features)
+        prior.family.write_features(rows, scale, features)
         if screen is not None:
             found = find_candidates(screen, features, MARGIN)
             _add_candidates(found, features, counts, sums, evidence)

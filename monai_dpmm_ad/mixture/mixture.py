@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_dpmm_ad.errors import CheckpointError, NotFittedError
+from monai_dpmm_ad.mixture.axes import estimate_axes
 from monai_dpmm_ad.mixture.distributed import fill_up
 from monai_dpmm_ad.mixture.expectation import run_local_step
 from monai_dpmm_ad.mixture.families import DataScale, make_family
@@ -72,6 +73,7 @@ class DirichletProcessMixture(nn.Module):
     alpha_rate: Tensor
     data_mean: Tensor
     data_variance: Tensor
+    data_axes: Tensor | None
     hyperparameters: Tensor
     num_seen: Tensor
     fitted: Tensor
@@ -141,7 +143,7 @@ class DirichletProcessMixture(nn.Module):
         """The priors and the likelihood, as the hyperparameters and the data's scale define them."""
         return Prior(
             make_family(self.covariance, self.embed_dim, self._hyper),
-            DataScale(self.data_mean, self.data_variance),
+            DataScale(self.data_mean, self.data_variance, self.data_axes, self._log_volume),
             self.hyperparameters[0],
             self.hyperparameters[1],
         )
@@ -230,7 +232,10 @@ class DirichletProcessMixture(nn.Module):
         sample = check_embeddings(sample, self.embed_dim, self.data_mean.device)
         refuse_bad_rows(sample, self.prior.family.unit)
         num_data = sample.shape[0] if num_data is None else num_data
-        self.data_mean, self.data_variance = compute_data_scale(sample)
+        scale = compute_data_scale(sample)
+        if self.prior.family.turned:
+            scale = estimate_axes(scale, sample, self.num_components, self._make_generator())
+        self.data_mean, self.data_variance, self.data_axes, self._log_volume = scale
         prior = self.prior
         statistics = seed_statistics(
             prior.family, prior.scale, sample, self.num_components, self.restarts, self._make_generator()
@@ -369,12 +374,14 @@ class DirichletProcessMixture(nn.Module):
 
     def _register(self, hyper: Hyperparameters) -> None:
         """Make the buffers, whose shapes follow from the arguments, fitted or not."""
-        num_features = make_family(self.covariance, self.embed_dim, hyper).num_features
-        for name, tensor in zip(Statistics._fields, zero_statistics(self.num_components, num_features), strict=True):
+        family = make_family(self.covariance, self.embed_dim, hyper)
+        statistics = zero_statistics(self.num_components, family.num_features)
+        for name, tensor in zip(Statistics._fields, statistics, strict=True):
             self.register_buffer(f"statistic_{name}", tensor)
         self.register_buffer("alpha_rate", torch.tensor(hyper.alpha_rate, dtype=torch.float64))
         self.register_buffer("data_mean", torch.zeros(self.embed_dim, dtype=torch.float64))
         self.register_buffer("data_variance", torch.ones(self.embed_dim, dtype=torch.float64))
+        self.register_buffer("data_axes", torch.eye(self.embed_dim, dtype=torch.float64) if family.turned else None)
         self.register_buffer("hyperparameters", hyper.to_tensor())
         self.register_buffer("num_seen", torch.zeros((), dtype=torch.float64))
         self.register_buffer("fitted", torch.tensor(False))
@@ -393,6 +400,7 @@ class DirichletProcessMixture(nn.Module):
         self._hyper = Hyperparameters.from_tensor(self.hyperparameters)
         self._inference = make_inference(self.inference, self.covariance, self._hyper)
         self._is_fitted = bool(self.fitted)
+        self._log_volume = 0.0 if self.data_axes is None else torch.linalg.slogdet(self.data_axes).logabsdet
         self._factors = None
         self._posterior = None
 

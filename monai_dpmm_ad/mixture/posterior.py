@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_dpmm_ad.mixture.families.base import Family
+from monai_dpmm_ad.mixture.families.base import DataScale, Family
 from monai_dpmm_ad.mixture.screening import LEAST_SIZE_SCORE, MARGIN, Screen, find_candidates, make_screen
 from monai_dpmm_ad.mixture.sticks import compute_weights
 from monai_dpmm_ad.mixture.variational import Factors, MixtureState, Prior, compute_weighted_log_prob, normalise
@@ -38,7 +38,7 @@ class Posterior:
         means: (A, D), centres in the data's own coordinates.
         log_weights: (A,), log weights of the active components, renormalised.
         coefficients: predictive log density of the features, without weights.
-        shift: (D,), subtracted from data before their features are made.
+        scale: the coordinates of the features.
         chunk_size: rows at a time.
         screen: finds the few components that matter to a datum; None where the dense way is as fast.
     """
@@ -51,19 +51,19 @@ class Posterior:
     means: Tensor
     log_weights: Tensor
     coefficients: Any
-    shift: Tensor
+    scale: DataScale
     chunk_size: int
     screen: Screen | None = None
 
     @cached_property
     def precisions(self) -> Tensor:
         """Predictive precisions, (A, D), (A, 1) or (A, D, D); computed when they are asked for."""
-        return self.family.get_precisions(self.params).to(self.means.dtype)
+        return self.family.get_precisions(self.scale.to(torch.float64), self.params).to(self.means.dtype)
 
     @cached_property
     def mode_log_density(self) -> Tensor:
         """The largest log density of each component, (A,), nats; computed when it is asked for."""
-        return self.family.compute_mode_log_density(self.params).to(self.means.dtype)
+        return self.family.compute_mode_log_density(self.scale.to(torch.float64), self.params).to(self.means.dtype)
 
     @property
     def num_active(self) -> int:
@@ -158,7 +158,7 @@ class Posterior:
         screen = None if torch.jit.is_tracing() or torch.compiler.is_compiling() else self.screen
         parts = []
         for rows in split_rows(x, self.chunk_size):
-            features = self.family.make_features(rows, self.shift)
+            features = self.family.make_features(rows, self.scale)
             if screen is None:
                 parts.append(reduce(self.family.compute_log_prob(features, coefficients)))
                 continue
@@ -171,7 +171,7 @@ class Posterior:
     def _weighted(self, x: Tensor) -> Tensor:
         """Log weight plus log density, (n, A)."""
         coefficients = self.coefficients._replace(offset=self.coefficients.offset + self.log_weights)
-        return compute_weighted_log_prob(self.family, coefficients, self.shift, x)
+        return compute_weighted_log_prob(self.family, coefficients, self.scale, x)
 
 
 def build_posterior(
@@ -206,7 +206,7 @@ def build_posterior(
         means=family.get_means(scale, params).to(dtype),
         log_weights=(weights[active] / weights[active].sum()).log().to(dtype),
         coefficients=coefficients,
-        shift=scale.mean.to(dtype),
+        scale=scale.to(dtype),
         chunk_size=chunk_size,
         screen=make_screen(coefficients, LEAST_SIZE_SCORE),
     )

@@ -116,19 +116,19 @@ def compute_elbo(prior: Prior, statistics: Statistics, factors: Factors) -> Tens
     return (statistics.counts * factors.log_weights + likelihood + statistics.entropy).sum() - factors.kl
 
 
-def compute_weighted_log_prob(family: Family, coefficients: Any, shift: Tensor, x: Tensor) -> Tensor:
+def compute_weighted_log_prob(family: Family, coefficients: Any, scale: DataScale, x: Tensor) -> Tensor:
     """Compute log weight plus log density of each component, the quantity behind score, responsibilities and ELBO.
 
     Args:
         family: the component likelihood.
         coefficients: of the features, log weights included in the offset, in the dtype of ``x``.
-        shift: (D,), the data mean in the dtype of ``x``.
+        scale: the coordinates, in the dtype of ``x``.
         x: (n, D).
 
     Returns:
         (n, K), nats.
     """
-    return family.compute_log_prob(family.make_features(x, shift), coefficients)
+    return family.compute_log_prob(family.make_features(x, scale), coefficients)
 
 
 def reduce_log_prob(
@@ -148,9 +148,9 @@ def reduce_log_prob(
     """
     coefficients = factors.coefficients
     coefficients = coefficients._replace(offset=coefficients.offset + factors.log_weights).to(x.dtype)
-    shift = prior.scale.mean.to(x.dtype)
+    scale = prior.scale.to(x.dtype)
     return torch.cat(
-        [reduce(compute_weighted_log_prob(prior.family, coefficients, shift, rows)) for rows in x.split(chunk_size)]
+        [reduce(compute_weighted_log_prob(prior.family, coefficients, scale, rows)) for rows in x.split(chunk_size)]
     )
 
 

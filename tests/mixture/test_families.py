@@ -37,7 +37,7 @@ def resp() -> torch.Tensor:
 
 def write(family, scale, x):
     features = x.new_empty(x.shape[0], family.num_written)
-    family.write_features(x, scale.mean, features)
+    family.write_features(x, scale, features)
     return features
 
 
@@ -80,7 +80,7 @@ def test_all_gaussians_agree_in_one_dimension(resp):
         features = write(family, scale, x)
         expected = family.compute_log_prob(features, family.compute_expected_coefficients(scale, params))
         predictive = family.compute_log_prob(features, family.compute_predictive_coefficients(scale, params))
-        mode = family.compute_mode_log_density(params)
+        mode = family.compute_mode_log_density(scale, params)
         results.append([expected, predictive, family.compute_kl(scale, params), mode])
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
@@ -158,7 +158,7 @@ def test_gaussian_predictive_is_normalised(covariance, resp):
         write(family, scale, grid), family.compute_predictive_coefficients(scale, params)
     )
     torch.testing.assert_close(log_prob.exp().sum(0) * 40 / 20_000, torch.ones(K).double(), rtol=1e-4, atol=0)
-    torch.testing.assert_close(log_prob.amax(0), family.compute_mode_log_density(params), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(log_prob.amax(0), family.compute_mode_log_density(scale, params), rtol=1e-3, atol=1e-4)
 
 
 def test_vmf_predictive_is_normalised(resp):
@@ -168,7 +168,7 @@ def test_vmf_predictive_is_normalised(resp):
     family, scale, _, params = fit("vmf", x, resp)
     log_prob = family.compute_log_prob(circle, family.compute_predictive_coefficients(scale, params))
     torch.testing.assert_close(log_prob.exp().sum(0) * 2 * math.pi / 4_000, torch.ones(K).double(), rtol=1e-6, atol=0)
-    torch.testing.assert_close(log_prob.amax(0), family.compute_mode_log_density(params), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(log_prob.amax(0), family.compute_mode_log_density(scale, params), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dim", [2, 3, 30, 384])
@@ -193,7 +193,7 @@ def test_full_keeps_only_the_top_components(data, resp):
 
 def test_full_agrees_with_a_multivariate_normal(data, resp):
     family, scale, _, params = fit("full", data, resp)
-    precision = family.get_precisions(params)
+    precision = family.get_precisions(scale, params)
     found = family.compute_log_prob(write(family, scale, data), family.compute_predictive_coefficients(scale, params))
     for k in range(K):
         normal = torch.distributions.MultivariateNormal(params.mean[k] + scale.mean, precision_matrix=precision[k])

@@ -289,7 +289,7 @@ def test_other_bad_arguments_are_refused():
         DirichletProcessMixture(0, 4)
     with pytest.raises(ValueError, match=r"`forgetting` must be in \(0\.5, 1\], got 0\.5"):
         DirichletProcessMixture(5, 4, forgetting=0.5)
-    with pytest.raises(ValueError, match="diagonal and spherical covariance"):
+    with pytest.raises(ValueError, match="knows diagonal and rotated and spherical covariance"):
         DirichletProcessMixture(5, 4, "full", "pyro")
 
 

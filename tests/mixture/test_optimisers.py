@@ -52,7 +52,7 @@ def test_natural_and_memoized_meet(covariance, make_directions):
     assert float(natural.elbo(x)) == pytest.approx(float(memoized.elbo(x)), abs=0.02 * 600)
 
 
-@pytest.mark.parametrize("covariance", ["diagonal", "spherical"])
+@pytest.mark.parametrize("covariance", ["diagonal", "spherical", "rotated"])
 def test_pyro_comes_close_to_memoized(covariance, make_clusters):
     x = make_clusters(600, 6, 4).double()
     exact = DirichletProcessMixture(4, 6, covariance, "memoized").fit(x.split(100), max_epochs=10)

@@ -13,7 +13,7 @@ from monai_dpmm_ad.mixture.expectation import run_local_step
 from monai_dpmm_ad.mixture.families.base import Coefficients
 from monai_dpmm_ad.mixture.screening import MARGIN, find_candidates, make_screen, take_largest
 
-LINEAR = ["spherical", "diagonal", "vmf"]
+LINEAR = ["spherical", "diagonal", "rotated", "vmf"]
 
 
 @pytest.fixture(params=[True, False], ids=["bfloat16", "float32"])
@@ -79,7 +79,7 @@ def test_coarse_error_is_within_its_bound(scale, seed, precision):
 def test_no_component_within_the_margin_is_lost(precision, make_directions):
     mixture, x = make_mixture("diagonal", make_directions, spread=0.4, dim=6)
     coefficients = mixture.factors.coefficients.to(torch.float32)
-    features = mixture.prior.family.make_features(x, mixture.data_mean.float())
+    features = mixture.prior.family.make_features(x, mixture.prior.scale.to(torch.float32))
     found = find_candidates(make_screen(coefficients, 0), features, MARGIN)
     exact = features @ coefficients.weight + coefficients.offset
     assert 0 < int(found.complete.sum()) < len(x)

@@ -12,7 +12,7 @@ from monai_dpmm_ad.mixture.moves.merges import MergeTree
 from monai_dpmm_ad.mixture.moves.splits import Split, accept_splits, propose_splits, trade_splits
 from monai_dpmm_ad.mixture.statistics import Statistics
 
-FAMILIES = ["spherical", "diagonal", "full", "vmf"]
+FAMILIES = ["spherical", "diagonal", "rotated", "full", "vmf"]
 
 
 def start(x, labels, num_components, covariance="diagonal"):

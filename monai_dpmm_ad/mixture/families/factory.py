@@ -12,7 +12,7 @@ from monai_dpmm_ad.mixture.hyperparameters import Hyperparameters
 
 __all__ = ["COVARIANCES", "make_family"]
 
-COVARIANCES = ("spherical", "diagonal", "full", "vmf")
+COVARIANCES = ("spherical", "diagonal", "rotated", "full", "vmf")
 
 
 def make_family(covariance: str, embed_dim: int, hyper: Hyperparameters) -> Family:
@@ -26,8 +26,8 @@ def make_family(covariance: str, embed_dim: int, hyper: Hyperparameters) -> Fami
     Raises:
         ValueError: if there is no such family.
     """
-    if covariance in ("spherical", "diagonal"):
-        return FactorisedGaussian(embed_dim, hyper, tied=covariance == "spherical")
+    if covariance in ("spherical", "diagonal", "rotated"):
+        return FactorisedGaussian(embed_dim, hyper, covariance == "spherical", covariance == "rotated")
     if covariance == "full":
         return FullGaussian(embed_dim, hyper)
     if covariance == "vmf":

@@ -86,10 +86,10 @@ class FullGaussian(Family):
         """2D for [y², y], what the surrogate needs."""
         return 2 * self.embed_dim
 
-    def write_features(self, x: Tensor, shift: Tensor, out: Tensor) -> None:
-        """Write [y², y] with y = x − shift."""
+    def write_features(self, x: Tensor, scale: DataScale, out: Tensor) -> None:
+        """Write [y², y]."""
         centred = out[:, self.embed_dim :]
-        torch.sub(x, shift, out=centred)
+        scale.place(x, out=centred)
         torch.mul(centred, centred, out=out[:, : self.embed_dim])
 
     def compute_log_prob(self, features: Tensor, coefficients: QuadraticCoefficients) -> Tensor:
@@ -145,7 +145,7 @@ class FullGaussian(Family):
         """Compute log N(y | m_k, S_k) with S_k the scale matrix of the Student-t predictive."""
         root, log_det = self._invert(params.scatter)
         factor = self._predictive_factor(params)
-        offset = self.compute_mode_log_density(params, log_det)
+        offset = self._normalise(params, log_det)
         return self._assemble(params.mean, factor.sqrt()[:, None, None] * root, offset, params.scatter, factor)
 
     def compute_kl(self, scale: DataScale, params: NormalWishart) -> Tensor:
@@ -181,18 +181,21 @@ class FullGaussian(Family):
         return constant + first @ pulled.T - 0.5 * second.flatten(1) @ precision.flatten(1).T
 
     def get_means(self, scale: DataScale, params: NormalWishart) -> Tensor:
-        """Get m_k + shift."""
+        """Get m_k plus the data mean."""
         return params.mean + scale.mean
 
-    def get_precisions(self, params: NormalWishart) -> Tensor:
+    def get_precisions(self, scale: DataScale, params: NormalWishart) -> Tensor:
         """Get the precision matrix of the Student-t predictive, (K, D, D)."""
         root, _ = self._invert(params.scatter)
         return self._predictive_factor(params)[:, None, None] * (root @ root.mT)
 
-    def compute_mode_log_density(self, params: NormalWishart, log_det: Tensor | None = None) -> Tensor:
+    def compute_mode_log_density(self, scale: DataScale, params: NormalWishart) -> Tensor:
         """Compute ½ log |P_k / 2π|."""
-        if log_det is None:
-            log_det = 2.0 * torch.linalg.cholesky(params.scatter).diagonal(dim1=1, dim2=2).log().sum(1)
+        log_det = 2.0 * torch.linalg.cholesky(params.scatter).diagonal(dim1=1, dim2=2).log().sum(1)
+        return self._normalise(params, log_det)
+
+    def _normalise(self, params: NormalWishart, log_det: Tensor) -> Tensor:
+        """½ log |P_k / 2π| from log |Ψ_k|, (K,)."""
         return 0.5 * (self.embed_dim * self._predictive_factor(params).log() - log_det - self._log_two_pi())
 
     def _predictive_factor(self, params: NormalWishart) -> Tensor:

@@ -47,11 +47,13 @@ class FactorisedGaussian(Family):
         embed_dim: D.
         hyper: κ_0, a_0, the prior variance's fraction and ε.
         tied: one precision for all dimensions (spherical) instead of one for each (diagonal).
+        turned: along axes that all components share and that are estimated (rotated).
     """
 
-    def __init__(self, embed_dim: int, hyper: Hyperparameters, tied: bool) -> None:
+    def __init__(self, embed_dim: int, hyper: Hyperparameters, tied: bool = False, turned: bool = False) -> None:
         super().__init__(embed_dim, hyper)
         self.tied = tied
+        self.turned = turned
 
     @property
     def num_features(self) -> int:
@@ -76,16 +78,16 @@ class FactorisedGaussian(Family):
         """Get b_0 = a_0 · fraction · (mean over the group of) var(y), (G,)."""
         return self.hyper.precision_shape * self.hyper.variance_fraction * self.group(scale.variance) / self.group_size
 
-    def assemble(self, mean: Tensor, precision: Tensor, log_normaliser: Tensor) -> Coefficients:
-        """Write ½(log_normaliser − D log 2π − Σ_d λ_d (y_d − m_d)²) as coefficients of the features."""
+    def assemble(self, scale: DataScale, mean: Tensor, precision: Tensor, log_normaliser: Tensor) -> Coefficients:
+        """Write ½(log_normaliser − D log 2π − Σ λ_d (y_d − m_d)²) + log |det axes| as coefficients of the features."""
         scaled = precision * mean
         constant = log_normaliser - self.embed_dim * math.log(2.0 * math.pi) - (scaled * mean).sum(1)
-        return Coefficients(torch.cat([-0.5 * precision, scaled], dim=1).T, 0.5 * constant)
+        return Coefficients(torch.cat([-0.5 * precision, scaled], dim=1).T, 0.5 * constant + scale.log_volume)
 
-    def write_features(self, x: Tensor, shift: Tensor, out: Tensor) -> None:
-        """Write [y², y] or [‖y‖², y] with y = x − shift."""
+    def write_features(self, x: Tensor, scale: DataScale, out: Tensor) -> None:
+        """Write [y², y] or [‖y‖², y]."""
         squares, centred = out[:, : self.num_groups], out[:, self.num_groups :]
-        torch.sub(x, shift, out=centred)
+        scale.place(x, out=centred)
         if self.tied:
             torch.sum(centred.square(), dim=1, keepdim=True, out=squares)
         else:
@@ -109,12 +111,12 @@ class FactorisedGaussian(Family):
         log_precision = self.group_size * (self.num_groups * torch.digamma(params.shape) - params.rate.log().sum(1))
         noise = self.hyper.variance_floor * precision @ self.group(scale.variance)
         slack = log_precision - self.embed_dim / params.kappa - noise
-        return self.assemble(params.mean, precision, slack)
+        return self.assemble(scale, params.mean, precision, slack)
 
     def compute_predictive_coefficients(self, scale: DataScale, params: NormalGamma) -> Coefficients:
         """Compute log N(y | m_k, s_k) with s_k the variance scale of the Student-t predictive."""
-        precision = self.get_precisions(params)
-        return self.assemble(params.mean, precision, self.group_size * precision.log().sum(1))
+        precision = self.compute_precisions(params)
+        return self.assemble(scale, params.mean, precision, self.group_size * precision.log().sum(1))
 
     def compute_kl(self, scale: DataScale, params: NormalGamma) -> Tensor:
         """Compute the Normal-Gamma divergence, summed over dimensions."""
@@ -126,14 +128,21 @@ class FactorisedGaussian(Family):
         return gamma.sum(1) + 0.5 * (self.embed_dim * (ratio - 1.0 - ratio.log()) + spread)
 
     def get_means(self, scale: DataScale, params: NormalGamma) -> Tensor:
-        """Get m_k + shift."""
-        return params.mean + scale.mean
+        """Get m_k in the data's own coordinates."""
+        return scale.restore(params.mean)
 
-    def get_precisions(self, params: NormalGamma) -> Tensor:
-        """Get a κ / (b (κ + 1)), the precision of the Student-t predictive, (K, G)."""
+    def get_precisions(self, scale: DataScale, params: NormalGamma) -> Tensor:
+        """Get the precisions of `compute_precisions`, (K, G); with axes A the matrices Aᵀ diag(λ) A, (K, D, D)."""
+        precision = self.compute_precisions(params)
+        if scale.axes is None:
+            return precision
+        return scale.axes.T @ (precision.expand(-1, self.embed_dim)[:, :, None] * scale.axes)
+
+    def compute_precisions(self, params: NormalGamma) -> Tensor:
+        """Compute a κ / (b (κ + 1)), the precision of the Student-t predictive along each axis, (K, G)."""
         return (params.shape * params.kappa / (params.kappa + 1.0))[:, None] / params.rate
 
-    def compute_mode_log_density(self, params: NormalGamma) -> Tensor:
-        """Compute ½ Σ_d log(λ_d / 2π)."""
-        log_precision = self.group_size * self.get_precisions(params).log().sum(1)
-        return 0.5 * (log_precision - self.embed_dim * math.log(2.0 * math.pi))
+    def compute_mode_log_density(self, scale: DataScale, params: NormalGamma) -> Tensor:
+        """Compute ½ Σ_d log(λ_d / 2π) + log |det axes|."""
+        log_precision = self.group_size * self.compute_precisions(params).log().sum(1)
+        return 0.5 * (log_precision - self.embed_dim * math.log(2.0 * math.pi)) + scale.log_volume

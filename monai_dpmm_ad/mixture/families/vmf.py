@@ -70,7 +70,7 @@ class VonMisesFisher(Family):
         """D: the features are y itself."""
         return self.embed_dim
 
-    def write_features(self, x: Tensor, shift: Tensor, out: Tensor) -> None:
+    def write_features(self, x: Tensor, scale: DataScale, out: Tensor) -> None:
         """Write the directions as they are: no shift, for a sphere has no other origin. NaN where they are not unit."""
         deviation = (x.square().sum(1, keepdim=True) - 1.0).abs()
         out.copy_(x).masked_fill_(deviation > UNIT_TOLERANCE, torch.nan)
@@ -112,11 +112,11 @@ class VonMisesFisher(Family):
         """Get the mean directions."""
         return params.direction
 
-    def get_precisions(self, params: VonMisesFisherParams) -> Tensor:
+    def get_precisions(self, scale: DataScale, params: VonMisesFisherParams) -> Tensor:
         """Get the predictive concentrations, (K, 1)."""
         return self._predictive_concentration(params)[:, None]
 
-    def compute_mode_log_density(self, params: VonMisesFisherParams) -> Tensor:
+    def compute_mode_log_density(self, scale: DataScale, params: VonMisesFisherParams) -> Tensor:
         """Compute log C_D(κ) + κ."""
         concentration = self._predictive_concentration(params)
         return self._log_normaliser(concentration) + concentration

@@ -12,7 +12,7 @@ from monai_dpmm_ad.mixture.inference.natural import NaturalInference
 __all__ = ["INFERENCES", "Batch", "Inference", "make_inference"]
 
 INFERENCES = ("natural", "pyro", "memoized")
-PYRO_COVARIANCES = ("diagonal", "spherical")
+PYRO_COVARIANCES = ("diagonal", "rotated", "spherical")
 
 
 def make_inference(name: str, covariance: str, hyper: Hyperparameters) -> Inference:

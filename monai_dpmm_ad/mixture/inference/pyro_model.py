@@ -79,8 +79,8 @@ class ExpectedLikelihood(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Compute the expected log density of each datum, (n,)."""
-        shift = self.prior.scale.mean.to(value.dtype)
-        found = compute_weighted_log_prob(self.prior.family, self.coefficients.to(value.dtype), shift, value)
+        scale = self.prior.scale.to(value.dtype)
+        found = compute_weighted_log_prob(self.prior.family, self.coefficients.to(value.dtype), scale, value)
         return (self.assignment * found).sum(-1)
 
 
@@ -106,7 +106,7 @@ def sample_model(prior: Prior, num_components: int, x: Tensor, num_data: float |
     one = alpha.new_ones(1)
     log_weights = torch.cat([v, one]).log() + torch.cat([one, 1.0 - v]).log().cumsum(0)
     slack = family.group_size * precision.log().sum(1) - family.hyper.variance_floor * precision @ variance
-    coefficients = family.assemble(mean, precision, slack)
+    coefficients = family.assemble(prior.scale, mean, precision, slack)
     with pyro.poutine.scale(scale=num_data / x.shape[0]):
         z = pyro.sample("z", ExpectedOneHot(log_weights.to(x.dtype), x.shape[0]).to_event(1))
         pyro.sample("y", ExpectedLikelihood(z, prior, coefficients).to_event(1), obs=x)
@@ -132,8 +132,8 @@ def sample_guide(prior: Prior, factors: Factors, x: Tensor, num_data: float | Te
     with torch.no_grad():  # q(z) is at its optimum: the ELBO has no slope along it
         coefficients = factors.coefficients
         coefficients = coefficients._replace(offset=coefficients.offset + factors.log_weights).to(x.dtype)
-        shift = prior.scale.mean.to(x.dtype)
-        log_resp = compute_weighted_log_prob(prior.family, coefficients, shift, x).log_softmax(1)
+        scale = prior.scale.to(x.dtype)
+        log_resp = compute_weighted_log_prob(prior.family, coefficients, scale, x).log_softmax(1)
     with pyro.poutine.scale(scale=num_data / x.shape[0]):
         pyro.sample("z", ExpectedOneHot(log_resp, x.shape[0]).to_event(1))
 

@@ -71,7 +71,7 @@ def _add_fit(commands: Any) -> None:
         help="blocks of the embedder whose outputs are used, from 0 (default: the last; himatch: one of each quarter)",
     )
     parser.add_argument("--num-components", type=int, help="largest number of mixture components")
-    parser.add_argument("--covariance", help="diagonal or spherical, …")
+    parser.add_argument("--covariance", help="diagonal, rotated, spherical, full or vmf")
     parser.add_argument("--score", help="log_density, cosine, euclidean or mahalanobis")
     parser.add_argument("--pooling", help="how patch scores become a scan's score: mean, top1pct or max")
     parser.add_argument("--location-weight", type=float, help="weight of the patch's location beside its embedding")

@@ -27,11 +27,13 @@ class DPMMDetector(Detector):
         num_stages: S, number of stages, which are normalised and concatenated.
         num_components: K, truncation of the mixture.
         covariance: ``diagonal``, ``spherical``, …: see :class:`~monai_dpmm_ad.mixture.DirichletProcessMixture`.
-        inference: optimiser of the mixture, ``natural`` or ``pyro``; ``memoized`` wants its batches in a fixed order,
-            which the trainer's shuffled ones are not.
+        inference: optimiser of the mixture, ``natural`` or ``pyro``.
         score: one of ``log_density``, ``cosine``, ``euclidean``, ``mahalanobis``.
         location_weight: see :class:`~monai_dpmm_ad.detectors.Detector`.
         seed: of the mixture's initialisation.
+
+    Raises:
+        ValueError: if an option has no such name, or ``inference`` is ``memoized``.
 
     Reference:
         Schulthess and Konukoglu, MICCAI 2025, arXiv 2509.19997. The inference and the log density are ours.
@@ -51,6 +53,11 @@ class DPMMDetector(Detector):
         super().__init__(embed_dim, num_stages, location_weight)
         if score not in SCORES:
             raise unknown_option("score", score, SCORES)
+        if inference == "memoized":
+            raise ValueError(
+                "`inference` must be natural or pyro for a detector, got 'memoized'. It wants its batches in a fixed "
+                "order, and a detector's are shuffled; fit a `DirichletProcessMixture` by itself for it."
+            )
         self.score_name = score
         self.mixture = DirichletProcessMixture(num_components, self.feature_dim, covariance, inference, seed=seed)
 

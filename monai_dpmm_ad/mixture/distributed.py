@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from monai_dpmm_ad.mixture.local_step import LocalStep
+from monai_dpmm_ad.mixture.expectation import LocalStep
 from monai_dpmm_ad.mixture.statistics import Statistics
 from monai_dpmm_ad.utils.distributed import get_world_size, reduce_max
 

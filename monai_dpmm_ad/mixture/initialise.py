@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from monai_dpmm_ad.mixture.family import DataScale, Family
+from monai_dpmm_ad.mixture.families.base import DataScale, Family
 from monai_dpmm_ad.mixture.statistics import Statistics, zero_statistics
 from monai_dpmm_ad.ops.kmeans import fit_kmeans
 
@@ -99,9 +99,8 @@ def seed_labels(
     scale: DataScale, sample: Tensor, num_components: int, restarts: int, generator: torch.Generator
 ) -> Tensor:
     """Cluster a sample by k-means++ with restarts: (n,), labels in 0 … K−1; the arguments are `seed_statistics`'s."""
-    centred = (sample - scale.mean.to(sample.dtype)).contiguous()
     return fit_kmeans(
-        centred,
+        scale.to(sample.dtype).place(sample),
         num_components,
         generator,
         restarts=restarts,
@@ -117,7 +116,7 @@ def compute_hard_statistics(
 
     Args:
         family: the component likelihood.
-        scale: centres the data.
+        scale: the coordinates.
         x: (n, D).
         labels: (n,), in 0 … K−1.
         num_components: K.
@@ -128,8 +127,8 @@ def compute_hard_statistics(
     """
     total = zero_statistics(num_components, family.num_features, x.device)
     counts = torch.bincount(labels, minlength=num_components).to(total.counts)
-    shift = scale.mean.to(x.dtype)
+    scale = scale.to(x.dtype)
     for rows, assigned in zip(x.split(chunk_size), labels.split(chunk_size), strict=True):
-        features = family.make_features(rows, shift)
+        features = family.make_features(rows, scale)
         family.collect_features(assigned, features, total.sums)
     return total._replace(counts=counts, size=counts.sum())

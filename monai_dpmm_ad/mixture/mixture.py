@@ -3,24 +3,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from monai_dpmm_ad.errors import unknown_option
+from monai_dpmm_ad.errors import CheckpointError, NotFittedError
+from monai_dpmm_ad.mixture.axes import estimate_axes
 from monai_dpmm_ad.mixture.distributed import fill_up
+from monai_dpmm_ad.mixture.expectation import run_local_step
+from monai_dpmm_ad.mixture.families import DataScale, make_family
 from monai_dpmm_ad.mixture.hyperparameters import Hyperparameters
-from monai_dpmm_ad.mixture.initialise import draw_sample
-from monai_dpmm_ad.mixture.learning import LearningMixture
+from monai_dpmm_ad.mixture.inference import Batch, make_inference
+from monai_dpmm_ad.mixture.initialise import compute_data_scale, draw_sample, seed_statistics
+from monai_dpmm_ad.mixture.posterior import Posterior, build_posterior
+from monai_dpmm_ad.mixture.statistics import Statistics, zero_statistics
+from monai_dpmm_ad.mixture.validation import check_embeddings, refuse_bad_rows
+from monai_dpmm_ad.mixture.variational import Factors, MixtureState, Prior
 from monai_dpmm_ad.utils.distributed import gather_rows, get_world_size, reduce_sum
 
 __all__ = ["DirichletProcessMixture"]
 
-INFERENCES = ("natural", "pyro", "memoized")
+CPU_CHUNK, DEVICE_CHUNK = 2048, 32768  # rows: the workspace stays in a CPU's cache, and fills a GPU
 
 
-class DirichletProcessMixture(LearningMixture):
+class DirichletProcessMixture(nn.Module):
     """A truncated Dirichlet process mixture for embeddings, fitted batch by batch by variational inference.
 
     Whatever the inference, the state is the same: expected statistics of the components and q(α). It lives in float64
@@ -58,6 +66,21 @@ class DirichletProcessMixture(LearningMixture):
         torch.Size([500])
     """
 
+    statistic_counts: Tensor
+    statistic_sums: Tensor
+    statistic_entropy: Tensor
+    statistic_size: Tensor
+    alpha_rate: Tensor
+    data_mean: Tensor
+    data_variance: Tensor
+    data_axes: Tensor | None
+    hyperparameters: Tensor
+    num_seen: Tensor
+    fitted: Tensor
+
+    _factors: Factors | None
+    _posterior: Posterior | None
+
     def __init__(
         self,
         num_components: int,
@@ -78,16 +101,10 @@ class DirichletProcessMixture(LearningMixture):
         chunk_size: int | None = None,
         seed: int = 0,
     ) -> None:
+        super().__init__()
         for name, value in [("num_components", num_components), ("embed_dim", embed_dim), ("restarts", restarts)]:
             if value < 1:
                 raise ValueError(f"`{name}` must be positive, got {value}.")
-        if inference not in INFERENCES:
-            raise unknown_option("inference", inference, INFERENCES)
-        if inference == "pyro" and covariance not in ("diagonal", "spherical"):
-            raise ValueError(
-                f"`inference` must be natural or memoized for {covariance} covariance, got 'pyro'. "
-                "The Pyro model knows diagonal and spherical covariance."
-            )
         hyper = Hyperparameters(
             alpha_shape=alpha_prior[0],
             alpha_rate=alpha_prior[1],
@@ -99,10 +116,59 @@ class DirichletProcessMixture(LearningMixture):
             learning_rate=learning_rate,
             top_components=top_components,
         )
-        super().__init__(num_components, embed_dim, covariance, inference, hyper, restarts, chunk_size, seed)
+        self._inference = make_inference(inference, covariance, hyper)
+        self.num_components = num_components
+        self.embed_dim = embed_dim
+        self.covariance = covariance
+        self.inference = inference
+        self.restarts = restarts
         self.sample_size = max(20_000, 40 * num_components) if sample_size is None else sample_size
+        self.chunk_size = chunk_size
+        self.seed = seed
         #: mean ELBO per datum of each epoch of the last ``fit``, nats
         self.history: list[float] = []
+        self._register(hyper)
+        self._refresh()
+
+    # State -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> MixtureState:
+        """The state as the optimisers see it."""
+        statistics = (self.statistic_counts, self.statistic_sums, self.statistic_entropy, self.statistic_size)
+        return MixtureState(Statistics(*statistics), self.alpha_rate, self.num_seen)
+
+    @property
+    def prior(self) -> Prior:
+        """The priors and the likelihood, as the hyperparameters and the data's scale define them."""
+        return Prior(
+            make_family(self.covariance, self.embed_dim, self._hyper),
+            DataScale(self.data_mean, self.data_variance, self.data_axes, self._log_volume),
+            self.hyperparameters[0],
+            self.hyperparameters[1],
+        )
+
+    @property
+    def factors(self) -> Factors:
+        """The factors that follow from the state."""
+        if self._factors is None:
+            self._factors = self.prior.build(self.state)
+        return self._factors
+
+    @property
+    def posterior(self) -> Posterior:
+        """The fitted mixture as a density.
+
+        Raises:
+            NotFittedError: before a fit.
+        """
+        self._require_fitted()
+        if self._posterior is None:
+            chunk_size = self._choose_chunk(self.data_mean.device)
+            self._posterior = build_posterior(self.prior, self.state, self.factors, chunk_size)
+        return self._posterior
+
+    # Learning --------------------------------------------------------------------------------------------------------
 
     def fit(
         self,
@@ -142,13 +208,255 @@ class DirichletProcessMixture(LearningMixture):
         self.history = []
         for _ in range(max_epochs):
             shared = fill_up(batches, self.embed_dim, self.data_mean.device)
-            estimates = [self.partial_fit(batch, num_data, index) for index, batch in enumerate(shared)]
-            self.history.append(float(estimates[-1] if self.inference == "memoized" else torch.stack(estimates).mean()))
-            moves = self.adapt(sample) if adapt else self._finish_lap()
+            elbos = [self.partial_fit(batch, num_data, index) for index, batch in enumerate(shared)]
+            self.history.append(float(elbos[-1] if self._inference.exact else torch.stack(elbos).mean()))
+            moves = self.adapt(sample) if adapt else self._settle()
             if not moves and len(self.history) > 1 and self.history[-1] - self.history[-2] < tolerance:
                 break
         return self
 
+    @torch.no_grad()
+    def initialize(self, sample: Tensor, num_data: int | None = None) -> DirichletProcessMixture:
+        """Start from a sample: the data's scale, then k-means++ with restarts.
+
+        Args:
+            sample: (n, D), drawn over the whole data set, from many images; the same on all processes.
+            num_data: N, the size of the data set; by default n.
+
+        Returns:
+            self, ready for ``partial_fit`` and for scoring.
+
+        Raises:
+            ValueError: if the sample is empty, of another dimension, or holds values that are not finite.
+        """
+        sample = check_embeddings(sample, self.embed_dim, self.data_mean.device)
+        refuse_bad_rows(sample, self.prior.family.unit)
+        num_data = sample.shape[0] if num_data is None else num_data
+        scale = compute_data_scale(sample)
+        if self.prior.family.turned:
+            scale = estimate_axes(scale, sample, self.num_components, self._make_generator())
+        self.data_mean, self.data_variance, self.data_axes, self._log_volume = scale
+        prior = self.prior
+        statistics = seed_statistics(
+            prior.family, prior.scale, sample, self.num_components, self.restarts, self._make_generator()
+        ).scale(num_data / sample.shape[0])
+        fresh = self.state._replace(
+            alpha_rate=torch.full_like(self.alpha_rate, self._hyper.alpha_rate),
+            num_seen=torch.full_like(self.num_seen, sample.shape[0]),
+        )
+        self._set_state(prior.update(statistics, fresh))
+        self.fitted = torch.ones_like(self.fitted)
+        self._refresh()
+        return self
+
+    @torch.no_grad()
+    def partial_fit(self, batch: Tensor, num_data: int | None = None, index: int | None = None) -> Tensor:
+        """Take one step on a batch; nothing waits for the device.
+
+        Args:
+            batch: (n, D), n ≥ 1; under torch.distributed each process gives its own.
+            num_data: N, the size of the data set; by default as before.
+            index: which batch of the data set this is; memoized inference needs it.
+
+        Returns:
+            0-dim, the ELBO per datum before the step, nats: the batch's estimate, for memoized inference the whole
+            data set's after the step.
+
+        Raises:
+            NotFittedError: before ``initialize``.
+            ValueError: if the batch is of another dimension, or holds values that are not finite. On other devices
+                than the CPU such a batch changes nothing and its ELBO is NaN.
+        """
+        self._require_fitted()
+        rows = check_embeddings(batch, self.embed_dim, self.data_mean.device, allow_empty=get_world_size() > 1)
+        size = self.statistic_size if num_data is None else torch.full_like(self.statistic_size, num_data)
+        step = Batch(rows, size, self._choose_chunk(rows.device), index)
+        state, elbo = self._inference.step(self.prior, self.state, self.factors, step)
+        self._set_state(state)
+        return elbo
+
+    @torch.no_grad()
+    def adapt(self, sample: Tensor | None = None) -> int:
+        """Merge and split components where that raises the ELBO, and order them by size; best after each epoch.
+
+        Memoized inference only merges: its cache cannot tell what each half of a component would have held.
+
+        Args:
+            sample: (n, D), drawn over the whole data set, the same on all processes; it estimates the ELBO's data
+                term. Memoized inference knows the whole ELBO from its cache and needs none.
+
+        Returns:
+            how many components were merged away or split; in an update, how many were opened.
+
+        Raises:
+            NotFittedError: before ``initialize``.
+            ValueError: if a sample is needed and there is none, or it holds values that are not finite.
+        """
+        self._require_fitted()
+        if sample is not None:
+            sample = check_embeddings(sample, self.embed_dim, self.data_mean.device)
+            refuse_bad_rows(sample, self.prior.family.unit)
+        chunk_size = self._choose_chunk(self.data_mean.device)
+        state, accepted = self._inference.finish_epoch(
+            self.prior, self.state, sample, chunk_size, self._make_generator()
+        )
+        self._set_state(state)
+        return accepted
+
+    @torch.no_grad()
+    def start_update(self) -> None:
+        """Keep what has been learnt and take in new data: ``partial_fit`` gets batches of those alone from here on.
+
+        The statistics of the former data stay as they are, assigned as the former posterior did; ``num_data`` counts
+        the new data. ``adapt``, given a sample of the new data, opens components for what is new among them, see
+        `moves.novelty`, and merges others for it; it does no more than that. Ends with the next load of a state.
+
+        Raises:
+            NotFittedError: before a fit.
+            ValueError: with another inference than natural gradients.
+
+        Reference:
+            Broderick, Boyd, Wibisono, Wilson and Jordan 2013, Streaming variational Bayes.
+        """
+        self._require_fitted()
+        self._set_state(self._inference.start_update(self.state))
+
+    # Scores ----------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def elbo(self, x: Tensor, num_data: int | None = None) -> Tensor:
+        """Compute the ELBO of data under the present factors, q(z) at its optimum.
+
+        Args:
+            x: (n, D).
+            num_data: N, if ``x`` stands for a larger data set.
+
+        Returns:
+            0-dim float64, nats, of N data.
+
+        Raises:
+            NotFittedError: before a fit.
+        """
+        self._require_fitted()
+        x = check_embeddings(x, self.embed_dim, self.data_mean.device)
+        evidence = run_local_step(self.prior, self.factors, x, self._choose_chunk(x.device)).evidence
+        return evidence * ((num_data or x.shape[0]) / x.shape[0]) - self.factors.kl
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Compute the log predictive density of x (n, D): (n,), nats."""
+        return self._score(x, "log_prob")
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """Compute p(z = k | x) of x (n, D): (n, K), rows sum to one."""
+        return self._score(x, "responsibilities")
+
+    def cosine_distance(self, x: Tensor) -> Tensor:
+        """Compute 1 − max_k cos(x, μ_k) over active components of x (n, D): (n,)."""
+        return self._score(x, "cosine_distance")
+
+    def euclidean_distance(self, x: Tensor) -> Tensor:
+        """Compute the distance of x (n, D) to the nearest active centre: (n,)."""
+        return self._score(x, "euclidean_distance")
+
+    def mahalanobis_distance(self, x: Tensor) -> Tensor:
+        """Compute the least distance of x (n, D) in units of an active component's own spread: (n,)."""
+        return self._score(x, "mahalanobis_distance")
+
+    def log_prob_bound(self) -> Tensor:
+        """Compute an upper bound of ``log_prob`` over all x: bound − log_prob(x) ≥ 0 is a score. 0-dim, nats."""
+        return self.posterior.log_prob_bound()
+
     def extra_repr(self) -> str:
         """Show the arguments that shape the state."""
         return f"{self.num_components}, {self.embed_dim}, covariance={self.covariance!r}, inference={self.inference!r}"
+
+    # Behind it -------------------------------------------------------------------------------------------------------
+
+    def _register(self, hyper: Hyperparameters) -> None:
+        """Make the buffers, whose shapes follow from the arguments, fitted or not."""
+        family = make_family(self.covariance, self.embed_dim, hyper)
+        statistics = zero_statistics(self.num_components, family.num_features)
+        for name, tensor in zip(Statistics._fields, statistics, strict=True):
+            self.register_buffer(f"statistic_{name}", tensor)
+        self.register_buffer("alpha_rate", torch.tensor(hyper.alpha_rate, dtype=torch.float64))
+        self.register_buffer("data_mean", torch.zeros(self.embed_dim, dtype=torch.float64))
+        self.register_buffer("data_variance", torch.ones(self.embed_dim, dtype=torch.float64))
+        self.register_buffer("data_axes", torch.eye(self.embed_dim, dtype=torch.float64) if family.turned else None)
+        self.register_buffer("hyperparameters", hyper.to_tensor())
+        self.register_buffer("num_seen", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("fitted", torch.tensor(False))
+
+    def _set_state(self, state: MixtureState) -> None:
+        """Copy a state into the buffers."""
+        for name, value in zip(Statistics._fields, state.statistics, strict=True):
+            setattr(self, f"statistic_{name}", value)
+        self.alpha_rate = state.alpha_rate
+        self.num_seen = state.num_seen
+        self._factors = None
+        self._posterior = None
+
+    def _refresh(self) -> None:
+        """Derive everything afresh from the buffers: they have been changed from outside."""
+        self._hyper = Hyperparameters.from_tensor(self.hyperparameters)
+        self._inference = make_inference(self.inference, self.covariance, self._hyper)
+        self._is_fitted = bool(self.fitted)
+        self._log_volume = 0.0 if self.data_axes is None else torch.linalg.slogdet(self.data_axes).logabsdet
+        self._factors = None
+        self._posterior = None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DirichletProcessMixture:
+        """Move to a device; statistics stay float64 when the network around is made half or bfloat16."""
+
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        super()._apply(move, recurse)
+        going_on = self._inference.follow(move)
+        self._refresh()
+        self._inference = going_on
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Load, having checked that the state is of a mixture of this size.
+
+        Raises:
+            CheckpointError: if it is not.
+        """
+        for name, buffer in self.named_buffers(recurse=False):
+            saved = state_dict.get(prefix + name)
+            if saved is not None and saved.shape != buffer.shape:
+                raise CheckpointError(
+                    f"`{prefix}{name}` must have shape {tuple(buffer.shape)} for {self.num_components} components, "
+                    f"{self.embed_dim} dimensions and {self.covariance} covariance, got {tuple(saved.shape)}. "
+                    "Build the mixture with the arguments that it was saved with."
+                )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._refresh()
+
+    def _settle(self) -> int:
+        """End a pass over the data without moves."""
+        self._set_state(self._inference.settle(self.prior, self.state))
+        return 0
+
+    @torch.no_grad()
+    def _score(self, x: Tensor, method: str) -> Tensor:
+        """Run a method of the posterior in float32, whatever autocast says: half precision cancels."""
+        posterior = self.posterior
+        x = check_embeddings(x, self.embed_dim, self.data_mean.device, allow_empty=True).float()
+        # Elsewhere the score is NaN: asking would wait, and a graph that is exported cannot ask.
+        if posterior.family.unit and x.device.type == "cpu" and not torch.compiler.is_exporting():
+            refuse_bad_rows(x, unit=True)
+        with torch.autocast(x.device.type, enabled=False):
+            result: Tensor = getattr(posterior, method)(x)
+        return result
+
+    def _require_fitted(self) -> None:
+        if not self._is_fitted:
+            raise NotFittedError("The mixture has not been fitted. Call `fit`, or `initialize`, or load a state dict.")
+
+    def _choose_chunk(self, device: torch.device) -> int:
+        return self.chunk_size or (CPU_CHUNK if device.type == "cpu" else DEVICE_CHUNK)
+
+    def _make_generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from monai_dpmm_ad.mixture.family import Family
+from monai_dpmm_ad.mixture.families.base import DataScale, Family
 from monai_dpmm_ad.mixture.screening import LEAST_SIZE_SCORE, MARGIN, Screen, find_candidates, make_screen
 from monai_dpmm_ad.mixture.sticks import compute_weights
-from monai_dpmm_ad.mixture.variational import Model, State, Variational, compute_weighted_log_prob, normalise
+from monai_dpmm_ad.mixture.variational import Factors, MixtureState, Prior, compute_weighted_log_prob, normalise
 from monai_dpmm_ad.ops.distances import nearest_cosine_distance, nearest_euclidean_distance, split_rows
 
 __all__ = ["Posterior", "build_posterior"]
@@ -30,31 +31,39 @@ class Posterior:
 
     Args:
         family: the component likelihood.
+        params: q(θ) of the active components, float64.
         weights: (K,), E[π_k] of all components, sum one, float64.
         counts: (K,), expected number of data in each component, float64.
         active: (A,), indices of the components that score.
         means: (A, D), centres in the data's own coordinates.
-        precisions: (A, D), (A, 1) or (A, D, D), predictive precisions.
         log_weights: (A,), log weights of the active components, renormalised.
         coefficients: predictive log density of the features, without weights.
-        shift: (D,), subtracted from data before their features are made.
-        mode_log_density: (A,), the largest log density of each component, nats.
+        scale: the coordinates of the features.
         chunk_size: rows at a time.
         screen: finds the few components that matter to a datum; None where the dense way is as fast.
     """
 
     family: Family
+    params: Any
     weights: Tensor
     counts: Tensor
     active: Tensor
     means: Tensor
-    precisions: Tensor
     log_weights: Tensor
     coefficients: Any
-    shift: Tensor
-    mode_log_density: Tensor
+    scale: DataScale
     chunk_size: int
     screen: Screen | None = None
+
+    @cached_property
+    def precisions(self) -> Tensor:
+        """Predictive precisions, (A, D), (A, 1) or (A, D, D); computed when they are asked for."""
+        return self.family.get_precisions(self.scale.to(torch.float64), self.params).to(self.means.dtype)
+
+    @cached_property
+    def mode_log_density(self) -> Tensor:
+        """The largest log density of each component, (A,), nats; computed when it is asked for."""
+        return self.family.compute_mode_log_density(self.scale.to(torch.float64), self.params).to(self.means.dtype)
 
     @property
     def num_active(self) -> int:
@@ -149,7 +158,7 @@ class Posterior:
         screen = None if torch.jit.is_tracing() or torch.compiler.is_compiling() else self.screen
         parts = []
         for rows in split_rows(x, self.chunk_size):
-            features = self.family.make_features(rows, self.shift)
+            features = self.family.make_features(rows, self.scale)
             if screen is None:
                 parts.append(reduce(self.family.compute_log_prob(features, coefficients)))
                 continue
@@ -162,43 +171,42 @@ class Posterior:
     def _weighted(self, x: Tensor) -> Tensor:
         """Log weight plus log density, (n, A)."""
         coefficients = self.coefficients._replace(offset=self.coefficients.offset + self.log_weights)
-        return compute_weighted_log_prob(self.family, coefficients, self.shift, x)
+        return compute_weighted_log_prob(self.family, coefficients, self.scale, x)
 
 
 def build_posterior(
-    model: Model, state: State, variational: Variational, chunk_size: int, dtype: torch.dtype = torch.float32
+    prior: Prior, state: MixtureState, factors: Factors, chunk_size: int, dtype: torch.dtype = torch.float32
 ) -> Posterior:
     """Make the density of a fitted state.
 
     Args:
-        model: priors and likelihood.
+        prior: priors and likelihood.
         state: statistics and q(α).
-        variational: the factors of that state.
+        factors: the factors of that state.
         chunk_size: rows at a time when scoring.
         dtype: of the density; build it in float64 for exact comparisons.
 
     Returns:
         the posterior over active components; the heaviest one is active whatever its weight.
     """
-    weights = compute_weights(variational.sticks)
+    weights = compute_weights(factors.sticks)
     counts = state.statistics.counts
     keep = (weights > MIN_WEIGHT) & (counts >= MIN_COUNT)
     keep = keep | (counts == counts.max())
     active = keep.nonzero()[:, 0]
-    params = type(variational.params)(*(p[active] for p in variational.params))
-    family, scale = model.family, model.scale
+    params = type(factors.params)(*(p[active] for p in factors.params))
+    family, scale = prior.family, prior.scale
     coefficients = family.compute_predictive_coefficients(scale, params).to(dtype)
     return Posterior(
         family=family,
+        params=params,
         weights=weights,
         counts=counts,
         active=active,
         means=family.get_means(scale, params).to(dtype),
-        precisions=family.get_precisions(params).to(dtype),
         log_weights=(weights[active] / weights[active].sum()).log().to(dtype),
         coefficients=coefficients,
-        shift=scale.mean.to(dtype),
-        mode_log_density=family.compute_mode_log_density(params).to(dtype),
+        scale=scale.to(dtype),
         chunk_size=chunk_size,
         screen=make_screen(coefficients, LEAST_SIZE_SCORE),
     )

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from monai_dpmm_ad.mixture.family import Coefficients
+from monai_dpmm_ad.mixture.families.base import Coefficients
 from monai_dpmm_ad.ops.precision import supports_bfloat16
 
 __all__ = ["LEAST_SIZE_FIT", "LEAST_SIZE_SCORE", "MARGIN", "Candidates", "Screen"]

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from monai_dpmm_ad.mixture.family import DataScale, Family
+from monai_dpmm_ad.mixture.families.base import DataScale, Family
 from monai_dpmm_ad.mixture.statistics import Statistics
 from monai_dpmm_ad.mixture.sticks import (
     Sticks,
@@ -28,9 +28,9 @@ from monai_dpmm_ad.mixture.sticks import (
 )
 
 __all__ = [
-    "Model",
-    "State",
-    "Variational",
+    "Factors",
+    "MixtureState",
+    "Prior",
     "compute_elbo",
     "compute_weighted_log_prob",
     "normalise",
@@ -38,19 +38,21 @@ __all__ = [
 ]
 
 
-class State(NamedTuple):
+class MixtureState(NamedTuple):
     """All that the optimisers move.
 
     Args:
         statistics: expected statistics, scaled to the data set.
         alpha_rate: 0-dim, w_2 of q(α).
+        num_seen: 0-dim, how many data natural gradients have seen, the initial sample among them.
     """
 
     statistics: Statistics
     alpha_rate: Tensor
+    num_seen: Tensor
 
 
-class Variational(NamedTuple):
+class Factors(NamedTuple):
     """The factors that follow from a state.
 
     Args:
@@ -68,7 +70,7 @@ class Variational(NamedTuple):
     kl: Tensor
 
 
-class Model(NamedTuple):
+class Prior(NamedTuple):
     """The priors and the likelihood.
 
     Args:
@@ -83,7 +85,7 @@ class Model(NamedTuple):
     alpha_shape: Tensor
     alpha_rate: Tensor
 
-    def build(self, state: State) -> Variational:
+    def build(self, state: MixtureState) -> Factors:
         """Compute every factor from a state."""
         counts = state.statistics.counts
         sticks = build_sticks(counts, self.alpha_shape, state.alpha_rate)
@@ -91,51 +93,52 @@ class Model(NamedTuple):
         coefficients = self.family.compute_expected_coefficients(self.scale, params)
         kl = compute_sticks_kl(sticks, self.alpha_shape, self.alpha_rate)
         kl = kl + self.family.compute_kl(self.scale, params).sum()
-        return Variational(sticks, params, compute_log_weights(sticks), coefficients, kl)
+        return Factors(sticks, params, compute_log_weights(sticks), coefficients, kl)
 
-    def update(self, statistics: Statistics, alpha_rate: Tensor) -> State:
-        """Make the state of new statistics, moving q(α) along."""
-        return State(statistics, update_alpha_rate(statistics.counts, self.alpha_shape, self.alpha_rate, alpha_rate))
+    def update(self, statistics: Statistics, state: MixtureState) -> MixtureState:
+        """Give a state new statistics, moving q(α) along."""
+        rate = update_alpha_rate(statistics.counts, self.alpha_shape, self.alpha_rate, state.alpha_rate)
+        return state._replace(statistics=statistics, alpha_rate=rate)
 
 
-def compute_elbo(model: Model, statistics: Statistics, variational: Variational) -> Tensor:
+def compute_elbo(prior: Prior, statistics: Statistics, factors: Factors) -> Tensor:
     """Compute the ELBO of the data that the statistics describe.
 
     Args:
-        model: priors and likelihood.
+        prior: priors and likelihood.
         statistics: of the data, under any q(z), its entropy included.
-        variational: the other factors; they need not have been made from these statistics.
+        factors: the other factors; they need not have been made from these statistics.
 
     Returns:
         0-dim, nats.
     """
-    likelihood = model.family.compute_likelihood(statistics, variational.coefficients)
-    return (statistics.counts * variational.log_weights + likelihood + statistics.entropy).sum() - variational.kl
+    likelihood = prior.family.compute_likelihood(statistics, factors.coefficients)
+    return (statistics.counts * factors.log_weights + likelihood + statistics.entropy).sum() - factors.kl
 
 
-def compute_weighted_log_prob(family: Family, coefficients: Any, shift: Tensor, x: Tensor) -> Tensor:
+def compute_weighted_log_prob(family: Family, coefficients: Any, scale: DataScale, x: Tensor) -> Tensor:
     """Compute log weight plus log density of each component, the quantity behind score, responsibilities and ELBO.
 
     Args:
         family: the component likelihood.
         coefficients: of the features, log weights included in the offset, in the dtype of ``x``.
-        shift: (D,), the data mean in the dtype of ``x``.
+        scale: the coordinates, in the dtype of ``x``.
         x: (n, D).
 
     Returns:
         (n, K), nats.
     """
-    return family.compute_log_prob(family.make_features(x, shift), coefficients)
+    return family.compute_log_prob(family.make_features(x, scale), coefficients)
 
 
 def reduce_log_prob(
-    model: Model, variational: Variational, x: Tensor, chunk_size: int, reduce: Callable[[Tensor], Tensor]
+    prior: Prior, factors: Factors, x: Tensor, chunk_size: int, reduce: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Reduce E[log π_k] + E[log p(y_n | θ_k)] over components, a chunk of rows at a time.
 
     Args:
-        model: priors and likelihood.
-        variational: the global factors.
+        prior: priors and likelihood.
+        factors: the global factors.
         x: (n, D).
         chunk_size: rows at a time.
         reduce: (rows, K) to (rows,).
@@ -143,11 +146,11 @@ def reduce_log_prob(
     Returns:
         (n,).
     """
-    coefficients = variational.coefficients
-    coefficients = coefficients._replace(offset=coefficients.offset + variational.log_weights).to(x.dtype)
-    shift = model.scale.mean.to(x.dtype)
+    coefficients = factors.coefficients
+    coefficients = coefficients._replace(offset=coefficients.offset + factors.log_weights).to(x.dtype)
+    scale = prior.scale.to(x.dtype)
     return torch.cat(
-        [reduce(compute_weighted_log_prob(model.family, coefficients, shift, rows)) for rows in x.split(chunk_size)]
+        [reduce(compute_weighted_log_prob(prior.family, coefficients, scale, rows)) for rows in x.split(chunk_size)]
     )
 
 

@@ -154,7 +154,7 @@ class AllScores(nn.Module):
         return tuple(found)
 
 
-@pytest.mark.parametrize("covariance", ["diagonal", "spherical", "vmf", "full"])
+@pytest.mark.parametrize("covariance", ["diagonal", "spherical", "rotated", "vmf", "full"])
 def test_every_score_has_a_graph(covariance: str) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")

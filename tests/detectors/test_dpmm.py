@@ -60,3 +60,8 @@ def test_every_epoch_ends_with_merges_and_the_model_says_how_mass_is_spread() ->
     assert after["components_for_99_percent"] == after["components_for_90_percent"] == 4
     assert after["effective_components"] == pytest.approx(4.0, abs=0.1)
     assert after["num_active"] == len(detector.mixture.posterior.means) < before["num_active"]
+
+
+def test_memoized_inference_is_refused_before_anything_is_embedded() -> None:
+    with pytest.raises(ValueError, match="`inference` must be natural or pyro for a detector, got 'memoized'"):
+        DPMMDetector(8, inference="memoized")

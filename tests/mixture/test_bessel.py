@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.special import ive
 
-from monai_dpmm_ad.mixture.bessel import compute_bessel_ratio, compute_log_bessel
+from monai_dpmm_ad.mixture.families.bessel import compute_bessel_ratio, compute_log_bessel
 
 ORDERS = [0.0, 0.5, 1.0, 3.5, 14.5, 15.0, 95.0, 191.0, 500.0, 1000.0]
 

@@ -35,7 +35,8 @@ dist.destroy_process_group()
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("covariance", "inference"), [("diagonal", "natural"), ("full", "natural"), ("diagonal", "memoized")]
+    ("covariance", "inference"),
+    [("diagonal", "natural"), ("rotated", "natural"), ("full", "natural"), ("diagonal", "memoized")],
 )
 def test_two_processes_agree_with_one(tmp_path: Path, covariance, inference, make_directions):
     x = make_directions(300, 5, 4).double()

@@ -39,7 +39,7 @@ def test_the_fit_is_that_of_the_cpu(covariance, inference, adapt, make_direction
     torch.testing.assert_close(fits[1].log_prob(x.cuda()).cpu(), fits[0].log_prob(x), rtol=1e-3, atol=1e-2)
 
 
-@pytest.mark.parametrize("covariance", ["diagonal", "spherical"])
+@pytest.mark.parametrize("covariance", ["diagonal", "spherical", "rotated"])
 def test_pyro_fits_there_too(covariance, make_clusters):
     x = make_clusters(300, 6, 4).cuda()
     mixture = DirichletProcessMixture(10, 6, covariance, "pyro").cuda()
@@ -85,7 +85,7 @@ def test_many_components_give_the_scores_of_the_cpu_where_those_are_screened(mak
         torch.testing.assert_close(getattr(mixture, score)(x.cuda()).cpu(), expected, rtol=1e-3, atol=5e-2)
 
 
-@pytest.mark.parametrize("covariance", ["spherical", "diagonal", "vmf"])
+@pytest.mark.parametrize("covariance", ["spherical", "diagonal", "rotated", "vmf"])
 @pytest.mark.parametrize("inference", ["natural", "memoized"])
 def test_nothing_waits_inside_a_step(covariance, inference, forbid_waiting, make_directions):
     x = make_directions(300, 6, 4).cuda()
@@ -98,7 +98,7 @@ def test_nothing_waits_inside_a_step(covariance, inference, forbid_waiting, make
         mixture.partial_fit(batch, index=index)
 
 
-@pytest.mark.parametrize("covariance", ["spherical", "diagonal", "vmf"])
+@pytest.mark.parametrize("covariance", ["spherical", "diagonal", "rotated", "vmf"])
 def test_nothing_waits_inside_a_score(covariance, forbid_waiting, make_directions):
     x = make_directions(300, 6, 4).cuda()
     mixture = DirichletProcessMixture(10, 6, covariance).cuda().fit(x.split(100), max_epochs=1)

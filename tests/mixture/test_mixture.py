@@ -156,6 +156,16 @@ def test_anomalies_score_higher_than_data(make_clusters):
     assert mixture.log_prob(x + 3.0).max() < mixture.log_prob(x).min()
 
 
+def test_precisions_and_modes_are_computed_when_they_are_asked_for(fitted):
+    mixture, x = fitted
+    posterior = mixture.posterior
+    mixture.log_prob(x), mixture.cosine_distance(x), mixture.responsibilities(x)
+    assert not {"precisions", "mode_log_density"} & set(vars(posterior))
+    assert posterior.mode_log_density.shape == (posterior.num_active,)
+    assert len(posterior.precisions) == posterior.num_active
+    assert posterior.precisions is posterior.precisions
+
+
 def test_posterior_reports_how_mass_is_spread(fitted):
     mixture, _ = fitted
     posterior = mixture.posterior
@@ -279,7 +289,7 @@ def test_other_bad_arguments_are_refused():
         DirichletProcessMixture(0, 4)
     with pytest.raises(ValueError, match=r"`forgetting` must be in \(0\.5, 1\], got 0\.5"):
         DirichletProcessMixture(5, 4, forgetting=0.5)
-    with pytest.raises(ValueError, match="diagonal and spherical covariance"):
+    with pytest.raises(ValueError, match="knows diagonal and rotated and spherical covariance"):
         DirichletProcessMixture(5, 4, "full", "pyro")
 
 

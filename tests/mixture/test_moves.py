@@ -7,9 +7,15 @@ import pytest
 import torch
 
 from monai_dpmm_ad.mixture import DirichletProcessMixture
+from monai_dpmm_ad.mixture.expectation import run_local_step
 from monai_dpmm_ad.mixture.families import COVARIANCES
-from monai_dpmm_ad.mixture.local_step import run_local_step
-from monai_dpmm_ad.mixture.moves import MergeTree, choose_groups, compute_merge_gains, merge_statistics, propose_merges
+from monai_dpmm_ad.mixture.moves.merges import (
+    MergeTree,
+    choose_groups,
+    compute_merge_gains,
+    merge_statistics,
+    propose_merges,
+)
 from monai_dpmm_ad.mixture.statistics import Statistics
 from monai_dpmm_ad.mixture.variational import compute_elbo
 
@@ -33,16 +39,16 @@ def test_gain_is_the_exact_change_of_the_elbo(make_clusters):
     """All of it that does not come from the weights of other components."""
     x = make_clusters(200, 4, 3).double()
     mixture = DirichletProcessMixture(6, 4).initialize(x)
-    model, state = mixture.model, mixture.state
-    tree = propose_merges(model, state)
-    found = run_local_step(model, mixture.variational, x, 100, tree.groups)
-    state = model.update(found.statistics, state.alpha_rate)
-    gains = compute_merge_gains(model, state, tree.groups, found.group_entropy)
-    before = compute_elbo(model, state.statistics, model.build(state))
+    prior, state = mixture.prior, mixture.state
+    tree = propose_merges(prior, state)
+    found = run_local_step(prior, mixture.factors, x, 100, tree.groups)
+    state = prior.update(found.statistics, state)
+    gains = compute_merge_gains(prior, state, tree.groups, found.group_entropy)
+    before = compute_elbo(prior, state.statistics, prior.build(state))
     for index in range(len(gains)):
         merged = merge_statistics(state.statistics, tree.groups[[index]], found.group_entropy[[index]])
-        after = model.update(merged, state.alpha_rate)
-        change = compute_elbo(model, after.statistics, model.build(after)) - before
+        after = prior.update(merged, state)
+        change = compute_elbo(prior, after.statistics, prior.build(after)) - before
         assert abs(float(change - gains[index])) < 25.0  # the sticks, a few nats a component
         assert abs(float(change)) > 25.0  # what is compared is not nothing
 
@@ -51,7 +57,7 @@ def test_group_entropy_is_that_of_summed_responsibilities(make_clusters):
     x = make_clusters(100, 3, 4, spread=1.0).double()
     mixture = DirichletProcessMixture(5, 3).initialize(x)
     groups = torch.tensor([[True, True, False, False, False], [True] * 5, [False, False, False, True, False]])
-    found = run_local_step(mixture.model, mixture.variational, x, 30, groups)
+    found = run_local_step(mixture.prior, mixture.factors, x, 30, groups)
     assert 0.0 < found.group_entropy[0] < found.statistics.entropy[:2].sum()
     torch.testing.assert_close(found.group_entropy[1], torch.tensor(0.0).double(), atol=1e-9, rtol=0)
     torch.testing.assert_close(found.group_entropy[2], found.statistics.entropy[3], atol=1e-8, rtol=1e-6)

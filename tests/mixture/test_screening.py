@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from monai_dpmm_ad.mixture import DirichletProcessMixture, screening
-from monai_dpmm_ad.mixture.family import Coefficients
-from monai_dpmm_ad.mixture.local_step import run_local_step
+from monai_dpmm_ad.mixture.expectation import run_local_step
+from monai_dpmm_ad.mixture.families.base import Coefficients
 from monai_dpmm_ad.mixture.screening import MARGIN, find_candidates, make_screen, take_largest
 
-LINEAR = ["spherical", "diagonal", "vmf"]
+LINEAR = ["spherical", "diagonal", "rotated", "vmf"]
 
 
 @pytest.fixture(params=[True, False], ids=["bfloat16", "float32"])
@@ -26,7 +26,7 @@ def precision(request, monkeypatch):
 @pytest.fixture
 def always(monkeypatch):
     """Screen small mixtures too."""
-    for module in ("local_step.LEAST_SIZE_FIT", "posterior.LEAST_SIZE_SCORE"):
+    for module in ("expectation.LEAST_SIZE_FIT", "posterior.LEAST_SIZE_SCORE"):
         monkeypatch.setattr(f"monai_dpmm_ad.mixture.{module}", 0)
 
 
@@ -39,8 +39,8 @@ def make_mixture(covariance, make_directions, spread=0.15, dim=24):
 @pytest.mark.parametrize("spread", [0.1, 0.6])
 def test_screened_step_agrees_with_the_dense_one(covariance, spread, precision, always, make_directions):
     mixture, x = make_mixture(covariance, make_directions, spread)
-    dense = run_local_step(mixture.model, mixture.variational, x, 256)
-    found = run_local_step(mixture.model, mixture.variational, x, 256, screened=True)
+    dense = run_local_step(mixture.prior, mixture.factors, x, 256)
+    found = run_local_step(mixture.prior, mixture.factors, x, 256, screened=True)
     for name, exact in dense.statistics._asdict().items():
         atol = 2e-2 if name == "entropy" else 1e-3  # a difference of sums of float32 log densities
         torch.testing.assert_close(getattr(found.statistics, name), exact, rtol=1e-4, atol=atol)
@@ -78,8 +78,8 @@ def test_coarse_error_is_within_its_bound(scale, seed, precision):
 
 def test_no_component_within_the_margin_is_lost(precision, make_directions):
     mixture, x = make_mixture("diagonal", make_directions, spread=0.4, dim=6)
-    coefficients = mixture.variational.coefficients.to(torch.float32)
-    features = mixture.model.family.make_features(x, mixture.data_mean.float())
+    coefficients = mixture.factors.coefficients.to(torch.float32)
+    features = mixture.prior.family.make_features(x, mixture.prior.scale.to(torch.float32))
     found = find_candidates(make_screen(coefficients, 0), features, MARGIN)
     exact = features @ coefficients.weight + coefficients.offset
     assert 0 < int(found.complete.sum()) < len(x)

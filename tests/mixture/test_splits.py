@@ -8,20 +8,19 @@ import torch
 
 from monai_dpmm_ad.mixture import DirichletProcessMixture
 from monai_dpmm_ad.mixture.initialise import compute_hard_statistics
-from monai_dpmm_ad.mixture.moves import MergeTree
-from monai_dpmm_ad.mixture.splits import Split, accept_splits, propose_splits, trade_splits
+from monai_dpmm_ad.mixture.moves.merges import MergeTree
+from monai_dpmm_ad.mixture.moves.splits import Split, accept_splits, propose_splits, trade_splits
 from monai_dpmm_ad.mixture.statistics import Statistics
-from monai_dpmm_ad.mixture.variational import State
 
-FAMILIES = ["spherical", "diagonal", "full", "vmf"]
+FAMILIES = ["spherical", "diagonal", "rotated", "full", "vmf"]
 
 
 def start(x, labels, num_components, covariance="diagonal"):
     """A mixture whose statistics are those of labelled data."""
     mixture = DirichletProcessMixture(num_components, x.shape[1], covariance).initialize(x)
-    model = mixture.model
-    statistics = compute_hard_statistics(model.family, model.scale, x, labels, num_components)
-    mixture._set_state(State(statistics, mixture.alpha_rate))
+    prior = mixture.prior
+    statistics = compute_hard_statistics(prior.family, prior.scale, x, labels, num_components)
+    mixture._set_state(mixture.state._replace(statistics=statistics))
     return mixture
 
 
@@ -65,7 +64,7 @@ def test_the_gain_is_that_of_the_elbo_where_weights_do_not_change(groups):
     x, truth = groups
     mixture = start(x.double(), torch.tensor([0, 0, 1])[truth], 3)
     labels = torch.tensor([0, 0, 1])[truth]
-    found = propose_splits(mixture.model, x, labels, torch.tensor(1.0), 3, torch.Generator().manual_seed(0))
+    found = propose_splits(mixture.prior, x, labels, torch.tensor(1.0), 3, torch.Generator().manual_seed(0))
     assert [split.component for split in found] == [0]
     assert found[0].halves.counts.tolist() == [200.0, 200.0]
     before = float(mixture.elbo(x.double()))
@@ -78,13 +77,13 @@ def test_trades_keep_the_total_and_never_use_a_component_twice(groups):
     x, truth = groups
     mixture = start(x, truth, 3)
     statistics = mixture.state.statistics
-    half = compute_hard_statistics(mixture.model.family, mixture.model.scale, x[:200], torch.arange(200) % 2, 2)
+    half = compute_hard_statistics(mixture.prior.family, mixture.prior.scale, x[:200], torch.arange(200) % 2, 2)
     splits = [Split(0, 50.0, half), Split(1, 40.0, half), Split(2, 30.0, half)]
     pairs = MergeTree(torch.tensor([[False, True, True]]), [(-2, -3)])
     cheap = torch.tensor([1e9], dtype=torch.float64)
-    trades = trade_splits(mixture.model, mixture.state, splits, pairs, cheap)
+    trades = trade_splits(mixture.prior, mixture.state, splits, pairs, cheap)
     assert [(trade.split.component, trade.target, trade.merged) for trade in trades] == [(0, 2, 1)]
-    state, accepted = accept_splits(mixture.model, mixture.state, trades, lambda s: -float(s.statistics.counts[0]))
+    state, accepted = accept_splits(mixture.prior, mixture.state, trades, lambda s: -float(s.statistics.counts[0]))
     assert accepted == 1
     torch.testing.assert_close(state.statistics.counts.sum(), statistics.counts.sum())
     torch.testing.assert_close(state.statistics.sums.sum(0), statistics.sums.sum(0), rtol=1e-6, atol=1e-4)
@@ -97,16 +96,16 @@ def test_a_trade_that_loses_more_than_it_gains_is_not_made(groups):
     half = Statistics(*(part[:2] for part in statistics[:3]), statistics.size)
     pairs = MergeTree(torch.tensor([[False, True, True]]), [(-2, -3)])
     nothing = torch.zeros(1, dtype=torch.float64)
-    assert trade_splits(mixture.model, mixture.state, [Split(0, 1.0, half)], pairs, nothing) == []
+    assert trade_splits(mixture.prior, mixture.state, [Split(0, 1.0, half)], pairs, nothing) == []
 
 
 def test_no_elbo_that_rises_means_no_split(groups):
     x, truth = groups
     mixture = start(x, torch.tensor([0, 0, 1])[truth], 3)
-    half = compute_hard_statistics(mixture.model.family, mixture.model.scale, x[:400], truth[:400], 2)
+    half = compute_hard_statistics(mixture.prior.family, mixture.prior.scale, x[:400], truth[:400], 2)
     pairs = MergeTree(torch.zeros(0, 3, dtype=torch.bool), [])
-    trades = trade_splits(mixture.model, mixture.state, [Split(0, 1.0, half)], pairs, torch.zeros(0))
+    trades = trade_splits(mixture.prior, mixture.state, [Split(0, 1.0, half)], pairs, torch.zeros(0))
     assert len(trades) == 1
-    state, accepted = accept_splits(mixture.model, mixture.state, trades, lambda _: 0.0)
+    state, accepted = accept_splits(mixture.prior, mixture.state, trades, lambda _: 0.0)
     assert accepted == 0
     assert state is mixture.state or torch.equal(state.statistics.counts, mixture.statistic_counts)

@@ -18,13 +18,17 @@ from pyro.distributions import constraints
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
 
-from monai_dpmm_ad.mixture.family import Coefficients
-from monai_dpmm_ad.mixture.gaussian import FactorisedGaussian
+from monai_dpmm_ad.mixture.families.base import Coefficients
+from monai_dpmm_ad.mixture.families.gaussian import FactorisedGaussian
+from monai_dpmm_ad.mixture.inference.base import Batch, Inference
+from monai_dpmm_ad.mixture.moves.schedule import adapt_to_sample
 from monai_dpmm_ad.mixture.statistics import Statistics
-from monai_dpmm_ad.mixture.variational import Model, State, Variational, compute_weighted_log_prob
+from monai_dpmm_ad.mixture.validation import refuse_bad_rows
+from monai_dpmm_ad.mixture.variational import Factors, MixtureState, Prior, compute_weighted_log_prob
 from monai_dpmm_ad.utils.distributed import average_gradients
 
-__all__ = ["ExpectedLikelihood", "ExpectedOneHot", "PyroOptimizer", "compute_pyro_elbo", "sample_guide", "sample_model"]
+__all__ = ["ExpectedLikelihood", "ExpectedOneHot", "PyroInference", "PyroOptimizer"]
+__all__ += ["compute_pyro_elbo", "sample_guide", "sample_model"]
 
 LEAST_SHARE = 1e-12  # of the data, in an empty component: keeps its logit finite
 DECAY_STEPS = 100.0  # Adam's rate falls as (1 + t/100)^-1/2: constant rates never settle
@@ -60,64 +64,64 @@ class ExpectedLikelihood(dist.TorchDistribution):
 
     Args:
         assignment: (n, K), expected one-hot variables.
-        model: its family computes log p(y | θ).
+        prior: its family computes log p(y | θ).
         coefficients: of the features, for each θ_k.
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
     support = constraints.real_vector
 
-    def __init__(self, assignment: Tensor, model: Model, coefficients: Coefficients) -> None:
+    def __init__(self, assignment: Tensor, prior: Prior, coefficients: Coefficients) -> None:
         self.assignment = assignment
-        self.model = model
+        self.prior = prior
         self.coefficients = coefficients
-        super().__init__(assignment.shape[:1], torch.Size([model.family.embed_dim]), validate_args=False)
+        super().__init__(assignment.shape[:1], torch.Size([prior.family.embed_dim]), validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Compute the expected log density of each datum, (n,)."""
-        shift = self.model.scale.mean.to(value.dtype)
-        found = compute_weighted_log_prob(self.model.family, self.coefficients.to(value.dtype), shift, value)
+        scale = self.prior.scale.to(value.dtype)
+        found = compute_weighted_log_prob(self.prior.family, self.coefficients.to(value.dtype), scale, value)
         return (self.assignment * found).sum(-1)
 
 
-def sample_model(model: Model, num_components: int, x: Tensor, num_data: float | Tensor) -> None:
+def sample_model(prior: Prior, num_components: int, x: Tensor, num_data: float | Tensor) -> None:
     """Run the generative model on a batch that stands for the data set.
 
     Args:
-        model: priors and likelihood, Gaussian with diagonal or spherical covariance.
+        prior: priors and likelihood, Gaussian with diagonal or spherical covariance.
         num_components: K.
         x: (n, D).
         num_data: N.
     """
-    family: FactorisedGaussian = model.family  # type: ignore[assignment]
-    variance = family.group(model.scale.variance)
-    alpha = pyro.sample("alpha", dist.Gamma(model.alpha_shape, model.alpha_rate))
+    family: FactorisedGaussian = prior.family  # type: ignore[assignment]
+    variance = family.group(prior.scale.variance)
+    alpha = pyro.sample("alpha", dist.Gamma(prior.alpha_shape, prior.alpha_rate))
     v = pyro.sample("v", dist.Beta(torch.ones_like(alpha), alpha).expand([num_components - 1]).to_event(1))
-    prior_rate = family.prior_rate(model.scale).expand(num_components, -1)
-    shape = torch.full_like(prior_rate, family.precision_shape)
+    prior_rate = family.prior_rate(prior.scale).expand(num_components, -1)
+    shape = torch.full_like(prior_rate, family.hyper.precision_shape)
     precision = pyro.sample("precision", dist.Gamma(shape, prior_rate).to_event(2))
-    spread = (family.mean_strength * precision).rsqrt().expand(-1, family.embed_dim)
+    spread = (family.hyper.mean_strength * precision).rsqrt().expand(-1, family.embed_dim)
     mean = pyro.sample("mean", dist.Normal(torch.zeros_like(spread), spread).to_event(2))
 
     one = alpha.new_ones(1)
     log_weights = torch.cat([v, one]).log() + torch.cat([one, 1.0 - v]).log().cumsum(0)
-    slack = family.group_size * precision.log().sum(1) - family.variance_floor * precision @ variance
-    coefficients = family.assemble(mean, precision, slack)
+    slack = family.group_size * precision.log().sum(1) - family.hyper.variance_floor * precision @ variance
+    coefficients = family.assemble(prior.scale, mean, precision, slack)
     with pyro.poutine.scale(scale=num_data / x.shape[0]):
         z = pyro.sample("z", ExpectedOneHot(log_weights.to(x.dtype), x.shape[0]).to_event(1))
-        pyro.sample("y", ExpectedLikelihood(z, model, coefficients).to_event(1), obs=x)
+        pyro.sample("y", ExpectedLikelihood(z, prior, coefficients).to_event(1), obs=x)
 
 
-def sample_guide(model: Model, variational: Variational, x: Tensor, num_data: float | Tensor) -> None:
+def sample_guide(prior: Prior, factors: Factors, x: Tensor, num_data: float | Tensor) -> None:
     """Run the guide: the mean-field factors, with q(z) at its optimum.
 
     Args:
-        model: priors and likelihood.
-        variational: the factors.
+        prior: priors and likelihood.
+        factors: the factors.
         x: (n, D).
         num_data: N.
     """
-    sticks, params = variational.sticks, variational.params
+    sticks, params = factors.sticks, factors.params
     pyro.sample("alpha", dist.Gamma(sticks.alpha_shape, sticks.alpha_rate))
     pyro.sample("v", dist.Beta(sticks.first, sticks.second).to_event(1))
     precision = pyro.sample(
@@ -126,22 +130,22 @@ def sample_guide(model: Model, variational: Variational, x: Tensor, num_data: fl
     spread = (params.kappa[:, None] * precision).rsqrt().expand_as(params.mean)
     pyro.sample("mean", dist.Normal(params.mean, spread).to_event(2))
     with torch.no_grad():  # q(z) is at its optimum: the ELBO has no slope along it
-        coefficients = variational.coefficients
-        coefficients = coefficients._replace(offset=coefficients.offset + variational.log_weights).to(x.dtype)
-        shift = model.scale.mean.to(x.dtype)
-        log_resp = compute_weighted_log_prob(model.family, coefficients, shift, x).log_softmax(1)
+        coefficients = factors.coefficients
+        coefficients = coefficients._replace(offset=coefficients.offset + factors.log_weights).to(x.dtype)
+        scale = prior.scale.to(x.dtype)
+        log_resp = compute_weighted_log_prob(prior.family, coefficients, scale, x).log_softmax(1)
     with pyro.poutine.scale(scale=num_data / x.shape[0]):
         pyro.sample("z", ExpectedOneHot(log_resp, x.shape[0]).to_event(1))
 
 
 def compute_pyro_elbo(
-    model: Model, variational: Variational, x: Tensor, num_data: float | Tensor, num_particles: int = 1
+    prior: Prior, factors: Factors, x: Tensor, num_data: float | Tensor, num_particles: int = 1
 ) -> Tensor:
     """Compute Pyro's Monte-Carlo estimate of the ELBO of the model and guide above.
 
     Args:
-        model: priors and likelihood.
-        variational: the factors; gradients flow into what they were made from.
+        prior: priors and likelihood.
+        factors: the factors; gradients flow into what they were made from.
         x: (n, D).
         num_data: N, for which the batch stands.
         num_particles: Monte-Carlo draws.
@@ -149,34 +153,59 @@ def compute_pyro_elbo(
     Returns:
         0-dim, nats.
     """
-    num_components = variational.log_weights.shape[0]
+    num_components = factors.log_weights.shape[0]
     objective = TraceMeanField_ELBO(num_particles=num_particles)
     loss = objective.differentiable_loss(
-        lambda: sample_model(model, num_components, x, num_data),
-        lambda: sample_guide(model, variational, x, num_data),
+        lambda: sample_model(prior, num_components, x, num_data),
+        lambda: sample_guide(prior, factors, x, num_data),
     )
     return -torch.as_tensor(loss)
+
+
+class PyroInference(Inference):
+    """Gradient SVI: Pyro's ELBO of a batch, differentiated, and Adam."""
+
+    name = "pyro"
+    _optimizer: PyroOptimizer | None = None
+
+    def step(self, prior: Prior, state: MixtureState, factors: Factors, batch: Batch) -> tuple[MixtureState, Tensor]:
+        """Take a step of Adam along the gradient of Pyro's estimate, which is the ELBO that it returns."""
+        refuse_bad_rows(batch.rows, prior.family.unit)
+        if self._optimizer is None:
+            self._optimizer = PyroOptimizer(prior, state, self.hyper.learning_rate)
+        moved, elbo = self._optimizer.step(prior, batch.rows, batch.num_data)
+        return moved._replace(num_seen=state.num_seen), elbo / batch.num_data
+
+    def finish_epoch(
+        self, prior: Prior, state: MixtureState, sample: Tensor | None, chunk_size: int, generator: torch.Generator
+    ) -> tuple[MixtureState, int]:
+        """Merge and split; Adam's momentum outlives an epoch that changed nothing."""
+        moved, accepted = adapt_to_sample(prior, state, self.require(sample), chunk_size, generator)
+        if not accepted:
+            return state, 0
+        self._optimizer = None
+        return moved, accepted
 
 
 class PyroOptimizer:
     """Gradient SVI: Pyro's ELBO of a batch, differentiated, and Adam on the guide's pseudo-statistics.
 
     Args:
-        model: priors and likelihood, Gaussian with diagonal or spherical covariance.
+        prior: priors and likelihood, Gaussian with diagonal or spherical covariance.
         state: where to start.
         learning_rate: Adam's first rate.
     """
 
-    def __init__(self, model: Model, state: State, learning_rate: float) -> None:
-        family: FactorisedGaussian = model.family  # type: ignore[assignment]
+    def __init__(self, prior: Prior, state: MixtureState, learning_rate: float) -> None:
+        family: FactorisedGaussian = prior.family  # type: ignore[assignment]
         self.family = family
         counts, sums = state.statistics.counts, state.statistics.sums
-        variance = family.group(model.scale.variance)
+        variance = family.group(prior.scale.variance)
         mean = sums[:, family.num_groups :] / counts.clamp(min=1.0)[:, None]
         squares = sums[:, : family.num_groups] / counts.clamp(min=1.0)[:, None]
         spread = (squares - family.group(mean.square())).clamp(min=1e-6 * variance)
-        spread = torch.where(counts[:, None] >= 1.0, spread, family.variance_fraction * variance)
-        self.unit = model.scale.variance.sqrt()
+        spread = torch.where(counts[:, None] >= 1.0, spread, family.hyper.variance_fraction * variance)
+        self.unit = prior.scale.variance.sqrt()
         self.unit_variance = variance
         share = (counts / counts.sum()).clamp(min=LEAST_SHARE)
         self.logits = nn.Parameter(share.log())
@@ -187,19 +216,20 @@ class PyroOptimizer:
         self.adam = torch.optim.Adam(self.parameters, lr=learning_rate, betas=(0.9, 0.99))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adam, lambda t: (1.0 + t / DECAY_STEPS) ** -0.5)
 
-    def build_state(self, num_data: Tensor) -> State:
+    def build_state(self, num_data: Tensor) -> MixtureState:
         """Compute the state that the pseudo-statistics stand for, differentiably."""
         counts = num_data * self.logits.softmax(0)
         mean = self.mean * self.unit
         squares = self.family.group(mean.square()) + self.log_spread.exp() * self.unit_variance
         sums = counts[:, None] * torch.cat([squares, mean], dim=1)
-        return State(Statistics(counts, sums, torch.zeros_like(counts), num_data), self.log_alpha_rate.exp())
+        statistics = Statistics(counts, sums, torch.zeros_like(counts), num_data)
+        return MixtureState(statistics, self.log_alpha_rate.exp(), torch.zeros_like(num_data))
 
-    def step(self, model: Model, x: Tensor, num_data: Tensor) -> tuple[State, Tensor]:
+    def step(self, prior: Prior, x: Tensor, num_data: Tensor) -> tuple[MixtureState, Tensor]:
         """Take one step.
 
         Args:
-            model: priors and likelihood.
+            prior: priors and likelihood.
             x: (n, D), this process's batch.
             num_data: 0-dim float64, N.
 
@@ -208,7 +238,7 @@ class PyroOptimizer:
             the ELBO is this process's.
         """
         with torch.enable_grad():
-            elbo = compute_pyro_elbo(model, model.build(self.build_state(num_data)), x, num_data)
+            elbo = compute_pyro_elbo(prior, prior.build(self.build_state(num_data)), x, num_data)
             self.adam.zero_grad()
             (-elbo / num_data).backward()
         average_gradients(self.parameters)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from monai_dpmm_ad.mixture.screening import LEAST_SIZE_FIT, MARGIN, Candidates, find_candidates, make_screen
 from monai_dpmm_ad.mixture.statistics import Statistics
-from monai_dpmm_ad.mixture.variational import Model, Variational, normalise
+from monai_dpmm_ad.mixture.variational import Factors, Prior, normalise
 
 __all__ = ["LocalStep", "run_local_step"]
 
@@ -36,8 +36,8 @@ class LocalStep(NamedTuple):
 
 
 def run_local_step(
-    model: Model,
-    variational: Variational,
+    prior: Prior,
+    factors: Factors,
     x: Tensor,
     chunk_size: int,
     groups: Tensor | None = None,
@@ -46,8 +46,8 @@ def run_local_step(
     """Find the optimal q(z) of a batch and its expected statistics.
 
     Args:
-        model: priors and likelihood.
-        variational: the global factors.
+        prior: priors and likelihood.
+        factors: the global factors.
         x: (n, D).
         chunk_size: rows at a time; workspace is chunk × (F + K).
         groups: (C, K) bool, groups of components whose merge is to be measured; it needs all responsibilities.
@@ -56,34 +56,34 @@ def run_local_step(
     Returns:
         statistics, evidence and, for each group, the entropy of its joint assignment.
     """
-    coefficients = variational.coefficients
-    coefficients = coefficients._replace(offset=coefficients.offset + variational.log_weights).to(x.dtype)
-    shift = model.scale.mean.to(x.dtype)
-    workspace = x.new_empty(min(chunk_size, x.shape[0]), model.family.num_written)
+    coefficients = factors.coefficients
+    coefficients = coefficients._replace(offset=coefficients.offset + factors.log_weights).to(x.dtype)
+    scale = prior.scale.to(x.dtype)
+    workspace = x.new_empty(min(chunk_size, x.shape[0]), prior.family.num_written)
     screen = make_screen(coefficients, LEAST_SIZE_FIT) if screened and groups is None else None
-    counts = torch.zeros_like(variational.log_weights)
-    sums = counts.new_zeros(counts.shape[0], model.family.num_features)
+    counts = torch.zeros_like(factors.log_weights)
+    sums = counts.new_zeros(counts.shape[0], prior.family.num_features)
     evidence = torch.zeros_like(counts)
     group_entropy = counts.new_zeros(0 if groups is None else groups.shape[0])
     for rows in x.split(chunk_size) if x.shape[0] else ():
         features = workspace[: rows.shape[0]]
-        model.family.write_features(rows, shift, features)
+        prior.family.write_features(rows, scale, features)
         if screen is not None:
             found = find_candidates(screen, features, MARGIN)
             _add_candidates(found, features, counts, sums, evidence)
             if bool(found.complete.all()):
                 continue
             features = features[~found.complete]
-        resp, log_norm = normalise(model.family.compute_log_prob(features, coefficients))
+        resp, log_norm = normalise(prior.family.compute_log_prob(features, coefficients))
         evidence += resp.T @ log_norm
         counts += resp.sum(0)
-        model.family.sum_features(resp, features, sums)
+        prior.family.sum_features(resp, features, sums)
         if groups is not None:
             group_entropy += _measure_groups(resp, groups)
     statistics = Statistics(counts, sums, torch.zeros_like(counts), torch.full_like(counts[0], x.shape[0]))
     # −Σ r log r = Σ r (evidence − log joint): no pass over r log r.
-    likelihood = model.family.compute_likelihood(statistics, variational.coefficients)
-    entropy = evidence - counts * variational.log_weights - likelihood
+    likelihood = prior.family.compute_likelihood(statistics, factors.coefficients)
+    entropy = evidence - counts * factors.log_weights - likelihood
     return LocalStep(statistics._replace(entropy=entropy), evidence.sum(), group_entropy)
 
 

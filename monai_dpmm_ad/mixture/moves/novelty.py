@@ -16,9 +16,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from monai_dpmm_ad.mixture.expectation import run_local_step
 from monai_dpmm_ad.mixture.initialise import compute_hard_statistics, seed_labels
-from monai_dpmm_ad.mixture.local_step import run_local_step
-from monai_dpmm_ad.mixture.moves import (
+from monai_dpmm_ad.mixture.moves.merges import (
     choose_groups,
     compute_component_evidence,
     compute_merge_gains,
@@ -27,7 +27,7 @@ from monai_dpmm_ad.mixture.moves import (
     sort_components,
 )
 from monai_dpmm_ad.mixture.statistics import Statistics
-from monai_dpmm_ad.mixture.variational import Model, State, compute_elbo, normalise, reduce_log_prob
+from monai_dpmm_ad.mixture.variational import MixtureState, Prior, compute_elbo, normalise, reduce_log_prob
 
 __all__ = ["admit_novelty"]
 
@@ -35,12 +35,12 @@ BISECTIONS = 50
 
 
 def admit_novelty(
-    model: Model, state: State, kept: Statistics, sample: Tensor, chunk_size: int, generator: torch.Generator
-) -> tuple[State, Statistics, int]:
+    prior: Prior, state: MixtureState, kept: Statistics, sample: Tensor, chunk_size: int, generator: torch.Generator
+) -> tuple[MixtureState, Statistics, int]:
     """Give groups of new data components of their own, merging as many others as need be, if the ELBO rises.
 
     Args:
-        model: priors and likelihood.
+        prior: priors and likelihood.
         state: the present state, former data included.
         kept: the part of its statistics that former data left.
         sample: (n, D), drawn over the new data.
@@ -53,53 +53,55 @@ def admit_novelty(
     """
     factor = (state.statistics.size - kept.size) / sample.shape[0]
 
-    def evaluate(candidate: State, part: Statistics) -> float:
-        variational = model.build(candidate)
-        evidence = run_local_step(model, variational, sample, chunk_size, screened=True).evidence
-        return float(evidence * factor + compute_elbo(model, part, variational))
+    def evaluate(candidate: MixtureState, part: Statistics) -> float:
+        factors = prior.build(candidate)
+        evidence = run_local_step(prior, factors, sample, chunk_size, screened=True).evidence
+        return float(evidence * factor + compute_elbo(prior, part, factors))
 
-    labels = seed_labels(model.scale, sample, kept.counts.shape[0], 1, generator)
-    born = _find_groups(model, state, sample, labels, factor, chunk_size)
+    labels = seed_labels(prior.scale, sample, kept.counts.shape[0], 1, generator)
+    born = _find_groups(prior, state, sample, labels, factor, chunk_size)
     if not born.numel():
         return state, kept, 0
     numbers = torch.full_like(kept.counts, -1, dtype=torch.long)
     numbers[born] = torch.arange(len(born), device=born.device)
     place = numbers[labels]
-    opened = compute_hard_statistics(model.family, model.scale, sample[place >= 0], place[place >= 0], len(born))
-    settled = run_local_step(model, model.build(state), sample[place < 0], chunk_size).statistics
+    opened = compute_hard_statistics(prior.family, prior.scale, sample[place >= 0], place[place >= 0], len(born))
+    settled = run_local_step(prior, prior.build(state), sample[place < 0], chunk_size).statistics
     wide_kept = _widen(kept, len(born))
     wide = wide_kept + _widen(settled.scale(factor), len(born))
     wide.counts[-len(born) :] += opened.counts * factor
     wide.sums[-len(born) :] += opened.sums * factor
     wide = wide._replace(size=state.statistics.size)
-    groups = _choose_merges(model, model.update(wide, state.alpha_rate), kept.counts.shape[0])
+    groups = _choose_merges(prior, prior.update(wide, state), kept.counts.shape[0])
     nothing = kept.counts.new_zeros(len(groups))
     merged = merge_statistics(wide, groups, nothing)
     order = sort_components(merged.counts)[: len(kept.counts)]
-    moved = model.update(merged.select(order), state.alpha_rate)
+    moved = prior.update(merged.select(order), state)
     moved_kept = merge_statistics(wide_kept, groups, nothing).select(order)
     if evaluate(moved, moved_kept) > evaluate(state, kept):
         return moved, moved_kept, len(born)
     return state, kept, 0
 
 
-def _find_groups(model: Model, state: State, sample: Tensor, labels: Tensor, factor: Tensor, chunk_size: int) -> Tensor:
+def _find_groups(
+    prior: Prior, state: MixtureState, sample: Tensor, labels: Tensor, factor: Tensor, chunk_size: int
+) -> Tensor:
     """The labels (M,) of groups that explain themselves better as components of their own than the state does."""
-    groups = compute_hard_statistics(model.family, model.scale, sample, labels, len(state.statistics.counts))
+    groups = compute_hard_statistics(prior.family, prior.scale, sample, labels, len(state.statistics.counts))
     groups = groups.scale(factor)
-    log_norm = reduce_log_prob(model, model.build(state), sample, chunk_size, lambda x: normalise(x)[1])
+    log_norm = reduce_log_prob(prior, prior.build(state), sample, chunk_size, lambda x: normalise(x)[1])
     shared = torch.zeros_like(groups.counts).index_add_(0, labels, log_norm.double()) * factor
-    apart = compute_component_evidence(model, groups.counts, groups.sums)
+    apart = compute_component_evidence(prior, groups.counts, groups.sums)
     apart = apart + torch.xlogy(groups.counts, groups.counts / state.statistics.size)
     return ((apart > shared) & (groups.counts > 0.0)).nonzero()[:, 0]
 
 
-def _choose_merges(model: Model, state: State, num_components: int) -> Tensor:
+def _choose_merges(prior: Prior, state: MixtureState, num_components: int) -> Tensor:
     """Groups (M, K) bool of components to merge, so that no more than a number of them hold data, at the least cost."""
-    tree = propose_merges(model, state)
+    tree = propose_merges(prior, state)
     if not tree.children:
         return tree.groups
-    gains = compute_merge_gains(model, state, tree.groups, state.statistics.counts.new_zeros(len(tree.groups)))
+    gains = compute_merge_gains(prior, state, tree.groups, state.statistics.counts.new_zeros(len(tree.groups)))
     freed = tree.groups.sum(1) - 1
     surplus = len(tree.groups) + 1 - num_components
 

@@ -19,9 +19,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from monai_dpmm_ad.mixture.bessel import compute_bessel_ratio, compute_log_bessel
-from monai_dpmm_ad.mixture.checks import UNIT_TOLERANCE
-from monai_dpmm_ad.mixture.family import Coefficients, DataScale, Family
+from monai_dpmm_ad.mixture.families.base import Coefficients, DataScale, Family
+from monai_dpmm_ad.mixture.families.bessel import compute_bessel_ratio, compute_log_bessel
+from monai_dpmm_ad.mixture.hyperparameters import Hyperparameters
+from monai_dpmm_ad.mixture.validation import UNIT_TOLERANCE
 
 __all__ = ["VonMisesFisher", "VonMisesFisherParams", "invert_resultant"]
 
@@ -49,28 +50,27 @@ class VonMisesFisher(Family):
 
     Args:
         embed_dim: D, at least 2.
-        prior_size: n_0, pseudo-data of the prior on κ.
-        variance_fraction: 1 − R_0² as a fraction of the data's total variance.
-        variance_floor: each datum's own variance, as a fraction of the data's.
+        hyper: n_0 as 2 a_0, 1 − R_0² as a fraction of the data's total variance, and each datum's own variance.
+
+    Raises:
+        ValueError: if there is one dimension.
     """
 
     unit = True
 
-    def __init__(self, embed_dim: int, prior_size: float, variance_fraction: float, variance_floor: float) -> None:
-        super().__init__(embed_dim)
+    def __init__(self, embed_dim: int, hyper: Hyperparameters) -> None:
+        super().__init__(embed_dim, hyper)
         if embed_dim < 2:
             raise ValueError(f"`embed_dim` must be at least 2 for von Mises–Fisher components, got {embed_dim}.")
         self.order = embed_dim / 2.0 - 1.0
-        self.prior_size = prior_size
-        self.variance_fraction = variance_fraction
-        self.variance_floor = variance_floor
+        self.prior_size = 2.0 * hyper.precision_shape
 
     @property
     def num_features(self) -> int:
         """D: the features are y itself."""
         return self.embed_dim
 
-    def write_features(self, x: Tensor, shift: Tensor, out: Tensor) -> None:
+    def write_features(self, x: Tensor, scale: DataScale, out: Tensor) -> None:
         """Write the directions as they are: no shift, for a sphere has no other origin. NaN where they are not unit."""
         deviation = (x.square().sum(1, keepdim=True) - 1.0).abs()
         out.copy_(x).masked_fill_(deviation > UNIT_TOLERANCE, torch.nan)
@@ -112,11 +112,11 @@ class VonMisesFisher(Family):
         """Get the mean directions."""
         return params.direction
 
-    def get_precisions(self, params: VonMisesFisherParams) -> Tensor:
+    def get_precisions(self, scale: DataScale, params: VonMisesFisherParams) -> Tensor:
         """Get the predictive concentrations, (K, 1)."""
         return self._predictive_concentration(params)[:, None]
 
-    def compute_mode_log_density(self, params: VonMisesFisherParams) -> Tensor:
+    def compute_mode_log_density(self, scale: DataScale, params: VonMisesFisherParams) -> Tensor:
         """Compute log C_D(κ) + κ."""
         concentration = self._predictive_concentration(params)
         return self._log_normaliser(concentration) + concentration
@@ -134,11 +134,11 @@ class VonMisesFisher(Family):
 
     def _shrinkage(self, scale: DataScale) -> Tensor:
         """1 − ε: a datum known to within some variance has a shorter expectation."""
-        return 1.0 - 0.5 * (self.variance_floor * scale.variance.sum()).clamp(LEAST_SPREAD, 1.0)
+        return 1.0 - 0.5 * (self.hyper.variance_floor * scale.variance.sum()).clamp(LEAST_SPREAD, 1.0)
 
     def _prior_resultant(self, scale: DataScale) -> Tensor:
         """R_0, below one by the floor at least."""
-        spread = self.variance_fraction * scale.variance.sum()
+        spread = self.hyper.variance_fraction * scale.variance.sum()
         return (1.0 - spread).clamp(min=0.0).sqrt() * self._shrinkage(scale)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from monai_dpmm_ad.mixture.posterior import MIN_COUNT
 from monai_dpmm_ad.mixture.statistics import Statistics
-from monai_dpmm_ad.mixture.variational import Model, State
+from monai_dpmm_ad.mixture.variational import MixtureState, Prior
 
 __all__ = ["MergeTree", "accept_merges", "choose_groups", "compute_component_evidence", "compute_merge_gains"]
 __all__ += ["merge_statistics", "propose_merges", "sort_components"]
@@ -42,14 +42,14 @@ class MergeTree(NamedTuple):
     children: list[tuple[int, int]]
 
 
-def propose_merges(model: Model, state: State) -> MergeTree:
+def propose_merges(prior: Prior, state: MixtureState) -> MergeTree:
     """Build the tree of merges, by how much one component loses when another has to explain its data.
 
     The mean log density of component b's data under component a is its mean statistic times a's coefficients: one
     product of K×F and F×K. Average linkage then needs K² time and no data.
 
     Args:
-        model: priors and likelihood.
+        prior: priors and likelihood.
         state: the present state.
 
     Returns:
@@ -60,8 +60,8 @@ def propose_merges(model: Model, state: State) -> MergeTree:
     num_components, num_held = counts.shape[0], held.shape[0]
     if num_held < 2:
         return MergeTree(torch.zeros(0, num_components, dtype=torch.bool, device=counts.device), [])
-    coefficients = model.build(state).coefficients
-    densities = model.family.compute_cross_likelihood(sums[held] / counts[held, None], coefficients)[:, held]
+    coefficients = prior.build(state).coefficients
+    densities = prior.family.compute_cross_likelihood(sums[held] / counts[held, None], coefficients)[:, held]
     loss = (densities.diagonal()[:, None] - densities).clamp(min=0.0)
     loss = torch.minimum(loss, loss.T).fill_diagonal_(0.0)
     steps = linkage(squareform(loss.cpu().numpy(), checks=False), method="average")
@@ -80,11 +80,11 @@ def propose_merges(model: Model, state: State) -> MergeTree:
     return MergeTree(groups.to(counts.device), children)
 
 
-def compute_merge_gains(model: Model, state: State, groups: Tensor, group_entropy: Tensor) -> Tensor:
+def compute_merge_gains(prior: Prior, state: MixtureState, groups: Tensor, group_entropy: Tensor) -> Tensor:
     """Compute what the ELBO gains by each merge, the weights of other components left as they are.
 
     Args:
-        model: priors and likelihood.
+        prior: priors and likelihood.
         state: the present state.
         groups: (C, K) bool.
         group_entropy: (C,), H of the groups' summed responsibilities over the data set, nats.
@@ -93,11 +93,11 @@ def compute_merge_gains(model: Model, state: State, groups: Tensor, group_entrop
         (C,), nats.
     """
     counts, sums = state.statistics.counts, state.statistics.sums
-    weights = model.build(state).log_weights
+    weights = prior.build(state).log_weights
     membership = groups.to(counts.dtype)
-    alone = compute_component_evidence(model, counts, sums) + counts * weights + state.statistics.entropy
+    alone = compute_component_evidence(prior, counts, sums) + counts * weights + state.statistics.entropy
     merged_counts = membership @ counts
-    merged = compute_component_evidence(model, merged_counts, membership @ sums)
+    merged = compute_component_evidence(prior, merged_counts, membership @ sums)
     merged_weights = torch.where(groups, weights, -torch.inf).logsumexp(1)
     return merged + merged_counts * merged_weights - membership @ alone + group_entropy
 
@@ -121,12 +121,12 @@ def choose_groups(tree: MergeTree, gains: list[float]) -> list[int]:
 
 
 def accept_merges(
-    model: Model, state: State, tree: MergeTree, group_entropy: Tensor, evaluate: Callable[[State], float]
-) -> tuple[State, list[int]]:
+    prior: Prior, state: MixtureState, tree: MergeTree, group_entropy: Tensor, evaluate: Callable[[MixtureState], float]
+) -> tuple[MixtureState, list[int]]:
     """Make as many of the promising merges at once as raise the ELBO; where a set does not, try its better half.
 
     Args:
-        model: priors and likelihood.
+        prior: priors and likelihood.
         state: the present state.
         tree: the candidates.
         group_entropy: (C,), of the groups, over the data set.
@@ -135,12 +135,12 @@ def accept_merges(
     Returns:
         the state, the same one if nothing was accepted, and the nodes that were merged.
     """
-    gains = compute_merge_gains(model, state, tree.groups, group_entropy)
+    gains = compute_merge_gains(prior, state, tree.groups, group_entropy)
     chosen = choose_groups(tree, gains.tolist())
     present = evaluate(state) if chosen else 0.0
     while chosen:
         statistics = merge_statistics(state.statistics, tree.groups[chosen], group_entropy[chosen])
-        merged = model.update(statistics, state.alpha_rate)
+        merged = prior.update(statistics, state)
         if evaluate(merged) > present:
             return merged, chosen
         chosen = chosen[: len(chosen) // 2]
@@ -179,19 +179,19 @@ def sort_components(counts: Tensor) -> Tensor:
     return counts.argsort(descending=True, stable=True)
 
 
-def compute_component_evidence(model: Model, counts: Tensor, sums: Tensor) -> Tensor:
+def compute_component_evidence(prior: Prior, counts: Tensor, sums: Tensor) -> Tensor:
     """Compute Σ_n r_nk E[log p(y_n | θ_k)] − KL(q(θ_k)) of components that are made from these statistics.
 
     Args:
-        model: priors and likelihood.
+        prior: priors and likelihood.
         counts: (K,).
         sums: (K, F).
 
     Returns:
         (K,), nats.
     """
-    params = model.family.build_posterior(model.scale, counts, sums)
-    coefficients = model.family.compute_expected_coefficients(model.scale, params)
+    params = prior.family.build_posterior(prior.scale, counts, sums)
+    coefficients = prior.family.compute_expected_coefficients(prior.scale, params)
     statistics = Statistics(counts, sums, torch.zeros_like(counts), counts.sum())
-    likelihood = model.family.compute_likelihood(statistics, coefficients)
-    return likelihood - model.family.compute_kl(model.scale, params)
+    likelihood = prior.family.compute_likelihood(statistics, coefficients)
+    return likelihood - prior.family.compute_kl(prior.scale, params)

@@ -6,7 +6,8 @@ A family is an exponential family with features t(y): the expected log density o
     E_q[log p(y | θ_k)] = t(y)ᵀ w_k + c_k,
 
 so the expectation step of a batch is one matrix product and its statistics are another.
-Data are always *centred*: the caller subtracts the data mean, so that E[y²] − E[y]² does not cancel.
+Coordinates are those of `DataScale`: always *centred*, so that E[y²] − E[y]² does not cancel, and turned where it has
+axes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from monai_dpmm_ad.mixture.hyperparameters import Hyperparameters
 from monai_dpmm_ad.mixture.statistics import Statistics
 
 __all__ = ["Coefficients", "DataScale", "Family"]
@@ -39,15 +41,36 @@ class Coefficients(NamedTuple):
 
 
 class DataScale(NamedTuple):
-    """What the priors take from the data.
+    """What the priors take from the data: their coordinates, and how far they spread along each.
 
     Args:
         mean: (D,), the shift that centres the data.
-        variance: (D,), variance per dimension, positive.
+        variance: (D,), variance along each axis, positive.
+        axes: (D, D), the axes as rows, which need not be orthogonal nor of unit length; None for the data's own.
+        log_volume: 0-dim, log |det axes|.
     """
 
     mean: Tensor
     variance: Tensor
+    axes: Tensor | None = None
+    log_volume: Tensor | float = 0.0
+
+    def to(self, dtype: torch.dtype) -> DataScale:
+        """Convert to ``dtype``."""
+        if self.axes is None:
+            return DataScale(self.mean.to(dtype), self.variance.to(dtype))
+        volume = torch.as_tensor(self.log_volume).to(dtype)
+        return DataScale(self.mean.to(dtype), self.variance.to(dtype), self.axes.to(dtype), volume)
+
+    def place(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Compute the coordinates of x (n, D), of its dtype: centred, then along the axes."""
+        if self.axes is None:
+            return torch.sub(x, self.mean, out=out)
+        return torch.mm(x - self.mean, self.axes.T, out=out)
+
+    def restore(self, y: Tensor) -> Tensor:
+        """Compute the points in the data's own coordinates that have coordinates y (n, D)."""
+        return self.mean + (y if self.axes is None else torch.linalg.solve(self.axes, y.T).T)
 
 
 class Family(ABC):
@@ -55,13 +78,17 @@ class Family(ABC):
 
     Args:
         embed_dim: D.
+        hyper: the priors.
     """
 
     #: whether data must be unit vectors
     unit = False
+    #: whether the coordinates have axes of their own, which the start of a fit estimates
+    turned = False
 
-    def __init__(self, embed_dim: int) -> None:
+    def __init__(self, embed_dim: int, hyper: Hyperparameters) -> None:
         self.embed_dim = embed_dim
+        self.hyper = hyper
 
     @property
     @abstractmethod
@@ -74,13 +101,13 @@ class Family(ABC):
         return self.num_features
 
     @abstractmethod
-    def write_features(self, x: Tensor, shift: Tensor, out: Tensor) -> None:
-        """Write t(x − shift) of the rows ``x`` (n, D) into ``out`` (n, F)."""
+    def write_features(self, x: Tensor, scale: DataScale, out: Tensor) -> None:
+        """Write t(y) of the rows ``x`` (n, D), whose coordinates are y, into ``out`` (n, F); all of one dtype."""
 
-    def make_features(self, x: Tensor, shift: Tensor) -> Tensor:
-        """Make t(x − shift) of the rows ``x`` (n, D): (n, num_written)."""
+    def make_features(self, x: Tensor, scale: DataScale) -> Tensor:
+        """Make t(y) of the rows ``x`` (n, D), whose coordinates are y: (n, num_written); all of one dtype."""
         features = x.new_empty(x.shape[0], self.num_written)
-        self.write_features(x, shift, features)
+        self.write_features(x, scale, features)
         return features
 
     def compute_log_prob(self, features: Tensor, coefficients: Any) -> Tensor:
@@ -133,11 +160,11 @@ class Family(ABC):
         """Get the component centres in the data's own coordinates, (K, D)."""
 
     @abstractmethod
-    def get_precisions(self, params: Any) -> Tensor:
-        """Get the predictive precisions: (K, D), or (K, D, D) for full covariance, or (K, 1) where one is shared."""
+    def get_precisions(self, scale: DataScale, params: Any) -> Tensor:
+        """Get the predictive precisions in the data's own coordinates: (K, D), (K, 1) if one is shared, (K, D, D)."""
 
     @abstractmethod
-    def compute_mode_log_density(self, params: Any) -> Tensor:
+    def compute_mode_log_density(self, scale: DataScale, params: Any) -> Tensor:
         """Compute the largest value of each component's predictive log density, (K,), nats."""
 
     def compute_likelihood(self, statistics: Statistics, coefficients: Any) -> Tensor:

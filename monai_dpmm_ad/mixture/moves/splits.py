@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from monai_dpmm_ad.mixture.initialise import compute_hard_statistics
-from monai_dpmm_ad.mixture.moves import MergeTree, compute_component_evidence, compute_merge_gains
+from monai_dpmm_ad.mixture.moves.merges import MergeTree, compute_component_evidence, compute_merge_gains
 from monai_dpmm_ad.mixture.posterior import MIN_COUNT
 from monai_dpmm_ad.mixture.statistics import Statistics
-from monai_dpmm_ad.mixture.variational import Model, State
+from monai_dpmm_ad.mixture.variational import MixtureState, Prior
 from monai_dpmm_ad.ops.kmeans import fit_kmeans
 
 __all__ = ["Split", "Trade", "accept_splits", "propose_splits", "trade_splits"]
@@ -63,12 +63,12 @@ class Trade(NamedTuple):
 
 
 def propose_splits(
-    model: Model, sample: Tensor, labels: Tensor, factor: Tensor, num_components: int, generator: torch.Generator
+    prior: Prior, sample: Tensor, labels: Tensor, factor: Tensor, num_components: int, generator: torch.Generator
 ) -> list[Split]:
     """Find the components whose split promises to raise the ELBO.
 
     Args:
-        model: priors and likelihood.
+        prior: priors and likelihood.
         sample: (n, D), drawn over the whole data set.
         labels: (n,), each one's most likely component.
         factor: 0-dim, N/n.
@@ -85,27 +85,29 @@ def propose_splits(
         if len(rows) < LEAST_ROWS:
             break
         sides = fit_kmeans(rows - rows.mean(0), 2, generator, restarts=1, max_iterations=KMEANS_ITERATIONS).labels
-        halves = compute_hard_statistics(model.family, model.scale, rows, sides, 2).scale(factor)
+        halves = compute_hard_statistics(prior.family, prior.scale, rows, sides, 2).scale(factor)
         counts = halves.counts
-        apart = compute_component_evidence(model, counts, halves.sums).sum()
-        together = compute_component_evidence(model, counts.sum()[None], halves.sums.sum(0)[None]).sum()
+        apart = compute_component_evidence(prior, counts, halves.sums).sum()
+        together = compute_component_evidence(prior, counts.sum()[None], halves.sums.sum(0)[None]).sum()
         weights = torch.xlogy(counts, counts / counts.sum()).sum()
         found.append(Split(component, float(apart - together + weights), halves))
     return sorted((split for split in found if split.gain > 0.0), key=lambda split: -split.gain)
 
 
-def trade_splits(model: Model, state: State, splits: list[Split], pairs: MergeTree, entropy: Tensor) -> list[Trade]:
+def trade_splits(
+    prior: Prior, state: MixtureState, splits: list[Split], pairs: MergeTree, entropy: Tensor
+) -> list[Trade]:
     """Give every split a place: an empty component first, then the merge that costs least, while both together gain.
 
     Args:
-        model: priors and likelihood.
+        prior: priors and likelihood.
         state: the present state.
         splits: best first.
         pairs: the pairs of components that could be merged.
         entropy: (C,), of the pairs' joint assignments over the data set, nats.
     """
     empty = (state.statistics.counts < MIN_COUNT).nonzero()[:, 0].tolist()
-    gains = compute_merge_gains(model, state, pairs.groups, entropy)
+    gains = compute_merge_gains(prior, state, pairs.groups, entropy)
     order = gains.argsort(descending=True).tolist()
     members = [sorted(-1 - child for child in children) for children in pairs.children]
     used: set[int] = set()
@@ -127,12 +129,12 @@ def trade_splits(model: Model, state: State, splits: list[Split], pairs: MergeTr
 
 
 def accept_splits(
-    model: Model, state: State, trades: list[Trade], evaluate: Callable[[State], float]
-) -> tuple[State, int]:
+    prior: Prior, state: MixtureState, trades: list[Trade], evaluate: Callable[[MixtureState], float]
+) -> tuple[MixtureState, int]:
     """Make as many of the trades at once as raise the ELBO; where they do not, try the better half.
 
     Args:
-        model: priors and likelihood.
+        prior: priors and likelihood.
         state: the present state.
         trades: best first.
         evaluate: computes the ELBO of a state.
@@ -142,7 +144,7 @@ def accept_splits(
     """
     present = evaluate(state) if trades else 0.0
     while trades:
-        moved = model.update(_apply(state.statistics, trades), state.alpha_rate)
+        moved = prior.update(_apply(state.statistics, trades), state)
         if evaluate(moved) > present:
             return moved, len(trades)
         trades = trades[: len(trades) // 2]

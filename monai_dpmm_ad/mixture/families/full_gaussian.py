@@ -18,7 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from monai_dpmm_ad.mixture.family import DataScale, Family
+from monai_dpmm_ad.mixture.families.base import DataScale, Family
+from monai_dpmm_ad.mixture.hyperparameters import Hyperparameters
 from monai_dpmm_ad.mixture.statistics import Statistics
 from monai_dpmm_ad.ops.graphs import is_exporting
 
@@ -68,28 +69,12 @@ class FullGaussian(Family):
 
     Args:
         embed_dim: D.
-        mean_strength: κ_0.
-        prior_size: ν_0 − D + 1, pseudo-data of the prior on the precision; positive.
-        variance_fraction: a component's prior variance as a fraction of the data's.
-        variance_floor: each datum's own variance as a fraction of the data's.
-        top_components: L.
+        hyper: κ_0, ν_0 − D + 1 as 2 a_0, the prior variance's fraction, ε and L.
     """
 
-    def __init__(
-        self,
-        embed_dim: int,
-        mean_strength: float,
-        prior_size: float,
-        variance_fraction: float,
-        variance_floor: float,
-        top_components: int,
-    ) -> None:
-        super().__init__(embed_dim)
-        self.mean_strength = mean_strength
-        self.prior_dof = embed_dim - 1.0 + prior_size
-        self.variance_fraction = variance_fraction
-        self.variance_floor = variance_floor
-        self.top_components = top_components
+    def __init__(self, embed_dim: int, hyper: Hyperparameters) -> None:
+        super().__init__(embed_dim, hyper)
+        self.prior_dof = embed_dim - 1.0 + 2.0 * hyper.precision_shape
 
     @property
     def num_features(self) -> int:
@@ -101,10 +86,10 @@ class FullGaussian(Family):
         """2D for [y², y], what the surrogate needs."""
         return 2 * self.embed_dim
 
-    def write_features(self, x: Tensor, shift: Tensor, out: Tensor) -> None:
-        """Write [y², y] with y = x − shift."""
+    def write_features(self, x: Tensor, scale: DataScale, out: Tensor) -> None:
+        """Write [y², y]."""
         centred = out[:, self.embed_dim :]
-        torch.sub(x, shift, out=centred)
+        scale.place(x, out=centred)
         torch.mul(centred, centred, out=out[:, : self.embed_dim])
 
     def compute_log_prob(self, features: Tensor, coefficients: QuadraticCoefficients) -> Tensor:
@@ -112,7 +97,7 @@ class FullGaussian(Family):
         surrogate = torch.addmm(coefficients.offset + coefficients.slack, features, coefficients.weight)
         num_components = surrogate.shape[1]
         y = features[:, self.embed_dim :]
-        best = surrogate.topk(min(self.top_components, num_components), dim=1).indices
+        best = surrogate.topk(min(self.hyper.top_components, num_components), dim=1).indices
         chosen = torch.zeros_like(surrogate).scatter(1, best, 1.0) > 0  # TorchScript has no scatter of Booleans
         if is_exporting():  # a graph cannot choose its rows: all components of all of them
             residuals = ((y[:, None] - coefficients.mean)[:, :, None] @ coefficients.root)[:, :, 0]
@@ -140,9 +125,9 @@ class FullGaussian(Family):
     def build_posterior(self, scale: DataScale, counts: Tensor, sums: Tensor) -> NormalWishart:
         """Add statistics to the prior: κ = κ_0 + N, ν = ν_0 + N, Ψ = Ψ_0 + Σ r y yᵀ + N ε − κ m mᵀ."""
         first, second = self._split(sums)
-        kappa = self.mean_strength + counts
+        kappa = self.hyper.mean_strength + counts
         mean = first / kappa[:, None]
-        noise = self.variance_floor * counts[:, None] * scale.variance
+        noise = self.hyper.variance_floor * counts[:, None] * scale.variance
         scatter = second - first[:, :, None] * mean[:, None, :]
         scatter = scatter + torch.diag_embed(noise + self._prior_scatter(scale))
         return NormalWishart(mean, kappa, self.prior_dof + counts, 0.5 * (scatter + scatter.mT))
@@ -152,7 +137,7 @@ class FullGaussian(Family):
         root, log_det = self._invert(params.scatter)
         precision_root = params.dof.sqrt()[:, None, None] * root
         log_precision = self._expect_log_det(params.dof) - log_det
-        noise = self.variance_floor * (precision_root.square().sum(2) @ scale.variance)
+        noise = self.hyper.variance_floor * (precision_root.square().sum(2) @ scale.variance)
         offset = 0.5 * (log_precision - self._log_two_pi() - self.embed_dim / params.kappa - noise)
         return self._assemble(params.mean, precision_root, offset, params.scatter, params.dof)
 
@@ -160,7 +145,7 @@ class FullGaussian(Family):
         """Compute log N(y | m_k, S_k) with S_k the scale matrix of the Student-t predictive."""
         root, log_det = self._invert(params.scatter)
         factor = self._predictive_factor(params)
-        offset = self.compute_mode_log_density(params, log_det)
+        offset = self._normalise(params, log_det)
         return self._assemble(params.mean, factor.sqrt()[:, None, None] * root, offset, params.scatter, factor)
 
     def compute_kl(self, scale: DataScale, params: NormalWishart) -> Tensor:
@@ -174,8 +159,8 @@ class FullGaussian(Family):
         wishart = 0.5 * prior_dof * (log_det - prior.log().sum()) + 0.5 * (trace - dof * dim)
         wishart = wishart + torch.mvlgamma(0.5 * prior_dof, dim) - torch.mvlgamma(0.5 * dof, dim)
         wishart = wishart + 0.5 * (dof - prior_dof) * (expected_log_det - dim * math.log(2.0))
-        ratio = self.mean_strength / params.kappa
-        pull = (params.mean[:, None, :] @ root)[:, 0].square().sum(1) * dof * self.mean_strength
+        ratio = self.hyper.mean_strength / params.kappa
+        pull = (params.mean[:, None, :] @ root)[:, 0].square().sum(1) * dof * self.hyper.mean_strength
         return wishart + 0.5 * (dim * (ratio - 1.0 - ratio.log()) + pull)
 
     def compute_likelihood(self, statistics: Statistics, coefficients: QuadraticCoefficients) -> Tensor:
@@ -196,17 +181,21 @@ class FullGaussian(Family):
         return constant + first @ pulled.T - 0.5 * second.flatten(1) @ precision.flatten(1).T
 
     def get_means(self, scale: DataScale, params: NormalWishart) -> Tensor:
-        """Get m_k + shift."""
+        """Get m_k plus the data mean."""
         return params.mean + scale.mean
 
-    def get_precisions(self, params: NormalWishart) -> Tensor:
+    def get_precisions(self, scale: DataScale, params: NormalWishart) -> Tensor:
         """Get the precision matrix of the Student-t predictive, (K, D, D)."""
         root, _ = self._invert(params.scatter)
         return self._predictive_factor(params)[:, None, None] * (root @ root.mT)
 
-    def compute_mode_log_density(self, params: NormalWishart, log_det: Tensor | None = None) -> Tensor:
+    def compute_mode_log_density(self, scale: DataScale, params: NormalWishart) -> Tensor:
         """Compute ½ log |P_k / 2π|."""
-        log_det = self._invert(params.scatter)[1] if log_det is None else log_det
+        log_det = 2.0 * torch.linalg.cholesky(params.scatter).diagonal(dim1=1, dim2=2).log().sum(1)
+        return self._normalise(params, log_det)
+
+    def _normalise(self, params: NormalWishart, log_det: Tensor) -> Tensor:
+        """½ log |P_k / 2π| from log |Ψ_k|, (K,)."""
         return 0.5 * (self.embed_dim * self._predictive_factor(params).log() - log_det - self._log_two_pi())
 
     def _predictive_factor(self, params: NormalWishart) -> Tensor:
@@ -215,7 +204,7 @@ class FullGaussian(Family):
 
     def _prior_scatter(self, scale: DataScale) -> Tensor:
         """The diagonal of Ψ_0, (D,): the prior variance times the pseudo-data."""
-        return (self.prior_dof - self.embed_dim + 1.0) * self.variance_fraction * scale.variance
+        return (self.prior_dof - self.embed_dim + 1.0) * self.hyper.variance_fraction * scale.variance
 
     def _split(self, sums: Tensor) -> tuple[Tensor, Tensor]:
         """Σ r y (K, D) and Σ r y yᵀ (K, D, D)."""

@@ -1,3 +1,78 @@
-"""Anomaly maps for medical images: a Dirichlet process mixture on frozen DINO features, as a MONAI bundle."""
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+# ruff: noqa: F401 (what is imported for type checkers is handed on)
+"""Anomaly maps for medical images: a Dirichlet process mixture on frozen DINO features, as a MONAI bundle.
+
+The names below are the public face: a notebook, a pipeline and the bundle's configs need no others, whatever rooms the
+package has inside. Each imports what it needs when it is first used, so that importing the package is cheap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from monai_dpmm_ad.utils.lazy import hand_on
+
+if TYPE_CHECKING:
+    from monai_dpmm_ad.bundle.folder import create_bundle, is_fitted, read_state, save_model
+    from monai_dpmm_ad.bundle.formats import read_settings
+    from monai_dpmm_ad.bundle.parts import fit_settings, make_detector, make_embedder, make_network, run_settings
+    from monai_dpmm_ad.bundle.settings import pick_settings
+    from monai_dpmm_ad.bundle.update import record_scans, split_update, start_update
+    from monai_dpmm_ad.bundle.workflow import load_network, load_workflow
+    from monai_dpmm_ad.commands.run import Outcome, demo, evaluate, fit, infer
+    from monai_dpmm_ad.data.datalist import add_regions, resolve_datalist
+    from monai_dpmm_ad.data.dataset import ScanDataset, collate_scans
+    from monai_dpmm_ad.data.phantoms import write_cohort
+    from monai_dpmm_ad.data.split import split_scans
+    from monai_dpmm_ad.detectors import Detector, create_detector
+    from monai_dpmm_ad.embedding import Embedder, StoreLoader, create_embedder
+    from monai_dpmm_ad.engines import DetectorTrainer, HeldOutEvaluator, ResumeLog, ScanEvaluator, embed_dataset
+    from monai_dpmm_ad.errors import CheckpointError, EmbeddingStoreError, NotFittedError, ScanError
+    from monai_dpmm_ad.handlers import (
+        AnomalyMetricsHandler,
+        BestModelSaver,
+        CalibrationHandler,
+        DriftHandler,
+        IntensityTailHandler,
+        ScanMetrics,
+        ScanProgress,
+        ScanTable,
+    )
+    from monai_dpmm_ad.mixture import DirichletProcessMixture
+    from monai_dpmm_ad.network import AnomalyNet, VolumeInferer
+    from monai_dpmm_ad.transforms import SaveDicomd, SaveScand, preprocess_scan, preprocess_slices
+    from monai_dpmm_ad.transforms.score import ScoreScand
+    from monai_dpmm_ad.utils.distributed import join_processes, share
+    from monai_dpmm_ad.utils.progress import quiet_warnings
 
 __version__ = "0.1.0"
+
+#: module below the package → the public names that it defines
+_NAMES = {
+    "bundle.folder": "create_bundle is_fitted read_state save_model",
+    "bundle.formats": "read_settings",
+    "bundle.parts": "fit_settings make_detector make_embedder make_network run_settings",
+    "bundle.settings": "pick_settings",
+    "bundle.update": "record_scans split_update start_update",
+    "bundle.workflow": "load_network load_workflow",
+    "commands.run": "Outcome demo evaluate fit infer",
+    "data.datalist": "add_regions resolve_datalist",
+    "data.dataset": "ScanDataset collate_scans",
+    "data.phantoms": "write_cohort",
+    "data.split": "split_scans",
+    "detectors": "Detector create_detector",
+    "embedding": "Embedder StoreLoader create_embedder",
+    "engines": "DetectorTrainer HeldOutEvaluator ResumeLog ScanEvaluator embed_dataset",
+    "errors": "CheckpointError EmbeddingStoreError NotFittedError ScanError",
+    "handlers": "AnomalyMetricsHandler BestModelSaver CalibrationHandler DriftHandler IntensityTailHandler ScanMetrics "
+    "ScanProgress ScanTable",
+    "mixture": "DirichletProcessMixture",
+    "network": "AnomalyNet VolumeInferer",
+    "transforms": "SaveDicomd SaveScand preprocess_scan preprocess_slices",
+    "transforms.score": "ScoreScand",
+    "utils.distributed": "join_processes share",
+    "utils.progress": "quiet_warnings",
+}
+_HOMES = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names.split()}
+
+__getattr__, __dir__ = hand_on(__name__, _HOMES)

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from soak.hostile import KINDS, Workshop, try_mutant
 
-from monai_dpmm_ad.bundle import load_workflow
+from monai_dpmm_ad.bundle import load_workflow, read_settings
 from monai_dpmm_ad.commands import infer
 from monai_dpmm_ad.commands.cli import main
 from monai_dpmm_ad.data import resolve_datalist
@@ -134,59 +134,101 @@ def test_an_output_that_is_a_link_replaces_the_link(bundle: Path, cohort: Path, 
 # Bundles --------------------------------------------------------------------------------------------------------------
 
 
-def change(bundle: Path, folder: Path, file: str, **changes: object) -> Path:
-    """A copy of a bundle with other values of ids in one of its configs."""
+def change(bundle: Path, folder: Path, **changes: object) -> Path:
+    """A copy of a bundle with other values of ids in its ``inference.json``; a dictionary is merged."""
     copy = Path(shutil.copytree(bundle, folder / "copy"))
-    path = copy / "configs" / file
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    path = copy / "configs" / "inference.json"
+    config = json.loads(path.read_text())
+    for name, value in changes.items():
+        config[name] = {**config[name], **value} if isinstance(value, dict) and name in config else value
+    path.write_text(json.dumps(config))
     return copy
 
 
 @pytest.mark.parametrize(
-    ("file", "changes", "message"),
+    ("settings", "message"),
     [
-        ("inference.json", {"intensity": "$__import__('os').system('true')"}, "another `intensity`"),
-        ("inference.json", {"datalist": "$print(1)"}, "another `datalist`"),
-        ("inference.json", {"imports": ["$import os"]}, "another `imports`"),
-        ("inference.json", {"detector_options": {"_target_": "os.mkdir"}}, "another `detector_options`"),
-        ("inference.json", {"more": 1}, "has `more`"),
-        ("evaluate.json", {"run": ["$1"]}, "another `run`"),
-        ("metadata.json", {"task": "$print(1)"}, "another `task`"),
+        ({"intensity": "$__import__('os').system('true')"}, "`intensity` must not begin with"),
+        ({"detector_options": {"_target_": "os.mkdir"}}, "`detector_options` must have plain names as keys"),
+        ({"detector_options": {"a": [{"b": "@network"}]}}, "`detector_options` must not begin with @"),
+        ({"more": 1}, "`more` is no setting of a run"),
+        ({"imagesize": 1}, "Did you mean `image_size`"),
+        ({"image_size": "224"}, "`image_size` must be a whole number"),
+        ({"image_size": 0}, r"`image_size` must lie in \[1, inf\)"),
+        ({"min_foreground": True}, "`min_foreground` must be a number"),
+        ({"location_weight": float("nan")}, "`location_weight` must be a number"),
+        ({"axes": []}, "`axes` must be a list"),
+        ({"axes": ["axial", "tilted"]}, "`axes` must be one of"),
+        ({"upsampling": None}, "`upsampling` must be a text"),
+        ({"stages": "halves"}, "`stages` must be a list of a whole number or quarters or None"),
+        ({"seed": 1}, "`seed` is no setting of a run"),
     ],
-    ids=lambda value: str(value)[:20],
+    ids=str,
 )
-def test_a_bundle_with_other_code_is_refused(
-    bundle: Path, tmp_path: Path, file: str, changes: dict[str, object], message: str
+def test_a_bundle_with_settings_that_are_none_is_refused(
+    bundle: Path, tmp_path: Path, settings: dict[str, object], message: str
 ) -> None:
-    copy = change(bundle, tmp_path, file, **changes)
-    with pytest.raises(CheckpointError, match=f"{message}.*--trust-bundle"):
+    copy = change(bundle, tmp_path, settings=settings)
+    with pytest.raises(CheckpointError, match=rf"inference\.json: .*{message}"):
         load_workflow(copy, ["inference"], "inference")
 
 
-def test_a_bundle_with_another_logging_config_is_refused(bundle: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
-    with (copy / "configs" / "logging.conf").open("a") as file:
-        file.write("\n[handler_x]\nclass=StreamHandler\nargs=(__import__('os').getcwd(),)\n")
-    with pytest.raises(CheckpointError, match=r"logging\.conf: is not this package's own"):
+@pytest.mark.parametrize(
+    "content", ["[]", "{", "[" * 100_000, '{"settings": 3}', '{"format_version": 2, "settings": []}'], ids=repr
+)
+def test_a_bundle_without_settings_is_refused(bundle: Path, tmp_path: Path, content: str) -> None:
+    copy = change(bundle, tmp_path)
+    (copy / "configs" / "inference.json").write_text(content)
+    if "3" in content:  # format 1 had no such section: all else has its default
+        assert read_settings(copy)["image_size"] == 224
+        return
+    with pytest.raises(CheckpointError, match=r"inference\.json: "):
         load_workflow(copy, ["inference"], "inference")
 
 
 @pytest.mark.filterwarnings("default")  # the command line prints warnings in its own way
 @pytest.mark.parametrize("name", ["infer", "evaluate", "cluster", "export"])
-def test_a_customised_bundle_runs_when_it_is_trusted(
+def test_a_bundle_is_data_unless_it_is_trusted(
     bundle: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    copy = change(bundle, tmp_path, "inference.json", section="$'te' + 'st'")
+    """Its code would leave a mark: in a component of another class, a metadata field, the logging, an import."""
+    mark = tmp_path / "mark"
+    code = f"$__import__('pathlib').Path({str(mark)!r}).touch()"
+    copy = change(bundle, tmp_path, network_def={"_target_": "pathlib.Path.nowhere", "state": code}, datalist=code)
+    for file in ("evaluate.json", "metadata.json"):
+        path = copy / "configs" / file
+        path.write_text(json.dumps({**json.loads(path.read_text()), "+imports": [code], "task": code}))
+    with (copy / "configs" / "logging.conf").open("a") as file:
+        file.write(f"\n[handler_x]\nclass=StreamHandler\nargs=({code[1:]},)\n")
     scans = {"evaluate": ["--data", str(cohort)], "export": []}.get(name, ["--images", str(cohort)])
-    command = [name, "--bundle", str(copy), *scans, "--out", str(tmp_path / "out")]
-    assert main(command) == 1
-    assert "another `section`" in capsys.readouterr().err
-    assert main([*command, "--trust-bundle"]) == 0
+    report = ["--no-report"] if name in ("infer", "evaluate") else []
+    assert main([name, "--bundle", str(copy), *scans, "--out", str(tmp_path / "out"), *report]) == 0
+    assert not mark.exists()
+    if name == "infer":
+        infer(bundle, [cohort], tmp_path / "ours", report=False)
+        assert (tmp_path / "out" / "scores.csv").read_text() == (tmp_path / "ours" / "scores.csv").read_text()
+    capsys.readouterr()
+    assert main([name, "--bundle", str(copy), *scans, "--out", str(tmp_path / "own"), "--trust-bundle"]) == 1
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", ["infer", "export"])
+def test_a_customised_bundle_runs_its_own_configs_when_it_is_trusted(
+    bundle: Path, cohort: Path, tmp_path: Path, name: str
+) -> None:
+    mark = tmp_path / "mark"
+    state = f"$open({str(mark)!r}, 'w').close() or monai_dpmm_ad.read_state(@ckpt_path)"
+    copy = change(bundle, tmp_path, network_def={"state": state})
+    scans = ["--images", str(cohort), "--no-report"] if name == "infer" else []
+    assert main([name, "--bundle", str(copy), *scans, "--out", str(tmp_path / "out"), "--trust-bundle"]) == 0
+    assert mark.exists()
 
 
 def test_plain_settings_of_a_bundle_may_differ(bundle: Path, tmp_path: Path) -> None:
-    copy = change(bundle, tmp_path, "inference.json", false_positive_rate=0.05, batch_size=2)
-    load_workflow(copy, ["inference"], "inference")
+    copy = change(bundle, tmp_path, settings={"false_positive_rate": 0.05, "batch_size": 2})
+    workflow = load_workflow(copy, ["inference"], "inference", batch_size=3)
+    values = workflow.parser.get_parsed_content("values")
+    assert (values["false_positive_rate"], values["batch_size"]) == (0.05, 3)
 
 
 def test_a_model_that_unpacks_to_more_than_it_has_is_refused(bundle: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import FAST
 
-from monai_dpmm_ad.bundle import create_bundle
+from monai_dpmm_ad.bundle import SETTINGS, create_bundle
 from monai_dpmm_ad.commands import evaluate
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,8 @@ def run(command: list[object], processes: int = 2, status: int = 0) -> None:
 
 def run_bundle(bundle: Path, configs: list[str], **overrides: object) -> None:
     files = [str(bundle / "configs" / f"{name}.json") for name in configs]
-    options = [text for name, value in overrides.items() for text in (f"--{name}", value)]
+    ids = {name: f"settings#{name}" if name in SETTINGS else name for name in overrides}
+    options = [text for name, value in overrides.items() for text in (f"--{ids[name]}", value)]
     run(["monai.bundle", "run", "--config_file", files, "--bundle_root", bundle, *options])
 
 

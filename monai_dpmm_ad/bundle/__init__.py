@@ -1,29 +1,43 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""The bundle on disk, the only kind of model: make, fill, run, update, export."""
+"""The bundle on disk, the only kind of model: make, fill, run, update, export. Importing this does not import torch."""
 
 from __future__ import annotations
 
-from monai_dpmm_ad.bundle.folder import (
-    INFERENCE,
-    MODEL,
-    SETTINGS,
-    create_bundle,
-    is_fitted,
-    read_settings,
-    read_state,
-    save_model,
-)
-from monai_dpmm_ad.bundle.workflow import load_network, load_workflow
+from typing import TYPE_CHECKING
+
+from monai_dpmm_ad.bundle.formats import FORMAT_VERSION, INFERENCE, read_settings
+from monai_dpmm_ad.bundle.settings import SETTINGS, complete_settings, names_of, pick_settings
+from monai_dpmm_ad.utils.lazy import hand_on
+
+if TYPE_CHECKING:
+    from monai_dpmm_ad.bundle.folder import MODEL, create_bundle, is_fitted, read_state, save_model, write_settings
+    from monai_dpmm_ad.bundle.workflow import load_network, load_workflow
 
 __all__ = [
+    "FORMAT_VERSION",
     "INFERENCE",
     "MODEL",
     "SETTINGS",
+    "complete_settings",
     "create_bundle",
     "is_fitted",
     "load_network",
     "load_workflow",
+    "names_of",
+    "pick_settings",
     "read_settings",
     "read_state",
     "save_model",
+    "write_settings",
 ]
+
+_FOLDER = ("MODEL", "create_bundle", "is_fitted", "read_state", "save_model", "write_settings")
+_WORKFLOW = ("load_network", "load_workflow")
+
+__getattr__, _ = hand_on(
+    __name__,
+    {
+        **dict.fromkeys(_FOLDER, "monai_dpmm_ad.bundle.folder"),
+        **dict.fromkeys(_WORKFLOW, "monai_dpmm_ad.bundle.workflow"),
+    },
+)

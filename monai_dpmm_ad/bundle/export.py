@@ -51,7 +51,7 @@ def export_network(
         out: the file, replaced as a whole.
         graph_format: ``onnx`` or ``torchscript``.
         shape: H and W of the slices; None is a square of the bundle's ``image_size``.
-        trust_bundle: run the bundle's configs even where they are not this package's own, see `load_workflow`.
+        trust_bundle: run the bundle's own configs, which are code, see `load_workflow`.
 
     Returns:
         Path of the file.
@@ -70,7 +70,7 @@ def export_network(
     network: AnomalyNet = workflow.parser.get_parsed_content("network_def").eval()
     network.check_graph()
     height, width = (network.image_size, network.image_size) if shape is None else _check_shape(shape)
-    channels = int(workflow.parser.get_parsed_content("channels"))
+    channels = int(workflow.parser.get_parsed_content("values")["channels"])
     images = torch.zeros(2, channels, height, width)
     images[..., height // 4 : -(height // 4) or None, width // 4 : -(width // 4) or None] = 0.5
     inputs = (images, torch.full((2,), 0.5)) if network.detector.location_weight else (images,)

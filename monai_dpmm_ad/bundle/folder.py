@@ -1,5 +1,5 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""The bundle on disk: copy the template, write a fitted model into it, run one of its configs."""
+"""The bundle on disk: copy the template, write a fitted model into it."""
 
 from __future__ import annotations
 
@@ -14,48 +14,23 @@ from typing import Any
 
 import torch
 
+from monai_dpmm_ad.bundle.formats import INFERENCE, read_settings
+from monai_dpmm_ad.bundle.settings import complete_settings, pick_settings
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.utils.files import PARTIAL, remove_leftovers, replace_file, save_state, write_json
 
 __all__ = [
     "MODEL",
-    "SETTINGS",
     "create_bundle",
     "is_fitted",
-    "read_settings",
     "read_state",
     "save_model",
+    "template",
+    "write_settings",
 ]
 
-#: Ids that ``configs/inference.json`` takes over from ``configs/train.json``: what was fitted is what is run.
-SETTINGS = (
-    "embedder_name",
-    "embedder_revision",
-    "stages",
-    "image_size",
-    "min_foreground",
-    "num_shifts",
-    "patch_mask",
-    "mask_threshold",
-    "mask_closing",
-    "intensity_tail",
-    "intensity_weight",
-    "detector_name",
-    "detector_options",
-    "upsampling",
-    "num_regions",
-    "num_components",
-    "covariance",
-    "score",
-    "location_weight",
-    "axes",
-    "channels",
-    "intensity",
-    "pooling",
-)
 MODEL = Path("models") / "model.pt"
-INFERENCE = Path("configs") / "inference.json"
 METADATA = Path("configs") / "metadata.json"
 
 
@@ -105,42 +80,39 @@ def is_fitted(path: str | os.PathLike[str]) -> bool:
     return (Path(path) / MODEL).is_file()
 
 
-def read_settings(bundle_root: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read the values of ``SETTINGS`` that a bundle was fitted with.
-
-    Raises:
-        CheckpointError: when its inference config cannot be read or lacks one.
-    """
-    path = Path(bundle_root) / INFERENCE
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        return {name: config[name] for name in SETTINGS}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path}: is no readable config of this package ({error}). Copy the bundle again."
-        ) from error
-
-
 def save_model(bundle_root: str | os.PathLike[str], network: AnomalyNet, settings: Mapping[str, Any]) -> None:
     """Complete a bundle: configs take over what was fitted, then the model is written.
 
-    ``inference.json`` gets the settings, ``metadata.json`` under ``fitted`` what the detector says of itself.
+    ``inference.json`` gets the settings that the fit decides, ``metadata.json`` under ``fitted`` what the detector says
+    of itself.
 
     Args:
         bundle_root: folder of the bundle.
         network: its state dict holds tensors only.
-        settings: top-level ids of ``configs/inference.json`` and their values.
+        settings: of the fit.
     """
     root = Path(bundle_root)
-    config = json.loads((root / INFERENCE).read_text(encoding="utf-8"))
-    unknown = sorted(set(settings) - set(config))
-    if unknown:
-        raise CheckpointError(f"{root / INFERENCE}: has no {', '.join(unknown)}. Use the bundle's own configs.")
-    write_json(root / INFERENCE, {**config, **settings})
+    write_settings(root, pick_settings(settings, "model"))
     metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
     write_json(root / METADATA, {**metadata, "fitted": network.detector.describe()})
     state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
     save_state(root / MODEL, state)
+
+
+def write_settings(bundle_root: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
+    """Write settings into a bundle's ``configs/inference.json``; those that are not given stay as they are.
+
+    Args:
+        bundle_root: folder of a bundle of the present format.
+        settings: setting → value.
+
+    Raises:
+        CheckpointError: see :func:`~monai_dpmm_ad.bundle.formats.read_settings`.
+        ValueError: an unknown setting, or a value that it cannot have.
+    """
+    path = Path(bundle_root) / INFERENCE
+    settings = complete_settings({**read_settings(bundle_root), **settings}, "run")
+    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "settings": settings})
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor] | None:

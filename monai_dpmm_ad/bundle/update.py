@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
-from monai_dpmm_ad.bundle.folder import MODEL, is_fitted, read_settings
-from monai_dpmm_ad.bundle.provenance import describe_scans, hash_scans, load_provenance, write_provenance
+from monai_dpmm_ad.bundle.folder import MODEL, is_fitted
+from monai_dpmm_ad.bundle.formats import read_settings
+from monai_dpmm_ad.bundle.provenance import FILE, describe_scans, hash_scans, load_provenance, write_provenance
+from monai_dpmm_ad.bundle.settings import SETTINGS, complete_settings, pick_settings
 from monai_dpmm_ad.data.dataset import ScanFailure, write_failures
 from monai_dpmm_ad.data.split import Split, split_scans
 from monai_dpmm_ad.detectors import DPMMDetector
@@ -23,9 +25,6 @@ from monai_dpmm_ad.utils.distributed import get_rank
 __all__ = ["read_update_settings", "record_scans", "split_update", "start_update"]
 
 Item = dict[str, Any]
-
-#: Settings of the first fit that new scans must share with the old ones, beside ``SETTINGS``.
-_FIXED = ("slice_selection", "num_slices", "min_slice_foreground", "exclude_label", "patch_fraction", "rotations")
 
 
 def split_update(
@@ -74,19 +73,23 @@ def read_update_settings(bundle: str | os.PathLike[str], given: Mapping[str, Any
 
     Args:
         bundle: the fitted bundle.
-        given: ids of ``configs/train.json``; those in ``SETTINGS`` and how patches are chosen must be the bundle's own.
+        given: settings and other ids of ``configs/train.json``; what describes the model and how patches are chosen
+            must be the bundle's own.
 
     Raises:
-        CheckpointError: when the bundle is not fitted or its provenance is missing.
+        CheckpointError: when the bundle is not fitted, or its provenance is missing or has a wrong setting.
         ValueError: when a setting differs from the bundle's.
     """
     if not is_fitted(bundle):
         raise CheckpointError(f"{bundle}: has no fitted model to update. Make one with fit.")
-    stored = read_settings(bundle)
-    recipe = load_provenance(bundle)["recipe"]
-    fixed = {**stored, **{name: recipe[name] for name in _FIXED if name in recipe}}
+    stored = pick_settings(read_settings(bundle), "model")
+    try:
+        recipe = pick_settings(complete_settings(load_provenance(bundle)["recipe"], "fit"), "recipe")
+    except ValueError as error:
+        raise CheckpointError(f"{bundle}/{FILE}: {error}") from error
+    fixed = {**stored, **pick_settings(recipe, "fixed")}
     for name, value in given.items():
-        if name in fixed and value != fixed[name]:
+        if name in fixed and SETTINGS[name].check(value) != fixed[name]:
             raise ValueError(
                 f"`{name}` must be the bundle's own, {fixed[name]}, got {value}. Leave it out, or fit anew."
             )
@@ -111,7 +114,7 @@ def record_scans(
     bundle_root: str | os.PathLike[str],
     split: Split,
     failures: Sequence[ScanFailure],
-    recipe: Mapping[str, Any],
+    settings: Mapping[str, Any],
     update: str | os.PathLike[str] | None = None,
 ) -> None:
     """Write which scans a bundle has seen, those of the bundle that it goes on from among them, and which failed.
@@ -120,7 +123,7 @@ def record_scans(
         bundle_root: folder of the new bundle.
         split: what was fitted and held out.
         failures: scans that could not be read, and so were not seen.
-        recipe: see :func:`~monai_dpmm_ad.bundle.provenance.write_provenance`.
+        settings: of the fit; an update repeats those that the bundle does not keep.
         update: folder of the bundle that was updated, None for a first fit.
     """
     old: list[Item] = load_provenance(update)["scans"] if update else []
@@ -137,7 +140,7 @@ def record_scans(
             again["fit"] = scan["fit"]
         scan["calibrates"] = False
     gone = [scan for scan in old if scan["role"] == "fitted" or scan["sha256"] not in seen]
-    write_provenance(bundle_root, [*gone, *scans], recipe)
+    write_provenance(bundle_root, [*gone, *scans], pick_settings(settings, "recipe"))
     if get_rank() == 0:
         write_failures(bundle_root, failures)
 

@@ -82,8 +82,8 @@ def cluster(
         types: CSV with the columns ``file`` and ``type``; None looks for ``types.csv`` beside the data.
         max_patches: largest number of patches of an item.
         seed: of the choice of patches where there are more.
-        trust_bundle: run the bundle's configs even where they are not this package's own, see `load_workflow`.
-        overrides: values of ids in ``configs/inference.json``.
+        trust_bundle: run the bundle's own configs, which are code, see `load_workflow`.
+        overrides: settings by name, and values of other ids in ``configs/inference.json``.
 
     Raises:
         ValueError: a wrong option, or fewer than two items.
@@ -101,11 +101,11 @@ def cluster(
     scans = ScanDataset(_abnormal(get("datalist")), get("preprocessing"))
     if items == "images" and len(scans) < 2:
         raise ValueError(f"`images` must be at least two scans that may be abnormal, got {len(scans)}.")
-    settings = {"axes": get("axes"), "channels": get("channels"), "batch_size": get("batch_size")}
+    values = get("values")
+    settings = {name: values[name] for name in ("axes", "channels", "batch_size")}
     settings |= {"max_patches": max_patches, "seed": seed}
-    collector = ItemCollector(
-        network, kind=items, rate=get("false_positive_rate"), min_volume=get("min_lesion_volume"), **settings
-    )
+    rate, min_volume = values["false_positive_rate"], values["min_lesion_volume"]
+    collector = ItemCollector(network, kind=items, rate=rate, min_volume=min_volume, **settings)
     found = collector.collect(scans)
     normal, failures = None, list(scans.failures)
     if weights == "semi-supervised":

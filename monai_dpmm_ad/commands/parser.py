@@ -1,5 +1,5 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""What the command line understands."""
+"""What the command line understands; the options of settings follow from their declarations."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import json
 from typing import Any
 
 from monai_dpmm_ad import __version__
+from monai_dpmm_ad.bundle.setting import Setting
+from monai_dpmm_ad.bundle.settings import SETTINGS
 
 __all__ = ["make_parser"]
 
@@ -52,55 +54,8 @@ def _add_fit(commands: Any) -> None:
     parser.add_argument(
         "--update", metavar="BUNDLE", help="fitted bundle to go on from: the images are added to what it knows"
     )
-    parser.add_argument("--embedder", dest="embedder_name", help="compact, a Hugging Face id or a local folder")
-    parser.add_argument("--image-size", type=int, help="longer side of what the embedder sees, in pixels")
-    parser.add_argument("--detector", dest="detector_name", metavar="NAME", help="dpmm (default), …: see the docs")
-    parser.add_argument(
-        "--detector-option",
-        dest="detector_options",
-        action="append",
-        type=_parse_option,
-        metavar="NAME=VALUE",
-        help="argument of the detector, the value as in JSON; may be given several times",
-    )
-    parser.add_argument(
-        "--stages",
-        type=int,
-        nargs="+",
-        metavar="BLOCK",
-        help="blocks of the embedder whose outputs are used, from 0 (default: the last; himatch: one of each quarter)",
-    )
-    parser.add_argument("--num-components", type=int, help="largest number of mixture components")
-    parser.add_argument("--covariance", help="diagonal, rotated, spherical, full or vmf")
-    parser.add_argument("--score", help="log_density, cosine, euclidean or mahalanobis")
-    parser.add_argument("--pooling", help="how patch scores become a scan's score: mean, top1pct or max")
-    parser.add_argument("--location-weight", type=float, help="weight of the patch's location beside its embedding")
-    parser.add_argument("--intensity", help="median, white_matter, percentile or ct_window")
-    parser.add_argument(
-        "--intensity-tail",
-        help="bright, dark or both: how unusual a pixel's own intensity is counts as well (default none)",
-    )
-    parser.add_argument("--intensity-weight", type=float, help="weight of that term (default 1)")
-    parser.add_argument("--upsampling", help="how patch scores become pixels: guided, bilinear or nearest")
-    parser.add_argument(
-        "--num-shifts", type=int, help="n: average n×n sub-patch shifts of the grid, at n² times the cost"
-    )
-    parser.add_argument("--regions", metavar="ATLAS", help="integer volume in the scans' space: thresholds per region")
-    parser.add_argument(
-        "--num-regions", type=int, help="highest label, where each scan of a datalist has own `regions`"
-    )
-    parser.add_argument("--axes", nargs="+", help="axial, coronal, sagittal; several are fused")
-    parser.add_argument("--exclude-label", choices=("none", "patches", "slices"), help="what a label mask leaves out")
-    parser.add_argument(
-        "--patch-fraction", type=float, help="random share of each slice's patches that is fitted (default 0.25)"
-    )
-    parser.add_argument("--patch-mask", help="none, or pca: only patches on the object's side of the first component")
-    parser.add_argument(
-        "--rotations", type=float, nargs="+", metavar="DEGREES", help="angles at which each slice is fitted (default 0)"
-    )
-    parser.add_argument("--max-epochs", type=int, help="largest number of passes over the embeddings")
-    parser.add_argument("--seed", type=int, help="of everything random (default 0)")
-    parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
+    _add_settings(parser, "fit")
+    _add_device(parser)
 
 
 def _add_infer(commands: Any, name: str, source: str, description: str) -> None:
@@ -108,22 +63,42 @@ def _add_infer(commands: Any, name: str, source: str, description: str) -> None:
     parser.add_argument("--bundle", required=True, metavar="BUNDLE", help="folder that fit wrote")
     parser.add_argument(source, nargs="+", required=True, metavar="PATH", help=f"scans: {PATHS}")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
-    parser.add_argument("--rate", dest="false_positive_rate", type=float, help="false-positive rate of the mask")
-    parser.add_argument("--regions", metavar="ATLAS", help="integer volume in the scans' space, as given to fit")
-    parser.add_argument(
-        "--no-percentile", dest="save_percentile", action="store_false", default=None, help="write no percentile maps"
-    )
-    parser.add_argument("--min-lesion", dest="min_lesion_volume", type=float, help="smallest lesion in mm³")
-    parser.add_argument("--batch-size", type=int, help="slices in one forward pass")
-    parser.add_argument("--section", help="section of a datalist or BMAD tree (default test)")
-    parser.add_argument(
-        "--dicom",
-        action="store_true",
-        default=None,
-        help="of DICOM series, write the mask as DICOM SEG and the map as parametric map as well",
-    )
+    _add_settings(parser, "infer")
     _add_trust(parser)
     parser.add_argument("--no-report", dest="report", action="store_false", default=None, help="write no report.html")
+    _add_device(parser)
+
+
+def _add_settings(parser: argparse.ArgumentParser, command: str) -> None:
+    """Add an option for each setting that the command takes."""
+    for setting in SETTINGS.values():
+        if command in setting.commands:
+            name, arguments = _option(setting, "" if setting.role in ("model", "fit") else " or the bundle's own")
+            parser.add_argument(f"--{name}", dest=setting.name, default=None, **arguments)
+
+
+def _option(setting: Setting, unless: str) -> tuple[str, dict[str, Any]]:
+    """Name and arguments of a setting's option; ``unless`` says what else its default may be."""
+    name = setting.option or setting.name.replace("_", "-")
+    if setting.kind is bool:
+        if setting.default:
+            return f"no-{name}", {"action": "store_false", "help": f"write no {setting.help}"}
+        return name, {"action": "store_true", "help": setting.help}
+    arguments: dict[str, Any] = {"help": _help(setting, unless), "metavar": setting.metavar}
+    if setting.kind is dict:
+        return name, {**arguments, "action": "append", "type": _parse_option}
+    return name, {**arguments, "type": setting.kind, "nargs": "+" if setting.many else None}
+
+
+def _help(setting: Setting, unless: str) -> str:
+    default = setting.default
+    shown = " ".join(map(str, default)) if isinstance(default, list) else default
+    notes = [", ".join(map(str, setting.choices))] if setting.choices else []
+    notes += [f"default {shown}{unless}"] if default not in (None, {}) else []
+    return f"{setting.help} ({'; '.join(notes)})" if notes else setting.help
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
 
 
@@ -132,7 +107,7 @@ def _add_trust(parser: argparse.ArgumentParser) -> None:
         "--trust-bundle",
         action="store_true",
         default=None,
-        help="run the bundle's configs although they are not this package's own; they are code",
+        help="run the bundle's own configs, which are code, in place of this package's with the bundle's settings",
     )
 
 
@@ -149,13 +124,10 @@ def _add_cluster(commands: Any) -> None:
     parser.add_argument("--normals", nargs="+", metavar="PATH", help="normal scans for semi-supervised weights")
     parser.add_argument("--types", metavar="FILE", help="CSV: file, type (default: types.csv beside the data)")
     parser.add_argument("--max-patches", type=int, help="largest number of patches of an item (default 2000)")
-    parser.add_argument("--rate", dest="false_positive_rate", type=float, help="false-positive rate of the mask")
-    parser.add_argument("--min-lesion", dest="min_lesion_volume", type=float, help="smallest lesion in mm³")
-    parser.add_argument("--batch-size", type=int, help="slices in one forward pass")
-    parser.add_argument("--section", help="section of a datalist or BMAD tree (default test)")
+    _add_settings(parser, "cluster")
     parser.add_argument("--seed", type=int, help="of the choice of patches (default 0)")
     _add_trust(parser)
-    parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
+    _add_device(parser)
 
 
 def _add_benchmark(commands: Any) -> None:
@@ -167,15 +139,9 @@ def _add_benchmark(commands: Any) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results; the same command continues")
     parser.add_argument("--detectors", nargs="+", metavar="NAME", help="dpmm, … (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, help="of the fits (default 0)")
-    parser.add_argument("--embedder", dest="embedder_name", help="compact, a Hugging Face id or a local folder")
-    parser.add_argument("--image-size", type=int, help="longer side of what the embedder sees, in pixels (paper: 448)")
-    parser.add_argument("--num-components", type=int, help="largest number of mixture components (paper: 500)")
-    parser.add_argument("--score", help="of the mixture: log_density, cosine (the paper), euclidean or mahalanobis")
-    parser.add_argument("--upsampling", help="how patch scores become pixels: guided, bilinear (the paper) or nearest")
-    parser.add_argument("--pooling", help="how patch scores become an image's score: mean, top1pct or max")
-    parser.add_argument("--max-epochs", type=int, help="largest number of passes over the embeddings")
+    _add_settings(parser, "benchmark")
     parser.add_argument("--keep-maps", action="store_true", default=None, help="keep the maps of the test images")
-    parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
+    _add_device(parser)
 
 
 def _add_export(commands: Any) -> None:

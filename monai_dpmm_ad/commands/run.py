@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from monai_dpmm_ad.bundle import SETTINGS, create_bundle, is_fitted, load_workflow
+from monai_dpmm_ad.bundle import create_bundle, is_fitted, load_workflow, pick_settings
 from monai_dpmm_ad.bundle.request import covers_scans, is_same_request, record_request
 from monai_dpmm_ad.bundle.update import read_update_settings
 from monai_dpmm_ad.calibration import Calibration
@@ -62,8 +62,8 @@ def fit(
         held_out: healthy scans to validate and calibrate on; None splits off subjects.
         update: folder of a fitted bundle to go on from: ``images`` are added to what it knows, and ``out`` is the new
             bundle. The old one is not changed, its scans are not needed.
-        overrides: values of ids in ``configs/train.json``; of an update those that describe the data and the model are
-            the old bundle's.
+        overrides: settings by name, and values of other ids in ``configs/train.json``; of an update those that describe
+            the data and the model are the old bundle's.
     """
     check_device(overrides)
     make_absolute(overrides, "regions")
@@ -102,8 +102,8 @@ def infer(
         images: where the scans are.
         out: folder of the outputs.
         report: whether to write ``report.html``, where the `report` extra is installed.
-        trust_bundle: run the bundle's configs even where they are not this package's own, see `load_workflow`.
-        overrides: values of ids in ``configs/inference.json``.
+        trust_bundle: run the bundle's own configs, which are code, see `load_workflow`.
+        overrides: settings by name, and values of other ids in ``configs/inference.json``.
     """
     return _run_scans(bundle, ["inference"], images, out, report, {**overrides, "trust_bundle": trust_bundle})
 
@@ -124,7 +124,7 @@ def evaluate(
         out: folder of the outputs.
         report: as for `infer`.
         trust_bundle: as for `infer`.
-        overrides: values of ids in the configs.
+        overrides: settings by name, and values of other ids in the configs.
     """
     return _run_scans(bundle, ["inference", "evaluate"], data, out, report, {**overrides, "trust_bundle": trust_bundle})
 
@@ -163,7 +163,8 @@ def _run_scans(
             **overrides,
         )
         get = workflow.parser.get_parsed_content
-        if overrides.get("regions") and not get("num_regions"):
+        settings = get("values")
+        if overrides.get("regions") and not settings["num_regions"]:
             raise ValueError(
                 f"`regions` must be given to a bundle that was fitted with them, got {bundle}. Fit with --regions."
             )
@@ -175,7 +176,7 @@ def _run_scans(
     metrics = get("metrics") if "evaluate" in configs else None
     outcome = Outcome(table.rows, workflow.evaluator.failures)
     outcome.drift = drift
-    outcome.note = _judge_calibration(workflow.network_def.calibration, get("false_positive_rate"))
+    outcome.note = _judge_calibration(workflow.network_def.calibration, settings["false_positive_rate"])
     if metrics is not None:
         outcome.metrics = metrics.figures
     if metrics is not None and is_first():
@@ -185,8 +186,15 @@ def _run_scans(
     elif report and table.rows and is_first():
         from monai_dpmm_ad.reporting.cohort import report_scans
 
-        settings = {name: get(name) for name in SETTINGS}
-        outcome.report = report_scans(out, table.rows, get("datalist"), workflow.network_def, settings, metrics, drift)
+        outcome.report = report_scans(
+            out,
+            table.rows,
+            get("datalist"),
+            workflow.network_def,
+            pick_settings(settings, "model"),
+            metrics,
+            drift,
+        )
     return outcome
 
 

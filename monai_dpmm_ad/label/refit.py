@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -13,18 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai_dpmm_ad.bundle import INFERENCE, SETTINGS, is_fitted
+from monai_dpmm_ad.bundle import is_fitted, names_of, pick_settings, read_settings, write_settings
 from monai_dpmm_ad.commands import fit
 from monai_dpmm_ad.data.dataset import ScanFailure
 from monai_dpmm_ad.errors import CheckpointError
-from monai_dpmm_ad.utils.files import exchange_folders, write_json
+from monai_dpmm_ad.utils.files import exchange_folders
 
 __all__ = ["MIN_SCANS", "Refit", "refit_bundle"]
 
 #: One to fit and one to calibrate on: a bundle whose thresholds come from the scans it was fitted on promises nothing.
 MIN_SCANS = 2
-#: Ids of ``configs/inference.json`` that a user may have set by hand and that no fit decides.
-_KEPT = ("false_positive_rate", "min_lesion_volume", "batch_size", "section", "regions", "save_percentile")
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ def refit_bundle(bundle: str | os.PathLike[str], images: Sequence[str], **overri
     Args:
         bundle: folder of a fitted bundle.
         images: normal scans.
-        overrides: values of ids in ``configs/train.json``.
+        overrides: settings by name, and values of other ids in ``configs/train.json``.
 
     Raises:
         CheckpointError: when the folder holds no fitted bundle.
@@ -62,14 +59,14 @@ def refit_bundle(bundle: str | os.PathLike[str], images: Sequence[str], **overri
         raise CheckpointError(f"{root}: holds no fitted bundle. Make one with fit.")
     if len(images) < MIN_SCANS:
         raise ValueError(f"`images` must be at least {MIN_SCANS} normal scans, got {len(images)}. Mark more as normal.")
-    old = json.loads((root / INFERENCE).read_text(encoding="utf-8"))
-    settings = {name: old[name] for name in SETTINGS if name in old}
+    old = read_settings(root)
+    settings = pick_settings(old, "model")
     work = Path(tempfile.mkdtemp(prefix=f".{root.name}-refit-", dir=root.parent))
     try:
         outcome = fit(images, work / root.name, own_logging=False, **{**settings, **overrides})
         fresh = work / root.name
-        new = json.loads((fresh / INFERENCE).read_text(encoding="utf-8"))
-        write_json(fresh / INFERENCE, new | {name: old[name] for name in _KEPT if name in old})
+        # What no fit decides, a user may have set by hand.
+        write_settings(fresh, {name: old[name] for name in names_of("run", "both")})
         previous = _free_name(root)
         exchange_folders(fresh, root)
         os.rename(fresh, previous)

@@ -17,6 +17,7 @@ from ignite.engine import Events
 from monai.bundle import ConfigParser
 
 from monai_dpmm_ad.bundle import INFERENCE, MODEL, load_network, load_workflow
+from monai_dpmm_ad.bundle.parts import run_settings
 from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.engines import ScanEvaluator
 from monai_dpmm_ad.errors import CheckpointError, ScanError
@@ -50,9 +51,9 @@ class LoadedBundle:
     @property
     def defaults(self) -> MapRequest:
         """What the command line takes when it is told nothing."""
-        config = self.config
+        values = run_settings(self.config["settings"])
         return MapRequest(
-            float(config["false_positive_rate"]), tuple(config["axes"]), float(config["min_lesion_volume"])
+            float(values["false_positive_rate"]), tuple(values["axes"]), float(values["min_lesion_volume"])
         )
 
 
@@ -81,9 +82,9 @@ class BundleRunner:
 
     Args:
         root: folder of a fitted bundle.
-        trust_bundle: run the bundle's configs even where they are not this package's own, see
+        trust_bundle: run the bundle's own configs, which are code, see
             :func:`~monai_dpmm_ad.bundle.load_workflow`.
-        overrides: values of ids in ``configs/inference.json``, for example ``device``.
+        overrides: settings by name, and values of other ids in ``configs/inference.json``, such as ``device``.
     """
 
     def __init__(self, root: str | os.PathLike[str], trust_bundle: bool = False, **overrides: Any) -> None:
@@ -149,8 +150,8 @@ def _load(root: Path, trust_bundle: bool, overrides: Mapping[str, Any]) -> Loade
     return LoadedBundle(root, config, network, hashlib.sha256(content).hexdigest()[:16])
 
 
-def _served(components: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [component for component in components if component["_target_"].split(".")[-1] not in _NOT_SERVED]
+def _served(components: list[Any]) -> list[Any]:
+    return [part for part in components if isinstance(part, str) or part["_target_"].split(".")[-1] not in _NOT_SERVED]
 
 
 def _check_scan(path: str) -> None:
@@ -170,15 +171,15 @@ def _run(bundle: LoadedBundle, image: str, request: MapRequest) -> Prediction:
             {
                 "dataset_dir": image,
                 "output_dir": folder,
-                "false_positive_rate": request.rate,
-                "axes": list(request.axes),
-                "min_lesion_volume": request.min_lesion,
+                "settings#false_positive_rate": request.rate,
+                "settings#axes": list(request.axes),
+                "settings#min_lesion_volume": request.min_lesion,
             }
         )
         evaluator: ScanEvaluator = parser.get_parsed_content("evaluator")
         evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: found.extend(_joined(engine)))
         evaluator.run()
-        table = next(handler for handler in parser.get_parsed_content("handlers") if isinstance(handler, ScanTable))
+        table: ScanTable = parser.get_parsed_content("table")
     if evaluator.failures:
         failure = evaluator.failures[0]
         raise ScanError(failure.path, failure.reason)

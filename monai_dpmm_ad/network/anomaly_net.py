@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -48,8 +48,6 @@ class AnomalyNet(nn.Module):
             takes all of the foreground.
         mask_threshold: of that mask.
         mask_closing: of that mask, in patches.
-        state: a state dict to begin with, so that a fitted bundle's network is complete once its config is parsed, as
-            MONAI's own checks take it.
     """
 
     backbone_digest: Tensor
@@ -68,7 +66,6 @@ class AnomalyNet(nn.Module):
         patch_mask: str = "none",
         mask_threshold: float = 0.0,
         mask_closing: int = 1,
-        state: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         if image_size < embedder.patch_size:
@@ -98,8 +95,6 @@ class AnomalyNet(nn.Module):
         self.register_buffer(
             "backbone_digest", torch.frombuffer(bytearray.fromhex(embedder.digest()), dtype=torch.uint8).clone()
         )
-        if state is not None:
-            self.load_state_dict(state)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         stored = state_dict.get(prefix + "backbone_digest")

@@ -21,7 +21,7 @@ __all__ = [
     "get_rank",
     "get_world_size",
     "is_first",
-    "join",
+    "join_processes",
     "joined_processes",
     "launched",
     "reduce_max",
@@ -48,7 +48,7 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def join() -> None:
+def join_processes() -> None:
     """Join the group of processes that torchrun started, unless that has been done; NCCL on GPUs, gloo on CPUs."""
     if dist.is_initialized():
         return
@@ -67,7 +67,7 @@ def joined_processes() -> Iterator[None]:
     """Join the group of processes that torchrun started, where it did, and leave it at the end."""
     joined = launched() and not dist.is_initialized()
     if joined:
-        join()
+        join_processes()
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,15 @@ import pytest
 import torch
 from conftest import FAST
 
-from monai_dpmm_ad.bundle import SETTINGS, create_bundle, is_fitted, load_workflow, save_model
+import monai_dpmm_ad
+from monai_dpmm_ad.bundle import (
+    FORMAT_VERSION,
+    create_bundle,
+    is_fitted,
+    load_workflow,
+    read_settings,
+    write_settings,
+)
 from monai_dpmm_ad.commands import infer
 from monai_dpmm_ad.errors import CheckpointError
 
@@ -30,30 +39,21 @@ def read(name: str) -> dict:
     return json.loads((TEMPLATE / "configs" / f"{name}.json").read_text())
 
 
-def test_train_and_inference_agree_on_the_settings() -> None:
+def test_train_and_inference_agree() -> None:
     train, inference = read("train"), read("inference")
-    counted = (
-        "$monai_dpmm_ad.transforms.count_regions(@regions)"  # the fit reads the atlas, the bundle keeps the number
-    )
-    assert {name: train[name] for name in SETTINGS} == {name: inference[name] for name in SETTINGS} | {
-        "num_regions": counted
-    }
-    assert train["settings"] == {name: f"@{name}" for name in SETTINGS}
-    finished = [
-        *SETTINGS,
-        "false_positive_rate",
-        "min_lesion_volume",
-        "regions",
-        "save_percentile",
-        "dicom",
-    ]  # what a restart compares
-    assert inference["finished"]["settings"] == {name: f"@{name}" for name in finished}
-    for part in ("embedder", "network"):
+    assert train["settings"] == inference["settings"] == {}  # what is not given has its declared default
+    assert inference["format_version"] == FORMAT_VERSION
+    for part in ("embedder", "detector", "network"):
         assert train[part] == inference[part]
-    fitted = {"state": "$monai_dpmm_ad.bundle.read_state(@ckpt_path)"}
+    fitted = {"state": "$monai_dpmm_ad.read_state(@ckpt_path)"}
     assert {**train["network_def"], **fitted} == inference["network_def"]
-    assert {**inference["detector"], "seed": "@seed"} == train["detector"]
     assert train["calibrate"]["inferer"] == inference["inferer"]
+
+
+def test_the_configs_name_the_public_face_only() -> None:
+    for file in (TEMPLATE / "configs").glob("*.json"):
+        named = set(re.findall(r"monai_dpmm_ad((?:\.\w+)+)", file.read_text()))
+        assert all(name[1:] in dir(monai_dpmm_ad) for name in named), file
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,9 @@ def test_the_model_holds_tensors_only(bundle: Path) -> None:
 
 
 def test_a_fitted_bundle_keeps_its_settings(bundle: Path, tiny_vit: Path) -> None:
-    config = json.loads((bundle / "configs" / "inference.json").read_text())
-    assert (config["embedder_name"], config["image_size"]) == (str(tiny_vit), FAST["image_size"])
+    settings = json.loads((bundle / "configs" / "inference.json").read_text())["settings"]
+    assert settings == read_settings(bundle)
+    assert (settings["embedder_name"], settings["image_size"]) == (str(tiny_vit), FAST["image_size"])
 
 
 def test_create_bundle_never_touches_what_is_there(tmp_path: Path, bundle: Path) -> None:
@@ -157,6 +158,25 @@ def test_overrides_never_name_what_to_run(bundle: Path, key: str) -> None:
         load_workflow(bundle, ["train"], "train", detector_options={"options": {key: "os.remove"}})
 
 
+@pytest.mark.parametrize(
+    ("kind", "overrides", "message"),
+    [
+        ("inference", {"false_positive_rat": 0.1}, "neither a setting nor an id.*`false_positive_rate`"),
+        ("inference", {"inferer#axis": 1, "evaluater": 1}, "`evaluater` is neither a setting nor an id"),
+        ("inference", {"seed": 1}, "`seed` is no setting of a run"),
+        ("train", {"false_positive_rate": 0.1}, "`false_positive_rate` is no setting of a fit"),
+        ("train", {"image_size": "112"}, "`image_size` must be a whole number"),
+        ("train", {"upsampling": "guide"}, "Did you mean 'guided'"),
+    ],
+)
+def test_wrong_overrides_are_refused(bundle: Path, kind: str, overrides: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_workflow(bundle, [kind], kind, **overrides)
+
+
 def test_unknown_settings_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="has no colour"):
-        save_model(create_bundle(tmp_path / "new"), torch.nn.Identity(), {"colour": 1})
+    root = create_bundle(tmp_path / "new")
+    with pytest.raises(ValueError, match="`colour` is no setting of a run"):
+        write_settings(root, {"colour": 1})
+    write_settings(root, {"false_positive_rate": 0.07})
+    assert read_settings(root)["false_positive_rate"] == 0.07

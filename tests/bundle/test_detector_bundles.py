@@ -53,7 +53,7 @@ def test_the_model_loads_as_tensors_only_and_the_config_names_the_detector(fitte
     name, bundle = fitted
     state = torch.load(bundle / "models" / "model.pt", weights_only=True)
     assert all(isinstance(value, torch.Tensor) for value in state.values())
-    config = json.loads((bundle / "configs" / "inference.json").read_text())
+    config = json.loads((bundle / "configs" / "inference.json").read_text())["settings"]
     assert config["detector_name"] == name
     assert set(config["detector_options"]) == {option.partition("=")[0] for option in DETECTORS[name]}
 

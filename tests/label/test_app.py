@@ -75,23 +75,23 @@ def test_a_bundle_that_has_gone_is_said(app: AnomalyApp, tmp_path: Path) -> None
     assert (caught.value.status_code, "no bundle" in caught.value.detail) == (503, True)
 
 
-def test_a_bundle_with_configs_of_its_own_is_run_where_it_is_trusted(
-    app: AnomalyApp, bundle: Path, tmp_path: Path
-) -> None:
-    copy = tmp_path / "copy"
+def test_a_bundles_own_configs_run_where_it_is_trusted(app: AnomalyApp, bundle: Path, tmp_path: Path) -> None:
+    copy, mark = tmp_path / "copy", tmp_path / "mark"
     shutil.copytree(bundle, copy)
     path = copy / "configs" / "inference.json"
     config = json.loads(path.read_text())
-    path.write_text(json.dumps(config | {"extra": "$print('run')"}))
+    config["network_def"]["state"] = f"$open({str(mark)!r}, 'w').close() or monai_dpmm_ad.read_state(@ckpt_path)"
+    path.write_text(json.dumps(config))
     request = {"model": "dpmm_ad_map", "image": STUDIES[0]}
-    with pytest.raises(HTTPException) as caught:
-        AnomalyApp(str(tmp_path), app.studies, {"bundle": str(copy)}).infer(request)
-    assert (caught.value.status_code, "--conf trust_bundle true" in caught.value.detail) == (503, True)
     with pytest.raises(ValueError, match="must be true or false, got yes"):
         AnomalyApp(str(tmp_path), app.studies, {"bundle": str(copy), "trust_bundle": "yes"})
-    trusted = AnomalyApp(str(tmp_path), app.studies, {"bundle": str(copy), "trust_bundle": "True"}).infer(request)
-    maps = [nib.load(answer["file"]).get_fdata() for answer in (trusted, app.infer(request))]
-    assert np.array_equal(*maps)
+    answers = [app.infer(request), AnomalyApp(str(tmp_path), app.studies, {"bundle": str(copy)}).infer(request)]
+    assert not mark.exists()  # by its settings, which are data
+    answers += [AnomalyApp(str(tmp_path), app.studies, {"bundle": str(copy), "trust_bundle": "True"}).infer(request)]
+    assert mark.exists()
+    maps = [nib.load(answer["file"]).get_fdata() for answer in answers]
+    assert np.array_equal(maps[0], maps[1])
+    assert np.array_equal(maps[0], maps[2])
 
 
 def test_a_result_that_cannot_be_written_leaves_nothing(

@@ -1,7 +1,6 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 from pathlib import Path
@@ -9,14 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import monai_dpmm_ad.label.refit as module
-from monai_dpmm_ad.bundle import SETTINGS, is_fitted
+import monai_dpmm_ad.utils.files as module
+from monai_dpmm_ad.bundle import is_fitted, read_settings, write_settings
 from monai_dpmm_ad.errors import CheckpointError, find_user_error
-from monai_dpmm_ad.label.refit import exchange_folders, refit_bundle
-from monai_dpmm_ad.utils.files import write_json
+from monai_dpmm_ad.label.refit import refit_bundle
+from monai_dpmm_ad.utils.files import exchange_folders
 
 pytestmark = pytest.mark.filterwarnings("default")
-INFERENCE = Path("configs") / "inference.json"
 
 
 @pytest.fixture
@@ -39,8 +37,8 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 
 
 def test_a_refit_takes_the_bundles_place_and_keeps_it(copy: Path, normal: list[str]) -> None:
-    config = json.loads((copy / INFERENCE).read_text())
-    write_json(copy / INFERENCE, config | {"false_positive_rate": 0.07})
+    config = read_settings(copy)
+    write_settings(copy, {"false_positive_rate": 0.07})
     old = state_of(copy)
     result = refit_bundle(copy, normal, max_epochs=1)
     assert result.bundle == copy.resolve()
@@ -48,9 +46,7 @@ def test_a_refit_takes_the_bundles_place_and_keeps_it(copy: Path, normal: list[s
     assert same(state_of(result.previous), old)
     assert not same(state_of(copy), old)
     assert int(state_of(copy)["calibration.num_scans"]) == 1  # one of the two was held out
-    new = json.loads((copy / INFERENCE).read_text())
-    assert {name: new[name] for name in SETTINGS} == {name: config[name] for name in SETTINGS}
-    assert new["false_positive_rate"] == 0.07  # set by hand, kept
+    assert read_settings(copy) == config | {"false_positive_rate": 0.07}  # set by hand, kept
     assert sorted(path.name for path in copy.parent.iterdir()) == sorted([copy.name, result.previous.name])
 
 

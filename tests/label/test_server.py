@@ -25,6 +25,7 @@ import requests
 from label.serving import Server, running_server
 from monailabel.client import MONAILabelClient
 
+from monai_dpmm_ad.bundle import write_settings
 from monai_dpmm_ad.commands import infer
 from monai_dpmm_ad.label.refit import exchange_folders
 
@@ -175,8 +176,7 @@ def test_a_request_sets_rate_axes_and_lesion_size(client: MONAILabelClient, serv
     (copy / "models").symlink_to(server.bundle / "models")
     for file in inference.parent.iterdir():
         (copy / "configs" / file.name).write_bytes(file.read_bytes())
-    config = json.loads(inference.read_text())
-    (copy / "configs" / "inference.json").write_text(json.dumps(config | {"axes": ["axial", "coronal"]}))
+    write_settings(copy, {"axes": ["axial", "coronal"]})
     out = command_line(copy, server.studies, tmp_path / "out", *options)
     wanted = {"rate": "0.2", "axes": "axial+coronal", "min_lesion": 2000}
     path, facts = client.infer("dpmm_ad_map", STUDY, wanted)

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from helpers.tiny_vit import write_tiny_vit
 
-from monai_dpmm_ad.bundle import create_bundle, load_workflow
+from monai_dpmm_ad.bundle import create_bundle, load_workflow, write_settings
 from monai_dpmm_ad.bundle.provenance import load_provenance
 from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.embedding import EmbeddingStore, StoreWriter
@@ -134,9 +134,7 @@ def _write_bundle(folder: Path) -> None:
     """A bundle whose model is a small dictionary of tensors: what is attacked is the reading, not the network."""
     write_tiny_vit(folder / "tiny")
     bundle = create_bundle(folder / "bundle")
-    config = json.loads((bundle / "configs" / "inference.json").read_text())
-    config |= {"embedder_name": str(folder / "tiny"), "image_size": 56}
-    (bundle / "configs" / "inference.json").write_text(json.dumps(config))
+    write_settings(bundle, {"embedder_name": str(folder / "tiny"), "image_size": 56})
     (bundle / "models").mkdir(exist_ok=True)
     torch.save(torch.nn.Linear(3, 2).state_dict(), bundle / "models" / "model.pt")
     scan = {"name": "a", "image": "a.nii", "sha256": "0" * 64, "role": "fitted", "fit": 0, "calibrates": False}
@@ -319,7 +317,12 @@ def try_bundle(shop: Workshop, generator: random.Random) -> None:
         )
     elif name.endswith(".json"):
         path = bundle / "configs" / name
-        _write_json(path, mutate_json(json.loads(path.read_text()), generator, shop.canary), generator)
+        content = json.loads(path.read_text())
+        if name == "inference.json" and generator.random() < 0.7:  # what is read of it
+            content["settings"] = mutate_json(content["settings"], generator, shop.canary)
+        else:
+            content = mutate_json(content, generator, shop.canary)
+        _write_json(path, content, generator)
     else:
         path = bundle / "configs" / name
         text = path.read_text()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import FAST
 
+from monai_dpmm_ad.bundle import read_settings
 from monai_dpmm_ad.calibration import Calibration
 from monai_dpmm_ad.commands import infer
 from monai_dpmm_ad.commands.cli import main
@@ -66,7 +67,7 @@ def read(path: Path) -> np.ndarray:
 def test_each_region_has_its_own_threshold_in_the_mask(
     regional: Path, cohort: Path, atlas: Path, tmp_path: Path
 ) -> None:
-    assert json.loads((regional / "configs" / "inference.json").read_text())["num_regions"] == 2
+    assert read_settings(regional)["num_regions"] == 2
     calibration = load_calibration(regional, 2)
     assert calibration.region_scans.tolist() == [2, 2]
     thresholds = [calibration.threshold(RATE, region) for region in (1, 2)]

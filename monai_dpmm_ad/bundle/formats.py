@@ -1,0 +1,82 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""The settings of a bundle on disk, whichever version of this package fitted it; importing this does not import torch.
+
+``configs/inference.json`` holds ``format_version`` and ``settings``, plain values. Nothing else of it is read here, and
+nothing of it is run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from monai_dpmm_ad.bundle.settings import SETTINGS, complete_settings
+from monai_dpmm_ad.errors import CheckpointError
+
+__all__ = ["BROUGHT", "FORMAT_VERSION", "INFERENCE", "read_settings"]
+
+FORMAT_VERSION = 2
+INFERENCE = Path("configs") / "inference.json"
+_MAX_BYTES = 4 * 2**20
+
+#: Format → the settings that came with it and what the package did before: older bundles run on with that. A setting
+#: whose default does what was done before needs no new format and no entry.
+BROUGHT: dict[int, dict[str, Any]] = {}
+
+
+def _take_top_level(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Format 1 had each setting as an id of its own."""
+    return {"settings": {name: config[name] for name in SETTINGS if name in config}}
+
+
+#: Format → what makes the next one of a config.
+_MIGRATIONS: dict[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {1: _take_top_level}
+
+
+def read_settings(bundle_root: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the settings of a bundle, of any format; what it lacks has the value that its version used.
+
+    Args:
+        bundle_root: folder of the bundle.
+
+    Returns:
+        Every setting of a run, checked.
+
+    Raises:
+        CheckpointError: when the file cannot be read, was written by a later version, or has a setting that is unknown
+            or cannot have its value.
+    """
+    path = Path(bundle_root) / INFERENCE
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"it has more than {_MAX_BYTES} bytes")
+        config = json.loads(path.read_text(encoding="utf-8"))
+        version = config.get("format_version", 1) if isinstance(config, dict) else None
+        if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+            raise ValueError("it has no whole number as format_version")
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: is no readable config of this package ({error}). Copy the bundle again."
+        ) from error
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: has format {version}, but this version of the package reads formats up to {FORMAT_VERSION}. "
+            "Update monai-dpmm-ad."
+        )
+    try:
+        return complete_settings(_migrate(config, version), "run")
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _migrate(config: Mapping[str, Any], version: int) -> dict[str, Any]:
+    for number in range(version, FORMAT_VERSION):
+        config = _MIGRATIONS[number](config) if number in _MIGRATIONS else config
+    settings = config.get("settings", {})
+    if not isinstance(settings, dict):
+        raise ValueError(f"`settings` must be a dictionary, got {settings!r}.")
+    brought = {name: value for later, new in BROUGHT.items() if later > version for name, value in new.items()}
+    return {**brought, **settings}

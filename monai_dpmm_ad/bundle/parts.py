@@ -1,0 +1,86 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""From a bundle's settings to its parts, as the configs ask for them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from monai_dpmm_ad.bundle.settings import complete_settings
+from monai_dpmm_ad.detectors import Detector, create_detector
+from monai_dpmm_ad.embedding import Embedder, create_embedder
+from monai_dpmm_ad.errors import CheckpointError
+from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.transforms import count_regions
+
+__all__ = ["fit_settings", "make_detector", "make_embedder", "make_network", "run_settings"]
+
+Settings = Mapping[str, Any]
+
+
+def fit_settings(given: Settings) -> dict[str, Any]:
+    """Complete the settings of a fit, those that depend on others as well: the number of regions, the stages.
+
+    Args:
+        given: what a config's ``settings`` say, see :func:`~monai_dpmm_ad.bundle.settings.complete_settings`.
+    """
+    values = complete_settings(given, "fit")
+    if values["stages"] is None and values["detector_name"] == "himatch":
+        values["stages"] = "quarters"
+    if not values["num_regions"]:
+        values["num_regions"] = count_regions(values["regions"])
+    return values
+
+
+def run_settings(given: Settings) -> dict[str, Any]:
+    """Complete the settings of a run of a fitted bundle, see :func:`fit_settings`."""
+    return complete_settings(given, "run")
+
+
+def make_embedder(settings: Settings, autocast: bool | None = None) -> Embedder:
+    """Make the embedder of a bundle, see :func:`~monai_dpmm_ad.embedding.create_embedder`."""
+    name, revision = settings["embedder_name"], settings["embedder_revision"]
+    return create_embedder(name, revision, settings["stages"], autocast)
+
+
+def make_detector(settings: Settings, embedder: Embedder) -> Detector:
+    """Make the detector of a bundle, not yet fitted, see :func:`~monai_dpmm_ad.detectors.create_detector`."""
+    return create_detector(
+        settings["detector_name"],
+        embedder.embed_dim,
+        embedder.num_stages,
+        location_weight=settings["location_weight"],
+        mixture={name: settings[name] for name in ("num_components", "covariance", "score")},
+        options=settings["detector_options"],
+        seed=settings.get("seed", 0),
+    )
+
+
+def make_network(
+    settings: Settings, embedder: Embedder, detector: Detector, state: Mapping[str, Tensor] | None = None
+) -> AnomalyNet:
+    """Make the network of a bundle; each parameter of :class:`AnomalyNet` that is a setting's name gets that setting.
+
+    Args:
+        settings: of a fit or a run.
+        embedder: turns slices into patch embeddings.
+        detector: scores patches.
+        state: of a fitted network: a bundle's is complete once its config is parsed, as MONAI's own checks take it.
+
+    Raises:
+        CheckpointError: a state of another backbone or of other settings.
+    """
+    names = inspect.signature(AnomalyNet).parameters
+    network = AnomalyNet(embedder, detector, **{name: settings[name] for name in names if name in settings})
+    if state is not None:
+        try:
+            network.load_state_dict(state)
+        except CheckpointError:
+            raise
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"The model does not fit the bundle's settings: {reason}. Fit again.") from error
+    return network

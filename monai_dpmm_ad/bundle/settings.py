@@ -1,0 +1,232 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""All settings of a bundle, each declared once; importing this does not import torch.
+
+To add one, declare it here and use it: a parameter of :class:`~monai_dpmm_ad.network.AnomalyNet` with the same name
+gets it by itself, anything else reads ``@values['name']`` in a config. Where bundles that were fitted before must not
+take its default, :data:`~monai_dpmm_ad.bundle.formats.BROUGHT` says what they take.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from monai_dpmm_ad.bundle.setting import Setting
+
+__all__ = ["SETTINGS", "complete_settings", "names_of", "pick_settings"]
+
+_FIT = ("fit",)
+_BOTH = ("fit", "benchmark")
+_RUN = ("infer",)
+_ALL_RUNS = ("infer", "cluster")
+
+_MODEL = (
+    Setting(
+        "embedder_name", "compact", "compact, a Hugging Face id or a local folder", "model",
+        commands=_BOTH, option="embedder",
+    ),
+    Setting("embedder_revision", None, "branch, tag or commit of a Hugging Face id", "model"),
+    Setting(
+        "stages", None, "blocks of the embedder whose outputs are used, from 0 (the last; himatch: one a quarter)",
+        "model", kind=int, many=True, words=("quarters",), commands=_FIT, metavar="BLOCK",
+    ),
+    Setting(
+        "image_size", 224, "longer side of what the embedder sees, in pixels; the paper's is 448", "model",
+        kind=int, interval="[1, inf)", commands=_BOTH, embeds=True,
+    ),
+    Setting(
+        "min_foreground", 0.25, "least share of foreground pixels of a patch that is fitted and scored", "model",
+        kind=float, interval="(0, 1]", embeds=True,
+    ),
+    Setting(
+        "num_shifts", 1, "n: average n×n sub-patch shifts of the grid, at n² times the cost", "model",
+        kind=int, interval="[1, inf)", commands=_FIT,
+    ),
+    Setting(
+        "patch_mask", "none", "pca: only patches on the object's side of the first component", "model",
+        choices=("none", "pca"), commands=_FIT, embeds=True,
+    ),
+    Setting("mask_threshold", 0.0, "of the patch mask, in standard deviations", "model", kind=float, embeds=True),
+    Setting(
+        "mask_closing", 1, "of the patch mask, in patches", "model", kind=int, interval="[0, inf)", embeds=True
+    ),
+    Setting(
+        "intensity_tail", "none", "how unusual a pixel's own intensity is counts as well", "model",
+        choices=("none", "bright", "dark", "both"), commands=_FIT,
+    ),
+    Setting(
+        "intensity_weight", 1.0, "weight of that term", "model", kind=float, interval="[0, inf)", commands=_FIT
+    ),
+    Setting(
+        "detector_name", "dpmm", "which detector, see the docs", "model",
+        commands=_FIT, option="detector", metavar="NAME",
+    ),
+    Setting(
+        "detector_options", {}, "argument of the detector, the value as in JSON; may be given several times", "model",
+        kind=dict, commands=_FIT, option="detector-option", metavar="NAME=VALUE",
+    ),
+    Setting(
+        "upsampling", "guided", "how patch scores become pixels; the paper's is bilinear", "model",
+        choices=("guided", "bilinear", "nearest"), commands=_BOTH,
+    ),
+    Setting(
+        "num_regions", 0, "highest label, where each scan of a datalist has `regions` of its own", "model",
+        kind=int, interval="[0, inf)", commands=_FIT,
+    ),
+    Setting(
+        "num_components", 256, "largest number of mixture components; the paper's is 500", "model",
+        kind=int, interval="[1, inf)", commands=_BOTH,
+    ),
+    Setting(
+        "covariance", "diagonal", "of the mixture's components", "model",
+        choices=("diagonal", "rotated", "spherical", "full", "vmf"), commands=_FIT,
+    ),
+    Setting(
+        "score", "log_density", "of the mixture; the paper's is cosine", "model",
+        choices=("log_density", "cosine", "euclidean", "mahalanobis"), commands=_BOTH,
+    ),
+    Setting(
+        "location_weight", 0.0, "weight of the patch's location beside its embedding", "model",
+        kind=float, interval="[0, inf)", commands=_FIT,
+    ),
+    Setting(
+        "axes", ["axial"], "several are fused", "model",
+        many=True, choices=("axial", "coronal", "sagittal"), commands=_FIT, embeds=True,
+    ),
+    Setting(
+        "channels", 1, "3: each slice with its two neighbours", "model", kind=int, choices=(1, 3), embeds=True
+    ),
+    Setting(
+        "intensity", "median", "how intensities are scaled", "model",
+        choices=("median", "white_matter", "percentile", "ct_window"), commands=_FIT, embeds=True,
+    ),
+    Setting(
+        "pooling", "top1pct", "how patch scores become a scan's score", "model",
+        choices=("mean", "top1pct", "max"), commands=_BOTH,
+    ),
+)  # fmt: skip
+
+_OF_THE_FIT = (
+    Setting(
+        "slice_selection", "all", "which slices are fitted", "fit",
+        choices=("all", "uniform", "random", "foreground"), embeds=True, fixed=True,
+    ),
+    Setting(
+        "num_slices", None, "how many slices of a scan are fitted", "fit",
+        kind=int, interval="[1, inf)", embeds=True, fixed=True,
+    ),
+    Setting(
+        "min_slice_foreground", 0.0, "least share of foreground of a slice that is fitted", "fit",
+        kind=float, interval="[0, 1]", embeds=True, fixed=True,
+    ),
+    Setting(
+        "exclude_label", "patches", "what a label mask leaves out", "fit",
+        choices=("none", "patches", "slices"), commands=_FIT, embeds=True, fixed=True,
+    ),
+    Setting(
+        "patch_fraction", 0.25, "random share of each slice's patches that is fitted", "fit",
+        kind=float, interval="(0, 1]", commands=_FIT, fixed=True,
+    ),
+    Setting(
+        "rotations", [0], "angles at which each slice is fitted", "fit",
+        kind=float, many=True, commands=_FIT, metavar="DEGREES", fixed=True,
+    ),
+    Setting("patches_per_batch", 4096, "patches in a step of the fit", "fit", kind=int, interval="[1, inf)"),
+    Setting(
+        "max_epochs", 10, "largest number of passes over the embeddings", "fit",
+        kind=int, interval="[1, inf)", commands=_BOTH,
+    ),
+    Setting("val_interval", 1, "passes between two validations", "fit", kind=int, interval="[1, inf)"),
+    Setting("patience", 2, "validations without improvement before the fit ends", "fit", kind=int, interval="[1, inf)"),
+    Setting("min_improvement", 0.01, "of the held-out criterion, in nats", "fit", kind=float, interval="[0, inf)"),
+    Setting(
+        "validation_fraction", 0.2, "share of the subjects that is held out where the data name none", "fit",
+        kind=float, interval="[0, 1)",
+    ),
+    Setting("seed", 0, "of everything random", "fit", kind=int, interval="[0, inf)", commands=_FIT),
+)  # fmt: skip
+
+_OF_A_RUN = (
+    Setting(
+        "section", "test", "section of a datalist or BMAD tree", "run",
+        optional=True, commands=_ALL_RUNS, outputs=False,
+    ),
+    Setting(
+        "false_positive_rate", 0.01, "false-positive rate of the mask, a share of healthy voxels", "run",
+        kind=float, interval="(0, 1)", commands=_ALL_RUNS, option="rate",
+    ),
+    Setting(
+        "regions", None, "integer volume in the scans' space: thresholds per region", "both",
+        commands=("fit", "infer"), metavar="ATLAS",
+    ),
+    Setting("save_maps", True, "maps, masks and percentile maps", "run", kind=bool),
+    Setting("save_percentile", True, "percentile maps", "run", kind=bool, commands=_RUN, option="percentile"),
+    Setting(
+        "min_lesion_volume", 0.0, "smallest lesion in mm³", "run",
+        kind=float, interval="[0, inf)", commands=_ALL_RUNS, option="min-lesion",
+    ),
+    Setting(
+        "dicom", False, "of DICOM series, write the mask as DICOM SEG and the map as parametric map as well", "run",
+        kind=bool, commands=_RUN,
+    ),
+    Setting(
+        "batch_size", 8, "slices in one forward pass", "both",
+        kind=int, interval="[1, inf)", commands=_ALL_RUNS, outputs=False,
+    ),
+)  # fmt: skip
+
+SETTINGS: dict[str, Setting] = {setting.name: setting for setting in (*_MODEL, *_OF_THE_FIT, *_OF_A_RUN)}
+
+
+def names_of(*roles: str) -> tuple[str, ...]:
+    """Names of the settings with one of these roles, see :data:`~monai_dpmm_ad.bundle.setting.ROLES`."""
+    return tuple(name for name, setting in SETTINGS.items() if setting.role in roles)
+
+
+def complete_settings(given: Mapping[str, Any], way: str) -> dict[str, Any]:
+    """Check settings and add the defaults of the others.
+
+    Args:
+        given: setting → value.
+        way: ``fit`` or ``run``: what they are for.
+
+    Returns:
+        Every setting of that way, in the order of their declarations.
+
+    Raises:
+        ValueError: an unknown setting, or a value that it cannot have.
+
+    Example:
+        >>> complete_settings({"axes": ["coronal"]}, "run")["axes"]
+        ['coronal']
+    """
+    known = names_of("model", way, "both")
+    for name in given:
+        if name not in known:
+            raise _unknown_setting(name, known, way)
+    return {
+        name: SETTINGS[name].check(given[name]) if name in given else copy.deepcopy(SETTINGS[name].default)
+        for name in known
+    }
+
+
+def pick_settings(values: Mapping[str, Any], purpose: str) -> dict[str, Any]:
+    """Pick the settings that serve a purpose.
+
+    Args:
+        values: all of a fit's or a run's.
+        purpose: ``model``, what a bundle keeps; ``recipe``, what else an update repeats; ``embeds``, ``fixed`` or
+            ``outputs``, as :class:`~monai_dpmm_ad.bundle.setting.Setting` has them.
+    """
+    roles = {"model": ("model",), "recipe": ("fit",)}.get(purpose)
+    if roles is not None:
+        return {name: value for name, value in values.items() if SETTINGS[name].role in roles}
+    return {name: value for name, value in values.items() if getattr(SETTINGS[name], purpose)}
+
+
+def _unknown_setting(name: str, known: Iterable[str], way: str) -> ValueError:
+    nearest = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"Did you mean `{nearest[0]}`?" if nearest else f"There are {', '.join(known)}."
+    return ValueError(f"`{name}` is no setting of a {way}. {hint}")

@@ -13,7 +13,7 @@ from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.ops.distances import split_rows, squared_distances
 from monai_dpmm_ad.ops.graphs import is_exporting
 
-__all__ = ["INDEXES", "NearestNeighbours"]
+__all__ = ["INDEXES", "LazySearch", "NearestNeighbours"]
 
 INDEXES = ("flat", "ivf")
 QUERY_CHUNK = 1024
@@ -107,6 +107,41 @@ class NearestNeighbours:
             best = kept.values, indices.gather(1, kept.indices)
             start += part.shape[0]
         return best
+
+
+class LazySearch:
+    """A search that is built when it is first needed, and anew once the vectors are other ones.
+
+    A detector keeps its vectors in a buffer. Fitting, loading a state dict and moving to another device each put
+    another tensor there, by which the change is seen.
+
+    Args:
+        index: as for :class:`NearestNeighbours`, and so are the others.
+        num_lists: as there.
+        num_probes: as there.
+        use_faiss: as there.
+
+    Raises:
+        ValueError: an unknown index.
+    """
+
+    def __init__(
+        self,
+        index: str = "flat",
+        num_lists: int | None = None,
+        num_probes: int | None = None,
+        use_faiss: bool | None = None,
+    ) -> None:
+        if index not in INDEXES:
+            raise unknown_option("index", index, INDEXES)
+        self._options = (index, num_lists, num_probes, use_faiss)
+        self._built: NearestNeighbours | None = None
+
+    def among(self, vectors: Tensor) -> NearestNeighbours:
+        """Return the search among vectors (M, D)."""
+        if self._built is None or self._built.vectors is not vectors:
+            self._built = NearestNeighbours(vectors, *self._options)
+        return self._built
 
 
 def _build(vectors: Tensor, index: str, num_lists: int | None, num_probes: int | None) -> Any:

@@ -15,7 +15,6 @@ from monai_dpmm_ad.bundle.folder import MODEL, is_fitted, read_settings
 from monai_dpmm_ad.bundle.provenance import describe_scans, hash_scans, load_provenance, write_provenance
 from monai_dpmm_ad.data.dataset import ScanFailure, write_failures
 from monai_dpmm_ad.data.split import Split, split_scans
-from monai_dpmm_ad.detectors import DPMMDetector
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.utils.distributed import get_rank
@@ -100,11 +99,8 @@ def start_update(network: AnomalyNet, bundle: str | os.PathLike[str]) -> None:
         CheckpointError: when the bundle is of another backbone.
         ValueError: when its detector cannot take in new scans.
     """
-    detector = network.detector
-    if not isinstance(detector, DPMMDetector):
-        raise ValueError(f"`update` needs a detector that can go on, got {type(detector).__name__}. Fit again.")
     network.load_state_dict(torch.load(Path(bundle) / MODEL, map_location="cpu", weights_only=True))
-    detector.start_update()
+    network.detector.start_update()
 
 
 def record_scans(

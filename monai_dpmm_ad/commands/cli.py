@@ -101,7 +101,7 @@ def _cluster(options: dict[str, Any]) -> int:
     groups, table = outcome.groups, Table("group", "items", "most typical")
     for group in range(groups.grouping.num_clusters):
         members = groups.members(group)
-        typical = ", ".join(groups.items[index].name for index in members[:3])
+        typical = ", ".join(groups.instances[index].name for index in members[:3])
         table.add_row(str(group + 1), str(len(members)), Text(typical))
     console = Console()
     console.print(table)

@@ -15,6 +15,7 @@ from monai.utils import CommonKeys
 
 from monai_dpmm_ad.data.dataset import FAILURE, ScanFailure, describe_failure
 from monai_dpmm_ad.engines.prefetch import Prefetcher
+from monai_dpmm_ad.errors import SCAN_ERRORS
 
 __all__ = ["PATCH_SUMMARY", "ScanEvaluator", "iteration_scans"]
 
@@ -112,9 +113,6 @@ class ScanEvaluator(SupervisedEvaluator):
         self.failures.append(failure)
         self.state.batch, self.state.output = [], []
         return self.state.output
-
-
-SCAN_ERRORS = (ValueError, RuntimeError, OSError, MemoryError)  # what a scan may cause; anything else is a mistake
 
 
 @dataclass(frozen=True)

@@ -72,11 +72,6 @@ class ScanAccumulator:
         """The scans' names in alphabetical order, which is the order of all computations."""
         return sorted(self._records)
 
-    @property
-    def threshold_source(self) -> str:
-        """Where the thresholds of ``dice_fpr…`` come from, in words."""
-        return "normal validation pixels" if self.given else "normal pixels of the evaluated scans"
-
     def update(
         self,
         name: str,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from monai_dpmm_ad.metrics import functional
-from monai_dpmm_ad.metrics.accumulator import FPR_RATES, SUFFIXES, ScanAccumulator
+from monai_dpmm_ad.metrics.accumulator import SUFFIXES, ScanAccumulator
 from monai_dpmm_ad.metrics.bootstrap import compute_interval, sample_weights
 from monai_dpmm_ad.metrics.curves import Curve, trace_froc, trace_pr, trace_roc
 from monai_dpmm_ad.metrics.samples import FrocSample, ImageSample, PixelSample
@@ -24,8 +24,8 @@ class AnomalyMetrics(ScanAccumulator):
 
     Args:
         normal_thresholds: false-positive rate → threshold found on normal *validation* pixels. If None, the
-            thresholds of ``dice_fpr…`` come from the normal pixels of the evaluated scans themselves, see
-            :attr:`threshold_source`. A pixel is predicted abnormal if its score is *greater* than the threshold.
+            thresholds of ``dice_fpr…`` come from the normal pixels of the evaluated scans themselves. A pixel is predicted
+            abnormal if its score is *greater* than the threshold.
         normal_thresholds_foreground: the same for the figures inside the foreground; ``normal_thresholds`` if None.
         exact: keep every distinct float32 score; otherwise histograms with 65 536 bins per octave, whose figures differ
             from the exact ones by at most :meth:`compute_error_bounds`: less than 1e-3 if scores spread over at least
@@ -122,25 +122,6 @@ class AnomalyMetrics(ScanAccumulator):
             names = {"auroc": "pixel_auroc", "aupr": "pixel_aupr"}
             for key, value in bounds.items():
                 out[names.get(key, key) + suffix] = 0.0 if self.exact else value
-        return out
-
-    def compute_normal_thresholds(self, rates: tuple[float, ...] = FPR_RATES) -> dict[str, dict[float, float]]:
-        """Find thresholds from the normal pixels of the scans seen (run it on normal validation scans).
-
-        Args:
-            rates: shares of normal pixels that may exceed the threshold.
-
-        Returns:
-            Per field suffix (``""``, and ``"_foreground"`` if every scan has a foreground) rate → threshold, ready
-            for the constructor. Binned thresholds are rounded up (relative 1.5e-5), so the rate is never exceeded.
-        """
-        out = {}
-        mapped = [record for record in self._records.values() if "" in record.fields]
-        for suffix in SUFFIXES:
-            keys, totals = self._pooled[suffix].result()
-            if mapped and all(suffix in record.fields for record in mapped) and totals[:, 0].sum() > 0:
-                chosen = {rate: keys[int(functional.find_fpr_bin(totals[:, 0], rate))] for rate in rates}
-                out[suffix] = {rate: float(self._binning.upper(np.array(key))) for rate, key in chosen.items()}
         return out
 
     def curves(self, bootstrap: int = 200, seed: int = 0) -> dict[str, Curve]:

@@ -26,30 +26,12 @@ from monai_dpmm_ad.utils.files import replace_file
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_overview", "plot_scan", "shorten"]
+__all__ = ["plot_overview", "shorten"]
 
 _ROWS = ("Scan", "Anomaly map", "Mask", "Truth")
 _PANEL_HEIGHT = 260  # pixels
 _DPI = 130
 _COLUMNS = 6  # scans that fit side by side share a row of blocks
-
-
-def plot_scan(path: PathLike, result: ScanResult, slices: int = 5) -> Path:
-    """Write a contact sheet of one scan.
-
-    Args:
-        path: the PNG to write.
-        result: the scan.
-        slices: number of axial slices: the most anomalous ones and an even spread.
-
-    Returns:
-        The path.
-
-    Raises:
-        ScanError: when a file cannot be read.
-        ImportError: when matplotlib is not installed.
-    """
-    return plot_overview(path, [result], num_slices=slices)
 
 
 def plot_overview(path: PathLike, results: Sequence[ScanResult], num_slices: int = 5) -> Path:

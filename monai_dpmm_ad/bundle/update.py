@@ -15,13 +15,12 @@ from monai_dpmm_ad.bundle.folder import MODEL, is_fitted, read_settings
 from monai_dpmm_ad.bundle.provenance import describe_scans, hash_scans, load_provenance, write_provenance
 from monai_dpmm_ad.data.dataset import ScanFailure, write_failures
 from monai_dpmm_ad.data.split import Split, split_scans
+from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.utils.distributed import get_rank
 
 __all__ = ["read_update_settings", "record_scans", "split_update", "start_update"]
-
-Item = dict[str, Any]
 
 #: Settings of the first fit that new scans must share with the old ones, beside ``SETTINGS``.
 _FIXED = ("slice_selection", "num_slices", "min_slice_foreground", "exclude_label", "patch_fraction", "rotations")

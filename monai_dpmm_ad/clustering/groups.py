@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -26,7 +25,7 @@ from monai_dpmm_ad.clustering.grouping import LINKAGES, Grouping
 from monai_dpmm_ad.clustering.instances import Instance
 from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.ops.distances import nearest_euclidean_distance
-from monai_dpmm_ad.utils.files import write_csv, write_json
+from monai_dpmm_ad.utils.files import read_json, write_csv, write_json
 from monai_dpmm_ad.utils.progress import track
 
 __all__ = ["TAU", "WEIGHTS", "InstanceGroups", "check_options", "describe_instances", "score_instances", "write_groups"]
@@ -194,8 +193,8 @@ def write_groups(folder: Path, groups: InstanceGroups, settings: Mapping[str, An
 
 def _earlier_number(path: Path) -> int:
     try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["num_clusters"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return int(read_json(path)["num_clusters"])
+    except (ValueError, KeyError, TypeError):
         return 0
 
 

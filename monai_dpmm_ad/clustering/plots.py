@@ -15,13 +15,13 @@ from monai_dpmm_ad.clustering.instances import Thumbnail
 from monai_dpmm_ad.reporting.charts import GREY
 from monai_dpmm_ad.reporting.colours import (
     SliceArrays,
-    import_matplotlib,
     make_colour_scale,
     render_panels,
     summarise_map,
     window_scan,
 )
 from monai_dpmm_ad.reporting.sheets import shorten
+from monai_dpmm_ad.utils.extras import import_extra
 from monai_dpmm_ad.utils.files import replace_file
 
 __all__ = ["plot_dendrogram", "plot_group"]
@@ -52,7 +52,7 @@ def plot_group(
     Raises:
         ImportError: when matplotlib is not installed.
     """
-    import_matplotlib()
+    import_extra("matplotlib", "report")
     from matplotlib.figure import Figure
 
     scale = make_colour_scale([summarise_map(thumbnail.anomaly_map, None) for thumbnail in everything])
@@ -91,7 +91,7 @@ def plot_dendrogram(path: Path, merges: NDArray[np.float64], names: Sequence[str
     Raises:
         ImportError: when matplotlib is not installed.
     """
-    import_matplotlib()
+    import_extra("matplotlib", "report")
     from matplotlib.figure import Figure
 
     groups = _groups_of_nodes(merges, labels)

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +17,10 @@ from monai_dpmm_ad.commands.run import Outcome, evaluate, fit
 from monai_dpmm_ad.data.dataset import ScanFailure
 from monai_dpmm_ad.detectors import DETECTORS
 from monai_dpmm_ad.errors import CheckpointError, EmbeddingStoreError, NotFittedError, unknown_option
-from monai_dpmm_ad.utils.files import replace_file, write_json
+from monai_dpmm_ad.utils.files import PathLike, read_json, replace_file, write_json
 
 __all__ = ["FIGURES", "Cell", "benchmark", "format_table"]
 
-PathLike = str | os.PathLike[str]
 _EXPECTED = (ValueError, RuntimeError, OSError, CheckpointError, EmbeddingStoreError, NotFittedError, ImportError)
 
 
@@ -139,7 +136,7 @@ def _check_settings(path: Path, overrides: dict[str, Any]) -> None:
     if not path.is_file():
         write_json(path, settings)
         return
-    begun = json.loads(path.read_text(encoding="utf-8"))
+    begun = read_json(path)
     changed = sorted(name for name in {*begun, *settings} if begun.get(name) != settings.get(name))
     if changed:
         was = ", ".join(f"{name} = {begun.get(name, 'default')}" for name in changed)
@@ -151,7 +148,7 @@ def _check_settings(path: Path, overrides: dict[str, Any]) -> None:
 def _write_summary(out: Path) -> None:
     """Write ``benchmark.json`` and ``table.md`` over all finished cells of the folder, of earlier runs too."""
     found = sorted(out.glob("*/*/seed*/result.json"), key=lambda path: (path.parts[-4:-2], int(path.parts[-2][4:])))
-    cells = [json.loads(path.read_text(encoding="utf-8")) for path in found]
+    cells = [read_json(path) for path in found]
     write_json(out / "benchmark.json", cells)
     table = format_table(cells)
     replace_file(out / "table.md", lambda temporary: temporary.write_text(table, encoding="utf-8"))

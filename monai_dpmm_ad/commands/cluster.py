@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +25,9 @@ from monai_dpmm_ad.commands.checks import absolute_paths, check_device, check_wr
 from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.data.dataset import ScanDataset, ScanFailure, write_failures
 from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.utils.files import PathLike
 
 __all__ = ["ClusterOutcome", "cluster"]
-
-PathLike = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)

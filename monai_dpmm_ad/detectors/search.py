@@ -12,6 +12,7 @@ from torch import Tensor
 from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.ops.distances import split_rows, squared_distances
 from monai_dpmm_ad.ops.graphs import is_exporting
+from monai_dpmm_ad.utils.extras import import_extra
 
 __all__ = ["INDEXES", "LazySearch", "NearestNeighbours"]
 
@@ -60,8 +61,6 @@ class NearestNeighbours:
             raise ValueError(f"`vectors` must have shape (M, D) with M ≥ 1, got {tuple(vectors.shape)}.")
         if use_faiss is None:
             use_faiss = index == "ivf" and vectors.device.type == "cpu" and find_spec("faiss") is not None
-        elif use_faiss and find_spec("faiss") is None:
-            raise ImportError("`use_faiss` needs FAISS. Install it with `pip install monai-dpmm-ad[faiss]`.")
         self.vectors = vectors
         self._faiss = _build(vectors, index, num_lists, num_probes) if use_faiss else None
 
@@ -145,8 +144,7 @@ class LazySearch:
 
 
 def _build(vectors: Tensor, index: str, num_lists: int | None, num_probes: int | None) -> Any:
-    import faiss
-
+    faiss = import_extra("faiss", "faiss")
     rows, dim = vectors.shape
     built: Any
     if index == "flat":

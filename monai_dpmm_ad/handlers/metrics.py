@@ -17,6 +17,7 @@ from torch import Tensor
 from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.metrics import FPR_RATES, AnomalyMetrics
 from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.utils.distributed import get_rank
 
 __all__ = ["AnomalyMapMetric", "AnomalyMetricsHandler", "ScanMetrics"]
 
@@ -79,10 +80,7 @@ class AnomalyMapMetric(CumulativeIterationMetric):
         return torch.tensor(scores)[:, None]
 
     def _number(self) -> str:
-        from torch import distributed
-
-        rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
-        return f"rank{rank:05d}_scan{len(self.metrics):07d}"
+        return f"rank{get_rank():05d}_scan{len(self.metrics):07d}"
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:
         return self(y_pred, y, **kwargs)

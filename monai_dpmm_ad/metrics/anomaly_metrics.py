@@ -24,8 +24,8 @@ class AnomalyMetrics(ScanAccumulator):
 
     Args:
         normal_thresholds: false-positive rate → threshold found on normal *validation* pixels. If None, the
-            thresholds of ``dice_fpr…`` come from the normal pixels of the evaluated scans themselves. A pixel is predicted
-            abnormal if its score is *greater* than the threshold.
+            thresholds of ``dice_fpr…`` come from the normal pixels of the evaluated scans themselves. A pixel is
+            predicted abnormal if its score is *greater* than the threshold.
         normal_thresholds_foreground: the same for the figures inside the foreground; ``normal_thresholds`` if None.
         exact: keep every distinct float32 score; otherwise histograms with 65 536 bins per octave, whose figures differ
             from the exact ones by at most :meth:`compute_error_bounds`: less than 1e-3 if scores spread over at least

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from monai_dpmm_ad.utils.extras import import_extra
+
 __all__ = [
     "LABEL_COLOUR",
     "MASK_COLOUR",
@@ -20,7 +22,6 @@ __all__ = [
     "MapSummary",
     "SliceArrays",
     "colour_table",
-    "import_matplotlib",
     "make_colour_scale",
     "render_panels",
     "summarise_map",
@@ -30,19 +31,6 @@ __all__ = [
 #: Yellow and sky blue stay apart in all common colour blindness, and on grey.
 MASK_COLOUR, LABEL_COLOUR = (255, 221, 51), (64, 200, 255)
 _FILL = 0.45  # opacity of a filled mask
-
-
-def import_matplotlib() -> Any:
-    """Return the ``matplotlib`` module.
-
-    Raises:
-        ImportError: when it is not installed, with the command that installs it.
-    """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ImportError("Reports need matplotlib. Run: pip install 'monai-dpmm-ad[report]'") from error
-    return matplotlib
 
 
 @dataclass(frozen=True)
@@ -142,7 +130,7 @@ def make_colour_scale(summaries: Sequence[MapSummary]) -> ColourScale:
 @lru_cache(maxsize=1)
 def colour_table() -> NDArray[np.uint8]:
     """Return ``(256, 3)`` colours of the map: matplotlib's inferno, perceptually uniform, without its black end."""
-    import_matplotlib()
+    import_extra("matplotlib", "report")
     from matplotlib import colormaps
 
     return np.round(colormaps["inferno"](np.linspace(0.2, 1, 256))[:, :3] * 255).astype(np.uint8)

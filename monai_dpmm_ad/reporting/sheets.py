@@ -13,15 +13,15 @@ from monai_dpmm_ad.reporting.colours import (
     MapSummary,
     SliceArrays,
     colour_table,
-    import_matplotlib,
     make_colour_scale,
     render_panels,
     summarise_map,
 )
-from monai_dpmm_ad.reporting.results import PathLike, ScanResult
+from monai_dpmm_ad.reporting.results import ScanResult
 from monai_dpmm_ad.reporting.slices import choose_slices, cut_slices
 from monai_dpmm_ad.reporting.volumes import read_volumes
-from monai_dpmm_ad.utils.files import replace_file
+from monai_dpmm_ad.utils.extras import import_extra
+from monai_dpmm_ad.utils.files import PathLike, replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +57,7 @@ def plot_overview(path: PathLike, results: Sequence[ScanResult], num_slices: int
         raise ValueError("`results` must not be empty, got no scan. Give at least one.")
     if num_slices < 1:
         raise ValueError(f"`num_slices` must be at least 1, got {num_slices}. Give the number of slices per scan.")
-    import_matplotlib()
+    import_extra("matplotlib", "report")
     cuts: list[tuple[ScanResult, list[SliceArrays]]] = []
     summaries: list[MapSummary] = []
     for result in results:

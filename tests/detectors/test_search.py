@@ -1,6 +1,8 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -71,6 +73,7 @@ def test_bad_arguments_are_refused(data: tuple[torch.Tensor, torch.Tensor], monk
     with pytest.raises(ValueError, match="M ≥ 1"):
         NearestNeighbours(vectors[:0])
     monkeypatch.setattr(search_module, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "faiss", None)
     assert len(NearestNeighbours(vectors)(x)) == 2
     with pytest.raises(ImportError, match=r"monai-dpmm-ad\[faiss\]"):
         NearestNeighbours(vectors, use_faiss=True)

@@ -38,7 +38,7 @@ _GROUPS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 def plot_group(
     path: Path, title: str, members: Sequence[tuple[str, Thumbnail]], everything: Sequence[Thumbnail]
 ) -> Path:
-    """Draw the most typical instances of a group, each as scan and as map over scan; a lesion is outlined.
+    """Plot the most typical instances of a group, each as scan and as map over scan; a lesion is outlined.
 
     Args:
         path: the PNG to write.
@@ -77,7 +77,7 @@ def plot_group(
 
 
 def plot_dendrogram(path: Path, merges: NDArray[np.float64], names: Sequence[str], labels: NDArray[np.int64]) -> Path:
-    """Draw the tree of all instances; leaves carry the group's number, and branches within a group its colour.
+    """Plot the tree of all instances; leaves carry the group's number, and branches within a group its colour.
 
     Args:
         path: the PNG to write.

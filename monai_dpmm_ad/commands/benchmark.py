@@ -19,13 +19,13 @@ from monai_dpmm_ad.detectors import DETECTORS
 from monai_dpmm_ad.errors import CheckpointError, EmbeddingStoreError, NotFittedError, unknown_option
 from monai_dpmm_ad.utils.files import PathLike, read_json, replace_file, write_json
 
-__all__ = ["FIGURES", "Cell", "benchmark", "format_table"]
+__all__ = ["METRICS", "Cell", "benchmark", "format_table"]
 
 _EXPECTED = (ValueError, RuntimeError, OSError, CheckpointError, EmbeddingStoreError, NotFittedError, ImportError)
 
 
 #: key in ``metrics.json`` → column
-FIGURES = {
+METRICS = {
     "image_auroc": "image AUROC",
     "pixel_auroc": "pixel AUROC",
     "pixel_aupr": "pixel AUPR",
@@ -155,13 +155,13 @@ def _write_summary(out: Path) -> None:
 
 
 def format_table(cells: Sequence[Mapping[str, Any]]) -> str:
-    """Draw all cells as Markdown, one table for each data set.
+    """Format all cells as Markdown, one table for each data set.
 
     Args:
         cells: as in ``benchmark.json``: ``dataset``, ``detector``, ``seed`` and ``metrics``.
 
     Returns:
-        Text; figures in per cent, mean ± standard deviation over seeds.
+        Text; metrics in per cent, mean ± standard deviation over seeds.
     """
     parts = ["# Benchmark", ""]
     for dataset in dict.fromkeys(cell["dataset"] for cell in cells):
@@ -179,10 +179,10 @@ def _format_dataset(dataset: str, cells: Sequence[Mapping[str, Any]]) -> list[st
     for detector in dict.fromkeys(cell["detector"] for cell in cells):
         runs = [cell for cell in cells if cell["detector"] == detector]
         seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
-        rows.append([f"**{detector}**", f"this run, {seeds}", *(_summarise(runs, key) for key in FIGURES)])
-    for system, source, figures in PUBLISHED.get(dataset, ()):
-        rows.append([system, source, *(f"{figures[key]:g}" if key in figures else "" for key in FIGURES)])
-    heads = ["system", "source", *FIGURES.values()]
+        rows.append([f"**{detector}**", f"this run, {seeds}", *(_summarise(runs, key) for key in METRICS)])
+    for system, source, published in PUBLISHED.get(dataset, ()):
+        rows.append([system, source, *(f"{published[key]:g}" if key in published else "" for key in METRICS)])
+    heads = ["system", "source", *METRICS.values()]
     return [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)]
 
 

@@ -138,8 +138,8 @@ def _pretrain(options: dict[str, Any]) -> int:
     return 0
 
 
-def _print_progress(step: int, figures: Mapping[str, float]) -> None:
-    print(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()), file=sys.stderr)
+def _print_progress(step: int, losses: Mapping[str, float]) -> None:
+    print(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in losses.items()), file=sys.stderr)
 
 
 def _print(outcome: Outcome, folder: str) -> int:

@@ -56,7 +56,7 @@ def pretty_name(key: str) -> str:
 
 
 def plot_calibration(calibration: ScoreCalibration, results: Sequence[ScanResult]) -> str:
-    """Draw the scores of healthy calibration scans above those of this cohort, with the threshold.
+    """Plot the scores of healthy calibration scans above those of this cohort, with the threshold.
 
     Returns:
         A data URL.
@@ -91,7 +91,7 @@ def plot_calibration(calibration: ScoreCalibration, results: Sequence[ScanResult
 
 
 def plot_curve(name: str, curve: Curve) -> str:
-    """Draw one curve with its 95 % band; a ROC curve with the line of chance.
+    """Plot one curve with its 95 % band; a ROC curve with the line of chance.
 
     Returns:
         A data URL.
@@ -122,7 +122,7 @@ def plot_curve(name: str, curve: Curve) -> str:
 
 
 def plot_components(weights: Sequence[float]) -> str:
-    """Draw the mixture's weights in decreasing order, and how many components carry 99 %.
+    """Plot the mixture's weights in decreasing order, and how many components carry 99 %.
 
     Returns:
         A data URL.

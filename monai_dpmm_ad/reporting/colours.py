@@ -35,7 +35,7 @@ _FILL = 0.45  # opacity of a filled mask
 
 @dataclass(frozen=True)
 class MapSummary:
-    """The figures of one map that the common colour scale needs, in the map's unit."""
+    """What the common colour scale needs of one map, in the map's unit."""
 
     median: float
     high: float
@@ -147,7 +147,7 @@ def window_scan(scan: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def render_panels(arrays: SliceArrays, scale: ColourScale, height: int) -> list[NDArray[np.uint8]]:
-    """Draw one slice as scan, map over scan, mask over scan, truth over scan.
+    """Render one slice as scan, map over scan, mask over scan, truth over scan.
 
     Args:
         arrays: the slice.
@@ -186,7 +186,7 @@ def render_panels(arrays: SliceArrays, scale: ColourScale, height: int) -> list[
 
 
 def _outline(picture: NDArray[np.uint8], mask: NDArray[np.bool_], colour: tuple[int, int, int]) -> None:
-    """Draw a mask's outline around it, with a dark halo, in place."""
+    """Paint a mask's outline around it, with a dark halo, in place."""
     if mask.any():
         line = ndimage.binary_dilation(mask, iterations=max(1, round(picture.shape[0] / 130)))
         picture[ndimage.binary_dilation(line) & ~line] //= 3

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from monai_dpmm_ad.bundle import is_fitted, load_network, load_workflow
 from monai_dpmm_ad.clustering import LINKAGES, group_descriptors, read_types
-from monai_dpmm_ad.clustering.groups import WEIGHTS, ItemGroups, describe_items, score_items
-from monai_dpmm_ad.clustering.items import Item, ItemCollector
+from monai_dpmm_ad.clustering.groups import WEIGHTS, InstanceGroups, describe_instances, score_instances
+from monai_dpmm_ad.clustering.instances import Instance, InstanceCollector
+from monai_dpmm_ad.clustering.normals import gather_normal
 from monai_dpmm_ad.commands import fit
-from monai_dpmm_ad.commands.cluster import gather_normal
 from monai_dpmm_ad.data.dataset import ScanDataset
 
 TAUS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -48,7 +48,7 @@ def main() -> None:
     seconds: dict[str, float] = {}
     for weights in WEIGHTS:
         start = time.process_time()
-        scores[weights] = {split: score_items(found, weights, normal=normal) for split, found in items.items()}
+        scores[weights] = {split: score_instances(found, weights, normal=normal) for split, found in items.items()}
         seconds[weights] = time.process_time() - start
     report = {weights: evaluate(items, types, scores[weights], weights) for weights in WEIGHTS}
     for weights in WEIGHTS:
@@ -62,7 +62,7 @@ def main() -> None:
     print(json.dumps(report))
 
 
-def collect(data: Path, bundle: Path, max_patches: int) -> tuple[dict[str, list[Item]], Tensor]:
+def collect(data: Path, bundle: Path, max_patches: int) -> tuple[dict[str, list[Instance]], Tensor]:
     """Items of ``valid`` and ``test``, and normal patches that the bundle was fitted on."""
     items = {}
     for split in ("valid", "test"):
@@ -71,14 +71,14 @@ def collect(data: Path, bundle: Path, max_patches: int) -> tuple[dict[str, list[
         workflow.initialize()
         get = workflow.parser.get_parsed_content
         network = load_network(workflow, bundle)
-        items[split] = ItemCollector(network, max_patches=max_patches).collect(
+        items[split] = InstanceCollector(network, max_patches=max_patches).collect(
             ScanDataset(get("datalist"), get("preprocessing"))
         )
-    return items, gather_normal(network, bundle, None, {"seed": 0})
+    return items, gather_normal(network, bundle, None, seed=0)
 
 
 def judge(
-    items: Sequence[Item],
+    items: Sequence[Instance],
     types: Sequence[str | None],
     scores: Sequence[Tensor],
     tau: float,
@@ -86,12 +86,12 @@ def judge(
     linkage: str = LINKAGES[0],
 ) -> dict[str, Any]:
     """Agreement of one grouping with the types, and its number of groups."""
-    grouping = group_descriptors(describe_items(items, scores, tau), number, linkage)
-    return {**ItemGroups.judge(items, grouping, types).metrics, "groups": grouping.num_clusters}
+    grouping = group_descriptors(describe_instances(items, scores, tau), number, linkage)
+    return {**InstanceGroups.judge(items, grouping, types).metrics, "groups": grouping.num_clusters}
 
 
 def evaluate(
-    items: Mapping[str, Sequence[Item]],
+    items: Mapping[str, Sequence[Instance]],
     types: Mapping[str, Sequence[str | None]],
     scores: Mapping[str, Sequence[Tensor]],
     weights: str,
@@ -112,7 +112,7 @@ def evaluate(
 
 
 def compare_linkages(
-    items: Sequence[Item], types: Sequence[str | None], scores: Sequence[Tensor], tau: float
+    items: Sequence[Instance], types: Sequence[str | None], scores: Sequence[Tensor], tau: float
 ) -> dict[str, dict[str, Any]]:
     """Agreement of three groups by each linkage."""
     return {linkage: judge(items, types, scores, tau, NUM_TYPES, linkage) for linkage in LINKAGES}

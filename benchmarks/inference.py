@@ -46,7 +46,7 @@ from monai_dpmm_ad.data.dataset import ScanDataset
 from monai_dpmm_ad.data.phantoms import write_cohort
 from monai_dpmm_ad.detectors import DPMMDetector
 from monai_dpmm_ad.embedding.hf_vit import HFViTEmbedder
-from monai_dpmm_ad.handlers import DriftHandler, ScanTable
+from monai_dpmm_ad.handlers import ScanTable
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.network import anomaly_net as network_module
 from monai_dpmm_ad.network.inferer import VolumeInferer, iterate_slices
@@ -69,7 +69,7 @@ STEPS: tuple[tuple[Any, str, str], ...] = (
     (AnomalyNet, "encode", "resize, normalise"),
     (HFViTEmbedder, "_tokens", "forward passes"),
     (DPMMDetector, "score_slices", "scoring"),
-    (DriftHandler, "_observe", "drift"),
+    (AnomalyNet, "_summarise", "drift"),
     (network_module, "refine_scores", "upsampling"),
     (Invertd, "__call__", "inversion"),
     (ScoreScand, "__call__", "thresholds, percentiles"),

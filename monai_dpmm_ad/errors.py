@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 __all__ = [
+    "SCAN_ERRORS",
     "CheckpointError",
     "EmbeddingStoreError",
     "NotFittedError",
@@ -19,6 +20,10 @@ __all__ = [
     "source_of",
     "unknown_option",
 ]
+
+
+#: What reading, mapping or saving a scan may raise because of the scan; anything else is a mistake of ours.
+SCAN_ERRORS = (ValueError, RuntimeError, OSError, MemoryError)
 
 
 class NotFittedError(RuntimeError):

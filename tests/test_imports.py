@@ -1,5 +1,5 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""Imports go one way, see the layers below; checked over the syntax trees."""
+"""Imports go one way, rooms and files stay small; checked over the syntax trees. See docs/architecture.md."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from monai_dpmm_ad.detectors import DETECTORS
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "monai_dpmm_ad"
 
+#: From the ground up; a room imports from the floors below its own, and from no room beside it.
 LAYERS = [
-    {"errors"},
-    {"utils", "ops"},
-    {"data", "embedding", "mixture", "metrics", "calibration", "normative"},
-    {"transforms", "detectors"},
-    {"network", "pretraining"},
+    {"errors", "utils"},
+    {"data", "ops"},
+    {"embedding", "mixture", "normative", "calibration", "metrics"},
+    {"transforms"},
+    {"detectors", "pretraining"},
+    {"network"},
     {"engines"},
     {"handlers"},
     {"bundle"},
@@ -70,6 +74,23 @@ def test_layers_do_not_know_their_adapters(path: Path) -> None:
     assert "matplotlib" not in roots or _module(path) in ("reporting", "clustering")
     assert "torchvision" not in roots
     assert not roots & {"monailabel", "fastapi"} or _module(path) == "label"
+
+
+def test_no_room_but_detectors_names_a_detectors_class() -> None:
+    for path in FILES:
+        if _module(path) != "detectors":
+            names = {
+                node.id for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Name)
+            }
+            assert not names & {cls.__name__ for cls in DETECTORS.values()}, f"{path} asks which detector it has"
+
+
+def test_the_root_and_its_files_can_be_taken_in_at_a_glance() -> None:
+    entries = [path for path in PACKAGE.iterdir() if not path.name.startswith("__") and path.name != "py.typed"]
+    assert len(entries) <= 20
+    for path in FILES:
+        limit = 500 if path == PACKAGE / "mixture" / "mixture.py" else 320
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= limit, path
 
 
 def test_every_package_is_installed() -> None:

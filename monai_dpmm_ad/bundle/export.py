@@ -6,10 +6,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 import os
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,9 @@ from torch import Tensor, nn
 from monai_dpmm_ad.bundle.workflow import load_workflow
 from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.utils.extras import import_extra
 from monai_dpmm_ad.utils.files import replace_file
+from monai_dpmm_ad.utils.quiet import quiet
 
 __all__ = ["FORMATS", "describe_graph", "export_network"]
 
@@ -76,7 +76,7 @@ def export_network(
     inputs = (images, torch.full((2,), 0.5)) if network.detector.location_weight else (images,)
     description = describe_graph(network, channels, (height, width))
     write = _write_onnx if graph_format == "onnx" else _write_torchscript
-    with _quiet(), torch.no_grad():
+    with quiet(*_NOISY_LOGGERS), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         network(*inputs)  # what is computed once, the mixture's density, must not become part of the graph
         replace_file(out, lambda temporary: write(network, inputs, temporary, description))
     return Path(out)
@@ -116,11 +116,8 @@ def _write_torchscript(network: nn.Module, inputs: tuple[Tensor, ...], path: Pat
 
 
 def _write_onnx(network: nn.Module, inputs: tuple[Tensor, ...], path: Path, description: Any) -> None:
-    try:
-        import onnx
-        import onnxscript  # noqa: F401 (what torch exports with)
-    except ImportError as error:
-        raise ImportError('exporting to ONNX needs the extra: pip install "monai-dpmm-ad[onnx]"') from error
+    onnx = import_extra("onnx", "onnx")
+    import_extra("onnxscript", "onnx")  # what torch exports with
     batch = torch.export.Dim("batch", min=1, max=_MAX_BATCH)
     program = torch.onnx.export(
         network,
@@ -132,7 +129,7 @@ def _write_onnx(network: nn.Module, inputs: tuple[Tensor, ...], path: Path, desc
         dynamic_shapes=tuple({0: batch} for _ in inputs),
         verbose=False,
     )
-    model: onnx.ModelProto = program.model_proto  # type: ignore[union-attr]
+    model = program.model_proto  # type: ignore[union-attr]
     onnx.helper.set_model_props(model, {name: _to_text(value) for name, value in description.items()})
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())
@@ -140,18 +137,3 @@ def _write_onnx(network: nn.Module, inputs: tuple[Tensor, ...], path: Path, desc
 
 def _to_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporters narrate and warn of their own parts' deprecations; their exceptions still come through."""
-    levels = {name: logging.getLogger(name).level for name in _NOISY_LOGGERS}
-    try:
-        for name in levels:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)

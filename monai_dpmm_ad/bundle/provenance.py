@@ -8,7 +8,6 @@ patient is: remove the file before a bundle is given away; only ``fit --update``
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from monai_dpmm_ad import __version__
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.utils.distributed import gather_lists, get_rank, get_world_size, share
-from monai_dpmm_ad.utils.files import file_sha256, write_json
+from monai_dpmm_ad.utils.files import file_sha256, read_json, write_json
 
 __all__ = ["FILE", "ROLES", "describe_scans", "hash_scans", "load_provenance", "write_provenance"]
 
@@ -94,17 +93,17 @@ def load_provenance(bundle_root: str | os.PathLike[str]) -> dict[str, Any]:
         CheckpointError: when there is none, or it is damaged.
     """
     path = Path(bundle_root) / FILE
+    if not path.exists():
+        raise CheckpointError(f"{path}: is missing, so nothing is known of the fitted scans. Fit again.")
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(path)
         if not isinstance(content["recipe"], dict):
             raise ValueError("its recipe is no dictionary")
         for scan in content["scans"]:
             wrong = [key for key, kind in _KEYS.items() if not isinstance(scan[key], kind)]
             if wrong or scan["role"] not in ROLES:
                 raise ValueError(f"a scan has a wrong {', '.join(wrong) or 'role'}")
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: is missing, so nothing is known of the fitted scans. Fit again.") from error
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: is no readable provenance ({error}). Copy the bundle again.") from error
     return content
 

@@ -14,7 +14,7 @@ from monai_dpmm_ad import __version__
 from monai_dpmm_ad.bundle.provenance import hash_scans, load_provenance
 from monai_dpmm_ad.data.dataset import read_failures
 from monai_dpmm_ad.errors import CheckpointError
-from monai_dpmm_ad.utils.files import write_json
+from monai_dpmm_ad.utils.files import read_json, write_json
 
 __all__ = ["FILE", "covers_scans", "is_same_request", "record_request"]
 
@@ -35,8 +35,8 @@ def record_request(bundle_root: str | os.PathLike[str], request: Mapping[str, An
 def is_same_request(bundle_root: str | os.PathLike[str], request: Mapping[str, Any]) -> bool:
     """Whether the last fit of a bundle was asked for the same, by the same version."""
     try:
-        return bool(json.loads((Path(bundle_root) / FILE).read_text(encoding="utf-8"))["sha256"] == _digest(request))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return bool(read_json(Path(bundle_root) / FILE)["sha256"] == _digest(request))
+    except (ValueError, KeyError, TypeError):
         return False
 
 

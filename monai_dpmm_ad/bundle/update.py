@@ -17,14 +17,12 @@ from monai_dpmm_ad.bundle.provenance import FILE, describe_scans, hash_scans, lo
 from monai_dpmm_ad.bundle.settings import SETTINGS, complete_settings, pick_settings
 from monai_dpmm_ad.data.dataset import ScanFailure, write_failures
 from monai_dpmm_ad.data.split import Split, split_scans
-from monai_dpmm_ad.detectors import DPMMDetector
+from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.utils.distributed import get_rank
 
 __all__ = ["read_update_settings", "record_scans", "split_update", "start_update"]
-
-Item = dict[str, Any]
 
 
 def split_update(
@@ -103,11 +101,8 @@ def start_update(network: AnomalyNet, bundle: str | os.PathLike[str]) -> None:
         CheckpointError: when the bundle is of another backbone.
         ValueError: when its detector cannot take in new scans.
     """
-    detector = network.detector
-    if not isinstance(detector, DPMMDetector):
-        raise ValueError(f"`update` needs a detector that can go on, got {type(detector).__name__}. Fit again.")
     network.load_state_dict(torch.load(Path(bundle) / MODEL, map_location="cpu", weights_only=True))
-    detector.start_update()
+    network.detector.start_update()
 
 
 def record_scans(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,16 @@ from torch import Tensor, nn
 
 from monai_dpmm_ad.errors import NotFittedError
 
-__all__ = ["ALPHA", "PROFILE", "DriftReference", "compute_profile", "describe_drift", "permutation_test"]
+__all__ = [
+    "ALPHA",
+    "PROFILE",
+    "DriftReference",
+    "PatchSummary",
+    "compute_profile",
+    "describe_drift",
+    "permutation_test",
+    "summarise_scan",
+]
 
 #: Quantiles of a scan's log densities. Neither tail: that is where lesions are.
 PROFILE = (0.25, 0.5, 0.75)
@@ -32,6 +41,18 @@ _PERMUTATIONS = 4999
 _SHOWN = 5
 
 Array = NDArray[np.float64]
+
+
+class PatchSummary(NamedTuple):
+    """How usual some patches of a scan are.
+
+    Args:
+        log_density: ``(n,)``, nats, or any other measure that is high where a patch is like the fitted ones.
+        usage: ``(K,)``, each component's responsibility for the patches, summed over them; K = 0 without components.
+    """
+
+    log_density: Tensor
+    usage: Tensor
 
 
 class DriftReference(nn.Module):
@@ -135,6 +156,29 @@ def compute_profile(log_density: Tensor) -> Tensor:
         ``(3,)`` float32.
     """
     return torch.quantile(log_density.float(), log_density.new_tensor(PROFILE, dtype=torch.float32))
+
+
+def summarise_scan(parts: Sequence[PatchSummary]) -> dict[str, list[float]] | None:
+    """Join the summaries of a scan's slices into what the drift test needs of the scan.
+
+    Args:
+        parts: any number, each with the same K.
+
+    Returns:
+        Plain JSON: ``profile`` (3), see :func:`compute_profile`, and ``usage`` (K), mean responsibilities. None for a
+        scan without patches.
+
+    Example:
+        >>> half = PatchSummary(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 0.0]))
+        >>> summarise_scan([half, PatchSummary(torch.tensor([3.0, 4.0, 5.0]), torch.tensor([1.0, 2.0]))])["profile"]
+        [2.0, 3.0, 4.0]
+    """
+    num_patches = sum(len(part.log_density) for part in parts)
+    if not num_patches:
+        return None
+    profile = compute_profile(torch.cat([part.log_density for part in parts]))
+    usage = torch.stack([part.usage for part in parts]).sum(0) / num_patches
+    return {"profile": profile.tolist(), "usage": usage.tolist()}
 
 
 def describe_drift(result: Mapping[str, Any] | None) -> str | None:

@@ -9,7 +9,7 @@ from monai_dpmm_ad.clustering.descriptors import (
     score_against_others,
 )
 from monai_dpmm_ad.clustering.grouping import LINKAGES, Grouping, group_descriptors
-from monai_dpmm_ad.clustering.known_types import find_types_file, read_types
+from monai_dpmm_ad.clustering.known_types import find_types, find_types_file, read_types
 
 __all__ = [
     "LINKAGES",
@@ -17,6 +17,7 @@ __all__ = [
     "compute_agreement",
     "compute_descriptor",
     "compute_weights",
+    "find_types",
     "find_types_file",
     "group_descriptors",
     "read_types",

@@ -17,12 +17,12 @@ __all__ = ["compute_agreement"]
 def compute_agreement(labels: NDArray[np.int64] | Sequence[int], types: Sequence[str]) -> dict[str, float]:
     """Compare groups with types.
 
-    For F1 each group is matched with one type at most so that as many items as possible agree (Hungarian method);
-    items of unmatched groups count as wrong; the mean is over the types.
+    For F1 each group is matched with one type at most so that as many instances as possible agree (Hungarian method);
+    instances of unmatched groups count as wrong; the mean is over the types.
 
     Args:
-        labels: (n,), group of each item.
-        types: (n,), type of each item.
+        labels: (n,), group of each instance.
+        types: (n,), type of each instance.
 
     Returns:
         ``nmi``, ``ari``, ``f1``.

@@ -86,7 +86,7 @@ def compute_weights(scores: Tensor, tau: float, coverage: Tensor | None = None) 
     Args:
         scores: (n,), a.
         tau: τ > 0, in the unit of the scores. Towards 0 the highest score takes all; infinity weighs all alike.
-        coverage: (n,), c: share of each patch that belongs to the item **(ours)**; all of it where not given.
+        coverage: (n,), c: share of each patch that belongs to the instance **(ours)**; all of it where not given.
 
     Returns:
         (n,), sums to 1.

@@ -20,11 +20,11 @@ LINKAGES = ("ward", "average", "complete", "single")
 
 @dataclass(frozen=True)
 class Grouping:
-    """Groups of items.
+    """Groups of instances.
 
     Args:
         labels: (n,), from 0, by falling size.
-        distances: (n,), of each item to its group's mean; the smallest is the most typical.
+        distances: (n,), of each instance to its group's mean; the smallest is the most typical.
         silhouettes: mean silhouette of each number of groups that was tried; empty where the number was given.
         merges: (n − 1, 4), the tree in scipy's form: two nodes, their distance, the size.
     """
@@ -48,12 +48,12 @@ def group_descriptors(
     Args:
         descriptors: (n, D), n ≥ 2.
         num_clusters: number of groups; None chooses the highest mean silhouette among 2 to ``max_clusters`` (two
-            items become two groups, identical ones a single group).
+            instances become two groups, identical ones a single group).
         linkage: ``ward``, ``average``, ``complete`` or ``single``.
         max_clusters: largest number that is tried.
 
     Raises:
-        ValueError: a single item, more groups than items, values that are not finite, or an unknown linkage.
+        ValueError: a single instance, more groups than instances, values that are not finite, or an unknown linkage.
 
     Reference:
         Sohn et al. 2023, section 3.1 (Ward); Rousseeuw 1987, Silhouettes.
@@ -94,7 +94,7 @@ def _build_tree(descriptors: NDArray[np.float64], linkage: str) -> NDArray[np.fl
 
 
 def _cut(merges: NDArray[np.float64], number: int) -> NDArray[np.int64]:
-    """Labels by falling group size, then by first item."""
+    """Labels by falling group size, then by first instance."""
     raw = cut_tree(merges, number)[:, 0]
     found, first, counts = np.unique(raw, return_index=True, return_counts=True)
     order = found[np.lexsort((first, -counts))]

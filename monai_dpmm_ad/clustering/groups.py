@@ -1,9 +1,8 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""From items to kinds of anomaly: scores, weighted descriptors, groups, tables and pictures."""
+"""From instances to kinds of anomaly: scores, weighted descriptors, groups, tables and plots."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,19 +22,19 @@ from monai_dpmm_ad.clustering.descriptors import (
     score_against_others,
 )
 from monai_dpmm_ad.clustering.grouping import LINKAGES, Grouping
-from monai_dpmm_ad.clustering.items import Item
+from monai_dpmm_ad.clustering.instances import Instance
 from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.ops.distances import nearest_euclidean_distance
-from monai_dpmm_ad.utils.files import write_csv, write_json
+from monai_dpmm_ad.utils.files import read_json, write_csv, write_json
 from monai_dpmm_ad.utils.progress import track
 
-__all__ = ["TAU", "WEIGHTS", "ItemGroups", "check_options", "describe_items", "score_items", "write_groups"]
+__all__ = ["TAU", "WEIGHTS", "InstanceGroups", "check_options", "describe_instances", "score_instances", "write_groups"]
 
 WEIGHTS = ("detector", "unsupervised", "semi-supervised", "uniform")
 TAU = 1.0
 
 _COLUMNS = ("name", "scan", "image", "lesion", "size", "group", "distance", "rank", "type")
-_TYPICAL = 12  # pictures on a sheet
+_TYPICAL = 12  # thumbnails on a sheet
 
 
 def check_options(weights: str, tau: float, linkage: str, num_clusters: int | None) -> None:
@@ -54,60 +53,60 @@ def check_options(weights: str, tau: float, linkage: str, num_clusters: int | No
 
 
 @dataclass(frozen=True)
-class ItemGroups:
+class InstanceGroups:
     """Items and the groups they fall into.
 
     Args:
-        items: n items.
+        instances: n instances.
         grouping: of their descriptors.
-        types: the known type of each item, None where it is not known.
+        types: the known type of each instance, None where it is not known.
         metrics: agreement of groups and types; empty without types.
     """
 
-    items: Sequence[Item]
+    instances: Sequence[Instance]
     grouping: Grouping
     types: Sequence[str | None]
     metrics: Mapping[str, float]
 
     @classmethod
-    def judge(cls, items: Sequence[Item], grouping: Grouping, types: Sequence[str | None]) -> ItemGroups:
-        """Compare groups with the known types of the items that have one."""
+    def judge(cls, instances: Sequence[Instance], grouping: Grouping, types: Sequence[str | None]) -> InstanceGroups:
+        """Compare groups with the known types of the instances that have one."""
         known = [index for index, name in enumerate(types) if name is not None]
         metrics: dict[str, float] = {}
         if known:
             metrics = compute_agreement(grouping.labels[known], [str(types[index]) for index in known])
             metrics["num_items_with_type"] = len(known)
-        return cls(items, grouping, types, metrics)
+        return cls(instances, grouping, types, metrics)
 
     def members(self, group: int) -> list[int]:
-        """Indices of a group's items, the most typical first."""
+        """Indices of a group's instances, the most typical first."""
         inside = np.flatnonzero(self.grouping.labels == group)
         return [int(index) for index in inside[np.argsort(self.grouping.distances[inside], kind="stable")]]
 
 
-def score_items(
-    items: Sequence[Item], weights: str, bags: Mapping[str, Tensor] | None = None, normal: Tensor | None = None
+def score_instances(
+    instances: Sequence[Instance], weights: str, bags: Mapping[str, Tensor] | None = None, normal: Tensor | None = None
 ) -> list[Tensor]:
-    """Score the patches of all items.
+    """Score the patches of all instances.
 
     Args:
-        items: at least two.
+        instances: at least two.
         weights: ``detector``, the fitted detector's own scores; ``unsupervised``, how far a patch is from the other
             scans; ``semi-supervised``, how far from the nearest normal patch; ``uniform``, all alike.
         bags: for lesions and ``unsupervised``, patches of each scan by its name.
         normal: (N, S·D), unit embeddings of normal patches, for ``semi-supervised``.
 
     Returns:
-        A vector (n,) for each item.
+        A vector (n,) for each instance.
 
     Raises:
         ValueError: unknown weights, or what they need is missing.
     """
     if weights not in WEIGHTS:
         raise unknown_option("weights", weights, WEIGHTS)
-    patches = [item.patches for item in items]
+    patches = [instance.patches for instance in instances]
     if weights == "detector":
-        return [item.scores for item in items]
+        return [instance.scores for instance in instances]
     if weights == "uniform":
         return [torch.zeros(len(bag)) for bag in patches]
     if weights == "semi-supervised":
@@ -118,24 +117,27 @@ def score_items(
         return score_against_others(
             patches, lambda numbers: track(numbers, total=len(numbers), description="Comparing")
         )
-    return [_score_against_scans(item, bags) for item in track(items, total=len(items), description="Comparing")]
+    tracked = track(instances, total=len(instances), description="Comparing")
+    return [_score_against_scans(instance, bags) for instance in tracked]
 
 
-def _score_against_scans(item: Item, bags: Mapping[str, Tensor]) -> Tensor:
-    others = [bag for name, bag in bags.items() if name != item.scan and len(bag)]
+def _score_against_scans(instance: Instance, bags: Mapping[str, Tensor]) -> Tensor:
+    others = [bag for name, bag in bags.items() if name != instance.scan and len(bag)]
     if not others:
         raise ValueError(
             "`images` must be at least two scans for unsupervised weights, got one. "
             "Use --weights detector for the lesions of a single scan."
         )
-    return torch.stack([nearest_euclidean_distance(item.patches, bag) for bag in others]).mean(0)
+    return torch.stack([nearest_euclidean_distance(instance.patches, bag) for bag in others]).mean(0)
 
 
-def describe_items(items: Sequence[Item], scores: Sequence[Tensor], tau: float = TAU) -> NDArray[np.float64]:
-    """Compute the descriptor of each item.
+def describe_instances(
+    instances: Sequence[Instance], scores: Sequence[Tensor], tau: float = TAU
+) -> NDArray[np.float64]:
+    """Compute the descriptor of each instance.
 
     Args:
-        items: n items.
+        instances: n instances.
         scores: of their patches.
         tau: τ in standard deviations of all scores together, so that one value suits all kinds of weights **(ours)**;
             infinity gives plain means.
@@ -150,17 +152,17 @@ def describe_items(items: Sequence[Item], scores: Sequence[Tensor], tau: float =
     absolute = tau * (spread if spread > 0 else 1.0)
     return np.stack(
         [
-            compute_descriptor(item.patches, compute_weights(values, absolute, item.coverage)).double().numpy()
-            for item, values in zip(items, scores, strict=True)
+            compute_descriptor(instance.patches, compute_weights(values, absolute, instance.coverage)).double().numpy()
+            for instance, values in zip(instances, scores, strict=True)
         ]
     )
 
 
-def write_groups(folder: Path, groups: ItemGroups, settings: Mapping[str, Any]) -> None:
-    """Write ``clusters.csv``, ``clusters.json`` and, where matplotlib is installed, the pictures.
+def write_groups(folder: Path, groups: InstanceGroups, settings: Mapping[str, Any]) -> None:
+    """Write ``clusters.csv``, ``clusters.json`` and, where matplotlib is installed, the plots.
 
     Args:
-        folder: where; pictures of groups that an earlier run had beyond these are removed.
+        folder: where; plots of groups that an earlier run had beyond these are removed.
         groups: what was found.
         settings: written into the JSON.
     """
@@ -168,8 +170,8 @@ def write_groups(folder: Path, groups: ItemGroups, settings: Mapping[str, Any]) 
     rows = []
     for group in range(grouping.num_clusters):
         for rank, index in enumerate(groups.members(group), start=1):
-            item, distance = groups.items[index], float(grouping.distances[index])
-            place = (item.name, item.scan, item.image, item.lesion, item.size)
+            instance, distance = groups.instances[index], float(grouping.distances[index])
+            place = (instance.name, instance.scan, instance.image, instance.lesion, instance.size)
             rows.append([*place, group + 1, distance, rank, groups.types[index]])
     write_csv(folder / "clusters.csv", _COLUMNS, rows)
     before = _earlier_number(summary)
@@ -178,7 +180,7 @@ def write_groups(folder: Path, groups: ItemGroups, settings: Mapping[str, Any]) 
     write_json(
         summary,
         {
-            "num_items": len(groups.items),
+            "num_items": len(groups.instances),
             "num_clusters": grouping.num_clusters,
             "silhouettes": {str(number): value for number, value in grouping.silhouettes.items()},
             "metrics": dict(groups.metrics),
@@ -191,27 +193,27 @@ def write_groups(folder: Path, groups: ItemGroups, settings: Mapping[str, Any]) 
 
 def _earlier_number(path: Path) -> int:
     try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["num_clusters"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return int(read_json(path)["num_clusters"])
+    except (ValueError, KeyError, TypeError):
         return 0
 
 
-def _plot(folder: Path, groups: ItemGroups) -> None:
-    from monai_dpmm_ad.clustering.pictures import plot_dendrogram, plot_group
+def _plot(folder: Path, groups: InstanceGroups) -> None:
+    from monai_dpmm_ad.clustering.plots import plot_dendrogram, plot_group
 
-    pictures = [item.picture for item in groups.items]
+    thumbnails = [instance.thumbnail for instance in groups.instances]
     for group in range(groups.grouping.num_clusters):
         members = groups.members(group)
         plot_group(
             folder / f"group_{group + 1}.png",
             f"Group {group + 1}: {len(members)} items, the most typical first",
-            [(_caption(groups, index), pictures[index]) for index in members[:_TYPICAL]],
-            pictures,
+            [(_caption(groups, index), thumbnails[index]) for index in members[:_TYPICAL]],
+            thumbnails,
         )
-    names = [item.name for item in groups.items]
+    names = [instance.name for instance in groups.instances]
     plot_dendrogram(folder / "dendrogram.png", groups.grouping.merges, names, groups.grouping.labels)
 
 
-def _caption(groups: ItemGroups, index: int) -> str:
-    name, known = groups.items[index].name, groups.types[index]
+def _caption(groups: InstanceGroups, index: int) -> str:
+    name, known = groups.instances[index].name, groups.types[index]
     return f"{name}\n{known}" if known else name

@@ -8,10 +8,35 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["find_types_file", "read_types"]
+__all__ = ["find_types", "find_types_file", "read_types"]
 
 FILE_NAME = "types.csv"
 _LEVELS = 4  # a BMAD-style tree keeps its pictures that deep
+
+
+def find_types(
+    images: Sequence[str], searched: Sequence[str], given: str | os.PathLike[str] | None = None
+) -> list[str | None]:
+    """Find the known type of each scan.
+
+    Args:
+        images: paths of the scans.
+        searched: where to look for ``types.csv``, see :func:`find_types_file`.
+        given: the table that the user names instead.
+
+    Returns:
+        As many types; None where nothing tells.
+
+    Raises:
+        ValueError: as :func:`read_types`, or a table that the user names and that tells of no scan.
+    """
+    file = find_types_file(searched) if given is None else Path(given)
+    if file is None:
+        return [None] * len(images)
+    types = read_types(file, images)
+    if given is not None and not any(types):
+        raise ValueError(f"`types` must name the scans, got {file}, which names none of them.")
+    return types
 
 
 def find_types_file(paths: Sequence[str | os.PathLike[str]]) -> Path | None:

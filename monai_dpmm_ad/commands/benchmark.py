@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,16 +17,15 @@ from monai_dpmm_ad.commands.run import Outcome, evaluate, fit
 from monai_dpmm_ad.data.dataset import ScanFailure
 from monai_dpmm_ad.detectors import DETECTORS
 from monai_dpmm_ad.errors import CheckpointError, EmbeddingStoreError, NotFittedError, unknown_option
-from monai_dpmm_ad.utils.files import replace_file, write_json
+from monai_dpmm_ad.utils.files import PathLike, read_json, replace_file, write_json
 
-__all__ = ["FIGURES", "Cell", "benchmark", "format_table"]
+__all__ = ["METRICS", "Cell", "benchmark", "format_table"]
 
-PathLike = str | os.PathLike[str]
 _EXPECTED = (ValueError, RuntimeError, OSError, CheckpointError, EmbeddingStoreError, NotFittedError, ImportError)
 
 
 #: key in ``metrics.json`` → column
-FIGURES = {
+METRICS = {
     "image_auroc": "image AUROC",
     "pixel_auroc": "pixel AUROC",
     "pixel_aupr": "pixel AUPR",
@@ -139,7 +136,7 @@ def _check_settings(path: Path, overrides: dict[str, Any]) -> None:
     if not path.is_file():
         write_json(path, settings)
         return
-    begun = json.loads(path.read_text(encoding="utf-8"))
+    begun = read_json(path)
     changed = sorted(name for name in {*begun, *settings} if begun.get(name) != settings.get(name))
     if changed:
         was = ", ".join(f"{name} = {begun.get(name, 'default')}" for name in changed)
@@ -151,20 +148,20 @@ def _check_settings(path: Path, overrides: dict[str, Any]) -> None:
 def _write_summary(out: Path) -> None:
     """Write ``benchmark.json`` and ``table.md`` over all finished cells of the folder, of earlier runs too."""
     found = sorted(out.glob("*/*/seed*/result.json"), key=lambda path: (path.parts[-4:-2], int(path.parts[-2][4:])))
-    cells = [json.loads(path.read_text(encoding="utf-8")) for path in found]
+    cells = [read_json(path) for path in found]
     write_json(out / "benchmark.json", cells)
     table = format_table(cells)
     replace_file(out / "table.md", lambda temporary: temporary.write_text(table, encoding="utf-8"))
 
 
 def format_table(cells: Sequence[Mapping[str, Any]]) -> str:
-    """Draw all cells as Markdown, one table for each data set.
+    """Format all cells as Markdown, one table for each data set.
 
     Args:
         cells: as in ``benchmark.json``: ``dataset``, ``detector``, ``seed`` and ``metrics``.
 
     Returns:
-        Text; figures in per cent, mean ± standard deviation over seeds.
+        Text; metrics in per cent, mean ± standard deviation over seeds.
     """
     parts = ["# Benchmark", ""]
     for dataset in dict.fromkeys(cell["dataset"] for cell in cells):
@@ -182,10 +179,10 @@ def _format_dataset(dataset: str, cells: Sequence[Mapping[str, Any]]) -> list[st
     for detector in dict.fromkeys(cell["detector"] for cell in cells):
         runs = [cell for cell in cells if cell["detector"] == detector]
         seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
-        rows.append([f"**{detector}**", f"this run, {seeds}", *(_summarise(runs, key) for key in FIGURES)])
-    for system, source, figures in PUBLISHED.get(dataset, ()):
-        rows.append([system, source, *(f"{figures[key]:g}" if key in figures else "" for key in FIGURES)])
-    heads = ["system", "source", *FIGURES.values()]
+        rows.append([f"**{detector}**", f"this run, {seeds}", *(_summarise(runs, key) for key in METRICS)])
+    for system, source, published in PUBLISHED.get(dataset, ()):
+        rows.append([system, source, *(f"{published[key]:g}" if key in published else "" for key in METRICS)])
+    heads = ["system", "source", *METRICS.values()]
     return [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)]
 
 

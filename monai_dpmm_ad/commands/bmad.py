@@ -25,7 +25,7 @@ _DPMM = "Schulthess and Konukoglu, MICCAI 2025, ViT-S/14"
 _SAR = "spatial autoregressive CNN on DINOv3-S, 2026"
 _HIMATCH = "Huo et al. 2026"
 
-#: data set → (system, source, figures in per cent); none of them was run by us
+#: data set → (system, source, metrics in per cent); none of them was run by us
 PUBLISHED: dict[str, tuple[tuple[str, str, dict[str, float]], ...]] = {
     "brats2021": (
         ("PatchCore", _BMAD, {"image_auroc": 91.65, "pixel_auroc": 96.97, "aupro": 85.68}),

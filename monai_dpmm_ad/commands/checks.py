@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,9 @@ from typing import Any
 import torch
 
 from monai_dpmm_ad.engines.resume import FOLDER
-from monai_dpmm_ad.utils.files import PARTIAL, remove_leftovers
+from monai_dpmm_ad.utils.files import PARTIAL, PathLike, remove_leftovers
 
 __all__ = ["PathLike", "absolute_paths", "check_device", "check_writable", "make_absolute"]
-
-
-PathLike = str | os.PathLike[str]
 
 
 def absolute_paths(paths: Sequence[PathLike]) -> list[str]:

@@ -101,7 +101,7 @@ def _cluster(options: dict[str, Any]) -> int:
     groups, table = outcome.groups, Table("group", "items", "most typical")
     for group in range(groups.grouping.num_clusters):
         members = groups.members(group)
-        typical = ", ".join(groups.items[index].name for index in members[:3])
+        typical = ", ".join(groups.instances[index].name for index in members[:3])
         table.add_row(str(group + 1), str(len(members)), Text(typical))
     console = Console()
     console.print(table)
@@ -138,8 +138,8 @@ def _pretrain(options: dict[str, Any]) -> int:
     return 0
 
 
-def _print_progress(step: int, figures: Mapping[str, float]) -> None:
-    print(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()), file=sys.stderr)
+def _print_progress(step: int, losses: Mapping[str, float]) -> None:
+    print(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in losses.items()), file=sys.stderr)
 
 
 def _print(outcome: Outcome, folder: str) -> int:

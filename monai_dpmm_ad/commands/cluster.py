@@ -3,49 +3,38 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from monai_dpmm_ad.bundle import load_network, load_workflow
-from monai_dpmm_ad.clustering import LINKAGES, find_types_file, group_descriptors, read_types
+from monai_dpmm_ad.clustering import LINKAGES, find_types, group_descriptors
 from monai_dpmm_ad.clustering.groups import (
     TAU,
     WEIGHTS,
-    ItemGroups,
+    InstanceGroups,
     check_options,
-    describe_items,
-    score_items,
+    describe_instances,
+    score_instances,
     write_groups,
 )
-from monai_dpmm_ad.clustering.items import KINDS, Item, ItemCollector
+from monai_dpmm_ad.clustering.instances import KINDS, Instance, InstanceCollector
+from monai_dpmm_ad.clustering.normals import gather_normal
 from monai_dpmm_ad.commands.checks import absolute_paths, check_device, check_writable
 from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.data.dataset import ScanDataset, ScanFailure, write_failures
-from monai_dpmm_ad.embedding import EmbeddingStore
-from monai_dpmm_ad.errors import EmbeddingStoreError
 from monai_dpmm_ad.network import AnomalyNet
-from monai_dpmm_ad.ops.patches import join_stages
+from monai_dpmm_ad.utils.files import PathLike
 
-__all__ = ["ClusterOutcome", "cluster", "gather_normal"]
-
-PathLike = str | os.PathLike[str]
-
-#: Where ``fit`` leaves the embeddings of the scans that it fitted, in the bundle.
-STORE = Path("fit") / "embeddings" / "train"
-_NORMAL_PATCHES = 20_000
+__all__ = ["ClusterOutcome", "cluster"]
 
 
 @dataclass(frozen=True)
 class ClusterOutcome:
     """What the command found, and the scans that it could not process."""
 
-    groups: ItemGroups
+    groups: InstanceGroups
     failures: list[ScanFailure]
 
 
@@ -75,7 +64,7 @@ def cluster(
         out: folder of the outputs.
         items: ``images``, or ``lesions``: the connected components of each scan's mask.
         weights: how patches are weighed, one of :data:`~monai_dpmm_ad.clustering.groups.WEIGHTS`.
-        tau: see :func:`~monai_dpmm_ad.clustering.groups.describe_items`.
+        tau: see :func:`~monai_dpmm_ad.clustering.groups.describe_instances`.
         linkage: ``ward``, ``average``, ``complete`` or ``single``.
         num_clusters: number of groups; None chooses it by silhouette.
         normals: normal scans, for ``semi-supervised``; None takes the embeddings that the bundle was fitted on.
@@ -105,25 +94,25 @@ def cluster(
     settings = {name: values[name] for name in ("axes", "channels", "batch_size")}
     settings |= {"max_patches": max_patches, "seed": seed}
     rate, min_volume = values["false_positive_rate"], values["min_lesion_volume"]
-    collector = ItemCollector(network, kind=items, rate=rate, min_volume=min_volume, **settings)
+    collector = InstanceCollector(network, kind=items, rate=rate, min_volume=min_volume, **settings)
     found = collector.collect(scans)
     normal, failures = None, list(scans.failures)
     if weights == "semi-supervised":
         chosen = _dataset_of_normals(normals, get("preprocessing")) if normals else None
-        normal = gather_normal(network, Path(bundle), chosen, settings)
+        normal = gather_normal(network, Path(bundle), chosen, **settings)
         failures += chosen.failures if chosen is not None else []
     write_failures(out, failures)
     _check_number(found, items, len(scans), failures)
-    descriptors = describe_items(found, score_items(found, weights, collector.bags, normal), tau)
+    descriptors = describe_instances(found, score_instances(found, weights, collector.bags, normal), tau)
     grouping = group_descriptors(descriptors, num_clusters, linkage)
-    groups = ItemGroups.judge(found, grouping, _known_types([item.image for item in found], paths, types))
+    groups = InstanceGroups.judge(found, grouping, find_types([instance.image for instance in found], paths, types))
     chosen_options = {"items": items, "weights": weights, "tau": str(tau), "linkage": linkage}
     write_groups(out, groups, {"bundle": str(bundle), **chosen_options, "max_patches": max_patches, "seed": seed})
     workflow.finalize()
     return ClusterOutcome(groups, failures)
 
 
-def _check_number(found: Sequence[Item], items: str, num_scans: int, failures: Sequence[ScanFailure]) -> None:
+def _check_number(found: Sequence[Instance], items: str, num_scans: int, failures: Sequence[ScanFailure]) -> None:
     if len(found) < 2:
         reason = f", {len(failures)} of which failed: {failures[0].path}: {failures[0].reason}" if failures else ""
         raise ValueError(f"`items` must be at least two {items}, got {len(found)} from {num_scans} scans{reason}.")
@@ -137,35 +126,3 @@ def _abnormal(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _dataset_of_normals(paths: Sequence[PathLike], preprocessing: Any) -> ScanDataset:
     items = resolve_datalist(absolute_paths(paths), section="training")
     return ScanDataset([item for item in items if not item.get("abnormal")], preprocessing)
-
-
-def gather_normal(network: AnomalyNet, bundle: Path, dataset: ScanDataset | None, options: dict[str, Any]) -> Tensor:
-    """Unit embeddings (N, S·D) of normal patches: of the scans given, else of those that the bundle was fitted on."""
-    if dataset is not None:
-        patches = [item.patches for item in ItemCollector(network, **options).collect(dataset, "Embedding normals")]
-        rows = torch.cat(patches) if patches else torch.empty(0, 0)
-    else:
-        rows = _read_store(network, bundle / STORE, options["seed"])
-    if not len(rows):
-        raise ValueError("`normals` must give at least one patch, got none. Name normal scans with --normals.")
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(options["seed"]))
-    return rows[order[:_NORMAL_PATCHES]]
-
-
-def _read_store(network: AnomalyNet, path: Path, seed: int) -> Tensor:
-    if not path.is_dir():
-        raise ValueError(f"`normals` must be given: the bundle has no embeddings of its own in {path}.")
-    store = EmbeddingStore(path)
-    if store.num_stages != network.embedder.num_stages or store.embed_dim != network.embedder.embed_dim:
-        raise EmbeddingStoreError(f"{path}: holds embeddings of another backbone. Name normal scans with --normals.")
-    return join_stages(store.sample(_NORMAL_PATCHES, seed=seed)["patches"])
-
-
-def _known_types(paths: Sequence[str], searched: Sequence[str], types: PathLike | None) -> list[str | None]:
-    file = Path(types) if types is not None else find_types_file(searched)
-    if file is None:
-        return [None] * len(paths)
-    found = read_types(file, paths)
-    if types is not None and not any(found):
-        raise ValueError(f"`types` must name the scans, got {file}, which names none of them.")
-    return found

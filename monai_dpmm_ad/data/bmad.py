@@ -12,14 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from monai_dpmm_ad.data.paths import IMAGE_SUFFIXES, has_suffix, scan_stem
+from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import ScanError
 
 __all__ = ["SECTIONS", "canonical_section", "find_tree", "read_tree"]
-
-Item = dict[str, Any]
 
 SECTIONS = {
     "train": ("train", "training"),

@@ -6,18 +6,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from monai_dpmm_ad.data.bmad import find_tree, read_tree
 from monai_dpmm_ad.data.folders import search_folder
-from monai_dpmm_ad.data.json_file import read_json
+from monai_dpmm_ad.data.json_file import read_datalist
 from monai_dpmm_ad.data.paths import safe_name, scan_stem, unique_names
 from monai_dpmm_ad.data.subjects import first_file
+from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import ScanError, unknown_option
 
 __all__ = ["KINDS", "add_regions", "resolve_datalist"]
-
-Item = dict[str, Any]
 
 #: What ``resolve_datalist`` may be told to look for in folders.
 KINDS = ("auto", "nifti", "dicom", "picture")
@@ -84,7 +82,7 @@ def _items_of(path: Path, section: str | None, kind: str) -> list[Item]:
     elif not path.exists():
         raise ScanError(path, "no such file or folder")
     elif path.suffix.lower() == ".json":
-        items = read_json(path, section)
+        items = read_datalist(path, section)
     else:
         items = [{"image": str(path)}]
     return items

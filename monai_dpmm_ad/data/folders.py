@@ -5,22 +5,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from monai_dpmm_ad.data.paths import (
     IMAGE_SUFFIXES,
     NIFTI_SUFFIXES,
     PICTURE_SUFFIXES,
     has_suffix,
-    import_pydicom,
     is_dicom_file,
     scan_stem,
 )
+from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import ScanError
+from monai_dpmm_ad.utils.extras import import_extra
 
 __all__ = ["search_folder"]
-
-Item = dict[str, Any]
 
 _OWN_OUTPUTS = ("_anomaly", "_mask", "_percentile")
 
@@ -78,7 +76,7 @@ def _dicom_series(folder: Path, files: list[Path]) -> list[Item]:
     if not candidates:
         return []
     try:
-        pydicom = import_pydicom()
+        pydicom = import_extra("pydicom", "dicom")
     except ImportError as error:
         raise ScanError(folder, str(error)) from error
     series: dict[Path, dict[str, list[str]]] = {}

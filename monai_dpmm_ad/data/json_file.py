@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from monai_dpmm_ad.data.bmad import SECTIONS, canonical_section
+from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import ScanError
+from monai_dpmm_ad.utils.files import read_json
 
-__all__ = ["read_json"]
-
-Item = dict[str, Any]
+__all__ = ["read_datalist"]
 
 
-def read_json(path: Path, section: str | None) -> list[Item]:
+def read_datalist(path: Path, section: str | None) -> list[Item]:
     """List the scans of a datalist file.
 
     Args:
@@ -27,9 +27,9 @@ def read_json(path: Path, section: str | None) -> list[Item]:
         ScanError: when the file is no datalist, or has no such section.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ScanError(path, f"is not a readable JSON file ({str(error).splitlines()[0]})") from error
+        content = read_json(path)
+    except ValueError as error:
+        raise ScanError(path, str(error).removeprefix(f"{path}: ").splitlines()[0]) from error
     lists = (
         {key: value for key, value in content.items() if isinstance(value, list)} if isinstance(content, dict) else {}
     )

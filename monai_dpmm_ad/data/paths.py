@@ -7,14 +7,12 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "NIFTI_SUFFIXES",
     "PICTURE_SUFFIXES",
     "has_suffix",
-    "import_pydicom",
     "is_dicom_file",
     "safe_name",
     "scan_stem",
@@ -44,19 +42,6 @@ def scan_stem(path: str | os.PathLike) -> str:
             name = name[: -len(suffix)]
             break
     return safe_name(name)
-
-
-def import_pydicom() -> Any:
-    """Return the ``pydicom`` module.
-
-    Raises:
-        ImportError: when it is not installed, with the command that installs it.
-    """
-    try:
-        import pydicom
-    except ImportError as error:
-        raise ImportError('reading DICOM needs pydicom; install it with: pip install "monai-dpmm-ad[dicom]"') from error
-    return pydicom
 
 
 def is_dicom_file(path: Path) -> bool:

@@ -80,7 +80,6 @@ def write_cohort(
         The path of ``datalist.json``; paths in it are relative to its folder.
 
     Raises:
-        ImportError: when nilearn, which carries the MNI152 template, is not installed.
         ValueError: on an unknown modality or size, a negative count or a fractional spacing.
     """
     if modality not in MODALITIES:
@@ -117,12 +116,8 @@ def write_cohort(
 
 def _load_template(spacing: float, size: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Load ``(4, X, Y, Z)`` grey matter, white matter, fluid, texture on a grid of ``spacing`` mm, and its affine."""
-    try:
-        from nilearn import datasets
-    except ImportError as error:
-        raise ImportError(
-            "The phantoms need nilearn, which carries the MNI152 template. Run: pip install nilearn"
-        ) from error
+    from nilearn import datasets
+
     loaders = (datasets.load_mni152_template, datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)
     images = [load(resolution=int(spacing)) for load in loaders]
     t1, grey, white = (np.asarray(image.dataobj, dtype=np.float32).clip(min=0) for image in images)

@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import gzip
-import logging
 import os
-import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from io import BytesIO
 from typing import Any
 
@@ -19,29 +17,30 @@ from monai.data import NibabelReader, PILReader, PydicomReader
 from PIL import Image, UnidentifiedImageError
 
 from monai_dpmm_ad.data.limits import check_nifti_header, open_in_memory
-from monai_dpmm_ad.data.paths import import_pydicom
 from monai_dpmm_ad.errors import ScanError
+from monai_dpmm_ad.utils.extras import import_extra
+from monai_dpmm_ad.utils.quiet import quiet
 
-__all__ = ["DicomSeriesReader", "label_reader", "nifti_reader", "picture_reader", "quiet", "reading_reason"]
+__all__ = [
+    "PICTURE_AFFINE",
+    "DicomSeriesReader",
+    "label_reader",
+    "nifti_reader",
+    "picture_reader",
+    "quiet_readers",
+    "reading_reason",
+]
+
+#: Columns of a picture run to the patient's left, its rows to the back, as on a radiologist's screen.
+PICTURE_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 _BYTES_PER_VOXEL = 4  # everything is processed as float32
 _NOISY_LOGGERS = ("nibabel.global", "pydicom", "PIL", "monai.data.nvimgcodec_pydicom_plugin")
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the warnings and loggers of the libraries that read images; their exceptions still come through."""
-    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
-    disabled = [logger.disabled for logger in loggers]
-    for logger in loggers:
-        logger.disabled = True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, was_disabled in zip(loggers, disabled, strict=True):
-            logger.disabled = was_disabled
+def quiet_readers() -> AbstractContextManager[None]:
+    """Silence the libraries that read images; their exceptions still come through."""
+    return quiet(*_NOISY_LOGGERS)
 
 
 def reading_reason(error: Exception) -> str:
@@ -191,7 +190,7 @@ class DicomSeriesReader(PydicomReader):
     """
 
     def __init__(self, max_bytes: int) -> None:
-        import_pydicom()
+        import_extra("pydicom", "dicom")
         super().__init__()
         self.max_bytes = max_bytes
         #: files of the series that was read last, in the order of the volume's slices
@@ -230,7 +229,7 @@ class DicomSeriesReader(PydicomReader):
         return [dataset for _, dataset in slices]
 
     def _read_slices(self, source: str, files: list[str], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
-        pydicom = import_pydicom()
+        pydicom = import_extra("pydicom", "dicom")
         slices = []
         for file in files:
             try:

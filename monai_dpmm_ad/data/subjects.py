@@ -6,13 +6,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-__all__ = ["first_file", "split_by_subject"]
+from monai_dpmm_ad.data.types import Item
 
-Item = dict[str, Any]
+__all__ = ["first_file", "split_by_subject"]
 
 # BIDS's sub-XX, and the common words for a person followed by a number: patient07, case_12, subject-3.
 _SUBJECT = re.compile(

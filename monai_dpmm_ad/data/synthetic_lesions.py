@@ -131,7 +131,7 @@ def _depth(tissue: NDArray[np.bool_], spacing: tuple[float, ...]) -> NDArray[np.
 def _sample_centre(
     depth: NDArray[np.float64], allowed: NDArray[np.bool_], wanted: float, rng: np.random.Generator
 ) -> tuple[int, ...]:
-    """Draw an allowed element at least ``wanted`` deep, or one of the deepest where there is none."""
+    """Sample an allowed element at least ``wanted`` deep, or one of the deepest where there is none."""
     inside = np.where(allowed, depth, -np.inf)
     candidates = np.flatnonzero(inside >= min(wanted, 0.9 * float(inside.max())))
     return tuple(int(i) for i in np.unravel_index(rng.choice(candidates), depth.shape))

@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from monai_dpmm_ad.calibration.drift import PatchSummary
 from monai_dpmm_ad.embedding.types import EncodedSlices
 from monai_dpmm_ad.errors import CheckpointError
-from monai_dpmm_ad.ops.patches import normalize_embeddings
+from monai_dpmm_ad.ops.patches import join_stages
 
 __all__ = ["Detector", "resize_buffers"]
 
@@ -31,7 +32,9 @@ class Detector(nn.Module, ABC):
                     criterion(rows) …               on held-out rows; the epoch with the highest mean is kept
 
     All state is buffers or parameters. Subclasses implement :attr:`fitted`, :meth:`fit_batch` and :meth:`score`; one
-    that needs whole slices overrides :meth:`score_slices` too.
+    that needs whole slices overrides :meth:`score_slices` too. Nothing outside this room asks which detector it has:
+    whatever only some can do is a method here, whose default is that of a detector without it. A new detector is
+    therefore one file and one line in :data:`~monai_dpmm_ad.detectors.registry.DETECTORS`.
 
     Args:
         embed_dim: D, size of one stage's patch embedding.
@@ -75,8 +78,7 @@ class Detector(nn.Module, ABC):
         Raises:
             ValueError: when the detector needs locations and gets none.
         """
-        patches = rows["patches"]
-        unit = (normalize_embeddings(patches.float()) / patches.shape[-2] ** 0.5).flatten(-2)
+        unit = join_stages(rows["patches"])
         if not self.location_weight:
             return unit
         if rows.get("location") is None:
@@ -109,6 +111,14 @@ class Detector(nn.Module, ABC):
             draw_sample: gives the rows that ``initialize`` got; reads the store when it is called.
         """
 
+    def start_update(self) -> None:
+        """Go on from what has been learnt: all batches from here on are of new scans.
+
+        Raises:
+            ValueError: for a detector that has to be fitted to old and new scans together.
+        """
+        raise ValueError(f"`update` needs a detector that can go on, got {type(self).__name__}. Fit again.")
+
     @abstractmethod
     def score(self, features: Tensor) -> Tensor:
         """Score features ``(n, F)``: ``(n,)``, non-negative, higher = more anomalous."""
@@ -120,6 +130,26 @@ class Detector(nn.Module, ABC):
     def describe(self) -> dict[str, float]:
         """Describe the fitted model in a few numbers by name, for the bundle's metadata and the report."""
         return {}
+
+    @property
+    def num_components(self) -> int:
+        """K, the components that patches are assigned to; 0 where there are none."""
+        return 0
+
+    def component_weights(self) -> list[float] | None:
+        """The share of the fitted patches that each of the K components took, for the report; None for K = 0."""
+        return None
+
+    def summarise(self, rows: Mapping[str, Tensor], scores: Tensor) -> PatchSummary:
+        """Say how usual patches are, by which :mod:`~monai_dpmm_ad.calibration.drift` compares scans.
+
+        A detector without a density takes minus the score, which is high where patches are usual, too.
+
+        Args:
+            rows: of n patches.
+            scores: ``(n,)``, what :meth:`score_slices` gave them.
+        """
+        return PatchSummary(-scores, scores.new_zeros(self.num_components))
 
     def score_slices(self, encoded: EncodedSlices, valid: Tensor) -> Tensor:
         """Score all patches of a batch of slices.

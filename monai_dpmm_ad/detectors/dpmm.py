@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from monai_dpmm_ad.calibration.drift import PatchSummary
 from monai_dpmm_ad.detectors.base import Detector
 from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.mixture import DirichletProcessMixture
@@ -91,6 +92,20 @@ class DPMMDetector(Detector):
     def describe(self) -> dict[str, float]:
         """How many components score, and how the data's mass is spread over them."""
         return self.mixture.posterior.summarise()
+
+    @property
+    def num_components(self) -> int:
+        """K, truncation of the mixture."""
+        return self.mixture.num_components
+
+    def component_weights(self) -> list[float]:
+        """The components' expected weights, which sum to 1."""
+        weights: list[float] = self.mixture.posterior.weights.tolist()
+        return weights
+
+    def summarise(self, rows: Mapping[str, Tensor], scores: Tensor) -> PatchSummary:
+        """Log density and responsibilities of patches; ``scores`` are not needed."""
+        return PatchSummary(self.criterion(rows), self.mixture.responsibilities(self.features(rows)).sum(0))
 
     def criterion(self, rows: Mapping[str, Tensor]) -> Tensor:
         """Log density in nats, ``(n,)``: the paper's criterion for the best epoch."""

@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from monai_dpmm_ad.detectors.base import Detector
 from monai_dpmm_ad.detectors.coreset import iterate_k_centres, project_randomly
-from monai_dpmm_ad.detectors.search import INDEXES, NearestNeighbours
+from monai_dpmm_ad.detectors.search import LazySearch
 from monai_dpmm_ad.embedding.types import EncodedSlices
-from monai_dpmm_ad.errors import NotFittedError, unknown_option
+from monai_dpmm_ad.errors import NotFittedError
 from monai_dpmm_ad.ops.graphs import is_exporting
 from monai_dpmm_ad.utils.distributed import gather_batch
 from monai_dpmm_ad.utils.progress import track
@@ -73,16 +72,13 @@ class MemoryBankDetector(Detector):
         for name, value in {**counts, "num_lists": num_lists, "num_probes": num_probes}.items():
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")
-        if index not in INDEXES:
-            raise unknown_option("index", index, INDEXES)
         self.fraction = fraction
         self.budget = budget
         self.max_rows = max_rows
         self.projection = projection
         self.neighbours = neighbours
         self.seed = seed
-        self._search_options = (index, num_lists, num_probes, use_faiss)
-        self._search: NearestNeighbours | None = None
+        self._search = LazySearch(index, num_lists, num_probes, use_faiss)
         self._pool: list[Tensor] = []
         self._seen = 0
         self._generator = torch.Generator().manual_seed(seed)
@@ -125,7 +121,6 @@ class MemoryBankDetector(Detector):
         if count < len(pool):
             pool = pool[self._choose(pool.to(self.bank.device), count)]
         self.bank = pool.to(self.bank.device)
-        self._search = None
 
     def _choose(self, pool: Tensor, count: int) -> Tensor:
         """Indices (≤ count,) of the pool's coreset, ascending."""
@@ -138,9 +133,7 @@ class MemoryBankDetector(Detector):
         """Score features ``(n, F)``: ``(n,)``, half the mean squared distance to the nearest of the bank."""
         if not self.fitted:
             raise NotFittedError("The memory bank is empty. Fit it, or load a state dict.")
-        if self._search is None:
-            self._search = NearestNeighbours(self.bank, *self._search_options)
-        return self._search(features, self.neighbours)[0].mean(1) / 2
+        return self._search.among(self.bank)(features, self.neighbours)[0].mean(1) / 2
 
     def score_slices(self, encoded: EncodedSlices, valid: Tensor) -> Tensor:
         """Score the valid patches only: the search is what costs here."""
@@ -150,12 +143,3 @@ class MemoryBankDetector(Detector):
         scores = features.new_zeros(valid.shape)
         scores[valid] = self.score(features[valid])
         return scores
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MemoryBankDetector:
-        super()._apply(fn, recurse)
-        self._search = None
-        return self
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._search = None

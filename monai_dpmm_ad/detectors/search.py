@@ -12,8 +12,9 @@ from torch import Tensor
 from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.ops.distances import split_rows, squared_distances
 from monai_dpmm_ad.ops.graphs import is_exporting
+from monai_dpmm_ad.utils.extras import import_extra
 
-__all__ = ["INDEXES", "NearestNeighbours"]
+__all__ = ["INDEXES", "LazySearch", "NearestNeighbours"]
 
 INDEXES = ("flat", "ivf")
 QUERY_CHUNK = 1024
@@ -60,8 +61,6 @@ class NearestNeighbours:
             raise ValueError(f"`vectors` must have shape (M, D) with M ≥ 1, got {tuple(vectors.shape)}.")
         if use_faiss is None:
             use_faiss = index == "ivf" and vectors.device.type == "cpu" and find_spec("faiss") is not None
-        elif use_faiss and find_spec("faiss") is None:
-            raise ImportError("`use_faiss` needs FAISS. Install it with `pip install monai-dpmm-ad[faiss]`.")
         self.vectors = vectors
         self._faiss = _build(vectors, index, num_lists, num_probes) if use_faiss else None
 
@@ -109,9 +108,43 @@ class NearestNeighbours:
         return best
 
 
-def _build(vectors: Tensor, index: str, num_lists: int | None, num_probes: int | None) -> Any:
-    import faiss
+class LazySearch:
+    """A search that is built when it is first needed, and anew once the vectors are other ones.
 
+    A detector keeps its vectors in a buffer. Fitting, loading a state dict and moving to another device each put
+    another tensor there, by which the change is seen.
+
+    Args:
+        index: as for :class:`NearestNeighbours`, and so are the others.
+        num_lists: as there.
+        num_probes: as there.
+        use_faiss: as there.
+
+    Raises:
+        ValueError: an unknown index.
+    """
+
+    def __init__(
+        self,
+        index: str = "flat",
+        num_lists: int | None = None,
+        num_probes: int | None = None,
+        use_faiss: bool | None = None,
+    ) -> None:
+        if index not in INDEXES:
+            raise unknown_option("index", index, INDEXES)
+        self._options = (index, num_lists, num_probes, use_faiss)
+        self._built: NearestNeighbours | None = None
+
+    def among(self, vectors: Tensor) -> NearestNeighbours:
+        """Return the search among vectors (M, D)."""
+        if self._built is None or self._built.vectors is not vectors:
+            self._built = NearestNeighbours(vectors, *self._options)
+        return self._built
+
+
+def _build(vectors: Tensor, index: str, num_lists: int | None, num_probes: int | None) -> Any:
+    faiss = import_extra("faiss", "faiss")
     rows, dim = vectors.shape
     built: Any
     if index == "flat":

@@ -50,8 +50,8 @@ class Embedder(nn.Module, ABC):
             images: ``(B, 1, H, W)`` or ``(B, 3, H, W)`` in [0, 1], any size; padded inside to whole patches.
 
         Returns:
-            Patch embeddings ``(B, S, h, w, D)`` on the grid :meth:`grid_size`, which covers the padded image, and CLS
-            embeddings ``(B, S, D)``; float32, not normalised.
+            Patch embeddings ``(B, S, h, w, D)`` whose grid covers the padded image, and CLS embeddings ``(B, S, D)``;
+            float32, not normalised.
         """
 
     @abstractmethod
@@ -65,10 +65,6 @@ class Embedder(nn.Module, ABC):
     def digest(self) -> str:
         """Hash what makes this backbone another one: not its name, its folder or the machine's precision."""
         return fingerprint_digest(self.fingerprint())
-
-    def grid_size(self, height: int, width: int) -> tuple[int, int]:
-        """Patch grid ``(h, w)`` of an image of ``height`` × ``width`` pixels, the last patches padded."""
-        return -(-height // self.patch_size), -(-width // self.patch_size)
 
 
 def canonical_fingerprint(fingerprint: Mapping[str, Any]) -> dict[str, Any]:

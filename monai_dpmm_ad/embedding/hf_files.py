@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_dpmm_ad.errors import CheckpointError
-from monai_dpmm_ad.utils.files import file_sha256
+from monai_dpmm_ad.utils.files import file_sha256, read_json
 
 __all__ = ["BackboneFiles", "Normalization", "locate_backbone", "read_normalization"]
 
@@ -48,7 +48,9 @@ class BackboneFiles:
 
     def hash_config(self) -> str:
         """Compute the SHA-256 of the configuration, less what does not change an embedding."""
-        config = {key: value for key, value in read_json(self.folder / "config.json").items() if key not in _INCIDENTAL}
+        config = {
+            key: value for key, value in read_config(self.folder / "config.json").items() if key not in _INCIDENTAL
+        }
         return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
@@ -113,7 +115,7 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
             f"{folder}: model.safetensors is missing; other formats are not read, since they can run code. "
             "Convert the weights with `save_pretrained` of transformers."
         )
-    names = read_json(index).get("weight_map")
+    names = read_config(index).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise CheckpointError(f"{index}: there is no weight map. Copy the backbone's files again.")
     files = sorted(set(names.values()))
@@ -123,19 +125,16 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     return tuple(folder / name for name in files)
 
 
-def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
         CheckpointError: not a JSON object, too large, or unreadable.
     """
-    path = Path(path)
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise CheckpointError(f"{path}: larger than {_MAX_JSON_BYTES} bytes, so this is no configuration.")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({error}). Copy the backbone's files again.") from error
+        content = read_json(path, _MAX_JSON_BYTES)
+    except ValueError as error:
+        raise CheckpointError(f"{error}. Copy the backbone's files again.") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: not a JSON object. Copy the backbone's files again.")
     return content
@@ -156,7 +155,7 @@ def read_normalization(folder: Path, channels: int) -> Normalization:
     settings: dict[str, Any] = {}
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
-            settings = read_json(folder / name)
+            settings = read_config(folder / name)
             settings = settings.get("image_processor", settings)
             break
     try:

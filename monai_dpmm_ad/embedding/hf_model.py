@@ -15,6 +15,7 @@ from monai_dpmm_ad.embedding.attention import use_attention
 from monai_dpmm_ad.embedding.hf_files import BackboneFiles
 from monai_dpmm_ad.embedding.packed import pack_linears
 from monai_dpmm_ad.errors import CheckpointError
+from monai_dpmm_ad.utils.quiet import quiet
 
 __all__ = ["final_norm", "load_model", "square_patch"]
 
@@ -24,17 +25,15 @@ _OPTIONAL_WEIGHTS = ("pooler.", "embeddings.mask_token")
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' progress bar and load report off the terminal: their content becomes our errors."""
+def _hide_progress() -> Iterator[None]:
+    """Keep transformers' progress bar off the terminal."""
     from transformers.utils import logging
 
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
+    bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
         if bar:
             logging.enable_progress_bar()
 
@@ -49,7 +48,7 @@ def load_model(files: BackboneFiles) -> Any:
 
     safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        with _quiet():
+        with quiet("transformers"), _hide_progress():  # what its load report says becomes our errors
             config = AutoConfig.from_pretrained(files.folder, **safe)
             absent = [
                 key

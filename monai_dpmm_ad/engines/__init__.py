@@ -4,8 +4,16 @@
 from __future__ import annotations
 
 from monai_dpmm_ad.engines.embed import embed_dataset
-from monai_dpmm_ad.engines.evaluator import ScanEvaluator, iteration_scans
+from monai_dpmm_ad.engines.evaluator import PATCH_SUMMARY, ScanEvaluator, iteration_scans
 from monai_dpmm_ad.engines.resume import ResumeLog
 from monai_dpmm_ad.engines.trainer import DetectorTrainer, HeldOutEvaluator
 
-__all__ = ["DetectorTrainer", "HeldOutEvaluator", "ResumeLog", "ScanEvaluator", "embed_dataset", "iteration_scans"]
+__all__ = [
+    "PATCH_SUMMARY",
+    "DetectorTrainer",
+    "HeldOutEvaluator",
+    "ResumeLog",
+    "ScanEvaluator",
+    "embed_dataset",
+    "iteration_scans",
+]

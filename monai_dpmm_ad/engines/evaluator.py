@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -15,8 +15,12 @@ from monai.utils import CommonKeys
 
 from monai_dpmm_ad.data.dataset import FAILURE, ScanFailure, describe_failure
 from monai_dpmm_ad.engines.prefetch import Prefetcher
+from monai_dpmm_ad.errors import SCAN_ERRORS
 
-__all__ = ["ScanEvaluator", "iteration_scans"]
+__all__ = ["PATCH_SUMMARY", "ScanEvaluator", "iteration_scans"]
+
+#: Key of what the inferer says of a scan's patches in the scan's output; None where nothing was asked or seen.
+PATCH_SUMMARY = "patch_summary"
 
 
 def iteration_scans(engine: Engine) -> list[dict[str, Any]]:
@@ -32,15 +36,19 @@ class ScanEvaluator(SupervisedEvaluator):
     network works on the next scan, in a thread of its own, while this one is postprocessed, saved and handled. One
     scan and its map more are in memory for that.
 
+    Args:
+        args: as in :class:`monai.engines.SupervisedEvaluator`, and so are the others.
+        summarise: whether the inferer, a :class:`~monai_dpmm_ad.network.VolumeInferer`, is asked how usual each scan's
+            patches are; the scan's output has the answer as ``patch_summary``.
+        kwargs: as there.
+
     Attributes:
         failures: the scans that were not processed.
-        watchers: called in the network's thread before and after each scan is mapped; what they return after it comes
-            into the scan's output under their name.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, summarise: bool = False, **kwargs: Any) -> None:
         self.failures: list[ScanFailure] = []
-        self.watchers: dict[str, Callable[[], Any]] = {}  # handlers are attached by the base class
+        self.summarise = summarise
         super().__init__(*args, **kwargs)
         self.data_loader = self._prefetcher = Prefetcher(self.data_loader, self._predict)
 
@@ -65,15 +73,12 @@ class ScanEvaluator(SupervisedEvaluator):
         """Map a scan, in the network's thread."""
         if FAILURE in batchdata:
             return _Prediction(failure=batchdata[FAILURE])
-        for watch in self.watchers.values():
-            watch()  # what an earlier scan left that could not be mapped
         try:
-            output = self._map(batchdata)
+            return self._map(batchdata)
         except SCAN_ERRORS as error:
             return _Prediction(failure=_blame(batchdata, error))
-        return _Prediction(output, {name: watch() for name, watch in self.watchers.items()})
 
-    def _map(self, batchdata: dict[str, Any]) -> dict[str, Any]:
+    def _map(self, batchdata: dict[str, Any]) -> _Prediction:
         batch = self.prepare_batch(batchdata, self.state.device, self.non_blocking, **self.to_kwargs)  # type: ignore
         inputs, targets, arguments, options = batch if len(batch) == 4 else (*batch, (), {})
 
@@ -81,10 +86,14 @@ class ScanEvaluator(SupervisedEvaluator):
             self._prefetcher.check()
             return self.network(*args, **kwargs)
 
+        if self.summarise:
+            options = {**options, "summarise": True}
         with self.mode(self.network), torch.autocast("cuda", enabled=self.amp, **self.amp_kwargs):
-            maps = self.inferer(inputs, network, *arguments, **options)
+            result = self.inferer(inputs, network, *arguments, **options)
+        maps, (summary, *_) = result if self.summarise else (result, [None])
         # Taken off a GPU here: a copy that the other thread asked for would wait for the next scan's passes.
-        return {CommonKeys.IMAGE: inputs, CommonKeys.LABEL: targets, CommonKeys.PRED: maps.cpu()}
+        output: dict[str, Any] = {CommonKeys.IMAGE: inputs, CommonKeys.LABEL: targets, CommonKeys.PRED: maps.cpu()}
+        return _Prediction(output, summary)
 
     def _iteration(self, engine: Any, batchdata: tuple[Any, _Prediction]) -> Any:  # type: ignore[override]
         loaded, prediction = batchdata
@@ -97,7 +106,7 @@ class ScanEvaluator(SupervisedEvaluator):
         except SCAN_ERRORS as error:
             return self._fail(_blame(loaded, error))
         for scan in iteration_scans(self):
-            scan.update(prediction.seen)
+            scan[PATCH_SUMMARY] = prediction.summary
         return self.state.output
 
     def _fail(self, failure: ScanFailure) -> list[Any]:
@@ -106,15 +115,12 @@ class ScanEvaluator(SupervisedEvaluator):
         return self.state.output
 
 
-SCAN_ERRORS = (ValueError, RuntimeError, OSError, MemoryError)  # what a scan may cause; anything else is a mistake
-
-
 @dataclass(frozen=True)
 class _Prediction:
-    """What the network says of a scan: MONAI's output and what was seen on the way, or why there is none."""
+    """What the network says of a scan: MONAI's output and the summary of its patches, or why there is neither."""
 
     output: dict[str, Any] = field(default_factory=dict)
-    seen: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, list[float]] | None = None
     failure: ScanFailure | None = None
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_dpmm_ad import __version__
-from monai_dpmm_ad.utils.files import file_sha256, write_json
+from monai_dpmm_ad.utils.files import file_sha256, read_json, write_json
 
 __all__ = ["FOLDER", "ResumeLog"]
 
@@ -72,10 +72,10 @@ class ResumeLog:
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
-            record: dict[str, Any] = json.loads(self._path(name).read_text(encoding="utf-8"))
+            record: dict[str, Any] = read_json(self._path(name))
             sizes = {file: (self.output_dir / Path(file).name).stat().st_size for file in record["outputs"]}
             fits = record["key"] == self._keys[name] and sizes == record["outputs"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
         return record if fits else None
 

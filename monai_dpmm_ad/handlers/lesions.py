@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy import ndimage
 
-from monai_dpmm_ad.ops.components import label_components
+from monai_dpmm_ad.ops.components import rank_components
 from monai_dpmm_ad.utils.files import write_csv, write_json
 
 __all__ = ["Lesion", "compute_lesions", "write_lesions"]
@@ -71,23 +71,18 @@ def compute_lesions(
     if mask.ndim == 3:
         matrix, unit = _check_affine(affine), "mm3"
         voxel_size = float(abs(np.linalg.det(matrix[:3, :3])))
-    labels, number, box = label_components(mask)
+    labels, box, where, sizes, peaks = rank_components(mask, score_map, voxel_size, min_volume_mm3)
+    number = len(sizes)
     if number == 0:
         return []
-    where = np.nonzero(labels)  # from here on the cost is that of the flagged voxels, not of the box
     owner = labels[where] - 1
-    scores = score_map[box][where].astype(np.float64)
-    sizes = np.bincount(owner, minlength=number)
-    peaks = np.full(number, -np.inf)
-    np.maximum.at(peaks, owner, scores)
-    means = np.bincount(owner, scores, number) / sizes
+    means = np.bincount(owner, score_map[box][where].astype(np.float64), number) / sizes
     centres = np.stack([np.bincount(owner, index, number) / sizes for index in where], 1) + [s.start for s in box]
     world = centres @ matrix[:-1, :-1].T + matrix[:-1, -1]
     extents = ndimage.find_objects(labels)
-    kept = [i for i in np.lexsort((-sizes, -peaks)) if sizes[i] * voxel_size >= min_volume_mm3]
     return [
         Lesion(
-            index=rank,
+            index=i + 1,
             num_voxels=int(sizes[i]),
             size=float(sizes[i] * voxel_size),
             unit=unit,
@@ -97,7 +92,7 @@ def compute_lesions(
             first=tuple(b.start + e.start for b, e in zip(box, extents[i], strict=True)),
             last=tuple(b.start + e.stop - 1 for b, e in zip(box, extents[i], strict=True)),
         )
-        for rank, i in enumerate(kept, start=1)
+        for i in range(number)
     ]
 
 

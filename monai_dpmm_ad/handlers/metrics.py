@@ -1,5 +1,5 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""The figures of :mod:`monai_dpmm_ad.metrics` as a MONAI metric and as an Ignite metric."""
+"""The metrics of :mod:`monai_dpmm_ad.metrics` as a MONAI metric and as an Ignite metric."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.metrics import FPR_RATES, AnomalyMetrics
 from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.utils.distributed import get_rank
 
 __all__ = ["AnomalyMapMetric", "AnomalyMetricsHandler", "ScanMetrics"]
 
@@ -79,10 +80,7 @@ class AnomalyMapMetric(CumulativeIterationMetric):
         return torch.tensor(scores)[:, None]
 
     def _number(self) -> str:
-        from torch import distributed
-
-        rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
-        return f"rank{rank:05d}_scan{len(self.metrics):07d}"
+        return f"rank{get_rank():05d}_scan{len(self.metrics):07d}"
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:
         return self(y_pred, y, **kwargs)
@@ -95,7 +93,7 @@ class AnomalyMapMetric(CumulativeIterationMetric):
         self.gathered = self.metrics
 
     def aggregate(self) -> dict[str, Any]:  # type: ignore[override]
-        """Compute all figures over the scans of all processes, see :meth:`AnomalyMetrics.compute`."""
+        """Compute all metrics over the scans of all processes, see :meth:`AnomalyMetrics.compute`."""
         self.gathered = self.metrics.gather()
         return self.gathered.compute(self.bootstrap, self.seed)
 
@@ -112,14 +110,14 @@ def _drop_channel(item: Tensor, name: str) -> Tensor:
 
 
 class AnomalyMetricsHandler(IgniteMetricHandler):
-    """Put all figures into ``engine.state.metrics`` at the end of an epoch, over all processes.
+    """Put all metrics into ``engine.state.metrics`` at the end of an epoch, over all processes.
 
-    ``engine.state.metrics`` gets numbers only: every figure under its own name and the key figure again under that of
+    ``engine.state.metrics`` gets numbers only: every metric under its own name and the key metric again under that of
     ``attach`` (so that it can serve as MONAI's ``key_val_metric``). The full dictionary, with intervals, is in
     ``engine.state.metric_details[name]``. Works on any Ignite engine.
 
     Args:
-        keys: figures that may stand for all; the first one that the data allow does.
+        keys: metrics that may stand for all; the first one that the data allow does.
         output_transform: from ``engine.state.output`` to ``(y_pred, y)`` or ``(y_pred, y, keywords)``, arguments of
             :meth:`AnomalyMapMetric.__call__`; None where there is nothing to add (a failed scan).
         metrics: the accumulator; a default one if None.
@@ -136,7 +134,7 @@ class AnomalyMetricsHandler(IgniteMetricHandler):
         seed: int = 0,
     ) -> None:
         self.keys = tuple(keys)
-        #: all figures with their intervals, once an epoch has ended
+        #: all metrics with their intervals, once an epoch has ended
         self.figures: dict[str, Any] = {}
         self.metric = AnomalyMapMetric(metrics, bootstrap, seed)
         super().__init__(metric_fn=self.metric, output_transform=output_transform, save_details=True)
@@ -152,36 +150,36 @@ class AnomalyMetricsHandler(IgniteMetricHandler):
         self._is_reduced = False
 
     def compute(self) -> dict[str, Any]:
-        """Compute all figures.
+        """Compute all metrics.
 
         Raises:
-            NotComputableError: no process saw a scan, or the data lack what every figure needs.
+            NotComputableError: no process saw a scan, or the data lack what every metric needs.
         """
-        figures: dict[str, Any] = self.metric_fn.aggregate()
-        if not figures:
-            raise NotComputableError("No figure can be computed. Evaluate scans with masks, or scans of both classes.")
-        return figures
+        metrics: dict[str, Any] = self.metric_fn.aggregate()
+        if not metrics:
+            raise NotComputableError("No metric can be computed. Evaluate scans with masks, or scans of both classes.")
+        return metrics
 
     def completed(self, engine: Engine, name: str) -> None:
-        """Write the figures to the engine.
+        """Write the metrics to the engine.
 
         Raises:
-            ValueError: none of ``keys`` is among the figures that the data allow.
+            ValueError: none of ``keys`` is among the metrics that the data allow.
         """
-        figures = self.figures = self.compute()
-        numbers = {key: value for key, value in figures.items() if not isinstance(value, list)}
+        metrics = self.figures = self.compute()
+        numbers = {key: value for key, value in metrics.items() if not isinstance(value, list)}
         key = next((key for key in self.keys if key in numbers), None)
         if key is None:
             raise unknown_option("keys", ", ".join(self.keys), numbers)
         engine.state.metrics.update(numbers)
         engine.state.metrics[name] = numbers[key]
-        engine.state.metric_details[name] = figures  # type: ignore[attr-defined]
+        engine.state.metric_details[name] = metrics  # type: ignore[attr-defined]
 
 
 class ScanMetrics(AnomalyMetricsHandler):
     """Compare maps with masks and classes; the thresholds of ``dice_fpr…`` come from the network's calibration.
 
-    A handler among others: data that allow no figure at all are no error, ``figures`` is empty then.
+    A handler among others: data that allow no metric at all are no error, ``figures`` is empty then.
 
     Args:
         network: its calibration saw the normal validation scans.
@@ -208,7 +206,7 @@ class ScanMetrics(AnomalyMetricsHandler):
         super().attach(engine, name)
 
     def completed(self, engine: Engine, name: str) -> None:
-        """Write the figures that the data allow to the engine."""
+        """Write the metrics that the data allow to the engine."""
         try:
             super().completed(engine, name)
         except NotComputableError:

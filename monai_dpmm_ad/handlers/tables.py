@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from monai.utils import CommonKeys
 
 from monai_dpmm_ad.data.dataset import write_failures
-from monai_dpmm_ad.engines import ScanEvaluator, iteration_scans
+from monai_dpmm_ad.engines import PATCH_SUMMARY, ScanEvaluator, iteration_scans
 from monai_dpmm_ad.engines.resume import ResumeLog
 from monai_dpmm_ad.handlers.lesions import Lesion, compute_lesions, write_lesions
 from monai_dpmm_ad.transforms import output_path
@@ -92,7 +92,8 @@ class ScanTable:
                 paths = [output_path(self.output_dir, row.name, key, row.image) for key in ("anomaly", *SAVED)]
                 outputs = [path for path, key in zip(paths, (CommonKeys.PRED, *SAVED), strict=True) if key in scan]
                 found = None if lesions is None else [asdict(lesion) for lesion in lesions]
-                self.finished.save(row.name, outputs, row=asdict(row), lesions=found, drift=scan.get("drift"))
+                summary = {PATCH_SUMMARY: scan[PATCH_SUMMARY]}
+                self.finished.save(row.name, outputs, row=asdict(row), lesions=found, **summary)
 
     def _describe(self, scan: dict[str, Any]) -> tuple[ScanRow, list[Lesion] | None]:
         pred = scan[CommonKeys.PRED]

@@ -1,5 +1,5 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""Figures of merit of anomaly maps, streaming or exact, with intervals; no MONAI and no Ignite in here."""
+"""Metrics of anomaly maps, streaming or exact, with intervals; no MONAI and no Ignite in here."""
 
 from __future__ import annotations
 

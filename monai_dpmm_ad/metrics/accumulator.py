@@ -72,11 +72,6 @@ class ScanAccumulator:
         """The scans' names in alphabetical order, which is the order of all computations."""
         return sorted(self._records)
 
-    @property
-    def threshold_source(self) -> str:
-        """Where the thresholds of ``dice_fpr…`` come from, in words."""
-        return "normal validation pixels" if self.given else "normal pixels of the evaluated scans"
-
     def update(
         self,
         name: str,
@@ -127,7 +122,7 @@ class ScanAccumulator:
 
     def _count(self, scores: np.ndarray, mask: np.ndarray | None, foreground: np.ndarray | None) -> Any:
         if not scores.flags.c_contiguous and scores.flags.f_contiguous:
-            # NIfTI readers give Fortran order; the figures do not care, boolean indexing does.
+            # NIfTI readers give Fortran order; the metrics do not care, boolean indexing does.
             scores = scores.T
             mask, foreground = (None if a is None else a.T for a in (mask, foreground))
         lesions = find_lesions(mask, scores.ndim)

@@ -1,5 +1,5 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""Evaluate anomaly maps: all figures, their intervals and functional."""
+"""Evaluate anomaly maps: all metrics, their intervals and curves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from monai_dpmm_ad.metrics import functional
-from monai_dpmm_ad.metrics.accumulator import FPR_RATES, SUFFIXES, ScanAccumulator
+from monai_dpmm_ad.metrics.accumulator import SUFFIXES, ScanAccumulator
 from monai_dpmm_ad.metrics.bootstrap import compute_interval, sample_weights
 from monai_dpmm_ad.metrics.curves import Curve, trace_froc, trace_pr, trace_roc
 from monai_dpmm_ad.metrics.samples import FrocSample, ImageSample, PixelSample
@@ -17,20 +17,20 @@ __all__ = ["AnomalyMetrics"]
 
 
 class AnomalyMetrics(ScanAccumulator):
-    """Figures of merit of anomaly maps: image, pixel and lesion level, with bootstrap intervals over scans.
+    """Metrics of anomaly maps: image, pixel and lesion level, with bootstrap intervals over scans.
 
-    Pixel figures come twice: over the whole field, and with the suffix ``_foreground`` inside the foreground, if
-    every evaluated scan has one. Figures for which the data lack something (masks, a class) are absent.
+    Pixel metrics come twice: over the whole field, and with the suffix ``_foreground`` inside the foreground, if
+    every evaluated scan has one. Metrics for which the data lack something (masks, a class) are absent.
 
     Args:
         normal_thresholds: false-positive rate → threshold found on normal *validation* pixels. If None, the
-            thresholds of ``dice_fpr…`` come from the normal pixels of the evaluated scans themselves, see
-            :attr:`threshold_source`. A pixel is predicted abnormal if its score is *greater* than the threshold.
-        normal_thresholds_foreground: the same for the figures inside the foreground; ``normal_thresholds`` if None.
-        exact: keep every distinct float32 score; otherwise histograms with 65 536 bins per octave, whose figures differ
+            thresholds of ``dice_fpr…`` come from the normal pixels of the evaluated scans themselves. A pixel is
+            predicted abnormal if its score is *greater* than the threshold.
+        normal_thresholds_foreground: the same for the metrics inside the foreground; ``normal_thresholds`` if None.
+        exact: keep every distinct float32 score; otherwise histograms with 65 536 bins per octave, whose metrics differ
             from the exact ones by at most :meth:`compute_error_bounds`: less than 1e-3 if scores spread over at least
             3 % of their size.
-        froc: evaluate lesion detection; by far the slowest figure for large volumes.
+        froc: evaluate lesion detection; by far the slowest metric for large volumes.
         fpr_limit: highest false-positive rate of AUPRO.
 
     Raises:
@@ -42,13 +42,13 @@ class AnomalyMetrics(ScanAccumulator):
         ...     lesion = np.zeros((8, 8), bool)
         ...     lesion[2:4, 2:4] = i % 2
         ...     metrics.update(f"scan{i}", score_map=0.1 + lesion, mask=lesion, image_score=float(lesion.max()))
-        >>> figures = metrics.compute(bootstrap=0)
-        >>> figures["pixel_auroc"], figures["best_dice"], figures["image_auroc"]
+        >>> values = metrics.compute(bootstrap=0)
+        >>> values["pixel_auroc"], values["best_dice"], values["image_auroc"]
         (1.0, 1.0, 1.0)
     """
 
     def _samples(self) -> tuple[ImageSample | None, dict[str, PixelSample], FrocSample | None]:
-        """Samples of which at least one figure can be computed."""
+        """Samples of which at least one metric can be computed."""
         records = [self._records[name] for name in self.names]
         chosen = [i for i, r in enumerate(records) if r.image_score is not None and r.abnormal is not None]
         image = ImageSample(
@@ -75,7 +75,7 @@ class AnomalyMetrics(ScanAccumulator):
         return sample_weights(strata, bootstrap, seed)
 
     def compute(self, bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
-        """Compute all figures that the data allow.
+        """Compute all metrics that the data allow.
 
         Args:
             bootstrap: number of replicates; 0 for no intervals.
@@ -83,25 +83,25 @@ class AnomalyMetrics(ScanAccumulator):
 
         Returns:
             ``image_auroc image_aupr pixel_auroc pixel_aupr aupro best_dice dice_fpr10 dice_fpr05 dice_fpr01 froc``,
-            pixel figures also with the suffix ``_foreground``; for each a 95 % interval ``KEY_ci = [low, high]``. No
+            pixel metrics also with the suffix ``_foreground``; for each a 95 % interval ``KEY_ci = [low, high]``. No
             intervals if a class has a single scan.
         """
         image, pixels, froc = self._samples()
         weights = self._weights(bootstrap, seed)
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         replicates: dict[str, np.ndarray] = {}
         if image is not None:
-            figures |= {key: float(value[0]) for key, value in image.figures(image.counts()).items()}
-            replicates |= image.figures(image.resample(weights))
+            metrics |= {key: float(value[0]) for key, value in image.compute_metrics(image.counts()).items()}
+            replicates |= image.compute_metrics(image.resample(weights))
         for suffix, sample in pixels.items():
-            figures |= {key + suffix: value for key, value in sample.compute().items()}
+            metrics |= {key + suffix: value for key, value in sample.compute().items()}
             if len(weights):
                 replicates |= {key + suffix: value for key, value in sample.resample(weights)[1].items()}
         if froc is not None:
-            figures |= {key: float(value[0]) for key, value in froc.figures([froc.curve()]).items()}
-            replicates |= froc.figures(froc.resample(weights))
+            metrics |= {key: float(value[0]) for key, value in froc.compute_metrics([froc.curve()]).items()}
+            replicates |= froc.compute_metrics(froc.resample(weights))
         out: dict[str, Any] = {}
-        for key, value in figures.items():
+        for key, value in metrics.items():
             if np.isnan(value):
                 continue
             out[key] = value
@@ -111,7 +111,7 @@ class AnomalyMetrics(ScanAccumulator):
         return out
 
     def compute_error_bounds(self) -> dict[str, float]:
-        """Bound the error that binning may have made, per pixel figure; all 0 with ``exact=True``.
+        """Bound the error that binning may have made, per pixel metric; all 0 with ``exact=True``.
 
         The bounds hold whatever the scores' order inside their bins. ``dice_fpr…`` at given thresholds are exact.
         """
@@ -122,25 +122,6 @@ class AnomalyMetrics(ScanAccumulator):
             names = {"auroc": "pixel_auroc", "aupr": "pixel_aupr"}
             for key, value in bounds.items():
                 out[names.get(key, key) + suffix] = 0.0 if self.exact else value
-        return out
-
-    def compute_normal_thresholds(self, rates: tuple[float, ...] = FPR_RATES) -> dict[str, dict[float, float]]:
-        """Find thresholds from the normal pixels of the scans seen (run it on normal validation scans).
-
-        Args:
-            rates: shares of normal pixels that may exceed the threshold.
-
-        Returns:
-            Per field suffix (``""``, and ``"_foreground"`` if every scan has a foreground) rate → threshold, ready
-            for the constructor. Binned thresholds are rounded up (relative 1.5e-5), so the rate is never exceeded.
-        """
-        out = {}
-        mapped = [record for record in self._records.values() if "" in record.fields]
-        for suffix in SUFFIXES:
-            keys, totals = self._pooled[suffix].result()
-            if mapped and all(suffix in record.fields for record in mapped) and totals[:, 0].sum() > 0:
-                chosen = {rate: keys[int(functional.find_fpr_bin(totals[:, 0], rate))] for rate in rates}
-                out[suffix] = {rate: float(self._binning.upper(np.array(key))) for rate, key in chosen.items()}
         return out
 
     def curves(self, bootstrap: int = 200, seed: int = 0) -> dict[str, Curve]:

@@ -17,7 +17,7 @@ _CHUNK = 64  # scans whose dense rows exist at one time
 
 
 def sample_weights(strata: Sequence[int], num_replicates: int, seed: int) -> np.ndarray:
-    """Draw how often each scan occurs in each replicate.
+    """Sample how often each scan occurs in each replicate.
 
     Args:
         strata: (n,) class of each scan.

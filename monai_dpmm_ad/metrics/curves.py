@@ -1,5 +1,5 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""Points of ROC, precision-recall and FROC curves with bootstrap bands, for whoever draws them."""
+"""Points of ROC, precision-recall and FROC curves with bootstrap bands for a plot."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""Figures of merit from counts per score bin.
+"""Metrics from counts per score bin.
 
 Everything here works on two arrays of shape ``(..., n)``: how many positives (``pos``) and negatives (``neg``) fall
 into each of n bins in *ascending* order of score; leading dimensions are bootstrap replicates. Scores of one bin are
-ties and are treated as scikit-learn treats ties. With one bin per distinct score the figures are exact. Where a class
-is empty the figure is NaN; callers leave it out.
+ties and are treated as scikit-learn treats ties. With one bin per distinct score the metrics are exact. Where a class
+is empty the metric is NaN; callers leave it out.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def compute_aupro(overlap: np.ndarray, neg: np.ndarray, num_components: np.ndarr
 def compute_error_bounds(
     pos: np.ndarray, neg: np.ndarray, overlap: np.ndarray, num_components: int, limit: float = 0.3
 ) -> dict[str, float]:
-    """Bound how far figures from binned scores can be from those of the scores themselves.
+    """Bound how far metrics from binned scores can be from those of the scores themselves.
 
     The bounds hold for every way in which the scores may be ordered inside their bins. If they really are tied there,
     the error is 0 whatever the bound.

@@ -63,7 +63,7 @@ def _merge(binning: ScoreBinning, keys: np.ndarray, *values: np.ndarray) -> tupl
 
 @dataclass(frozen=True)
 class FieldRecord:
-    """A scan's share of the pixel figures of one field.
+    """A scan's share of the pixel metrics of one field.
 
     Args:
         counts: coarse histograms.
@@ -89,7 +89,7 @@ class FrocRecord:
 
 @dataclass(frozen=True)
 class ScanRecord:
-    """All that is kept of a scan; ``fields`` is keyed by the suffix of the figures' names."""
+    """All that is kept of a scan; ``fields`` is keyed by the suffix of the metrics' names."""
 
     name: str
     abnormal: bool | None

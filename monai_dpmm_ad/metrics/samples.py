@@ -1,5 +1,5 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""From the records of many scans to figures, bootstrap replicates of figures, and functional."""
+"""From the records of many scans to metrics, bootstrap replicates of metrics, and curves."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class ImageSample:
         return Replicates(pos, np.add.reduceat(drawn, starts, axis=1) - pos)
 
     @staticmethod
-    def figures(counts: Replicates) -> dict[str, np.ndarray]:
+    def compute_metrics(counts: Replicates) -> dict[str, np.ndarray]:
         """AUROC and AUPR of each replicate, (R,)."""
         return {
             "image_auroc": functional.compute_auroc(counts.pos, counts.neg),
@@ -79,7 +79,7 @@ class PixelSample:
         index: (n,) the scans' columns in the bootstrap weights.
         keys: (m,) pooled bins, ascending.
         totals: (m, 3) pooled negatives, positives and overlaps per bin.
-        rates: false-positive rates of the Dice figures.
+        rates: false-positive rates of the Dice metrics.
         given: whether the records hold counts at given thresholds, one per rate.
         limit: highest false-positive rate of AUPRO.
     """
@@ -109,12 +109,14 @@ class PixelSample:
         return Replicates(self.pos, self.neg)
 
     def compute(self) -> dict[str, float]:
-        """Figures of the sample itself."""
-        figures = self._figures(self.counts(), self.overlap, self.num_components.sum(), np.ones(len(self.records)))
-        return {key: float(value) for key, value in figures.items()}
+        """Metrics of the sample itself."""
+        metrics = self._compute_metrics(
+            self.counts(), self.overlap, self.num_components.sum(), np.ones(len(self.records))
+        )
+        return {key: float(value) for key, value in metrics.items()}
 
     def resample(self, weights: np.ndarray) -> tuple[Replicates, dict[str, np.ndarray]]:
-        """Counts and figures of each replicate of ``weights`` (R, scans)."""
+        """Counts and metrics of each replicate of ``weights`` (R, scans)."""
         weights = weights[:, self.index]
         edges = self._edges()
         counts = [r.counts for r in self.records]
@@ -122,7 +124,7 @@ class PixelSample:
         neg = sum_replicates(weights, [(c.neg_keys, c.neg) for c in counts], edges)
         overlap = sum_replicates(weights, [(c.pos_keys, c.overlap) for c in counts], edges)
         replicates = Replicates(pos, neg)
-        return replicates, self._figures(replicates, overlap, weights @ self.num_components, weights)
+        return replicates, self._compute_metrics(replicates, overlap, weights @ self.num_components, weights)
 
     def _edges(self) -> np.ndarray:
         """Smallest coarse key of each group of a replicate's bins."""
@@ -133,11 +135,11 @@ class PixelSample:
         present = np.unique(keys)
         return present[group_bins(total[present] / 2, MAX_GROUPS)]
 
-    def _figures(
+    def _compute_metrics(
         self, counts: Replicates, overlap: np.ndarray, num_components: np.ndarray, weights: np.ndarray
     ) -> dict[str, np.ndarray]:
         pos, neg = counts.pos, counts.neg
-        figures = {
+        metrics = {
             "pixel_auroc": functional.compute_auroc(pos, neg),
             "pixel_aupr": functional.compute_average_precision(pos, neg),
             "aupro": functional.compute_aupro(overlap, neg, num_components, self.limit),
@@ -148,10 +150,10 @@ class PixelSample:
             fp = weights @ np.stack([r.fp for r in self.records])
         for j, rate in enumerate(self.rates):
             if self.given:
-                figures[dice_key(rate)] = functional.compute_dice(tp[..., j], fp[..., j], pos.sum(-1))
+                metrics[dice_key(rate)] = functional.compute_dice(tp[..., j], fp[..., j], pos.sum(-1))
             else:
-                figures[dice_key(rate)] = functional.compute_dice_at_fpr(pos, neg, rate)
-        return figures
+                metrics[dice_key(rate)] = functional.compute_dice_at_fpr(pos, neg, rate)
+        return metrics
 
 
 class FrocSample:
@@ -199,6 +201,6 @@ class FrocSample:
         return list(zip(weights @ found / lesions, per_scan, strict=True))
 
     @staticmethod
-    def figures(sample: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+    def compute_metrics(sample: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
         """Mean sensitivity over the LUNA16 budgets (1/8 … 8 false positives per scan) of each curve, (R,)."""
         return {"froc": np.array([compute_sensitivities(*curve, FROC_BUDGETS).mean() for curve in sample])}

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_dpmm_ad.calibration import Calibration
-from monai_dpmm_ad.calibration.drift import DriftReference
-from monai_dpmm_ad.detectors import Detector, DPMMDetector
+from monai_dpmm_ad.calibration.drift import DriftReference, PatchSummary
+from monai_dpmm_ad.detectors import Detector
 from monai_dpmm_ad.embedding import Embedder
 from monai_dpmm_ad.embedding.types import EncodedSlices
 from monai_dpmm_ad.errors import CheckpointError, unknown_option
@@ -23,6 +22,8 @@ from monai_dpmm_ad.ops.graphs import is_exporting
 from monai_dpmm_ad.ops.patches import pool_foreground
 
 __all__ = ["AnomalyNet"]
+
+_SUMMARY_ROWS = 512  # of each batch of slices: their summary costs a fraction of a per cent of the forward pass
 
 
 class AnomalyNet(nn.Module):
@@ -89,9 +90,7 @@ class AnomalyNet(nn.Module):
         self.intensity_tail = None if intensity_tail == "none" else IntensityTail(intensity_tail, intensity_weight)
         self.upsampling = upsampling
         self.patch_mask = PrincipalMask.make(patch_mask, mask_threshold, mask_closing)
-        self.drift = DriftReference(detector.mixture.num_components if isinstance(detector, DPMMDetector) else 0)
-        #: called with encoded slices on the unshifted grid, which of their patches count, and their scores
-        self.observer: Callable[[EncodedSlices, Tensor, Tensor], None] | None = None
+        self.drift = DriftReference(detector.num_components)
         self.register_buffer(
             "backbone_digest", torch.frombuffer(bytearray.fromhex(embedder.digest()), dtype=torch.uint8).clone()
         )
@@ -143,36 +142,57 @@ class AnomalyNet(nn.Module):
         if obstacle is not None:
             raise ValueError(f"`network` must be one that a graph can hold, but {obstacle}. Run the bundle instead.")
 
-    def forward(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Draw anomaly maps.
+    def forward(
+        self, images: Tensor, positions: Tensor | None = None, summarise: bool = False
+    ) -> Tensor | tuple[Tensor, PatchSummary]:
+        """Compute anomaly maps.
 
         Args:
             images: ``(B, C, H, W)`` in [0, 1], background exactly 0; C is 1 or 3.
             positions: ``(B,)``, relative position of each slice along its axis; needed with ``location_weight`` only.
+            summarise: whether to say how usual the patches are, too.
 
         Returns:
-            ``(B, 1, H, W)``, non-negative, higher = more anomalous, 0 in the background.
+            ``(B, 1, H, W)``, non-negative, higher = more anomalous, 0 in the background; with ``summarise`` the maps
+            and a summary, on the CPU, of about 512 of the patches of the unshifted grid.
         """
         if is_exporting():
             self.check_graph()
-        maps = self.compute_embedding_maps(images, positions)
+        maps, summary = self._compute_maps(images, positions, summarise)
         if self.intensity_tail is not None:
             maps = self.intensity_tail(maps, _middle(images)) * _foreground(images)
-        return maps
+        return maps if summary is None else (maps, summary)
 
     def compute_embedding_maps(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Draw anomaly maps from the patch embeddings alone; arguments and result as for :meth:`forward`."""
+        """Compute anomaly maps from the patch embeddings alone; arguments and result as for :meth:`forward`."""
+        return self._compute_maps(images, positions)[0]
+
+    def _compute_maps(
+        self, images: Tensor, positions: Tensor | None, summarise: bool = False
+    ) -> tuple[Tensor, PatchSummary | None]:
         step = self.embedder.patch_size / self.num_shifts
         offsets = [round(number * step) for number in range(self.num_shifts)]
-        maps = [self._compute_map(images, positions, (down, right)) for down in offsets for right in offsets]
-        return torch.stack(maps).mean(0) * _foreground(images)
+        maps, summary = [], None
+        for shift in ((down, right) for down in offsets for right in offsets):
+            encoded = self.encode(images, positions, shift)
+            valid = self.choose_patches(encoded)
+            grid = self.detector.score_slices(encoded, valid)
+            if summarise and not any(shift):
+                summary = self._summarise(encoded, valid, grid)
+            maps.append(self._place_scores(images, encoded, valid, grid, shift))
+        return torch.stack(maps).mean(0) * _foreground(images), summary
 
-    def _compute_map(self, images: Tensor, positions: Tensor | None, shift: tuple[int, int]) -> Tensor:
-        encoded = self.encode(images, positions, shift)
-        valid = self.choose_patches(encoded)
-        grid = self.detector.score_slices(encoded, valid)
-        if self.observer is not None and not any(shift):
-            self.observer(encoded, valid, grid)
+    @torch.no_grad()
+    def _summarise(self, encoded: EncodedSlices, valid: Tensor, grid: Tensor) -> PatchSummary:
+        step = max(1, int(valid.sum()) // _SUMMARY_ROWS)
+        rows = {name: values[valid][::step] for name, values in encoded.rows().items()}
+        log_density, usage = self.detector.summarise(rows, grid[valid][::step])
+        return PatchSummary(log_density.cpu(), usage.cpu())
+
+    def _place_scores(
+        self, images: Tensor, encoded: EncodedSlices, valid: Tensor, grid: Tensor, shift: tuple[int, int]
+    ) -> Tensor:
+        """Maps ``(B, 1, H, W)`` of scores ``(B, h, w)`` on a grid that starts above and left of the images."""
         size = int(images.shape[-2]), int(images.shape[-1])
         scale = [length / resized for length, resized in zip(size, self.resized_shape(*size), strict=True)]
         patch_size = self.embedder.patch_size * scale[0], self.embedder.patch_size * scale[1]

@@ -11,6 +11,7 @@ from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 from torch import Tensor
 
+from monai_dpmm_ad.calibration.drift import PatchSummary, summarise_scan
 from monai_dpmm_ad.ops.slices import assemble_slices, extract_slices
 from monai_dpmm_ad.transforms.slices import stack_neighbours
 
@@ -36,31 +37,46 @@ class VolumeInferer(Inferer):
         self.batch_size = batch_size
         self.channels = channels
 
-    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(
+        self, inputs: Tensor, network: Callable[..., Any], *args: Any, summarise: bool = False, **kwargs: Any
+    ) -> Any:
         """Map ``(B, 1, P, L, I)`` to a volume of the same shape; ``(B, 1, H, W)`` to an image's map.
 
         Args:
             inputs: preprocessed volumes or images, background exactly 0.
-            network: called as ``network(slices, positions)``.
+            network: called as ``network(slices, positions)``, and with ``summarise=True`` where asked.
             args: unused, part of MONAI's interface.
+            summarise: whether to say how usual each scan's patches are, too; the network must be an
+                :class:`~monai_dpmm_ad.network.AnomalyNet`, or return what that returns.
             kwargs: unused, part of MONAI's interface.
+
+        Returns:
+            The maps; with ``summarise`` the maps and a list of what
+            :func:`~monai_dpmm_ad.calibration.drift.summarise_scan` says of each of the B scans.
         """
         plain = inputs.as_subclass(Tensor)
         if plain.ndim == 4:
-            maps = network(plain.expand(-1, self.channels, -1, -1), None)
+            pictures = plain.expand(-1, self.channels, -1, -1)
+            parts = pictures.split(1) if summarise else [pictures]  # a forward pass has one summary
+            results = [_call(network, part, None, summarise) for part in parts]
         else:
-            maps = torch.stack([self._infer_volume(volume, network) for volume in plain])
-        return convert_to_dst_type(maps, inputs)[0]  # Invertd looks for the image's history on the map
+            results = [self._infer_volume(volume, network, summarise) for volume in plain]
+        maps = torch.cat([scan_maps for scan_maps, _ in results])
+        placed = convert_to_dst_type(maps, inputs)[0]  # Invertd looks for the image's history on the map
+        return (placed, [summarise_scan(summary) for _, summary in results]) if summarise else placed
 
-    def _infer_volume(self, volume: Tensor, network: Callable[..., Tensor]) -> Tensor:
-        total = torch.zeros_like(volume)
+    def _infer_volume(
+        self, volume: Tensor, network: Callable[..., Any], summarise: bool
+    ) -> tuple[Tensor, list[PatchSummary]]:
+        total, summaries = torch.zeros_like(volume), []
         for axis in self.axes:
             slices = extract_slices(volume, axis)
             maps = torch.zeros_like(slices)
             for index, images, positions in iterate_slices(slices, self.batch_size, self.channels):
-                maps[index] = network(images, positions)
+                maps[index], parts = _call(network, images, positions, summarise)
+                summaries += parts
             total += assemble_slices(maps, axis)
-        return total / len(self.axes)
+        return (total / len(self.axes))[None], summaries
 
 
 def iterate_slices(slices: Tensor, batch_size: int, channels: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -75,5 +91,16 @@ def iterate_slices(slices: Tensor, batch_size: int, channels: int) -> Iterator[t
         Index of the slices ``(b,)``, images ``(b, channels, H, W)``, relative positions ``(b,)`` in [0, 1].
     """
     positions = (torch.arange(len(slices), device=slices.device) + 0.5) / len(slices)
-    for index in (slices > 0).flatten(1).any(1).nonzero().squeeze(1).split(batch_size):
+    chosen = (slices > 0).flatten(1).any(1).nonzero().squeeze(1)
+    for start in range(0, len(chosen), batch_size):
+        index = chosen[start : start + batch_size]
         yield index, torch.stack([stack_neighbours(slices, int(i), channels) for i in index]), positions[index]
+
+
+def _call(
+    network: Callable[..., Any], images: Tensor, positions: Tensor | None, summarise: bool
+) -> tuple[Tensor, list[PatchSummary]]:
+    if not summarise:
+        return network(images, positions), []
+    maps, summary = network(images, positions, summarise=True)
+    return maps, [summary]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from monai_dpmm_ad.errors import unknown_option
 
-__all__ = ["AXES", "assemble_slices", "extract_slices", "slice_dim"]
+__all__ = ["AXES", "assemble_slices", "extract_slices"]
 
 #: Permutation of (C, P, L, I) that makes (slice, C, rows, columns) of each axis.
 AXES: dict[str, tuple[int, int, int, int]] = {
@@ -20,21 +20,6 @@ AXES: dict[str, tuple[int, int, int, int]] = {
     "coronal": (1, 0, 3, 2),
     "sagittal": (2, 0, 3, 1),
 }
-
-
-def slice_dim(axis: str) -> int:
-    """Return the dimension of a (C, P, L, I) volume that counts the slices of an axis.
-
-    Args:
-        axis: "axial", "coronal" or "sagittal".
-
-    Returns:
-        3, 1 or 2.
-
-    Raises:
-        ValueError: when ``axis`` is none of these.
-    """
-    return _permutation(axis)[0]
 
 
 def extract_slices(volume: Tensor, axis: str) -> Tensor:

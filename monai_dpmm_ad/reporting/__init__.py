@@ -5,6 +5,6 @@ from __future__ import annotations
 
 from monai_dpmm_ad.reporting.html import write_report
 from monai_dpmm_ad.reporting.results import ScanResult, ScoreCalibration
-from monai_dpmm_ad.reporting.sheets import plot_overview, plot_scan
+from monai_dpmm_ad.reporting.sheets import plot_overview
 
-__all__ = ["ScanResult", "ScoreCalibration", "plot_overview", "plot_scan", "write_report"]
+__all__ = ["ScanResult", "ScoreCalibration", "plot_overview", "write_report"]

@@ -102,7 +102,7 @@ def render_card(
     scale: ColourScale,
     calibration: ScoreCalibration | None,
 ) -> str:
-    """Draw one scan: its name and facts, the picture seen without a click, and the closed viewer.
+    """Render one scan: its name and facts, the picture seen without a click, and the closed viewer.
 
     Args:
         number: identifies the card.

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from monai_dpmm_ad.reporting.colours import import_matplotlib
 from monai_dpmm_ad.reporting.results import ScanResult, ScoreCalibration
+from monai_dpmm_ad.utils.extras import import_extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +56,7 @@ def pretty_name(key: str) -> str:
 
 
 def plot_calibration(calibration: ScoreCalibration, results: Sequence[ScanResult]) -> str:
-    """Draw the scores of healthy calibration scans above those of this cohort, with the threshold.
+    """Plot the scores of healthy calibration scans above those of this cohort, with the threshold.
 
     Returns:
         A data URL.
@@ -91,7 +91,7 @@ def plot_calibration(calibration: ScoreCalibration, results: Sequence[ScanResult
 
 
 def plot_curve(name: str, curve: Curve) -> str:
-    """Draw one curve with its 95 % band; a ROC curve with the line of chance.
+    """Plot one curve with its 95 % band; a ROC curve with the line of chance.
 
     Returns:
         A data URL.
@@ -122,7 +122,7 @@ def plot_curve(name: str, curve: Curve) -> str:
 
 
 def plot_components(weights: Sequence[float]) -> str:
-    """Draw the mixture's weights in decreasing order, and how many components carry 99 %.
+    """Plot the mixture's weights in decreasing order, and how many components carry 99 %.
 
     Returns:
         A data URL.
@@ -145,7 +145,7 @@ def plot_components(weights: Sequence[float]) -> str:
 
 
 def _new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    matplotlib = import_matplotlib()
+    matplotlib = import_extra("matplotlib", "report")
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE):
@@ -156,6 +156,6 @@ def _new_figure(width: float, height: float) -> tuple[Figure, Axes]:
 def _to_svg(figure: Figure) -> str:
     buffer = io.BytesIO()
     metadata: Mapping[str, Any] = {"Date": None, "Creator": None}
-    with import_matplotlib().rc_context(_STYLE):
+    with import_extra("matplotlib", "report").rc_context(_STYLE):
         figure.savefig(buffer, format="svg", metadata=metadata, transparent=True)
     return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from monai_dpmm_ad.calibration.drift import describe_drift
-from monai_dpmm_ad.detectors import DPMMDetector
 from monai_dpmm_ad.handlers import ScanMetrics, ScanRow
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.reporting.html import write_report
@@ -47,15 +46,14 @@ def report_scans(
     labels = {item["name"]: item.get("label") for item in items}
     results = [_result(folder, row, labels.get(row.name)) for row in rows]
     scores = [float(score) for score in network.calibration.image_scores if score < float("inf")]
-    detector = network.detector
     path = write_report(
         folder / "report.html",
         results,
         metrics=metrics.figures if metrics else None,
         curves=metrics.metric.gathered.curves() if metrics else None,
         calibration=ScoreCalibration.at_rate(scores),
-        component_usage=detector.mixture.posterior.weights.tolist() if isinstance(detector, DPMMDetector) else None,
-        settings={**settings, "fitted": detector.describe()},
+        component_usage=network.detector.component_weights(),
+        settings={**settings, "fitted": network.detector.describe()},
         warning=describe_drift(drift),
     )
     shown = sorted(results, key=lambda result: (not result.abnormal, -result.score))[:OVERVIEW_SCANS]

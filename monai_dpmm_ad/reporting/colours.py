@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from monai_dpmm_ad.utils.extras import import_extra
+
 __all__ = [
     "LABEL_COLOUR",
     "MASK_COLOUR",
@@ -20,7 +22,6 @@ __all__ = [
     "MapSummary",
     "SliceArrays",
     "colour_table",
-    "import_matplotlib",
     "make_colour_scale",
     "render_panels",
     "summarise_map",
@@ -32,22 +33,9 @@ MASK_COLOUR, LABEL_COLOUR = (255, 221, 51), (64, 200, 255)
 _FILL = 0.45  # opacity of a filled mask
 
 
-def import_matplotlib() -> Any:
-    """Return the ``matplotlib`` module.
-
-    Raises:
-        ImportError: when it is not installed, with the command that installs it.
-    """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ImportError("Reports need matplotlib. Run: pip install 'monai-dpmm-ad[report]'") from error
-    return matplotlib
-
-
 @dataclass(frozen=True)
 class MapSummary:
-    """The figures of one map that the common colour scale needs, in the map's unit."""
+    """What the common colour scale needs of one map, in the map's unit."""
 
     median: float
     high: float
@@ -142,7 +130,7 @@ def make_colour_scale(summaries: Sequence[MapSummary]) -> ColourScale:
 @lru_cache(maxsize=1)
 def colour_table() -> NDArray[np.uint8]:
     """Return ``(256, 3)`` colours of the map: matplotlib's inferno, perceptually uniform, without its black end."""
-    import_matplotlib()
+    import_extra("matplotlib", "report")
     from matplotlib import colormaps
 
     return np.round(colormaps["inferno"](np.linspace(0.2, 1, 256))[:, :3] * 255).astype(np.uint8)
@@ -159,7 +147,7 @@ def window_scan(scan: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def render_panels(arrays: SliceArrays, scale: ColourScale, height: int) -> list[NDArray[np.uint8]]:
-    """Draw one slice as scan, map over scan, mask over scan, truth over scan.
+    """Render one slice as scan, map over scan, mask over scan, truth over scan.
 
     Args:
         arrays: the slice.
@@ -198,7 +186,7 @@ def render_panels(arrays: SliceArrays, scale: ColourScale, height: int) -> list[
 
 
 def _outline(picture: NDArray[np.uint8], mask: NDArray[np.bool_], colour: tuple[int, int, int]) -> None:
-    """Draw a mask's outline around it, with a dark halo, in place."""
+    """Paint a mask's outline around it, with a dark halo, in place."""
     if mask.any():
         line = ndimage.binary_dilation(mask, iterations=max(1, round(picture.shape[0] / 130)))
         picture[ndimage.binary_dilation(line) & ~line] //= 3

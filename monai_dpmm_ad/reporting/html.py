@@ -16,10 +16,11 @@ from monai_dpmm_ad import __version__
 from monai_dpmm_ad.data.paths import PICTURE_SUFFIXES, has_suffix
 from monai_dpmm_ad.reporting.cards import ScanPictures, prepare_scan, render_card
 from monai_dpmm_ad.reporting.charts import plot_calibration, plot_components, plot_curve, pretty_name
-from monai_dpmm_ad.reporting.colours import ColourScale, colour_table, import_matplotlib, make_colour_scale
-from monai_dpmm_ad.reporting.results import PathLike, ScanResult, ScoreCalibration
+from monai_dpmm_ad.reporting.colours import ColourScale, colour_table, make_colour_scale
+from monai_dpmm_ad.reporting.results import ScanResult, ScoreCalibration
 from monai_dpmm_ad.reporting.text import flatten, format_number, to_script
-from monai_dpmm_ad.utils.files import replace_file
+from monai_dpmm_ad.utils.extras import import_extra
+from monai_dpmm_ad.utils.files import PathLike, replace_file
 
 if TYPE_CHECKING:
     from monai_dpmm_ad.metrics import Curve
@@ -88,7 +89,7 @@ def write_report(
         ImportError: when matplotlib is not installed.
         OSError: when the file cannot be written.
     """
-    import_matplotlib()
+    import_extra("matplotlib", "report")
     ordered = sorted(results, key=lambda result: (-result.score, result.name))
     pictures: list[ScanPictures] = []
     for number, result in enumerate(ordered):

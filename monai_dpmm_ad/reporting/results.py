@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["ScanResult", "ScoreCalibration"]
+from monai_dpmm_ad.utils.files import PathLike
 
-PathLike = str | os.PathLike[str]
+__all__ = ["ScanResult", "ScoreCalibration"]
 
 
 @dataclass(frozen=True, kw_only=True)

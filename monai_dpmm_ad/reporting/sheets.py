@@ -13,43 +13,25 @@ from monai_dpmm_ad.reporting.colours import (
     MapSummary,
     SliceArrays,
     colour_table,
-    import_matplotlib,
     make_colour_scale,
     render_panels,
     summarise_map,
 )
-from monai_dpmm_ad.reporting.results import PathLike, ScanResult
+from monai_dpmm_ad.reporting.results import ScanResult
 from monai_dpmm_ad.reporting.slices import choose_slices, cut_slices
 from monai_dpmm_ad.reporting.volumes import read_volumes
-from monai_dpmm_ad.utils.files import replace_file
+from monai_dpmm_ad.utils.extras import import_extra
+from monai_dpmm_ad.utils.files import PathLike, replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_overview", "plot_scan", "shorten"]
+__all__ = ["plot_overview", "shorten"]
 
 _ROWS = ("Scan", "Anomaly map", "Mask", "Truth")
 _PANEL_HEIGHT = 260  # pixels
 _DPI = 130
 _COLUMNS = 6  # scans that fit side by side share a row of blocks
-
-
-def plot_scan(path: PathLike, result: ScanResult, slices: int = 5) -> Path:
-    """Write a contact sheet of one scan.
-
-    Args:
-        path: the PNG to write.
-        result: the scan.
-        slices: number of axial slices: the most anomalous ones and an even spread.
-
-    Returns:
-        The path.
-
-    Raises:
-        ScanError: when a file cannot be read.
-        ImportError: when matplotlib is not installed.
-    """
-    return plot_overview(path, [result], num_slices=slices)
 
 
 def plot_overview(path: PathLike, results: Sequence[ScanResult], num_slices: int = 5) -> Path:
@@ -75,7 +57,7 @@ def plot_overview(path: PathLike, results: Sequence[ScanResult], num_slices: int
         raise ValueError("`results` must not be empty, got no scan. Give at least one.")
     if num_slices < 1:
         raise ValueError(f"`num_slices` must be at least 1, got {num_slices}. Give the number of slices per scan.")
-    import_matplotlib()
+    import_extra("matplotlib", "report")
     cuts: list[tuple[ScanResult, list[SliceArrays]]] = []
     summaries: list[MapSummary] = []
     for result in results:

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from monai_dpmm_ad.data.paths import NIFTI_SUFFIXES, PICTURE_SUFFIXES, has_suffix
+from monai_dpmm_ad.data.readers import PICTURE_AFFINE
 from monai_dpmm_ad.errors import ScanError
-from monai_dpmm_ad.reporting.results import PathLike, ScanResult
+from monai_dpmm_ad.reporting.results import ScanResult
+from monai_dpmm_ad.transforms.save import UINT16_MAX
+from monai_dpmm_ad.utils.files import PathLike
 
 __all__ = ["ScanVolumes", "read_volumes"]
-
-_UINT16_MAX = 65535
-_PICTURE_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def read_volumes(result: ScanResult) -> ScanVolumes:
     scan, affine = _read(result.image)
     anomaly_map, _ = _read(result.anomaly_map, like=scan)
     if has_suffix(result.anomaly_map, PICTURE_SUFFIXES) and result.threshold is not None:
-        anomaly_map = anomaly_map * np.float32(2 * result.threshold / _UINT16_MAX)
+        anomaly_map = anomaly_map * np.float32(2 * result.threshold / UINT16_MAX)
     mask, label = (_read(path, like=scan)[0] > 0 if path is not None else None for path in (result.mask, result.label))
     if label is not None and result.label is not None and has_suffix(result.label, (".jpg", ".jpeg")):
         label = _read(result.label)[0] > 127  # edges ring in a JPEG
@@ -101,7 +101,7 @@ def _read(path: PathLike, like: NDArray[Any] | None = None) -> tuple[NDArray[np.
             image: Any = nib.load(path)
             data, affine = np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine, dtype=np.float64)
         elif has_suffix(path, PICTURE_SUFFIXES):
-            data, affine = _read_picture(path), _PICTURE_AFFINE
+            data, affine = _read_picture(path), PICTURE_AFFINE
         else:
             data, affine = _read_other(path)
     except ScanError:

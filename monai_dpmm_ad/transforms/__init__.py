@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from monai_dpmm_ad.errors import find_scan_error, naming_scan, source_of
-from monai_dpmm_ad.transforms.foreground import ForegroundMask, ForegroundMaskd, compute_foreground
+from monai_dpmm_ad.transforms.foreground import compute_foreground
 from monai_dpmm_ad.transforms.intensity import (
     FOREGROUND_FLOOR,
     ScaleIntensityForeground,
@@ -20,8 +20,6 @@ from monai_dpmm_ad.transforms.slices import SampleSlices, SampleSlicesd
 
 __all__ = [
     "FOREGROUND_FLOOR",
-    "ForegroundMask",
-    "ForegroundMaskd",
     "LoadRegionsd",
     "LoadScan",
     "LoadScand",

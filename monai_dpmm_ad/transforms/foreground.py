@@ -3,20 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
-
 import numpy as np
 import torch
-from monai.config import KeysCollection
-from monai.data import MetaTensor
-from monai.transforms import MapTransform, Transform
 from scipy import ndimage
 from torch import Tensor
 
-from monai_dpmm_ad.errors import naming_scan
-
-__all__ = ["ForegroundMask", "ForegroundMaskd", "compute_foreground"]
+__all__ = ["compute_foreground"]
 
 _AIR_TISSUE_MIDPOINT = -500.0  # HU
 _LARGEST_SIDE = 96  # voxels: where the threshold and the rough shape are found
@@ -199,65 +191,3 @@ def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
         found = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != dim)))
         box.append(slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0))
     return tuple(box)
-
-
-class ForegroundMask(Transform):
-    """Array version of ``compute_foreground``: an image to its foreground mask.
-
-    Args:
-        min_share: keep connected parts of at least this share of the largest one's size.
-    """
-
-    def __init__(self, min_share: float = 0.1) -> None:
-        if not 0 <= min_share <= 1:
-            raise ValueError(f"`min_share` must lie in [0, 1], got {min_share}.")
-        self.min_share = min_share
-
-    def __call__(self, img: Tensor) -> Tensor:
-        """Compute the mask.
-
-        Args:
-            img: ``(1, H, W)`` or ``(1, H, W, D)``.
-
-        Returns:
-            Boolean, of the image's shape, with the image's meta data and transform history.
-
-        Raises:
-            ScanError: when the image is constant.
-        """
-        with naming_scan(img):
-            mask = compute_foreground(img, self.min_share)
-        if isinstance(img, MetaTensor):
-            return MetaTensor(mask, meta=dict(img.meta), applied_operations=list(img.applied_operations))
-        return mask
-
-
-class ForegroundMaskd(MapTransform):
-    """Dictionary version of ``ForegroundMask``: writes the mask of ``keys`` to ``mask_key``.
-
-    Args:
-        keys: the image's key.
-        mask_key: where the mask goes.
-        min_share: see ``ForegroundMask``.
-        allow_missing_keys: skip keys that an item lacks.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection = "image",
-        mask_key: str = "foreground",
-        min_share: float = 0.1,
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        if len(self.keys) != 1:
-            raise ValueError(f"`keys` must name one image, got {self.keys}.")
-        self.mask_key = mask_key
-        self.mask = ForegroundMask(min_share)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Add the mask to a copy of ``data``."""
-        item = dict(data)
-        for key in self.key_iterator(item):
-            item[self.mask_key] = self.mask(item[key])
-        return item

@@ -17,11 +17,12 @@ from monai.transforms import LoadImage, MapTransform, Transform
 
 from monai_dpmm_ad.data.paths import NIFTI_SUFFIXES, PICTURE_SUFFIXES, has_suffix, is_dicom_file, scan_stem
 from monai_dpmm_ad.data.readers import (
+    PICTURE_AFFINE,
     DicomSeriesReader,
     label_reader,
     nifti_reader,
     picture_reader,
-    quiet,
+    quiet_readers,
     reading_reason,
 )
 from monai_dpmm_ad.errors import ScanError
@@ -32,9 +33,6 @@ __all__ = ["DEFAULT_MAX_BYTES", "LoadScan", "LoadScand", "largest_shift"]
 DEFAULT_MAX_BYTES = 4 * 2**30
 
 PathOrSeries = str | os.PathLike | Sequence[str | os.PathLike]
-
-# Columns of a picture run to the patient's left, its rows to the back, as on a radiologist's screen.
-_PICTURE_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 class LoadScan(Transform):
@@ -61,7 +59,7 @@ class LoadScan(Transform):
             raise ValueError(f"`spatial_dims` must be 2, 3 or None, got {spatial_dims!r}.")
         self.spatial_dims = spatial_dims
         self.max_bytes = max_bytes
-        with quiet():
+        with quiet_readers():
             self._load = LoadImage(image_only=True, dtype=np.float32)
 
     def __call__(self, path: PathOrSeries, name: str | None = None) -> MetaTensor:
@@ -136,7 +134,7 @@ class LoadScan(Transform):
         """
         source = _source(path)
         try:
-            with quiet():
+            with quiet_readers():
                 reader = self._reader(path, is_label)
                 image = self._load(path, reader=reader)
         except ScanError:
@@ -148,7 +146,7 @@ class LoadScan(Transform):
         meta = dict(image.meta)
         is_picture = has_suffix(source, PICTURE_SUFFIXES)
         if is_picture or (image.ndim == 2 and not has_suffix(source, NIFTI_SUFFIXES)):
-            meta |= {"affine": torch.from_numpy(_PICTURE_AFFINE), "original_affine": _PICTURE_AFFINE.copy()}
+            meta |= {"affine": torch.from_numpy(PICTURE_AFFINE), "original_affine": PICTURE_AFFINE.copy()}
         meta |= {"original_channel_dim": "no_channel", "filename_or_obj": source}
         if isinstance(reader, DicomSeriesReader):  # as text, which collating leaves alone
             meta["dicom_files"] = json.dumps(reader.slice_files)

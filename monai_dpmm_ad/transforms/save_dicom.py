@@ -16,9 +16,9 @@ from monai.transforms import MapTransform
 from numpy.typing import NDArray
 
 from monai_dpmm_ad import __version__
-from monai_dpmm_ad.data.paths import import_pydicom
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.transforms.save import output_path
+from monai_dpmm_ad.utils.extras import import_extra
 from monai_dpmm_ad.utils.files import replace_file
 
 __all__ = ["SaveDicomd", "make_parametric_map", "make_segmentation", "read_sources"]
@@ -45,7 +45,7 @@ class SaveDicomd(MapTransform):
     def __init__(self, output_dir: str | os.PathLike[str], mask_key: str = "mask", map_key: str = "pred") -> None:
         super().__init__([mask_key, map_key], allow_missing_keys=True)
         self.output_dir, self.mask_key, self.map_key = Path(output_dir), mask_key, map_key
-        import_highdicom()  # a missing package is said before the long work
+        import_extra("highdicom", "dicom")  # a missing package is said before the long work
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the files; ``data`` is handed on unchanged.
@@ -75,21 +75,6 @@ def _make(make: Callable[..., Any], values: NDArray[Any], files: Sequence[str]) 
         raise ScanError(files[0], f"is of a kind that no DICOM output can refer to ({kind})") from error
 
 
-def import_highdicom() -> Any:
-    """Return the ``highdicom`` module.
-
-    Raises:
-        ImportError: when it is not installed, with the command that installs it.
-    """
-    try:
-        import highdicom
-    except ImportError as error:
-        raise ImportError(
-            'writing DICOM needs highdicom; install it with: pip install "monai-dpmm-ad[dicom]"'
-        ) from error
-    return highdicom
-
-
 def read_sources(files: Sequence[str | os.PathLike[str]]) -> list[Any]:
     """Read the headers of a series and complete what may be empty.
 
@@ -102,7 +87,7 @@ def read_sources(files: Sequence[str | os.PathLike[str]]) -> list[Any]:
     Raises:
         ScanError: a file that lacks what has to be referred to.
     """
-    pydicom = import_pydicom()
+    pydicom = import_extra("pydicom", "dicom")
     sources = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
     for file, source in zip(files, sources, strict=True):
         missing = [tag for tag in NEEDED if not source.get(tag)]
@@ -124,7 +109,7 @@ def make_segmentation(mask: NDArray[Any], sources: Sequence[Any]) -> Any:
     Returns:
         A ``highdicom.seg.Segmentation``; slices without a marked pixel have no frame, unless none has one.
     """
-    highdicom = import_highdicom()
+    highdicom = import_extra("highdicom", "dicom")
     codes = _codes()
     segment = highdicom.seg.SegmentDescription(
         segment_number=1,
@@ -161,7 +146,7 @@ def make_parametric_map(values: NDArray[Any], sources: Sequence[Any]) -> Any:
     Returns:
         A ``highdicom.pm.ParametricMap`` with a frame for every slice.
     """
-    highdicom = import_highdicom()
+    highdicom = import_extra("highdicom", "dicom")
     codes = _codes()
     frames = _to_frames(values, sources).astype(np.float32)
     mapping = highdicom.pm.RealWorldValueMapping(
@@ -189,7 +174,7 @@ def make_parametric_map(values: NDArray[Any], sources: Sequence[Any]) -> Any:
 
 
 def _codes() -> Any:
-    import_pydicom()
+    import_extra("pydicom", "dicom")
     from pydicom.sr.codedict import codes
 
     return codes
@@ -206,7 +191,7 @@ def _to_frames(values: NDArray[Any], sources: Sequence[Any]) -> NDArray[Any]:
 
 def _identify(kind: str, number: int, frames: NDArray[Any], sources: Sequence[Any]) -> dict[str, Any]:
     """Who made it, and identifiers that follow from the content: the same result has the same, another one another."""
-    pydicom = import_pydicom()
+    pydicom = import_extra("pydicom", "dicom")
     content = hashlib.sha256(frames.tobytes()).hexdigest()
     parts = [MAKER, __version__, kind, content, *(str(source.SOPInstanceUID) for source in sources)]
     return {

@@ -1,5 +1,9 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""The processes of a run under torchrun; a run without it is one process, and nothing here does anything then."""
+"""The processes of a run under torchrun. Without torchrun there is one process, and nothing here does anything.
+
+Thin over ``torch.distributed``. Ignite's ``idist`` would answer some of this too, but it keeps the first process group
+that it sees, also after we have left that group, and `mixture` and `metrics` use this module and know no Ignite.
+"""
 
 from __future__ import annotations
 

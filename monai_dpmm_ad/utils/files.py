@@ -16,14 +16,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock, FileLock, Timeout
 from safetensors import SafetensorError
 
 __all__ = [
     "LOCK",
     "PARTIAL",
+    "PathLike",
     "exchange_folders",
     "file_sha256",
     "lock_folder",
+    "read_json",
     "remove_leftovers",
     "replace_file",
     "save_state",
@@ -31,6 +34,8 @@ __all__ = [
     "write_csv",
     "write_json",
 ]
+
+PathLike = str | os.PathLike[str]
 
 #: What the name of a file begins with until it is complete.
 PARTIAL = ".partial-"
@@ -109,29 +114,24 @@ def remove_leftovers(*folders: str | os.PathLike[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def lock_folder(folder: str | os.PathLike[str]) -> int:
+def lock_folder(folder: PathLike) -> BaseFileLock:
     """Keep other writers out of a folder for as long as this process lives; the kernel lets go when it dies.
 
     Args:
         folder: gets a file ``.lock``.
 
     Returns:
-        A handle to close when done. On a system without such locks it keeps nobody out.
+        The lock, to be released when done.
 
     Raises:
-        BlockingIOError: when another process has it.
+        BlockingIOError: when another writer has it.
     """
-    handle = os.open(Path(folder) / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    lock = FileLock(Path(folder) / LOCK, thread_local=False)
     try:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:
-        pass
-    except BlockingIOError:
-        os.close(handle)
-        raise
-    return handle
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise BlockingIOError(errno.EAGAIN, "is being written to by another process", str(folder)) from error
+    return lock
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
@@ -147,6 +147,27 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def read_json(path: PathLike, max_bytes: int | None = None) -> Any:
+    """Read JSON that may be missing, damaged or somebody else's.
+
+    Args:
+        path: the file.
+        max_bytes: larger files are refused unread.
+
+    Raises:
+        ValueError: naming the file and the reason, without a full stop, whatever is wrong with it.
+    """
+    try:
+        size = Path(path).stat().st_size
+        if max_bytes is not None and size > max_bytes:
+            raise ValueError(f"it has {size} bytes, more than {max_bytes}")
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: is missing") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: is not a readable JSON file ({error})") from error
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:

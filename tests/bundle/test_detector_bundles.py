@@ -6,14 +6,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import FAST
+from torch import Tensor
 
-from monai_dpmm_ad.commands import evaluate, infer
+from monai_dpmm_ad.commands import evaluate, fit, infer
 from monai_dpmm_ad.commands.cli import main
+from monai_dpmm_ad.detectors import DETECTORS as REGISTRY
+from monai_dpmm_ad.detectors import Detector
 
 #: options that make a fit small, as on the command line
 DETECTORS = {
@@ -56,6 +60,43 @@ def test_the_model_loads_as_tensors_only_and_the_config_names_the_detector(fitte
     config = json.loads((bundle / "configs" / "inference.json").read_text())["settings"]
     assert config["detector_name"] == name
     assert set(config["detector_options"]) == {option.partition("=")[0] for option in DETECTORS[name]}
+
+
+class MeanDetector(Detector):
+    """A detector that is not this package's: half the squared distance to the mean of the fitted patches."""
+
+    def __init__(self, embed_dim: int, num_stages: int = 1, location_weight: float = 0.0) -> None:
+        super().__init__(embed_dim, num_stages, location_weight)
+        self.register_buffer("total", torch.zeros(self.feature_dim))
+        self.register_buffer("count", torch.zeros(()))
+
+    @property
+    def fitted(self) -> bool:
+        return bool(self.count > 0)
+
+    def fit_batch(self, rows: Mapping[str, Tensor], num_data: int) -> Tensor:
+        features = self.features(rows)
+        self.total += features.sum(0)
+        self.count += len(features)
+        return torch.zeros(())
+
+    def score(self, features: Tensor) -> Tensor:
+        return (features - self.total / self.count).square().sum(-1) / 2
+
+
+def test_a_fifth_detector_is_a_class_and_a_line_in_the_registry(
+    cohort: Path, tiny_vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(REGISTRY, "mean", MeanDetector)
+    fit([cohort], tmp_path / "bundle", embedder_name=str(tiny_vit), detector_name="mean", **FAST)
+    outcome = evaluate(tmp_path / "bundle", [cohort], tmp_path / "out")
+    assert len(outcome.scans) == 4
+    assert not outcome.failures
+    assert all(row.p_value is not None and row.score > 0 for row in outcome.scans)
+    assert outcome.drift is not None  # by the scores, since it has no density
+    assert outcome.report is not None
+    with pytest.raises(ValueError, match="a detector that can go on, got MeanDetector"):
+        MeanDetector(8).start_update()
 
 
 @pytest.mark.slow

@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from monai_dpmm_ad.clustering.groups import WEIGHTS, describe_items, score_items
-from monai_dpmm_ad.clustering.items import Item, Picture
+from monai_dpmm_ad.clustering.groups import WEIGHTS, describe_instances, score_instances
+from monai_dpmm_ad.clustering.instances import Instance, Thumbnail
 from monai_dpmm_ad.commands import infer
 from monai_dpmm_ad.commands.cli import main
 from monai_dpmm_ad.commands.cluster import ClusterOutcome, cluster
@@ -88,8 +88,8 @@ def test_pictures_of_an_earlier_run_do_not_stay(bundle: Path, scans: list[Path],
 @pytest.mark.parametrize("weights", ["unsupervised", "semi-supervised"])
 def test_weights_from_distances(bundle: Path, scans: list[Path], tmp_path: Path, weights: str) -> None:
     outcome = cluster(bundle, scans, tmp_path, weights=weights, max_patches=50, tau=0.5)
-    assert len(outcome.groups.items) == 4
-    assert all(len(item.patches) == 50 for item in outcome.groups.items)
+    assert len(outcome.groups.instances) == 4
+    assert all(len(item.patches) == 50 for item in outcome.groups.instances)
 
 
 def test_normal_scans_may_be_named(bundle: Path, scans: list[Path], cohort: Path, tmp_path: Path) -> None:
@@ -105,20 +105,20 @@ def test_lesions_are_those_of_the_mask(bundle: Path, scans: list[Path], tmp_path
     outcome = cluster(
         bundle, scans, tmp_path, items="lesions", num_clusters=2, false_positive_rate=0.05, min_lesion_volume=300.0
     )
-    found = {(item.scan, str(item.lesion)): item.size for item in outcome.groups.items}
+    found = {(item.scan, str(item.lesion)): item.size for item in outcome.groups.instances}
     assert len(found) >= 2
     for key, size in found.items():
         assert size == pytest.approx(lesions[key])
-    for item in outcome.groups.items:
+    for item in outcome.groups.instances:
         assert item.coverage is not None
         assert bool((item.coverage > 0).all())
-        assert item.picture.mask is not None
-        assert item.picture.mask.any()
+        assert item.thumbnail.mask is not None
+        assert item.thumbnail.mask.any()
 
 
 def test_scans_that_are_known_to_be_normal_are_left_out(bundle: Path, cohort: Path, tmp_path: Path) -> None:
     outcome = cluster(bundle, [cohort], tmp_path)
-    assert {item.name for item in outcome.groups.items} == {"test_abnormal_000", "test_abnormal_001"}
+    assert {item.name for item in outcome.groups.instances} == {"test_abnormal_000", "test_abnormal_001"}
 
 
 def test_a_bad_scan_is_named_and_the_others_are_grouped(
@@ -164,9 +164,11 @@ def test_wrong_options_are_one_clear_line(
     assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1
 
 
-def make_item(name: str, patches: torch.Tensor, coverage: torch.Tensor | None = None) -> Item:
+def make_item(name: str, patches: torch.Tensor, coverage: torch.Tensor | None = None) -> Instance:
     empty = np.zeros((2, 2), np.float32)
-    return Item(name, name.split("_")[0], f"/{name}.png", patches, patches.norm(dim=1), Picture(empty, empty), coverage)
+    return Instance(
+        name, name.split("_")[0], f"/{name}.png", patches, patches.norm(dim=1), Thumbnail(empty, empty), coverage
+    )
 
 
 def test_tau_is_on_the_scale_of_the_scores() -> None:
@@ -174,31 +176,31 @@ def test_tau_is_on_the_scale_of_the_scores() -> None:
     items = [make_item(f"s{index}", torch.randn(6, 3, generator=generator)) for index in range(3)]
     scores = [item.scores for item in items]
     np.testing.assert_allclose(
-        describe_items(items, scores, 0.7), describe_items(items, [100 * s for s in scores], 0.7), atol=1e-5
+        describe_instances(items, scores, 0.7), describe_instances(items, [100 * s for s in scores], 0.7), atol=1e-5
     )
 
 
 def test_uniform_weights_are_the_plain_mean() -> None:
     items = [make_item("a", torch.tensor([[1.0, 0.0], [0.0, 1.0]])), make_item("b", torch.eye(2))]
-    found = describe_items(items, score_items(items, "uniform"), 0.1)
+    found = describe_instances(items, score_instances(items, "uniform"), 0.1)
     np.testing.assert_allclose(found, 0.5)
 
 
 def test_lesions_are_compared_with_other_scans_only() -> None:
     own, other = torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0], [30.0, 40.0]])
     items = [make_item("a_1", own), make_item("a_2", own)]
-    scores = score_items(items, "unsupervised", {"a": own, "b": other})
+    scores = score_instances(items, "unsupervised", {"a": own, "b": other})
     assert [score.tolist() for score in scores] == [[pytest.approx(5.0)]] * 2
     with pytest.raises(ValueError, match="single scan"):
-        score_items(items, "unsupervised", {"a": own})
+        score_instances(items, "unsupervised", {"a": own})
 
 
 def test_semi_supervised_weights_need_normal_patches() -> None:
     items = [make_item("a", torch.eye(2)), make_item("b", torch.eye(2))]
     with pytest.raises(ValueError, match="--normals"):
-        score_items(items, "semi-supervised")
+        score_instances(items, "semi-supervised")
     with pytest.raises(ValueError, match="`weights` must be one of"):
-        score_items(items, "other")
+        score_instances(items, "other")
     assert "detector" in WEIGHTS
 
 
@@ -208,4 +210,4 @@ def test_pictures_are_items_too(bundle: Path, scans: list[Path], tmp_path: Path)
         slice_ = data[:, :, data.shape[2] // 2 + index]
         Image.fromarray((slice_ / slice_.max() * 255).astype(np.uint8)).save(tmp_path / f"{index}.png")
     outcome = cluster(bundle, [tmp_path], tmp_path / "out", num_clusters=2)
-    assert [item.name for item in outcome.groups.items] == ["0", "1", "2"]
+    assert [item.name for item in outcome.groups.instances] == ["0", "1", "2"]

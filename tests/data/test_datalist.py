@@ -140,7 +140,7 @@ def test_damaged_dicom_is_listed_so_that_it_can_fail(tmp_path):
 def test_dicom_without_pydicom(tmp_path, monkeypatch):
     _dicom(tmp_path / "a.dcm", "1.1")
     monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
-    with pytest.raises(ScanError, match=r"needs pydicom; install it with: pip install"):
+    with pytest.raises(ScanError, match=r"pydicom is needed and not installed\. Run: pip install"):
         resolve_datalist(tmp_path)
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -119,9 +118,3 @@ def test_bad_options_are_named(tmp_path: Path) -> None:
         write_cohort(tmp_path, spacing=0.5)
     with pytest.raises(ValueError, match="`num_valid` must not be negative, got -1"):
         write_cohort(tmp_path, num_valid=-1)
-
-
-def test_missing_nilearn_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "nilearn", None)
-    with pytest.raises(ImportError, match="pip install nilearn"):
-        write_cohort(tmp_path)

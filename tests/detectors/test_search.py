@@ -1,12 +1,14 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 import monai_dpmm_ad.detectors.search as search_module
-from monai_dpmm_ad.detectors.search import NearestNeighbours
+from monai_dpmm_ad.detectors.search import LazySearch, NearestNeighbours
 
 
 @pytest.fixture
@@ -71,6 +73,18 @@ def test_bad_arguments_are_refused(data: tuple[torch.Tensor, torch.Tensor], monk
     with pytest.raises(ValueError, match="M ≥ 1"):
         NearestNeighbours(vectors[:0])
     monkeypatch.setattr(search_module, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "faiss", None)
     assert len(NearestNeighbours(vectors)(x)) == 2
     with pytest.raises(ImportError, match=r"monai-dpmm-ad\[faiss\]"):
         NearestNeighbours(vectors, use_faiss=True)
+
+
+def test_a_lazy_search_is_built_once_for_the_same_vectors_and_anew_for_others() -> None:
+    search, vectors = LazySearch(), torch.eye(3)
+    built = search.among(vectors)
+    assert search.among(vectors) is built
+    other = search.among(vectors.clone())
+    assert other is not built
+    assert search.among(other.vectors) is other
+    with pytest.raises(ValueError, match="Did you mean 'flat'"):
+        LazySearch("flatt")

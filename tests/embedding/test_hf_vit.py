@@ -70,7 +70,7 @@ def test_blocks_behind_the_last_stage_are_not_run(backbone: Backbone) -> None:
 def test_any_size_is_padded_with_black_to_whole_patches(backbone: Backbone, kind: str, size: tuple[int, int]) -> None:
     embedder = HFViTEmbedder(backbone(kind), autocast=False)
     images = torch.rand(2, 1, *size)
-    grid = embedder.grid_size(*size)
+    grid = -(-size[0] // 14), -(-size[1] // 14)
     embeddings = embedder.embed(images)
     assert embeddings.grid == grid
     padded = torch.zeros(2, 1, grid[0] * 14, grid[1] * 14)

@@ -13,8 +13,9 @@ from ignite.engine import Events
 from monai.data import DataLoader, MetaTensor, ThreadDataLoader, list_data_collate
 from torch import Tensor, nn
 
+from monai_dpmm_ad.calibration.drift import PatchSummary
 from monai_dpmm_ad.data.dataset import ScanDataset, collate_scans
-from monai_dpmm_ad.engines import ScanEvaluator, iteration_scans
+from monai_dpmm_ad.engines import PATCH_SUMMARY, ScanEvaluator, iteration_scans
 from monai_dpmm_ad.network.inferer import VolumeInferer
 
 NAMES = ["a", "b", "c", "d"]
@@ -28,9 +29,9 @@ class Network(nn.Module):
         super().__init__()
         self.before = before
 
-    def forward(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, positions: Tensor | None = None, summarise: bool = False) -> Any:
         self.before(int(images.max()))
-        return 2 * images
+        return (2 * images, PatchSummary(images[0, 0, 0], torch.ones(2))) if summarise else 2 * images
 
 
 def load(item: dict[str, Any]) -> dict[str, Any]:
@@ -40,7 +41,9 @@ def load(item: dict[str, Any]) -> dict[str, Any]:
     return {**item, "image": MetaTensor(image, meta={"name": item["name"], "filename_or_obj": item["image"]})}
 
 
-def make_evaluator(network: Network, postprocessing: Any = None, **unreadable: bool) -> ScanEvaluator:
+def make_evaluator(
+    network: Network, postprocessing: Any = None, summarise: bool = False, **unreadable: bool
+) -> ScanEvaluator:
     """Four scans whose voxels are 1, 2, 3 and 4, in batches of one slice."""
     items = [
         {"name": name, "image": f"{name}.nii.gz", "value": value, "unreadable": unreadable.get(name, False)}
@@ -48,7 +51,8 @@ def make_evaluator(network: Network, postprocessing: Any = None, **unreadable: b
     ]
     loader = ThreadDataLoader(ScanDataset(items, load), batch_size=1, num_workers=0, collate_fn=collate_scans)
     inferer = VolumeInferer(batch_size=1)
-    return ScanEvaluator(torch.device("cpu"), loader, network, inferer=inferer, postprocessing=postprocessing)
+    options = {"inferer": inferer, "postprocessing": postprocessing, "summarise": summarise}
+    return ScanEvaluator(torch.device("cpu"), loader, network, **options)
 
 
 def collect(evaluator: ScanEvaluator) -> dict[str, Any]:
@@ -148,24 +152,20 @@ def test_a_loader_that_ends_too_soon_does_not_pass_for_a_finished_run() -> None:
         evaluator.run()
 
 
-def test_what_was_seen_of_a_scan_comes_with_that_scan() -> None:
-    seen: list[int] = []
-
-    def watch() -> list[int]:
-        taken = seen.copy()
-        seen.clear()
-        return taken
-
-    def before(value: int) -> None:
-        seen.append(value)
-        if value == 2:
-            raise RuntimeError("halfway")
-
-    evaluator = make_evaluator(Network(before))
-    evaluator.watchers["values"] = watch
+def test_the_summary_of_a_scan_comes_with_that_scan() -> None:
+    evaluator = make_evaluator(Network(refuse(RuntimeError("halfway"), 2)), summarise=True)
     found = collect(evaluator)
     evaluator.run()
-    assert {name: scan["values"] for name, scan in found.items()} == {"a": [1] * 3, "c": [3] * 3, "d": [4] * 3}
+    # 3 slices of 4 patches each: usage is the sum over the slices, divided by the number of patches
+    expected = {name: {"profile": [value] * 3, "usage": [3 / 12] * 2} for name, value in (("a", 1), ("c", 3), ("d", 4))}
+    assert {name: scan[PATCH_SUMMARY] for name, scan in found.items()} == expected
+
+
+def test_no_summary_is_asked_for_by_default() -> None:
+    evaluator = make_evaluator(Network())
+    found = collect(evaluator)
+    evaluator.run()
+    assert [scan[PATCH_SUMMARY] for scan in found.values()] == [None] * 4
 
 
 def test_an_interrupted_run_ends_at_the_next_slices() -> None:

@@ -94,7 +94,7 @@ def test_errors_say_what_is_missing(batches):
         engine.run(batches)
     engine = Engine(lambda engine, batch: None)
     AnomalyMetricsHandler().attach(engine, "score")
-    with pytest.raises(NotComputableError, match="No figure can be computed"):
+    with pytest.raises(NotComputableError, match="No metric can be computed"):
         engine.run(batches)
     with pytest.raises(ValueError, match="must be \\(y_pred, y\\)"):
         AnomalyMetricsHandler().update((1,))

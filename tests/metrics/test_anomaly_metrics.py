@@ -106,22 +106,6 @@ def test_given_thresholds_are_applied_exactly(scans):
         expected = oracle.dice(labels[inside], scores[inside] > np.float32(tables[1][rate]))
         assert figures[key + "_foreground"] == pytest.approx(expected)
     assert "dice_fpr01" not in figures
-    assert metrics.threshold_source == "normal validation pixels"
-    assert _run(scans).threshold_source == "normal pixels of the evaluated scans"
-
-
-@pytest.mark.parametrize("exact", [False, True])
-def test_normal_thresholds_never_exceed_their_rate_and_feed_the_constructor(scans, exact):
-    normal = [scan for scan in scans if not scan["mask"].any()]
-    tables = _run(normal, exact=exact).compute_normal_thresholds((0.2, 0.05))
-    for suffix in ("", "_foreground"):
-        values = np.concatenate([s["score_map"][s["foreground"]] if suffix else s["score_map"].ravel() for s in normal])
-        for rate, threshold in tables[suffix].items():
-            assert np.mean(values > threshold) <= rate
-            slack = 0 if exact else 2e-5
-            assert oracle.threshold_at_fpr(values, rate) == pytest.approx(threshold, rel=slack, abs=0)
-    figures = _run(scans, normal_thresholds=tables[""], normal_thresholds_foreground=tables["_foreground"]).compute(0)
-    assert {"dice_fpr20", "dice_fpr05_foreground"} <= set(figures)
 
 
 def test_keys_are_absent_where_the_data_lack_what_they_need(make_scans):

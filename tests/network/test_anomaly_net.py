@@ -28,6 +28,12 @@ def fit(network: AnomalyNet, images: Tensor) -> AnomalyNet:
     return network
 
 
+def compute_map(network: AnomalyNet, images: Tensor, shift: tuple[int, int]) -> Tensor:
+    encoded = network.encode(images, shift=shift)
+    valid = network.choose_patches(encoded)
+    return network._place_scores(images, encoded, valid, network.detector.score_slices(encoded, valid), shift)
+
+
 @pytest.fixture
 def images() -> Tensor:
     generator = torch.Generator().manual_seed(0)
@@ -46,6 +52,17 @@ def test_map_has_the_images_shape_and_only_foreground_scores(network: AnomalyNet
     assert maps.shape == images.shape
     assert maps.min() >= 0
     assert torch.equal(maps == 0, images == 0)
+
+
+def test_the_summary_comes_beside_the_same_maps(network: AnomalyNet, images: Tensor) -> None:
+    maps, summary = network(images, summarise=True)
+    assert torch.equal(maps, network(images))
+    encoded = network.encode(images)
+    valid = network.choose_patches(encoded)
+    rows = {name: values[valid] for name, values in encoded.rows().items()}  # fewer than a summary's largest number
+    assert torch.equal(summary.log_density, network.detector.criterion(rows))
+    assert summary.usage.shape == (4,)
+    assert float(summary.usage.sum()) == pytest.approx(int(valid.sum()))
 
 
 def test_an_image_without_foreground_scores_nothing(network: AnomalyNet) -> None:
@@ -77,7 +94,7 @@ def test_shifts_average_maps_of_the_same_place(tiny_vit: Path, images: Tensor) -
     network = fit(make_network(tiny_vit), images)
     shifted = make_network(tiny_vit, num_shifts=2)
     shifted.load_state_dict(network.state_dict())
-    parts = [network._compute_map(images, None, (down, right)) for down in (0, 7) for right in (0, 7)]
+    parts = [compute_map(network, images, (down, right)) for down in (0, 7) for right in (0, 7)]
     torch.testing.assert_close(shifted(images), torch.stack(parts).mean(0) * (images > 0))
 
 
@@ -85,7 +102,7 @@ def test_a_shift_by_a_whole_patch_changes_nothing_inside(tiny_vit: Path) -> None
     images = torch.rand(1, 1, 56, 56) * 0.9 + 0.1
     network = fit(make_network(tiny_vit), images)
     network.embedder.embed = _mean_of_patches(network)  # features that know no position
-    torch.testing.assert_close(network._compute_map(images, None, (14, 14)), network._compute_map(images, None, (0, 0)))
+    torch.testing.assert_close(compute_map(network, images, (14, 14)), compute_map(network, images, (0, 0)))
 
 
 def _mean_of_patches(network: AnomalyNet):

@@ -7,6 +7,7 @@ from monai.data import MetaTensor
 from monai.inferers import SliceInferer
 from torch import Tensor
 
+from monai_dpmm_ad.calibration.drift import PatchSummary
 from monai_dpmm_ad.network.inferer import VolumeInferer, iterate_slices
 
 
@@ -59,6 +60,25 @@ def test_neighbours_are_the_adjacent_slices() -> None:
     slices = torch.arange(1.0, 5.0).view(4, 1, 1, 1)
     _, images, _ = next(iterate_slices(slices, 8, 3))
     assert images.flatten(1).tolist() == [[1, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 4]]
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 4, 4), (2, 1, 4, 4, 3)])
+def test_each_scan_gets_its_own_summary_on_request(shape: tuple[int, ...]) -> None:
+    def network(images: Tensor, positions: Tensor | None, summarise: bool) -> tuple[Tensor, PatchSummary]:
+        assert summarise
+        return 2 * images, PatchSummary(images.flatten()[:5], torch.zeros(0))
+
+    scans = torch.ones(shape)
+    scans[1] = 3
+    maps, summaries = VolumeInferer(batch_size=2)(scans, network, summarise=True)
+    assert torch.equal(maps, 2 * scans)
+    assert [summary["profile"] for summary in summaries] == [[1.0] * 3, [3.0] * 3]
+
+
+def test_a_scan_without_foreground_has_no_summary() -> None:
+    maps, summaries = VolumeInferer()(torch.zeros(1, 1, 4, 4, 3), double, summarise=True)
+    assert not maps.any()
+    assert summaries == [None]
 
 
 def test_no_axis_is_refused() -> None:

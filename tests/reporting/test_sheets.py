@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from monai_dpmm_ad.reporting import ScanResult, plot_overview, plot_scan
+from monai_dpmm_ad.reporting import ScanResult, plot_overview
 
 Maker = Callable[..., ScanResult]
 
@@ -19,11 +19,11 @@ def test_a_sheet_has_a_row_for_each_kind_and_a_column_for_each_slice(make_volume
     result = make_volume("name with $math$ and \u0007 bell")
     sizes = []
     for slices in (1, 5):
-        with Image.open(plot_scan(tmp_path / f"{slices}.png", result, slices=slices)) as image:
+        with Image.open(plot_overview(tmp_path / f"{slices}.png", [result], num_slices=slices)) as image:
             sizes.append(image.size)
     assert sizes[1][0] > 3 * sizes[0][0] * 0.6
     bare = make_volume("bare", mask=None, label=None)
-    with Image.open(plot_scan(tmp_path / "bare.png", bare, slices=1)) as image:
+    with Image.open(plot_overview(tmp_path / "bare.png", [bare], num_slices=1)) as image:
         assert image.size[1] < 0.7 * sizes[0][1], "no rows for what is not known"
 
 
@@ -45,4 +45,4 @@ def test_missing_matplotlib_says_how_to_install_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install 'monai-dpmm-ad\[report\]'"):
-        plot_scan(tmp_path / "a.png", make_volume())
+        plot_overview(tmp_path / "a.png", [make_volume()])

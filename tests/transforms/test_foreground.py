@@ -8,11 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.data import MetaTensor
 from scipy import ndimage
 
-from monai_dpmm_ad.errors import ScanError
-from monai_dpmm_ad.transforms import ForegroundMask, ForegroundMaskd, compute_foreground
+from monai_dpmm_ad.transforms import compute_foreground
 
 
 def _ellipsoid(shape=(60, 72, 50), scale=0.36, center=0.5) -> np.ndarray:
@@ -159,25 +157,3 @@ def test_constant_or_misshapen_image():
         compute_foreground(torch.ones(1, 8, 8))
     with pytest.raises(ValueError, match=r"`image` must have shape .*got \(2, 8, 8\)"):
         compute_foreground(torch.ones(2, 8, 8))
-    with pytest.raises(ValueError, match=r"`min_share` must lie in \[0, 1\], got 2"):
-        ForegroundMask(min_share=2)
-    with pytest.raises(ValueError, match="`keys` must name one image"):
-        ForegroundMaskd(["a", "b"])
-
-
-def test_constant_image_is_named():
-    image = MetaTensor(torch.ones(1, 8, 8), meta={"filename_or_obj": "/data/flat.png"})
-    with pytest.raises(ScanError, match=r"^/data/flat\.png: `image` must not be constant"):
-        ForegroundMask()(image)
-
-
-def test_dictionary_version_keeps_the_meta_data():
-    image = MetaTensor(torch.zeros(1, 9, 9), meta={"name": "a"})
-    image[0, 3:6, 3:6] = 1
-    item = ForegroundMaskd()({"image": image, "other": 3})
-    assert item["foreground"].dtype == torch.bool
-    assert int(item["foreground"].sum()) == 9
-    assert item["foreground"].meta["name"] == "a"
-    assert torch.equal(item["foreground"].affine, image.affine)
-    assert item["other"] == 3
-    assert "foreground" not in ForegroundMaskd(allow_missing_keys=True)({})

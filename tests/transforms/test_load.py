@@ -454,7 +454,7 @@ def test_irregular_dicom_series(series, tags, reason):
 
 def test_dicom_without_pydicom_says_how_to_get_it(series, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
-    with pytest.raises(ScanError, match=r"pip install \"monai-dpmm-ad\[dicom\]\""):
+    with pytest.raises(ScanError, match=r"pip install 'monai-dpmm-ad\[dicom\]'"):
         LoadScan()(series)
 
 

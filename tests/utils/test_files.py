@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_dpmm_ad.utils.files import replace_file, write_csv, write_json
+from monai_dpmm_ad.utils.files import lock_folder, read_json, replace_file, write_csv, write_json
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -41,3 +41,29 @@ def test_json_refuses_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", {"value": float("nan")})
     assert not (tmp_path / "a.json").exists()
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 100_000])
+def test_json_that_cannot_be_read_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.json: is not a readable JSON file \("):
+        read_json(path)
+
+
+def test_missing_and_huge_json_is_refused_and_other_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with pytest.raises(ValueError, match=r"a\.json: is missing$"):
+        read_json(path)
+    write_json(path, {"a": [1, None]})
+    assert read_json(path, max_bytes=path.stat().st_size) == {"a": [1, None]}
+    with pytest.raises(ValueError, match="it has 33 bytes, more than 32"):
+        read_json(path, max_bytes=path.stat().st_size - 1)
+
+
+def test_a_folder_is_locked_until_it_is_released(tmp_path: Path) -> None:
+    lock = lock_folder(tmp_path)
+    with pytest.raises(BlockingIOError, match="being written to by another process"):
+        lock_folder(tmp_path)
+    lock.release()
+    lock_folder(tmp_path).release()

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,7 @@ from monai_dpmm_ad.detectors.himatch.matching import (
     score_left_out,
 )
 from monai_dpmm_ad.detectors.himatch.references import ReferenceCollector, split_slices
-from monai_dpmm_ad.detectors.search import INDEXES, NearestNeighbours
+from monai_dpmm_ad.detectors.search import LazySearch
 from monai_dpmm_ad.embedding.types import EncodedSlices
 from monai_dpmm_ad.errors import NotFittedError, unknown_option
 from monai_dpmm_ad.ops.patches import normalize_embeddings
@@ -110,8 +109,6 @@ class HiMatchDetector(Detector):
                 raise ValueError(f"`{name}` must be positive, got {value}.")
         if fusion not in FUSIONS:
             raise unknown_option("fusion", fusion, FUSIONS)
-        if index not in INDEXES:
-            raise unknown_option("index", index, INDEXES)
         self.num_support = num_support
         self.num_clusters = num_clusters
         self.local_weight = local_weight
@@ -125,8 +122,7 @@ class HiMatchDetector(Detector):
         self.max_references = max_references
         self.patches_per_reference = patches_per_reference
         self.seed = seed
-        self._search_options = (index, None, None, use_faiss)
-        self._search: NearestNeighbours | None = None
+        self._search = LazySearch(index, use_faiss=use_faiss)
         self._collector: ReferenceCollector | None = None
         self._steps = 0
         self.register_buffer("reference_cls", torch.zeros(0, embed_dim, dtype=torch.float16))
@@ -170,7 +166,7 @@ class HiMatchDetector(Detector):
         device = self.reference_cls.device
         found = [part.to(device) for part in self._collector.finish(self.embed_dim, len(self.stages))]
         self.reference_cls, self.reference_patches, self.reference_counts = found
-        self._collector = self._search = None
+        self._collector = None
         self._check_support()
 
     def _check_support(self) -> None:
@@ -254,10 +250,8 @@ class HiMatchDetector(Detector):
 
         if not self.retrieve:
             return [read(number * total // self.num_support) for number in range(self.num_support)]
-        if self._search is None:
-            self._search = NearestNeighbours(self.reference_cls, *self._search_options)
         length = min(total, self.shortlist_factor * self.num_support if self.local_weight else self.num_support)
-        distances, shortlist = self._search(cls[None], length)
+        distances, shortlist = self._search.among(self.reference_cls)(cls[None], length)
         found = [read(number) for number in shortlist[0].tolist()]
         similarity = (1 - self.local_weight) * (1 - distances[0] / 2)
         if self.local_weight:
@@ -274,17 +268,6 @@ class HiMatchDetector(Detector):
             left_out = score_left_out(supports, self.num_clusters)
             scores = (scores - left_out.mean()) / left_out.std(correction=0).clamp_min(1e-6)
         return scores, compute_uncertainty(similarities, self.similarity_temperature)
-
-    # State -----------------------------------------------------------------------------------------------------------
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HiMatchDetector:
-        super()._apply(fn, recurse)
-        self._search = None
-        return self
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._search = None
 
 
 def _check_at_least(least: int, **values: int) -> None:

@@ -22,7 +22,7 @@ def split_slices(rows: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
 
 
 class ReferenceCollector:
-    """Draw slices uniformly from all that pass by, without knowing how many there will be.
+    """Sample slices uniformly from all that pass by, without knowing how many there will be.
 
     Each slice gets a random key, which depends on its number alone and so not on the process that reads it; those with
     the smallest keys stay. What is kept is in half precision.

@@ -22,7 +22,7 @@ import torch
 
 from monai_dpmm_ad.embedding.base import canonical_fingerprint, fingerprint_differences
 from monai_dpmm_ad.errors import EmbeddingStoreError
-from monai_dpmm_ad.utils.files import replace_file
+from monai_dpmm_ad.utils.files import read_json, replace_file
 
 __all__ = ["DTYPES", "FORMAT", "MANIFEST", "Manifest", "Shard", "Source", "check_same"]
 
@@ -100,9 +100,10 @@ class Manifest:
         if not path.is_file():
             raise EmbeddingStoreError(f"{folder}: no embedding store, {MANIFEST} is missing. Embed the scans first.")
         try:
-            if path.stat().st_size > _MAX_MANIFEST_BYTES:
-                raise ValueError(f"larger than {_MAX_MANIFEST_BYTES} bytes")
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path, _MAX_MANIFEST_BYTES)
+        except ValueError as error:
+            raise EmbeddingStoreError(f"{error}. Delete the folder and embed again.") from error
+        try:
             if content.pop("format") != FORMAT:
                 raise ValueError("not an embedding store")
             if content.pop("version") != VERSION:
@@ -118,7 +119,7 @@ class Manifest:
                 }
             )
             manifest._check_values()
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise EmbeddingStoreError(f"{path}: unreadable ({error}). Delete the folder and embed again.") from error
         manifest._check_shards(folder)
         return manifest

@@ -67,7 +67,7 @@ class StoreLoader:
         return self.open().num_rows
 
     def sample(self) -> dict[str, Tensor]:
-        """Draw patches spread over all scans: ``{"patches": (n, S, D), "location": (n, 3)}``, the same everywhere."""
+        """Sample patches spread over all scans: ``{"patches": (n, S, D), "location": (n, 3)}``, the same everywhere."""
         return self.open().sample(self.sample_size, seed=self.seed)
 
     def __len__(self) -> int:

@@ -115,7 +115,7 @@ class EmbeddingStore:
         return found
 
     def sample(self, n: int, seed: int = 0, sources: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """Draw patches without replacement, as equally many from each source as there are.
+        """Sample patches without replacement, as equally many from each source as there are.
 
         Args:
             n: number of patches; fewer are returned only where the store has fewer.

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from filelock import BaseFileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -94,7 +95,7 @@ class StoreWriter:
         self._save_at = 0.0
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock: int | None = lock_folder(self.path)
+            self._lock: BaseFileLock | None = lock_folder(self.path)
             try:
                 self._open(canonical_fingerprint(fingerprint), settings)
             except BaseException:
@@ -228,7 +229,7 @@ class StoreWriter:
 
     def _unlock(self) -> None:
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def _check_store(self, name: str, patches: Tensor, cls: Tensor | None) -> None:

@@ -1,5 +1,5 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""Pictures of groups of items: a sheet of the most typical ones, and the tree that joins all."""
+"""Plots of groups of instances: a sheet of the most typical ones, and the tree that joins all."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import dendrogram
 
-from monai_dpmm_ad.clustering.items import Picture
+from monai_dpmm_ad.clustering.instances import Thumbnail
 from monai_dpmm_ad.reporting.charts import GREY
 from monai_dpmm_ad.reporting.colours import (
     SliceArrays,
-    import_matplotlib,
     make_colour_scale,
     render_panels,
     summarise_map,
     window_scan,
 )
 from monai_dpmm_ad.reporting.sheets import shorten
+from monai_dpmm_ad.utils.extras import import_extra
 from monai_dpmm_ad.utils.files import replace_file
 
 __all__ = ["plot_dendrogram", "plot_group"]
@@ -35,14 +35,16 @@ _LEAVES = 60  # more are not told apart: the tree is cut there
 _GROUPS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
-def plot_group(path: Path, title: str, members: Sequence[tuple[str, Picture]], everything: Sequence[Picture]) -> Path:
-    """Draw the most typical items of a group, each as scan and as map over scan; a lesion is outlined.
+def plot_group(
+    path: Path, title: str, members: Sequence[tuple[str, Thumbnail]], everything: Sequence[Thumbnail]
+) -> Path:
+    """Plot the most typical instances of a group, each as scan and as map over scan; a lesion is outlined.
 
     Args:
         path: the PNG to write.
         title: above the sheet.
-        members: caption and picture of each item that is shown.
-        everything: pictures of all items, which share one colour scale.
+        members: caption and thumbnail of each instance that is shown.
+        everything: thumbnails of all instances, which share one colour scale.
 
     Returns:
         The path.
@@ -50,10 +52,10 @@ def plot_group(path: Path, title: str, members: Sequence[tuple[str, Picture]], e
     Raises:
         ImportError: when matplotlib is not installed.
     """
-    import_matplotlib()
+    import_extra("matplotlib", "report")
     from matplotlib.figure import Figure
 
-    scale = make_colour_scale([summarise_map(picture.anomaly_map, None) for picture in everything])
+    scale = make_colour_scale([summarise_map(thumbnail.anomaly_map, None) for thumbnail in everything])
     columns = min(_COLUMNS, len(members))
     rows = math.ceil(len(members) / columns)
     side = _HEIGHT / _DPI
@@ -63,9 +65,9 @@ def plot_group(path: Path, title: str, members: Sequence[tuple[str, Picture]], e
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
-    for axis, (caption, picture) in zip(axes.flat, members, strict=False):
+    for axis, (caption, thumbnail) in zip(axes.flat, members, strict=False):
         arrays = SliceArrays(
-            window_scan(picture.scan), picture.anomaly_map, mask=None, label=picture.mask, spacing=(1.0, 1.0)
+            window_scan(thumbnail.scan), thumbnail.anomaly_map, mask=None, label=thumbnail.mask, spacing=(1.0, 1.0)
         )
         axis.imshow(np.concatenate(render_panels(arrays, scale, _HEIGHT)[:2], axis=1), interpolation="none")
         lines = [shorten(line, 48) for line in caption.split("\n")]
@@ -75,12 +77,12 @@ def plot_group(path: Path, title: str, members: Sequence[tuple[str, Picture]], e
 
 
 def plot_dendrogram(path: Path, merges: NDArray[np.float64], names: Sequence[str], labels: NDArray[np.int64]) -> Path:
-    """Draw the tree of all items; leaves carry the group's number, and branches within a group its colour.
+    """Plot the tree of all instances; leaves carry the group's number, and branches within a group its colour.
 
     Args:
         path: the PNG to write.
         merges: (n − 1, 4), scipy's form.
-        names: of the n items.
+        names: of the n instances.
         labels: (n,), groups from 0.
 
     Returns:
@@ -89,7 +91,7 @@ def plot_dendrogram(path: Path, merges: NDArray[np.float64], names: Sequence[str
     Raises:
         ImportError: when matplotlib is not installed.
     """
-    import_matplotlib()
+    import_extra("matplotlib", "report")
     from matplotlib.figure import Figure
 
     groups = _groups_of_nodes(merges, labels)

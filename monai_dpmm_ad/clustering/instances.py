@@ -1,5 +1,5 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""The items whose kinds are looked for: whole scans, or the single lesions of a calibrated mask, as bags of patches."""
+"""What is grouped into kinds of anomaly: whole scans, or the lesions of a calibrated mask, as bags of patches."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
 from monai_dpmm_ad.data.dataset import FAILURE, ScanDataset, describe_failure
-from monai_dpmm_ad.errors import unknown_option
+from monai_dpmm_ad.errors import SCAN_ERRORS, unknown_option
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.network.inferer import VolumeInferer, iterate_slices
-from monai_dpmm_ad.ops.components import label_components
+from monai_dpmm_ad.ops.components import rank_components
 from monai_dpmm_ad.ops.patches import join_stages, pool_foreground
 from monai_dpmm_ad.ops.slices import extract_slices
 from monai_dpmm_ad.utils.progress import track
 
-__all__ = ["KINDS", "Item", "ItemCollector", "Picture"]
+__all__ = ["KINDS", "Instance", "InstanceCollector", "Thumbnail"]
 
 KINDS = ("images", "lesions")
 
 
 @dataclass(frozen=True)
-class Picture:
-    """The slice that shows an item best.
+class Thumbnail:
+    """The slice that shows an instance best.
 
     Args:
         scan: (H, W), preprocessed intensities.
@@ -45,7 +44,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Item:
+class Instance:
     """One scan or lesion.
 
     Args:
@@ -54,7 +53,7 @@ class Item:
         image: the scan's path.
         patches: (n, S·D), unit embeddings.
         scores: (n,), the detector's.
-        picture: shows it.
+        thumbnail: shows it.
         coverage: (n,), share of each patch that the lesion covers; None for a scan.
         lesion: number within the scan, by falling peak score; None for a scan.
         size: mm³, or pixels of a picture; None for a scan.
@@ -65,7 +64,7 @@ class Item:
     image: str
     patches: Tensor
     scores: Tensor
-    picture: Picture
+    thumbnail: Thumbnail
     coverage: Tensor | None = None
     lesion: int | None = None
     size: float | None = None
@@ -91,8 +90,8 @@ class _Patches:
         return patches, scores, coverage
 
 
-class ItemCollector:
-    """Run the network over scans and gather items.
+class InstanceCollector:
+    """Run the network over scans and gather instances.
 
     Args:
         network: fitted, on its device.
@@ -102,7 +101,7 @@ class ItemCollector:
         kind: ``images`` or ``lesions``.
         rate: false-positive rate of the mask whose connected components are the lesions.
         min_volume: smallest lesion, mm³, or pixels of a picture.
-        max_patches: largest number of patches of an item; more are drawn from at random.
+        max_patches: largest number of patches of an instance; more are drawn from at random.
         seed: of that draw.
 
     Attributes:
@@ -132,21 +131,21 @@ class ItemCollector:
         self.bags: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def collect(self, dataset: ScanDataset, description: str = "Embedding") -> list[Item]:
-        """Gather the items of all scans; what fails is appended to ``dataset.failures``."""
-        items: list[Item] = []
+    def collect(self, dataset: ScanDataset, description: str = "Embedding") -> list[Instance]:
+        """Gather the instances of all scans; what fails is appended to ``dataset.failures``."""
+        instances: list[Instance] = []
         for index in track(range(len(dataset)), total=len(dataset), description=description):
             scan = dataset[index]
             if FAILURE in scan:
                 continue
             entry = dataset.data[index]
             try:
-                items += self._collect_scan(scan["image"], str(entry["name"]), str(entry["image"]))
-            except (ValueError, RuntimeError, OSError, MemoryError) as error:
+                instances += self._collect_scan(scan["image"], str(entry["name"]), str(entry["image"]))
+            except SCAN_ERRORS as error:
                 dataset.failures.append(describe_failure(entry, error))
-        return items
+        return instances
 
-    def _collect_scan(self, image: MetaTensor, name: str, path: str) -> list[Item]:
+    def _collect_scan(self, image: MetaTensor, name: str, path: str) -> list[Instance]:
         plain = image.as_subclass(Tensor)
         if self.kind == "images":
             return [self._whole_scan(plain, name, path)]
@@ -168,8 +167,8 @@ class ItemCollector:
             if found.patches  # one that touches background patches alone has nothing that was ever fitted
         ]
 
-    def _whole_scan(self, image: Tensor, name: str, path: str) -> Item:
-        gathered, picture, highest = _Patches(), None, -np.inf
+    def _whole_scan(self, image: Tensor, name: str, path: str) -> Instance:
+        gathered, thumbnail, highest = _Patches(), None, -np.inf
         for _, _, images, positions in self._batches(image):
             encoded, valid, scores = self._encode(images, positions)
             _append(gathered, encoded, valid, scores)
@@ -179,11 +178,11 @@ class ItemCollector:
             if float(means[best]) > highest:
                 highest, slice_ = float(means[best]), images[best, images.shape[1] // 2]
                 enlarged = F.interpolate(shown[best][None, None], slice_.shape, mode="bilinear")[0, 0]
-                picture = Picture(_to_array(slice_), _to_array(enlarged * (slice_ > 0)))
-        if picture is None or not sum(map(len, gathered.patches)):
+                thumbnail = Thumbnail(_to_array(slice_), _to_array(enlarged * (slice_ > 0)))
+        if thumbnail is None or not sum(map(len, gathered.patches)):
             raise ValueError("no patch holds enough foreground")
         patches, scores, _ = gathered.take(self.max_patches, self.seed)
-        return Item(name, name, path, patches, scores, picture)
+        return Instance(name, name, path, patches, scores, thumbnail)
 
     def _batches(self, image: Tensor) -> Iterator[tuple[str | None, Tensor | None, Tensor, Tensor | None]]:
         """Batches of slices: axis, their index (b,), images (b, C, H, W), positions (b,); a picture is one slice."""
@@ -204,22 +203,15 @@ class ItemCollector:
         return join_stages(encoded.embeddings.patches.movedim(1, 3)), valid, scores
 
     def _find_lesions(self, image: MetaTensor) -> tuple[Tensor, Tensor, list[float]]:
-        """Label the lesions, numbered as `compute_lesions` does: labels and map on the preprocessed grid, sizes."""
+        """Label the lesions on the preprocessed grid, numbered as in ``lesions.csv``: labels, map, sizes."""
         device = self.network.backbone_digest.device
         inferer = VolumeInferer(self.axes, self.batch_size, self.channels)
         maps = inferer(image.as_subclass(Tensor)[None].to(device), self.network)[0, 0].cpu()
-        found, number, box = label_components(maps.numpy() > self.threshold)
+        voxel_size = 1.0 if image.ndim == 3 else float(abs(np.linalg.det(np.asarray(image.affine)[:3, :3])))
+        found = rank_components(maps.numpy() > self.threshold, maps.numpy(), voxel_size, self.min_volume)
         labels = np.zeros(maps.shape, np.int32)
-        if not number:
-            return torch.from_numpy(labels), maps, []
-        unit = 1.0 if image.ndim == 3 else float(abs(np.linalg.det(np.asarray(image.affine)[:3, :3])))
-        sizes = np.bincount(found.ravel(), minlength=number + 1)[1:] * unit
-        peaks = ndimage.maximum(maps.numpy()[box], found, np.arange(1, number + 1))
-        order = [i for i in np.lexsort((-sizes, -peaks)) if sizes[i] >= self.min_volume]
-        ranks = np.zeros(number + 1, np.int32)
-        ranks[np.array(order, dtype=int) + 1] = np.arange(1, len(order) + 1)
-        labels[box] = ranks[found]
-        return torch.from_numpy(labels), maps, [float(sizes[i]) for i in order]
+        labels[found.box] = found.labels
+        return torch.from_numpy(labels), maps, [float(size * voxel_size) for size in found.sizes]
 
     def _cover(self, labels: Tensor, axis: str | None, index: Tensor | None, number: int) -> Iterator[Tensor]:
         """Share (b, h, w) of each patch that a lesion covers, for one lesion after the other."""
@@ -244,16 +236,16 @@ class ItemCollector:
         image: Tensor,
         labels: Tensor,
         maps: Tensor,
-    ) -> Item:
+    ) -> Instance:
         mask = labels == number
         parts = [image[0].cpu(), maps, mask]
         if mask.ndim == 3:  # the axial slice that shows most of it
             best = int(mask.sum((0, 1)).argmax())
             parts = [part[..., best] for part in parts]
-        picture = Picture(_to_array(parts[0]), _to_array(parts[1]), parts[2].numpy())
+        thumbnail = Thumbnail(_to_array(parts[0]), _to_array(parts[1]), parts[2].numpy())
         patches, scores, coverage = found.take(self.max_patches, self.seed)
         name = f"{scan}_lesion{number}"
-        return Item(name, scan, path, patches, scores, picture, coverage, number, size)
+        return Instance(name, scan, path, patches, scores, thumbnail, coverage, number, size)
 
 
 def _append(gathered: _Patches, patches: Tensor, chosen: Tensor, scores: Tensor) -> None:

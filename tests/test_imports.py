@@ -16,7 +16,7 @@ LAYERS = [
     {"errors", "types"},
     {"cli_parser", "ops", "ahead", "files", "memory", "progress", "processes", "scan_paths"},
     {
-        *("transforms", "embedding", "mixture", "metrics", "calibration"),
+        *("transforms", "embedding", "mixture", "metrics", "calibration", "normative"),
         *("lesions", "synthetic_lesions", "datalist", "intensity_tail", "drift"),
     },
     {"store_loader", "scans", "finished", "provenance", "bundle_configs", "phantoms", "detectors", "clustering"},

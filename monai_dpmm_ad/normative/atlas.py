@@ -1,0 +1,179 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""What healthy scans show at each place: mean and spread, as far as place explains anything."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor, nn
+
+from monai_dpmm_ad.errors import NotFittedError
+from monai_dpmm_ad.utils.distributed import gather_lists
+
+__all__ = ["Atlas"]
+
+_UNIT = 1 << 20  # sums are whole multiples of 1 / _UNIT: exact, so that neither order nor processes matter
+_LARGEST = 1e4  # what a value is clipped to, so that the sums of a million scans fit
+_FLOOR = 0.05  # least spread, as a share of the spread over all places
+
+
+class Atlas(nn.Module):
+    """Mean and spread of channels at the places of a lattice, over healthy scans.
+
+    Feed scans with :meth:`update`, in any order and by any number of processes, then call :meth:`finish`. With w, m₁
+    and m₂ the sums of weights, values and squares, smoothed by a Gaussian, and n₀ pseudo-scans that know no place,
+
+        m(r) = (m₁ + n₀ v̄) / (w + n₀)        s²(r) = (m₂ + n₀ v̄²) / (w + n₀) − m(r)²
+
+    and of each only a share f is believed, the rest is what all places have in common:
+
+        z = (v − f m(r) − (1 − f) v̄) / √(f_s s²(r) + (1 − f_s) s̄²)
+
+    f is the reliability of the map of means: halves of the scans, by a hash of their names, give two maps, their
+    correlation c over places makes f = 2 c / (1 + c) (Spearman and Brown), the slope of a new scan's values on the map;
+    f_s likewise. Where place explains nothing f is 0 and the atlas does nothing; with one scan n₀ = 1 halves its mean.
+
+    Args:
+        shape: places along x, y and z.
+        num_channels: C.
+        smoothing: standard deviation of the Gaussian, in places.
+        pseudo_scans: n₀.
+    """
+
+    weight: Tensor
+    mean: Tensor
+    square: Tensor
+    overall: Tensor
+    trust: Tensor
+    num_scans: Tensor
+
+    def __init__(
+        self, shape: tuple[int, int, int], num_channels: int = 1, smoothing: float = 1.0, pseudo_scans: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        self.num_channels = num_channels
+        self.smoothing = smoothing
+        self.pseudo_scans = pseudo_scans
+        size = (num_channels, *shape)
+        self.register_buffer("weight", torch.zeros(shape, dtype=torch.float16))
+        self.register_buffer("mean", torch.zeros(size, dtype=torch.float16))
+        self.register_buffer("square", torch.zeros(size, dtype=torch.float16))
+        self.register_buffer("overall", torch.zeros(2, num_channels, dtype=torch.float64))
+        self.register_buffer("trust", torch.zeros(2, num_channels, dtype=torch.float64))
+        self.register_buffer("num_scans", torch.zeros((), dtype=torch.int64))
+        self._pending = self._empty()
+
+    def _empty(self) -> list[NDArray[np.int64]]:
+        """Sums of each half: weights, values, squares, and the number of scans."""
+        width = 1 + 2 * self.num_channels
+        return [np.zeros((2, width, *self.shape), np.int64), np.zeros(2, np.int64)]
+
+    @property
+    def fitted(self) -> bool:
+        """Whether :meth:`finish` has been called, here or before saving."""
+        return int(self.num_scans) > 0
+
+    def update(self, name: str, values: NDArray[np.float32], weight: NDArray[np.float32]) -> None:
+        """Add a healthy scan.
+
+        Args:
+            name: of the scan; decides on its half.
+            values: ``(C, X, Y, Z)``.
+            weight: ``(X, Y, Z)``, share of each place that is foreground.
+
+        Raises:
+            ValueError: shapes that are not the atlas's.
+        """
+        if values.shape != tuple(self.mean.shape) or weight.shape != self.shape:
+            raise ValueError(
+                f"`values` and `weight` must have shapes {tuple(self.mean.shape)} and {self.shape}, got {values.shape} "
+                f"and {weight.shape}. Bring the scan to the atlas's lattice."
+            )
+        clipped = np.clip(np.where(weight > 0, values, 0).astype(np.float64), -_LARGEST, _LARGEST)
+        parts = np.concatenate([weight[None], clipped * weight, clipped**2 * weight])
+        half = zlib.crc32(name.encode()) % 2
+        sums, counts = self._pending
+        sums[half] += np.rint(parts * _UNIT).astype(np.int64)
+        counts[half] += 1
+
+    def finish(self) -> None:
+        """Turn the scans seen (by all processes of ``torch.distributed``) into buffers, on top of what they hold.
+
+        Raises:
+            NotFittedError: no scan was seen.
+        """
+        sums, counts = (np.sum(gather_lists([array]), axis=0) for array in self._pending)
+        if not counts.sum():
+            raise NotFittedError("`finish` needs at least one healthy scan. Call `update` first.")
+        halves = [self._smooth(half / _UNIT) for half in sums]
+        if min(counts) and not self.fitted:
+            self.trust.copy_(torch.from_numpy(np.array(self._measure_trust(*halves))))
+        elif not self.fitted:
+            self.trust.fill_(1)  # one half alone cannot tell; the pseudo-scan holds back
+        self._add(halves[0] + halves[1], sums.sum(0) / _UNIT, int(counts.sum()))
+        self._pending = self._empty()
+
+    def _smooth(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        sigma = (0.0, *(self.smoothing if size > 1 else 0.0 for size in self.shape))
+        return ndimage.gaussian_filter(sums, sigma, mode="constant", truncate=3.0)
+
+    def _add(self, smooth: NDArray[np.float64], raw: NDArray[np.float64], count: int) -> None:
+        """Add moments to the buffers, each part by its number of scans."""
+        channels = self.num_channels
+        old = float(self.num_scans) / (float(self.num_scans) + count)
+        total = max(float(raw[0].sum()), 1e-12)
+        new_overall = np.stack([raw[1 : 1 + channels].sum((1, 2, 3)), raw[1 + channels :].sum((1, 2, 3))]) / total
+        self.overall.copy_(old * self.overall + (1 - old) * torch.from_numpy(new_overall))
+        before = self.weight.double().numpy() * float(self.num_scans)
+        both = before + smooth[0]
+        safe = np.maximum(both, 1e-9)
+        for buffer, part in ((self.mean, smooth[1 : 1 + channels]), (self.square, smooth[1 + channels :])):
+            buffer.copy_(torch.from_numpy((buffer.double().numpy() * before + part) / safe))
+        self.num_scans += count
+        self.weight.copy_(torch.from_numpy(both / float(self.num_scans)))
+
+    def _measure_trust(self, one: NDArray[np.float64], two: NDArray[np.float64]) -> list[list[float]]:
+        channels = self.num_channels
+        weight = np.minimum(one[0], two[0])
+        counted = weight > 0.5 * max(float(weight.max()), 1e-9)
+        means, spreads = [], []
+        for channel in range(channels):
+            maps = [half[1 + channel][counted] / half[0][counted] for half in (one, two)]
+            squares = [half[1 + channels + channel][counted] / half[0][counted] for half in (one, two)]
+            means.append(_reliability(*maps))
+            spreads.append(_reliability(*[np.maximum(q - m**2, 0) for q, m in zip(squares, maps, strict=True)]))
+        return [means, spreads]
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """What is expected at each place.
+
+        Returns:
+            Mean and spread, each ``(C, X, Y, Z)`` float32.
+
+        Raises:
+            NotFittedError: before :meth:`finish`.
+        """
+        if not self.fitted:
+            raise NotFittedError("The atlas has seen no scans. Call `update` per healthy scan, then `finish`.")
+        weight = self.weight.double() * float(self.num_scans)
+        average, average_square = (row[:, None, None, None] for row in self.overall)
+        share = weight / (weight + self.pseudo_scans)
+        mean = share * self.mean.double() + (1 - share) * average
+        square = share * self.square.double() + (1 - share) * average_square
+        f, f_s = (row[:, None, None, None] for row in self.trust)
+        variance = (average_square - average**2).clamp_min(1e-12)
+        local = (square - mean**2).clamp_min(0)
+        spread = (f_s * local + (1 - f_s) * variance).clamp_min(_FLOOR**2 * variance).sqrt()
+        return (f * mean + (1 - f) * average).float(), spread.float()
+
+
+def _reliability(one: NDArray[np.float64], two: NDArray[np.float64]) -> float:
+    if one.size < 8 or one.std() == 0 or two.std() == 0:
+        return 0.0
+    correlation = max(float(np.corrcoef(one, two)[0, 1]), 0.0)
+    return 2 * correlation / (1 + correlation)

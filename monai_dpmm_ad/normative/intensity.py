@@ -1,0 +1,91 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Intensities that can be compared between scans."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from monai_dpmm_ad.normative.lattice import Volume
+
+__all__ = ["divide_by_median", "remove_smooth_part", "smooth"]
+
+Array = NDArray[np.float32]
+
+_STEP = 7  # every seventh place is enough for ten coefficients
+_ROUNDS = 8
+
+
+def divide_by_median(volume: Volume) -> Array:
+    """Divide by the foreground's median, which lesions hardly move.
+
+    Raises:
+        ValueError: no foreground.
+    """
+    inside = volume.weight > 0.5
+    if not inside.any():
+        inside = volume.weight > 0
+    median = float(np.median(volume.values[inside])) if inside.any() else 0.0
+    if median <= 0:
+        raise ValueError("the foreground is empty or its median is not positive")
+    return volume.values / np.float32(median)
+
+
+def smooth(values: Array, weight: Array, sigma: float) -> Array:
+    """Smooth inside the foreground: what lies outside has no weight.
+
+    Args:
+        values: ``(X, Y, Z)``.
+        weight: same shape, in [0, 1].
+        sigma: standard deviation of the Gaussian along each axis longer than 1, in elements; 0 leaves all as it is.
+    """
+    if sigma == 0:
+        return values
+    sigmas = tuple(sigma if size > 1 else 0.0 for size in values.shape)
+    total, share = (
+        ndimage.gaussian_filter(part.astype(np.float32, copy=False), sigmas, mode="constant", truncate=3.0)
+        for part in (values * weight, weight)
+    )
+    return np.divide(total, share, out=np.zeros_like(total), where=share > 1e-3)
+
+
+def remove_smooth_part(residual: Array, inside: NDArray[np.bool_], degree: int = 2, scale: float = 1.0) -> Array:
+    """Take a low-order polynomial in space from the deviations of a scan: its gain, its bias field, its tissue's age.
+
+    The polynomial is fitted by reweighted least squares with Welsch's weights exp(−½ (e / scale)²): what deviates by
+    several standard deviations, such as a lesion, has no say.
+
+    Args:
+        residual: ``(X, Y, Z)``, deviations in standard deviations.
+        inside: same shape, what counts.
+        degree: of the polynomial, 0 to 3.
+        scale: deviations up to about this one are fitted.
+
+    Returns:
+        Same shape, 0 outside.
+
+    Reference:
+        Holland and Welsch 1977, "Robust regression using iteratively reweighted least-squares".
+    """
+    out = np.zeros_like(residual)
+    points = np.argwhere(inside)
+    if not len(points):
+        return out
+    design = polynomials(2 * points / np.maximum(np.array(inside.shape) - 1, 1) - 1, degree)
+    values = residual[inside].astype(np.float64)
+    few = design[::_STEP] if len(points) > 100 * _STEP else design
+    seen = values[::_STEP] if len(points) > 100 * _STEP else values
+    weight = np.ones(len(seen))
+    for _ in range(_ROUNDS):
+        root = np.sqrt(weight)
+        coefficients = np.linalg.lstsq(few * root[:, None], seen * root, rcond=None)[0]
+        weight = np.exp(-0.5 * ((seen - few @ coefficients) / scale) ** 2)
+    out[inside] = values - design @ coefficients
+    return out
+
+
+def polynomials(points: NDArray[np.float64], degree: int) -> NDArray[np.float64]:
+    """All monomials up to a degree at points ``(n, 3)`` in [-1, 1]: ``(n, m)``."""
+    powers = [(i, j, k) for i in range(degree + 1) for j in range(degree + 1 - i) for k in range(degree + 1 - i - j)]
+    return np.stack([np.prod(points**power, axis=1) for power in powers], axis=1)

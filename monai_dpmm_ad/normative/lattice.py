@@ -1,0 +1,113 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Volumes on a lattice along the scanner's axes: what scans of any size, spacing and orientation are brought to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+__all__ = ["Lattice", "Volume", "resample", "sample_places"]
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """A regular lattice of points along the axes of a space.
+
+    Args:
+        shape: points along x, y and z.
+        spacing: between them, in mm, the same along all axes.
+        origin: x, y, z of the first point, in mm.
+    """
+
+    shape: tuple[int, int, int]
+    spacing: float
+    origin: tuple[float, float, float]
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """From indices to mm, ``(4, 4)``."""
+        affine = np.diag([self.spacing] * 3 + [1.0])
+        affine[:3, 3] = self.origin
+        return affine
+
+    def points(self) -> NDArray[np.float64]:
+        """Coordinates of all points, ``(X, Y, Z, 3)``, in mm."""
+        axes = [start + self.spacing * np.arange(size) for start, size in zip(self.origin, self.shape, strict=True)]
+        return np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+
+    @classmethod
+    def around(cls, low: NDArray[np.float64], high: NDArray[np.float64], spacing: float) -> Lattice:
+        """The lattice whose cells, centred on its points, cover a box from ``low`` to ``high`` (mm)."""
+        shape = np.maximum(np.ceil((high - low) / spacing - 1e-6), 1).astype(int)
+        first = (low + high) / 2 - (shape - 1) / 2 * spacing
+        x, y, z = (float(value) for value in first)
+        return cls((int(shape[0]), int(shape[1]), int(shape[2])), spacing, (x, y, z))
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """An image on a lattice.
+
+    Args:
+        values: of the lattice's shape; averages over what of a cell is foreground.
+        weight: share of each cell that is foreground, in [0, 1].
+        lattice: where the values lie.
+    """
+
+    values: Array
+    weight: Array
+    lattice: Lattice
+
+
+def resample(image: Array, affine: NDArray[np.float64], spacing: float, margin: float = 0.0) -> Volume:
+    """Bring an image to a lattice along the scanner's axes.
+
+    Args:
+        image: ``(X, Y, Z)``, background exactly 0.
+        affine: ``(4, 4)``, from its indices to scanner coordinates (mm); may turn, flip and shear.
+        spacing: of the lattice, in mm.
+        margin: empty space around the image, in mm.
+    """
+    half = np.array(image.shape)[None] * np.array(np.meshgrid([0, 1], [0, 1], [0, 1])).reshape(3, -1).T - 0.5
+    corners = half @ affine[:3, :3].T + affine[:3, 3]
+    lattice = Lattice.around(corners.min(0) - margin, corners.max(0) + margin, spacing)
+    voxel = np.sqrt((affine[:3, :3] ** 2).sum(0))
+    # The mean over a lattice cell, nearly: what is finer than the lattice must not alias.
+    width = [max(1, round(spacing / float(size))) for size in voxel]
+    index = np.linalg.inv(affine) @ lattice.affine
+    centre = index[:3, 3] + [0.5 * (size % 2 == 0) for size in width]  # an even window lies half a voxel lower
+
+    def bring(values: Array) -> Array:
+        for axis, size in enumerate(width):
+            if size > 1:
+                values = ndimage.uniform_filter1d(values, size, axis, mode="constant")
+        return ndimage.affine_transform(values, index[:3, :3], centre, output_shape=lattice.shape, order=1)
+
+    weight = bring((image > 0).astype(np.float32))
+    total = bring(image.astype(np.float32, copy=False))
+    values = np.divide(total, weight, out=np.zeros_like(total), where=weight > 1e-3)
+    return Volume(values, np.clip(weight, 0, 1), lattice)
+
+
+def sample_places(volume: Tensor, indices: Tensor) -> Tensor:
+    """Interpolate linearly between places; beyond the lattice the nearest place counts.
+
+    Args:
+        volume: ``(C, X, Y, Z)``.
+        indices: ``(..., 3)``, positions in places along x, y and z.
+
+    Returns:
+        ``(C, ...)``.
+    """
+    sizes = indices.new_tensor(volume.shape[1:])
+    unit = (2 * indices + 1) / sizes - 1
+    grid = unit.flip(-1).reshape(1, -1, 1, 1, 3).to(volume)
+    found = F.grid_sample(volume[None], grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return found.view(volume.shape[0], *indices.shape[:-1])

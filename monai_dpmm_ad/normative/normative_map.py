@@ -1,0 +1,246 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""The fitted normative map: reference, atlases, and the finished map of a scan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from monai_dpmm_ad.errors import NotFittedError, unknown_option
+from monai_dpmm_ad.normative.atlas import Atlas
+from monai_dpmm_ad.normative.combination import SIDES, combine, take_side
+from monai_dpmm_ad.normative.deformation import deform
+from monai_dpmm_ad.normative.frame import FRAMES, Frame
+from monai_dpmm_ad.normative.intensity import divide_by_median, remove_smooth_part, smooth
+from monai_dpmm_ad.normative.lattice import Lattice, Volume, resample, sample_places
+from monai_dpmm_ad.normative.reference import build_reference, pull
+from monai_dpmm_ad.normative.registration import fit_box, register
+
+__all__ = ["NormativeMap"]
+
+Array = NDArray[np.float32]
+Matrix = NDArray[np.float64]
+
+_REFERENCE = (48, 56, 48)
+_FINE = (80, 96, 80)
+_COARSE = (40, 48, 40)
+#: Gaussians of the intensity, standard deviation in fine places (about 2 mm of a brain), and whether the smooth part
+#: of what deviates is taken away: at the finer scale a bias field hides small lesions, at the coarser it is the lesion.
+_SCALES = ((1.0, True), (2.0, False))
+
+
+class NormativeMap(nn.Module):
+    """Judges a detector's map and the intensities of a scan against healthy scans at the same place.
+
+    A fit goes through the healthy scans several times, each time in any order and by any number of processes:
+
+        set_reference(build_reference(…))
+        observe_intensity(…) per scan, finish_intensity()      mean and spread of the intensity by place
+        observe_deviation(…) per scan, finish_deviation()      mean and spread of its deviation's size by place
+        observe_scores(…)    per scan, finish_scores()         mean and spread of the detector's score by place
+
+    Afterwards :meth:`forward` finishes the maps of new scans. All state is buffers of fixed shape, 8 MB together.
+
+    Args:
+        frame: how places of scans are brought together, one of `FRAMES`.
+        side: which deviations of intensity count, one of `SIDES`.
+        weights: of the detector and of the intensity at the finer and the coarser scale.
+        least_quality: registrations below it fall back to ``box``.
+    """
+
+    reference_values: Tensor
+    reference_weight: Tensor
+    reference_origin: Tensor
+    reference_spacing: Tensor
+
+    def __init__(
+        self,
+        frame: str = "deformed",
+        side: str = "both",
+        weights: tuple[float, float, float] = (1.0, 1.0, 0.5),
+        least_quality: float = 0.8,
+    ) -> None:
+        super().__init__()
+        if frame not in FRAMES:
+            raise unknown_option("frame", frame, FRAMES)
+        if side not in SIDES:
+            raise unknown_option("side", side, SIDES)
+        self.frame, self.side, self.weights, self.least_quality = frame, side, weights, least_quality
+        self.intensity = Atlas(_FINE, num_channels=len(_SCALES))
+        self.deviation = Atlas(_COARSE, num_channels=len(_SCALES))
+        self.scores = Atlas(_COARSE)
+        self.register_buffer("reference_values", torch.zeros(_REFERENCE, dtype=torch.float16))
+        self.register_buffer("reference_weight", torch.zeros(_REFERENCE, dtype=torch.float16))
+        self.register_buffer("reference_origin", torch.zeros(3, dtype=torch.float64))
+        self.register_buffer("reference_spacing", torch.zeros((), dtype=torch.float64))
+
+    @property
+    def fitted(self) -> bool:
+        """Whether maps can be finished."""
+        return self.scores.fitted
+
+    def set_reference(self, volumes: Sequence[Volume]) -> None:
+        """Build the reference from healthy scans on lattices of about the reference's spacing."""
+        reference = build_reference(volumes, _REFERENCE, rounds=2 if self.frame in FRAMES[:2] else 0)
+        self.reference_values.copy_(torch.from_numpy(divide_by_median(reference)))
+        self.reference_weight.copy_(torch.from_numpy(reference.weight))
+        self.reference_origin.copy_(torch.tensor(reference.lattice.origin, dtype=torch.float64))
+        self.reference_spacing.fill_(reference.lattice.spacing)
+
+    @property
+    def reference(self) -> Volume:
+        """The cohort's mean scan; its foreground's median is 1."""
+        if not float(self.reference_spacing):
+            raise NotFittedError("The normative map has no reference. Call `set_reference` first.")
+        x, y, z = self.reference_origin.tolist()
+        lattice = Lattice(_REFERENCE, float(self.reference_spacing), (x, y, z))
+        return Volume(self.reference_values.float().numpy(), self.reference_weight.float().numpy(), lattice)
+
+    def find_frame(self, image: Array, affine: Matrix) -> Frame:
+        """Find where a scan lies.
+
+        Args:
+            image: ``(X, Y, Z)``, scaled, background exactly 0.
+            affine: ``(4, 4)``, from its indices to scanner coordinates (RAS, mm).
+        """
+        reference = self.reference
+        if self.frame == "none":
+            return Frame("none", np.eye(4))
+        if self.frame == "box":
+            return fit_box(image, affine, reference)
+        frame = register(image, affine, reference, self.least_quality)
+        if frame.kind == "box" or self.frame == "affine":
+            return frame
+        moving = resample(image, affine, reference.lattice.spacing)
+        pulled = pull(moving, np.linalg.inv(frame.matrix), reference.lattice)
+        return deform(Volume(divide_by_median(pulled), pulled.weight, pulled.lattice), reference, frame)
+
+    def observe_intensity(self, name: str, image: Array, affine: Matrix, frame: Frame) -> None:
+        """Add a healthy scan's intensities; arguments as for `find_frame`."""
+        scan = self._read(image, affine, frame)
+        self.intensity.update(name, *self._pull(scan.channels, scan, frame, _FINE))
+
+    def finish_intensity(self) -> None:
+        """End the pass over intensities."""
+        self.intensity.finish()
+
+    def observe_deviation(self, name: str, image: Array, affine: Matrix, frame: Frame) -> None:
+        """Add the size of a healthy scan's deviations; needs :meth:`finish_intensity`."""
+        scan = self._read(image, affine, frame)
+        sizes = np.abs(self._deviate(scan))
+        self.deviation.update(name, *self._pull(sizes, scan, frame, _COARSE))
+
+    def finish_deviation(self) -> None:
+        """End the pass over deviations."""
+        self.deviation.finish()
+
+    def observe_scores(self, name: str, points: Matrix, scores: Array, frame: Frame) -> None:
+        """Add the detector's scores of a healthy scan's patches.
+
+        Args:
+            name: of the scan.
+            points: ``(n, 3)``, the patches' centres in scanner coordinates (mm).
+            scores: ``(n,)``.
+            frame: of the scan.
+        """
+        lattice = self._lattice(_COARSE)
+        index = np.rint((frame.locate(points) - np.array(lattice.origin)) / lattice.spacing).astype(int)
+        inside = ((index >= 0) & (index < np.array(_COARSE))).all(1)
+        place = np.ravel_multi_index(tuple(index[inside].T), _COARSE)
+        count, total = (np.bincount(place, weight, int(np.prod(_COARSE))) for weight in (None, scores[inside]))
+        mean = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+        seen = np.minimum(count, 1).reshape(_COARSE)
+        self.scores.update(name, mean.reshape(1, *_COARSE).astype(np.float32), seen.astype(np.float32))
+
+    def finish_scores(self) -> None:
+        """End the pass over scores."""
+        self.scores.finish()
+
+    def forward(self, anomaly_map: Array, image: Array, affine: Matrix, frame: Frame) -> Array:
+        """Finish a map.
+
+        Args:
+            anomaly_map: ``(X, Y, Z)``, the detector's, 0 in the background.
+            image: same shape; as for `find_frame`.
+            affine: as for `find_frame`.
+            frame: of the scan.
+
+        Returns:
+            ``(X, Y, Z)``, surprise summed over the channels by weight, 0 in the background.
+        """
+        channels = self.standardize(anomaly_map, image, affine, frame)
+        combined = combine(channels, self.weights[: len(channels)]).numpy()
+        return np.where(image > 0, combined, 0).astype(np.float32)
+
+    def standardize(self, anomaly_map: Array, image: Array, affine: Matrix, frame: Frame) -> list[Tensor]:
+        """The detector's map and, unless ``side`` is off, the intensity at each scale as standard deviates by place.
+
+        Arguments as for :meth:`forward`; each ``(X, Y, Z)``.
+        """
+        scan = self._read(image, affine, frame)
+        voxels = _index_voxels(anomaly_map.shape, affine, scan.volume.lattice)
+        mean, spread = (sample_places(self._at(part, scan, _COARSE), voxels) for part in self.scores.moments())
+        channels = [(torch.from_numpy(anomaly_map)[None] - mean) / spread]
+        if self.side != "off":
+            sided = take_side(torch.from_numpy(self._deviate(scan)), self.side)
+            mean, spread = (self._at(part, scan, _COARSE) for part in self.deviation.moments())
+            channels.append(sample_places((sided - mean) / spread, voxels))
+        return list(torch.cat(channels))
+
+    def _read(self, image: Array, affine: Matrix, frame: Frame) -> _Scan:
+        volume = resample(image, affine, self._lattice(_FINE).spacing)
+        values = divide_by_median(volume)
+        channels = np.stack([smooth(values, volume.weight, sigma) for sigma, _ in _SCALES])
+        return _Scan(volume, channels, frame.locate(volume.lattice.points()))
+
+    def _deviate(self, scan: _Scan) -> Array:
+        """Signed deviations of the intensity at each scale on the scan's own lattice, ``(C, X, Y, Z)``."""
+        inside = scan.volume.weight > 0.5
+        mean, spread = (self._at(part, scan, _FINE).numpy() for part in self.intensity.moments())
+        residual = np.where(inside, (scan.channels - mean) / spread, 0).astype(np.float32)
+        for channel, (_, flat) in enumerate(_SCALES):
+            if flat:
+                residual[channel] = remove_smooth_part(residual[channel], inside)
+        return residual
+
+    def _at(self, volume: Tensor, scan: _Scan, shape: tuple[int, int, int]) -> Tensor:
+        """What an atlas holds at the points of a scan's lattice, ``(C, X, Y, Z)``."""
+        lattice = self._lattice(shape)
+        return sample_places(volume, torch.from_numpy((scan.places - np.array(lattice.origin)) / lattice.spacing))
+
+    def _pull(self, channels: Array, scan: _Scan, frame: Frame, shape: tuple[int, int, int]) -> tuple[Array, Array]:
+        """Bring a scan's channels to the lattice of an atlas; with them the share of foreground at each place."""
+        own = scan.volume.lattice
+        index = torch.from_numpy((frame.trace(self._lattice(shape).points()) - np.array(own.origin)) / own.spacing)
+        weight = torch.from_numpy(np.pad(scan.volume.weight, 1))[None]  # beyond the scan there is no foreground
+        values = torch.from_numpy(channels)
+        return sample_places(values, index).numpy(), sample_places(weight, index + 1)[0].numpy()
+
+    def _lattice(self, shape: tuple[int, int, int]) -> Lattice:
+        """The lattice of ``shape`` over the reference's field."""
+        coarse = self.reference.lattice
+        spacing = coarse.spacing * _REFERENCE[0] / shape[0]
+        low = np.array(coarse.origin) - coarse.spacing / 2
+        x, y, z = (low + spacing / 2).tolist()
+        return Lattice(shape, spacing, (x, y, z))
+
+
+@dataclass(frozen=True, eq=False)
+class _Scan:
+    """A scan on its own lattice: smoothed intensities ``(C, X, Y, Z)``, and its points' places in the reference."""
+
+    volume: Volume
+    channels: Array
+    places: Matrix
+
+
+def _index_voxels(shape: tuple[int, ...], affine: Matrix, lattice: Lattice) -> Tensor:
+    """Where the voxels of an image lie on a lattice, ``(X, Y, Z, 3)``."""
+    to_lattice = np.linalg.inv(lattice.affine) @ affine
+    axes = [to_lattice[:3, axis] * np.arange(size).reshape(-1, *[1] * (3 - axis)) for axis, size in enumerate(shape)]
+    return torch.from_numpy((axes[0] + axes[1] + axes[2] + to_lattice[:3, 3]).astype(np.float32))

@@ -1,0 +1,27 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Small asymmetric "heads" for tests of registration."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+SHAPE = (34, 40, 30)
+
+
+def make_head(shape: tuple[int, int, int] = SHAPE, noise: float = 0.0, seed: int = 0) -> NDArray[np.float32]:
+    """An ellipsoid with an off-centre bright and a dark part, background 0; about 5 mm voxels make a head of it."""
+    points = np.stack(np.meshgrid(*[np.linspace(-1.15, 1.15, size) for size in shape], indexing="ij"), -1)
+    image = np.where((points**2).sum(-1) < 1, 1.0, 0.0)
+    image += 0.6 * image * np.exp(-(((points - [0.4, 0.3, -0.2]) / [0.25, 0.35, 0.3]) ** 2).sum(-1))
+    image -= 0.6 * image * np.exp(-(((points - [-0.3, -0.5, 0.3]) / [0.3, 0.2, 0.25]) ** 2).sum(-1))
+    rough = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), 1)
+    return np.maximum(image + noise * rough * (image > 0), 0).astype(np.float32)
+
+
+def affine_of(spacing: float = 5.0) -> NDArray[np.float64]:
+    """Scanner coordinates of such a head, its centre near 0."""
+    affine = np.diag([spacing] * 3 + [1.0])
+    affine[:3, 3] = -spacing * (np.array(SHAPE) - 1) / 2
+    return affine

@@ -1,0 +1,112 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers.heads import SHAPE, affine_of, make_head
+from numpy.typing import NDArray
+
+from monai_dpmm_ad.errors import NotFittedError
+from monai_dpmm_ad.normative.lattice import resample
+from monai_dpmm_ad.normative.normative_map import NormativeMap
+
+Array = NDArray[np.float32]
+
+
+def _scores(seed: int) -> Array:
+    """A detector's map that always lights up in the bright part of the head."""
+    head = make_head()
+    noise = np.random.default_rng(seed).uniform(0.5, 1.5, SHAPE)
+    return np.where(head > 0, np.maximum(2 * head**2 + noise, 0.01), 0).astype(np.float32)
+
+
+def _fit(names: list[int], frame: str = "affine") -> NormativeMap:
+    normative, affine = NormativeMap(frame), affine_of()
+    scans = {seed: make_head(noise=0.3, seed=seed) for seed in names}
+    ordered = [scans[seed] for seed in sorted(scans)]
+    normative.set_reference([resample(image, affine, 5.0) for image in ordered[:2]])
+    frames = {seed: normative.find_frame(image, affine) for seed, image in scans.items()}
+    for seed, image in scans.items():
+        normative.observe_intensity(str(seed), image, affine, frames[seed])
+    normative.finish_intensity()
+    for seed, image in scans.items():
+        normative.observe_deviation(str(seed), image, affine, frames[seed])
+    normative.finish_deviation()
+    for seed, image in scans.items():
+        index = np.argwhere(image > 0)
+        normative.observe_scores(
+            str(seed), index @ affine[:3, :3].T + affine[:3, 3], _scores(seed)[tuple(index.T)], frames[seed]
+        )
+    normative.finish_scores()
+    return normative
+
+
+@pytest.fixture(scope="module")
+def normative() -> NormativeMap:
+    return _fit(list(range(8)))
+
+
+def test_a_lesion_outranks_what_is_always_bright(normative: NormativeMap) -> None:
+    image, affine = make_head(noise=0.3, seed=50), affine_of()
+    image[10:14, 20:24, 12:16] *= 1.6
+    scores = _scores(50)
+    frame = normative.find_frame(image, affine)
+    finished = normative(scores, image, affine, frame)
+    lesion = np.zeros(SHAPE, bool)
+    lesion[10:14, 20:24, 12:16] = True
+    usual = (make_head() > 1.5) & ~lesion
+    assert scores[usual].mean() > scores[lesion].mean()
+    assert finished[lesion].mean() > 3 * finished[usual].mean()
+    assert (finished[image == 0] == 0).all()
+    assert (finished[image > 0] > 0).all()
+
+
+def test_order_of_scans_and_state_do_not_matter(normative: NormativeMap) -> None:
+    other = _fit(list(reversed(range(8))))
+    again = NormativeMap("affine")
+    again.load_state_dict(normative.state_dict())
+    image, affine = make_head(noise=0.3, seed=50), affine_of()
+    frame = normative.find_frame(image, affine)
+    for copy in (other, again):
+        np.testing.assert_array_equal(
+            copy(_scores(50), image, affine, frame), normative(_scores(50), image, affine, frame)
+        )
+
+
+def test_orientation_of_the_array_does_not_matter(normative: NormativeMap) -> None:
+    image, scores, affine = make_head(noise=0.3, seed=50), _scores(50), affine_of()
+    flip = np.diag([-1.0, 1, 1, 1])
+    flip[0, 3] = SHAPE[0] - 1
+    frame = normative.find_frame(image, affine)
+    plain = normative(scores, image, affine, frame)
+    flipped = normative(scores[::-1].copy(), image[::-1].copy(), affine @ flip, frame)[::-1]
+    np.testing.assert_allclose(flipped, plain, atol=1e-3)
+
+
+def test_sides_and_frames(normative: NormativeMap) -> None:
+    image, affine = make_head(noise=0.3, seed=50), affine_of()
+    frame = normative.find_frame(image, affine)
+    off = NormativeMap("affine", side="off")
+    off.load_state_dict(normative.state_dict())
+    assert len(off.standardize(_scores(50), image, affine, frame)) == 1
+    assert len(normative.standardize(_scores(50), image, affine, frame)) == 3
+    for kind in ("box", "deformed"):
+        other = NormativeMap(kind)
+        other.load_state_dict(normative.state_dict())
+        assert other.find_frame(image, affine).kind == kind
+
+
+def test_buffers_are_small_and_fixed(normative: NormativeMap) -> None:
+    empty = NormativeMap("affine")
+    assert sum(buffer.nbytes for buffer in empty.buffers()) < 10e6
+    shapes = {name: buffer.shape for name, buffer in empty.state_dict().items()}
+    assert shapes == {name: buffer.shape for name, buffer in normative.state_dict().items()}
+    assert all(isinstance(value, torch.Tensor) for value in normative.state_dict().values())
+
+
+def test_unfitted_map_says_so() -> None:
+    with pytest.raises(NotFittedError, match="The normative map has no reference"):
+        NormativeMap().find_frame(make_head(), affine_of())
+    with pytest.raises(ValueError, match="`frame` must be one of"):
+        NormativeMap("afine")

@@ -42,6 +42,13 @@ def create_bundle(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         CheckpointError: when the folder holds a fitted bundle, or files that are no bundle.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     bundle = create_bundle(Path(folder) / "new")
+        ...     is_fitted(bundle), sorted(path.name for path in bundle.iterdir())
+        (False, ['LICENSE', 'configs', 'docs'])
     """
     path = Path(path)
     if is_fitted(path):
@@ -76,7 +83,12 @@ def template() -> Path:
 
 
 def is_fitted(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds a bundle with a fitted model."""
+    """Whether a folder holds a bundle with a fitted model.
+
+    Example:
+        >>> is_fitted("no/such/folder")
+        False
+    """
     return (Path(path) / MODEL).is_file()
 
 
@@ -115,20 +127,25 @@ def write_settings(bundle_root: str | os.PathLike[str], settings: Mapping[str, A
     write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "settings": settings})
 
 
-def read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor] | None:
+def read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """Read a checkpoint's tensors; nothing else is read from it.
 
     Args:
         path: the checkpoint.
 
     Returns:
-        Name to tensor; None where there is no file, as in a bundle that must be fitted first.
+        Name to tensor.
 
     Raises:
-        CheckpointError: a damaged file.
+        CheckpointError: a damaged file, or none.
+
+    Example:
+        >>> read_state("no/such/model.pt")
+        Traceback (most recent call last):
+        monai_dpmm_ad.errors.CheckpointError: no/such/model.pt: is missing, since the bundle has not been fitted. ...
     """
     if not os.path.isfile(path):
-        return None
+        raise CheckpointError(f"{path}: is missing, since the bundle has not been fitted. Make one with fit.")
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()

@@ -2,8 +2,9 @@
 """Whether a cohort comes from the population that a model was calibrated on: another scanner or protocol shows here.
 
 Two things are compared, scan by scan: the quartiles of the patches' log density, and how often each component is used.
-Lesions touch few patches and leave both nearly as they are; a scanner moves the bulk. Where the new scans and the
-calibration's are drawn alike, all ways of telling them apart are equally likely, so a permutation test is exact.
+Lesions touch few patches and leave both nearly as they are; another scanner moves the bulk of them. If new scans and
+calibration scans come from one distribution, every way of dividing them into two groups of these sizes is equally
+likely, which makes a permutation test exact.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class DriftReference(nn.Module):
             buffer[: len(chosen)] = values[chosen].to(buffer)
 
     def compare(self, profiles: Tensor, usage: Tensor, seed: int = 0) -> dict[str, Any]:
-        """Test whether a cohort and the calibration's scans are drawn alike.
+        """Test whether a cohort and the calibration's scans come from one distribution.
 
         Args:
             profiles: ``(m, 3)``, one row for each new scan.
@@ -224,7 +225,7 @@ def permutation_test(one: Array, two: Array, seed: int = 0, permutations: int = 
     outside = distance.sum() - inside - 2 * across
     n, m = len(one), len(two)
     energy = 2 * across / (n * m) - inside / m**2 - outside / n**2
-    # Rounding must not tell apart what is equal by symmetry.
+    # Permutations that are equal by symmetry differ by rounding; the tolerance counts them as equal.
     return float((energy >= energy[0] - 1e-9 * max(1.0, abs(energy[0]))).mean())
 
 
@@ -241,7 +242,7 @@ def _label(n: int, m: int, seed: int, permutations: int) -> Array:
 
 
 def _choose(count: int, largest: int) -> Tensor:
-    """All numbers below ``count``, or a random choice of them: a choice of exchangeable scans is exchangeable."""
+    """All numbers below ``count``, or ``largest`` of them at random: the test stays exact, since the choice is blind."""
     if count <= largest:
         return torch.arange(count)
     return torch.from_numpy(np.sort(np.random.default_rng(0).choice(count, largest, replace=False)))
@@ -257,7 +258,7 @@ def _spread(values: Array) -> Array:
 
 
 def _smallest(n: int, m: int) -> float:
-    """The least p-value of a permutation test with samples of n and m: one way of telling them apart of all."""
+    """The smallest p-value that a permutation test with samples of n and m can give: one of all its permutations."""
     ways = math.comb(n + m, m)
     return 1 / ways if ways <= _PERMUTATIONS else 1 / (_PERMUTATIONS + 1)
 

@@ -164,7 +164,7 @@ class InstanceCollector:
         return [
             self._make_lesion(found, number, size, name, path, plain, labels, maps)
             for number, (found, size) in enumerate(zip(lesions, sizes, strict=True), start=1)
-            if found.patches  # one that touches background patches alone has nothing that was ever fitted
+            if found.patches  # a lesion whose patches are all background has nothing that describes it
         ]
 
     def _whole_scan(self, image: Tensor, name: str, path: str) -> Instance:

@@ -29,8 +29,8 @@ class DriftHandler:
     Args:
         network: holds the reference.
         output_dir: folder of ``drift.json``; None fills the reference instead.
-        held_out: False where the calibration's scans were also fitted; new ones differ from those, so that nothing can
-            be said and the reference stays empty.
+        held_out: False where the calibration's scans were also fitted. They are more usual than any new scan then, so
+            that a comparison would always find a drift: the reference stays empty.
         finished: gives the scans of an interrupted run.
 
     Attributes:

@@ -145,7 +145,7 @@ def test_the_command_line_refuses_what_cannot_be_updated(
 def test_a_damaged_provenance_is_refused(bundle: Path, tmp_path: Path, change: dict[str, Any] | None) -> None:
     content = {**json.loads((bundle / "provenance.json").read_text()), **(change or {})}
     (tmp_path / "provenance.json").write_text("[" * 2000 if change is None else json.dumps(content))
-    with pytest.raises(CheckpointError, match="no readable provenance"):
+    with pytest.raises(CheckpointError, match=r"readable (provenance|JSON file)"):
         load_provenance(tmp_path)
     with pytest.raises(CheckpointError, match="is missing"):
         load_provenance(tmp_path / "nowhere")

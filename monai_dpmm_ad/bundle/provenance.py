@@ -119,7 +119,7 @@ def describe_fit(bundle_root: str | os.PathLike[str]) -> dict[str, Any]:
         under ``fitted``.
     """
     roles = [scan["role"] for scan in load_provenance(bundle_root)["scans"]]
-    metadata = json.loads((Path(bundle_root) / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    metadata = read_json(Path(bundle_root) / "configs" / "metadata.json")
     return {f"num_{role}": roles.count(role) for role in ROLES} | metadata["fitted"]
 
 

@@ -242,7 +242,7 @@ def _label(n: int, m: int, seed: int, permutations: int) -> Array:
 
 
 def _choose(count: int, largest: int) -> Tensor:
-    """All numbers below ``count``, or ``largest`` of them at random: the test stays exact, since the choice is blind."""
+    """All numbers below ``count``, or ``largest`` of them at random; the choice is blind, so the test stays exact."""
     if count <= largest:
         return torch.arange(count)
     return torch.from_numpy(np.sort(np.random.default_rng(0).choice(count, largest, replace=False)))

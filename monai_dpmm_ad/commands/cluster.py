@@ -24,7 +24,6 @@ from monai_dpmm_ad.clustering.normals import gather_normal
 from monai_dpmm_ad.commands.checks import absolute_paths, check_device, check_writable
 from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.data.dataset import ScanDataset, ScanFailure, write_failures
-from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.utils.files import PathLike
 
 __all__ = ["ClusterOutcome", "cluster"]

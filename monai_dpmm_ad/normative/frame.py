@@ -53,6 +53,11 @@ class Frame:
         if (self.field is None) != (self.kind != "deformed") or (self.field is None) != (self.lattice is None):
             raise ValueError(f"`field` and `lattice` must be given of a deformed frame alone, got kind '{self.kind}'.")
 
+    @property
+    def inverse(self) -> NDArray[np.float64]:
+        """``(4, 4)``, from the reference's coordinates back to the scanner's, without the field."""
+        return np.asarray(np.linalg.inv(self.matrix), dtype=np.float64)
+
     def locate(self, points: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Bring points ``(..., 3)`` in scanner coordinates (mm) to the reference's (mm)."""
         moved = np.asarray(points) @ self.matrix[:3, :3].T + self.matrix[:3, 3]
@@ -65,8 +70,7 @@ class Frame:
         """Bring points ``(..., 3)`` of the reference (mm) to scanner coordinates (mm): the inverse of `locate`."""
         moved = np.asarray(places, dtype=np.float64)
         moved = moved + self._displace(moved)
-        back = np.linalg.inv(self.matrix)
-        return moved @ back[:3, :3].T + back[:3, 3]
+        return moved @ self.inverse[:3, :3].T + self.inverse[:3, 3]
 
     def _displace(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
         if self.field is None or self.lattice is None:

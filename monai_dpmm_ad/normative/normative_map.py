@@ -117,7 +117,7 @@ class NormativeMap(nn.Module):
         if frame.kind == "box" or self.frame == "affine":
             return frame
         moving = resample(image, affine, reference.lattice.spacing)
-        pulled = pull(moving, np.linalg.inv(frame.matrix), reference.lattice)
+        pulled = pull(moving, frame.inverse, reference.lattice)
         return deform(Volume(divide_by_median(pulled), pulled.weight, pulled.lattice), reference, frame)
 
     def observe_intensity(self, name: str, image: Array, affine: Matrix, frame: Frame) -> None:

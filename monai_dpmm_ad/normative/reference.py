@@ -48,7 +48,7 @@ def build_reference(volumes: Sequence[Volume], shape: tuple[int, int, int], roun
     reference = pull(first, np.eye(4), lattice)
     for _ in range(rounds):
         frames = [register(volume.values * volume.weight, volume.lattice.affine, reference) for volume in volumes]
-        inverses = [np.linalg.inv(frame.matrix) for frame in frames]
+        inverses = [frame.inverse for frame in frames]
         change = unbias(inverses, middle)
         reference = average(
             [pull(volume, inverse @ change, lattice) for volume, inverse in zip(volumes, inverses, strict=True)]

@@ -55,11 +55,11 @@ def register(image: NDArray[np.float32], affine: Matrix, reference: Volume, limi
     starts = rank_starts(coarse_reference, coarse)[:_NUM_FOLLOWED]
     followed = [optimize(coarse_reference, coarse, start) for start in starts]
     best = max(followed, key=lambda matrix: measure_quality(coarse_reference, coarse, matrix))
-    matrix = np.linalg.inv(optimize(reference, moving, best))
-    quality = measure_quality(reference, moving, np.linalg.inv(matrix))
-    if quality < limit or not np.isfinite(matrix).all():
+    end = optimize(reference, moving, best)
+    quality = measure_quality(reference, moving, end)
+    if quality < limit:
         return Frame("box", fit_box(image, affine, reference).matrix, quality)
-    return Frame("affine", matrix, quality)
+    return Frame("affine", np.asarray(np.linalg.inv(end), dtype=np.float64), quality)
 
 
 def fit_box(image: NDArray[np.float32], affine: Matrix, reference: Volume) -> Frame:

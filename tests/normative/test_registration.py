@@ -9,7 +9,14 @@ from numpy.typing import NDArray
 from monai_dpmm_ad.normative.frame import Frame
 from monai_dpmm_ad.normative.lattice import Volume, resample
 from monai_dpmm_ad.normative.reference import build_reference
-from monai_dpmm_ad.normative.registration import find_box, fit_box, register, turn
+from monai_dpmm_ad.normative.registration import (
+    find_box,
+    fit_box,
+    measure_quality,
+    pad_where_it_ends,
+    register,
+    turn,
+)
 
 Matrix = NDArray[np.float64]
 
@@ -36,8 +43,9 @@ def test_known_pose_is_recovered(reference: Volume, angles: tuple[float, float, 
     moved[:3, :3], moved[:3, 3] = turn(angles) * 1.08, (12, -7, 20)
     frame = register(make_head(), moved @ affine_of(), reference)
     assert frame.kind == "affine"
-    assert frame.quality > 0.97
-    assert _error(frame, moved) < 1.5
+    true_pose = measure_quality(reference, pad_where_it_ends(resample(make_head(), moved @ affine_of(), 5.0)), moved)
+    assert frame.quality == pytest.approx(true_pose, abs=0.01)
+    assert _error(frame, moved) < 0.5
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import Tensor
 
-from monai_dpmm_ad.bundle import is_fitted, load_network, load_workflow
+from monai_dpmm_ad.bundle import is_fitted, load_workflow
 from monai_dpmm_ad.clustering import LINKAGES, group_descriptors, read_types
 from monai_dpmm_ad.clustering.groups import WEIGHTS, InstanceGroups, describe_instances, score_instances
 from monai_dpmm_ad.clustering.instances import Instance, InstanceCollector
@@ -67,13 +67,9 @@ def collect(data: Path, bundle: Path, max_patches: int) -> tuple[dict[str, list[
     items = {}
     for split in ("valid", "test"):
         folder = str(data / split / "Ungood")
-        workflow = load_workflow(bundle, ["inference"], "inference", dataset_dir=[folder])
-        workflow.initialize()
-        get = workflow.parser.get_parsed_content
-        network = load_network(workflow, bundle)
-        items[split] = InstanceCollector(network, max_patches=max_patches).collect(
-            ScanDataset(get("datalist"), get("preprocessing"))
-        )
+        with load_workflow(bundle, ["inference"], "inference", dataset_dir=[folder]) as workflow:
+            network, scans = workflow.network, ScanDataset(workflow.datalist, workflow.preprocessing)
+        items[split] = InstanceCollector(network, max_patches=max_patches).collect(scans)
     return items, gather_normal(network, bundle, None, seed=0)
 
 

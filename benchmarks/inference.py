@@ -41,7 +41,7 @@ from torch import Tensor
 from transformers import AutoModel
 
 from monai_dpmm_ad import commands
-from monai_dpmm_ad.bundle import is_fitted, load_network, load_workflow
+from monai_dpmm_ad.bundle import is_fitted, load_workflow
 from monai_dpmm_ad.data.dataset import ScanDataset
 from monai_dpmm_ad.data.phantoms import write_cohort
 from monai_dpmm_ad.detectors import DPMMDetector
@@ -131,7 +131,8 @@ def prepare_bundle(name: str, out: Path) -> Path:
 def measure(name: str, options: argparse.Namespace, scans: list[Path]) -> dict[str, Any]:
     """Run everything in turns for one backbone."""
     bundle = prepare_bundle(name, options.out)
-    network = load_network(load_workflow(bundle, ["inference"], "inference", device="cpu"), bundle)
+    with load_workflow(bundle, ["inference"], "inference", device="cpu") as workflow:
+        network = workflow.network
     batches = [batch for scan in scans for batch in read_batches(network, scan)]
     run_bare(network.embedder, batches[:1])
     plain = PlainPipeline(network) if name != "compact" else None

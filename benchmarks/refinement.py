@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from monai_dpmm_ad.bundle import is_fitted, load_network, load_workflow
+from monai_dpmm_ad.bundle import is_fitted, load_workflow
 from monai_dpmm_ad.commands import fit
 from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.data.phantoms import write_cohort
@@ -124,9 +124,8 @@ def prepare(
     if not is_fitted(bundle):
         settings = {"embedder_name": options.embedder, "image_size": options.image_size, "seed": seed}
         fit([datalist], bundle, axes=list(axes), **settings)
-    workflow = load_workflow(bundle, ["inference"], "inference", dataset_dir=[str(datalist.absolute())], device="cpu")
-    workflow.initialize()
-    return load_network(workflow, bundle), resolve_datalist(datalist, section="test")
+    with load_workflow(bundle, ["inference"], "inference", device="cpu") as workflow:
+        return workflow.network, resolve_datalist(datalist, section="test")
 
 
 def _list_patients(folder: Path) -> dict[str, list[dict[str, str]]]:

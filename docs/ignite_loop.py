@@ -6,18 +6,16 @@ import torch
 from ignite.engine import Engine
 from monai.data import decollate_batch
 
-from monai_dpmm_ad.bundle import load_network, load_workflow
-from monai_dpmm_ad.handlers import AnomalyMetricsHandler
+from monai_dpmm_ad import AnomalyMetricsHandler, load_workflow
 
 workflow = load_workflow(sys.argv[1], ["inference"], "inference", dataset_dir=sys.argv[2:], save_maps=False)
 workflow.initialize()
-network, parts = load_network(workflow, sys.argv[1]), workflow.parser.get_parsed_content
 
 
 @torch.no_grad()
 def step(engine, batch):
-    pred = parts("inferer")(batch["image"], network)
-    return parts("postprocessing")(decollate_batch({**batch, "pred": pred})[0])
+    pred = workflow.inferer(batch["image"], workflow.network)
+    return workflow.postprocessing(decollate_batch({**batch, "pred": pred})[0])
 
 
 def to_metric(scan):
@@ -27,4 +25,4 @@ def to_metric(scan):
 
 engine = Engine(step)
 AnomalyMetricsHandler(output_transform=to_metric).attach(engine, "val_score")
-print(engine.run(parts("dataloader")).metrics)
+print(engine.run(workflow.parser.get_parsed_content("dataloader")).metrics)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from monai_dpmm_ad.bundle.parts import fit_settings, make_detector, make_embedder, make_network, run_settings
     from monai_dpmm_ad.bundle.settings import pick_settings
     from monai_dpmm_ad.bundle.update import record_scans, split_update, start_update
-    from monai_dpmm_ad.bundle.workflow import load_network, load_workflow
+    from monai_dpmm_ad.bundle.workflow import AnomalyWorkflow, load_workflow
+    from monai_dpmm_ad.commands.model import AnomalyModel, AnomalyResult
     from monai_dpmm_ad.commands.run import Outcome, demo, evaluate, fit, infer
     from monai_dpmm_ad.data.datalist import add_regions, resolve_datalist
     from monai_dpmm_ad.data.dataset import ScanDataset, collate_scans
@@ -54,7 +55,8 @@ _NAMES = {
     "bundle.parts": "fit_settings make_detector make_embedder make_network run_settings",
     "bundle.settings": "pick_settings",
     "bundle.update": "record_scans split_update start_update",
-    "bundle.workflow": "load_network load_workflow",
+    "bundle.workflow": "AnomalyWorkflow load_workflow",
+    "commands.model": "AnomalyModel AnomalyResult",
     "commands.run": "Outcome demo evaluate fit infer",
     "data.datalist": "add_regions resolve_datalist",
     "data.dataset": "ScanDataset collate_scans",

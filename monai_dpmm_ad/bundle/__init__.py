@@ -11,17 +11,19 @@ from monai_dpmm_ad.utils.lazy import hand_on
 
 if TYPE_CHECKING:
     from monai_dpmm_ad.bundle.folder import MODEL, create_bundle, is_fitted, read_state, save_model, write_settings
-    from monai_dpmm_ad.bundle.workflow import load_network, load_workflow
+    from monai_dpmm_ad.bundle.provenance import describe_fit
+    from monai_dpmm_ad.bundle.workflow import AnomalyWorkflow, load_workflow
 
 __all__ = [
     "FORMAT_VERSION",
     "INFERENCE",
     "MODEL",
     "SETTINGS",
+    "AnomalyWorkflow",
     "complete_settings",
     "create_bundle",
+    "describe_fit",
     "is_fitted",
-    "load_network",
     "load_workflow",
     "names_of",
     "pick_settings",
@@ -32,12 +34,13 @@ __all__ = [
 ]
 
 _FOLDER = ("MODEL", "create_bundle", "is_fitted", "read_state", "save_model", "write_settings")
-_WORKFLOW = ("load_network", "load_workflow")
+_WORKFLOW = ("AnomalyWorkflow", "load_workflow")
 
 __getattr__, _ = hand_on(
     __name__,
     {
         **dict.fromkeys(_FOLDER, "monai_dpmm_ad.bundle.folder"),
+        "describe_fit": "monai_dpmm_ad.bundle.provenance",
         **dict.fromkeys(_WORKFLOW, "monai_dpmm_ad.bundle.workflow"),
     },
 )

@@ -66,11 +66,11 @@ def export_network(
         raise unknown_option("format", graph_format, FORMATS)
     # In float32, since another machine may lack bfloat16.
     overrides: dict[str, Any] = {"embedder#autocast": False, "trust_bundle": trust_bundle}
-    workflow = load_workflow(bundle, ["inference"], "inference", **overrides)
-    network: AnomalyNet = workflow.parser.get_parsed_content("network_def").eval()
+    with load_workflow(bundle, ["inference"], "inference", **overrides) as workflow:
+        network: AnomalyNet = workflow.network_def
     network.check_graph()
     height, width = (network.image_size, network.image_size) if shape is None else _check_shape(shape)
-    channels = int(workflow.parser.get_parsed_content("values")["channels"])
+    channels = int(workflow.settings["channels"])
     images = torch.zeros(2, channels, height, width)
     images[..., height // 4 : -(height // 4) or None, width // 4 : -(width // 4) or None] = 0.5
     inputs = (images, torch.full((2,), 0.5)) if network.detector.location_weight else (images,)

@@ -115,20 +115,20 @@ def write_settings(bundle_root: str | os.PathLike[str], settings: Mapping[str, A
     write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "settings": settings})
 
 
-def read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor] | None:
+def read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """Read a checkpoint's tensors; nothing else is read from it.
 
     Args:
         path: the checkpoint.
 
     Returns:
-        Name to tensor; None where there is no file, as in a bundle that must be fitted first.
+        Name to tensor.
 
     Raises:
-        CheckpointError: a damaged file.
+        CheckpointError: a damaged file, or none.
     """
     if not os.path.isfile(path):
-        return None
+        raise CheckpointError(f"{path}: is missing, since the bundle has not been fitted. Make one with fit.")
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()

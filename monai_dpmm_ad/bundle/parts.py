@@ -68,7 +68,8 @@ def make_network(
         settings: of a fit or a run.
         embedder: turns slices into patch embeddings.
         detector: scores patches.
-        state: of a fitted network: a bundle's is complete once its config is parsed, as MONAI's own checks take it.
+        state: of a fitted network, which is then in evaluation mode: it is complete once its config is parsed, as
+            MONAI's own checks take it.
 
     Raises:
         CheckpointError: a state of another backbone or of other settings.
@@ -83,4 +84,5 @@ def make_network(
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"The model does not fit the bundle's settings: {reason}. Fit again.") from error
+        network.eval()
     return network

@@ -18,7 +18,7 @@ from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.utils.distributed import gather_lists, get_rank, get_world_size, share
 from monai_dpmm_ad.utils.files import file_sha256, read_json, write_json
 
-__all__ = ["FILE", "ROLES", "describe_scans", "hash_scans", "load_provenance", "write_provenance"]
+__all__ = ["FILE", "ROLES", "describe_fit", "describe_scans", "hash_scans", "load_provenance", "write_provenance"]
 
 FILE = "provenance.json"
 ROLES = ("fitted", "held_out")
@@ -106,6 +106,21 @@ def load_provenance(bundle_root: str | os.PathLike[str]) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: is no readable provenance ({error}). Copy the bundle again.") from error
     return content
+
+
+def describe_fit(bundle_root: str | os.PathLike[str]) -> dict[str, Any]:
+    """Say what a bundle's fit did.
+
+    Args:
+        bundle_root: folder of a fitted bundle.
+
+    Returns:
+        ``num_fitted`` and ``num_held_out``, scans of the first fit and of all updates, and what ``metadata.json`` has
+        under ``fitted``.
+    """
+    roles = [scan["role"] for scan in load_provenance(bundle_root)["scans"]]
+    metadata = read_json(Path(bundle_root) / "configs" / "metadata.json")
+    return {f"num_{role}": roles.count(role) for role in ROLES} | metadata["fitted"]
 
 
 def _hash(path: Any) -> str | None:

@@ -1,5 +1,5 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""Run one of the configs with a bundle's settings, and load its network.
+"""Run the configs with a bundle's settings, as MONAI does, with names for what comes out.
 
 MONAI runs what a config says: a value that begins with ``$`` is Python. A bundle that someone sent is therefore a
 program. The commands of this package run the package's own configs with the settings of the bundle, which are data;
@@ -8,22 +8,122 @@ the bundle's own configs run where the user says that the bundle is trusted.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
+import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-import torch
+from monai.bundle import ConfigWorkflow
 
 from monai_dpmm_ad.bundle.folder import METADATA, MODEL, is_fitted, read_state, template
 from monai_dpmm_ad.bundle.formats import INFERENCE, read_settings
 from monai_dpmm_ad.bundle.setting import refuse_expressions
 from monai_dpmm_ad.bundle.settings import SETTINGS, complete_settings
+from monai_dpmm_ad.data import ScanFailure, Split
 from monai_dpmm_ad.errors import CheckpointError
+from monai_dpmm_ad.handlers import DriftHandler, ScanMetrics, ScanTable
+from monai_dpmm_ad.network import AnomalyNet
 
-__all__ = ["load_network", "load_workflow"]
+__all__ = ["AnomalyWorkflow", "load_workflow"]
+
+#: name → id in the configs, whether every config of that kind has it, and what it is
+_OF_ALL = {
+    "settings": ("values", True, "every setting, checked and with defaults"),
+    "network": ("network", True, "the network on its device"),
+    "failures": ("failures", True, "the scans that were not processed"),
+}
+_PROPERTIES = {
+    "train": {**_OF_ALL, "split": ("split", True, "the scans that are fitted and held out")},
+    "inference": {
+        **_OF_ALL,
+        "datalist": ("datalist", True, "the scans"),
+        "table": ("table", True, "the handler that writes a row for each scan"),
+        "drift": ("drift", True, "the handler that compares the scans with the fitted ones"),
+        "metrics": ("metrics", False, "the handler of an evaluation"),
+    },
+}
+
+
+class AnomalyWorkflow(ConfigWorkflow):
+    """MONAI's workflow of a bundle's configs, with typed properties beside MONAI's own.
+
+    As a context manager it is initialised and finalised. A property exists once the workflow is initialised; what a run
+    fills is filled after :meth:`run`.
+
+    Args:
+        files: configs; later ones overlay earlier ones.
+        kind: ``train`` or ``inference``.
+        own_logging: whether the configs' ``logging.conf`` replaces the logging of this process.
+        changes: config id → value.
+
+    Attributes:
+        settings: every setting, checked and with defaults.
+        network: on its device.
+        failures: the scans that were not processed.
+        split: of a fit: the scans that are fitted and held out.
+        datalist: of a run: the scans.
+        table: of a run: has a row and the regions of each scan.
+        drift: of a run: whether the scans come from the population that was fitted.
+        metrics: of an evaluation; None otherwise.
+    """
+
+    settings: dict[str, Any]
+    network: AnomalyNet
+    failures: list[ScanFailure]
+    split: Split
+    datalist: list[dict[str, Any]]
+    table: ScanTable
+    drift: DriftHandler
+    metrics: ScanMetrics | None
+
+    def __init__(self, files: Sequence[Path], kind: str, own_logging: bool, changes: Mapping[str, Any]) -> None:
+        folder = files[0].parent
+        if not own_logging:  # MONAI would say so on standard output
+            logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
+        super().__init__(
+            config_file=[str(file) for file in files],
+            meta_file=str(folder / METADATA.name),
+            logging_file=str(folder / "logging.conf") if own_logging else False,
+            workflow_type=kind,
+            **copy.deepcopy(dict(changes)),
+        )
+        self._origin = (files, kind, dict(changes))
+        for name, (config_id, required, meaning) in _PROPERTIES[kind].items():
+            self.add_property(name, required, config_id, meaning)  # type: ignore[arg-type]
+
+    def __enter__(self) -> AnomalyWorkflow:
+        self.initialize()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.finalize()
+
+    def run(self) -> Any:
+        """Run; MONAI adds the bundle's folder to the places where Python looks for modules, each time anew."""
+        places = sys.path[:]
+        try:
+            return super().run()
+        finally:
+            sys.path[:] = places
+
+    def renewed(self, **overrides: Any) -> AnomalyWorkflow:
+        """Make everything anew, with further overrides, but for the network.
+
+        Args:
+            overrides: as for :func:`load_workflow`.
+        """
+        files, kind, changes = self._origin
+        fresh = AnomalyWorkflow(files, kind, False, {**changes, **_read_overrides(overrides, files, kind)})
+        fresh.network_def = self.network_def
+        return fresh
 
 
 def load_workflow(
@@ -33,8 +133,8 @@ def load_workflow(
     own_logging: bool = True,
     trust_bundle: bool = False,
     **overrides: Any,
-) -> Any:
-    """Load configs as MONAI's ``ConfigWorkflow``, the same that ``python -m monai.bundle run`` runs.
+) -> AnomalyWorkflow:
+    """Load configs with a bundle's settings, the same that ``python -m monai.bundle run`` runs.
 
     Args:
         bundle_root: folder of the bundle.
@@ -53,37 +153,30 @@ def load_workflow(
         ValueError: an unknown setting or id, a value that a setting cannot have, or one that could be read as an
             expression of the config, which would run code.
     """
-    from monai.bundle import ConfigWorkflow
-
     root = Path(bundle_root).absolute()
     if not (root / INFERENCE).is_file():
-        raise CheckpointError(
-            f"{root}: is no bundle of this package, {root / INFERENCE} is missing. Make one with fit."
-        )
+        raise CheckpointError(f"{root}: is no bundle of this package, {INFERENCE} is missing. Make one with fit.")
     if kind == "inference" and not is_fitted(root):
         raise CheckpointError(f"{root}: has no fitted model, {MODEL} is missing. Make one with fit.")
-    for name, value in overrides.items():
-        refuse_expressions(name, value)
     folder = (root if trust_bundle else template()) / "configs"
     files = [folder / f"{name}.json" for name in configs]
-    changes = {name: value for name, value in overrides.items() if name not in SETTINGS}
-    _check_ids(changes, files)
-    given = {name: value for name, value in overrides.items() if name in SETTINGS}
-    complete_settings(given, "fit" if kind == "train" else "run")  # only a check: the config completes them itself
-    if kind == "inference" and not trust_bundle:
-        changes["settings"] = {**read_settings(root), **given}
-    else:
-        changes |= {f"settings#{name}": value for name, value in given.items()}
+    changes = _read_overrides(overrides, files, kind)
     if kind == "inference":
+        if not trust_bundle:
+            changes = {"settings": read_settings(root), **changes}
         read_state(root / MODEL)  # a damaged file is named before anything else is done
-    return ConfigWorkflow(
-        config_file=[str(file) for file in files],
-        meta_file=str(folder / METADATA.name),
-        logging_file=str(folder / "logging.conf") if own_logging else False,
-        workflow_type=kind,
-        bundle_root=str(root),
-        **changes,
-    )
+    return AnomalyWorkflow(files, kind, own_logging, {"bundle_root": str(root), **changes})
+
+
+def _read_overrides(overrides: Mapping[str, Any], files: Sequence[Path], kind: str) -> dict[str, Any]:
+    """Check overrides and name the config ids that they stand for."""
+    for name, value in overrides.items():
+        refuse_expressions(name, value)
+    settings = {name: value for name, value in overrides.items() if name in SETTINGS}
+    complete_settings(settings, "fit" if kind == "train" else "run")  # only a check: the config completes them itself
+    others = {name: value for name, value in overrides.items() if name not in SETTINGS}
+    _check_ids(others, files)
+    return {**others, **{f"settings#{name}": value for name, value in settings.items()}}
 
 
 def _check_ids(changes: Mapping[str, Any], files: Sequence[Path]) -> None:
@@ -94,10 +187,3 @@ def _check_ids(changes: Mapping[str, Any], files: Sequence[Path]) -> None:
             nearest = difflib.get_close_matches(name, [*SETTINGS, *known], n=1)
             hint = f" Did you mean `{nearest[0]}`?" if nearest else ""
             raise ValueError(f"`{name}` is neither a setting nor an id of {', '.join(f.name for f in files)}.{hint}")
-
-
-def load_network(workflow: Any, bundle_root: str | os.PathLike[str]) -> Any:
-    """Get the network of an initialised inference workflow with the fitted state, on the workflow's device."""
-    network = workflow.parser.get_parsed_content("network")
-    network.load_state_dict(torch.load(Path(bundle_root) / MODEL, map_location="cpu", weights_only=True))
-    return network.eval()

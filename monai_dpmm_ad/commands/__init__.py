@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING
 from monai_dpmm_ad.utils.lazy import hand_on
 
 if TYPE_CHECKING:
+    from monai_dpmm_ad.commands.model import AnomalyModel, AnomalyResult
     from monai_dpmm_ad.commands.run import Outcome, demo, evaluate, fit, infer
 
-__all__ = ["Outcome", "demo", "evaluate", "fit", "infer"]
+__all__ = ["AnomalyModel", "AnomalyResult", "Outcome", "demo", "evaluate", "fit", "infer"]
 
-__getattr__, __dir__ = hand_on(__name__, dict.fromkeys(__all__, "monai_dpmm_ad.commands.run"))
+_MODEL = dict.fromkeys(("AnomalyModel", "AnomalyResult"), "monai_dpmm_ad.commands.model")
+_RUN = dict.fromkeys(("Outcome", "demo", "evaluate", "fit", "infer"), "monai_dpmm_ad.commands.run")
+
+__getattr__, __dir__ = hand_on(__name__, {**_MODEL, **_RUN})

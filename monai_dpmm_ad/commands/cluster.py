@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai_dpmm_ad.bundle import load_network, load_workflow
+from monai_dpmm_ad.bundle import load_workflow
 from monai_dpmm_ad.clustering import LINKAGES, find_types, group_descriptors
 from monai_dpmm_ad.clustering.groups import (
     TAU,
@@ -24,7 +24,6 @@ from monai_dpmm_ad.clustering.normals import gather_normal
 from monai_dpmm_ad.commands.checks import absolute_paths, check_device, check_writable
 from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.data.dataset import ScanDataset, ScanFailure, write_failures
-from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.utils.files import PathLike
 
 __all__ = ["ClusterOutcome", "cluster"]
@@ -83,14 +82,11 @@ def cluster(
     check_writable(out)
     paths = absolute_paths(images)
     overrides |= {"dataset_dir": paths, "trust_bundle": trust_bundle}
-    workflow = load_workflow(bundle, ["inference"], "inference", **overrides)
-    workflow.initialize()
-    get = workflow.parser.get_parsed_content
-    network: AnomalyNet = load_network(workflow, bundle)
-    scans = ScanDataset(_abnormal(get("datalist")), get("preprocessing"))
+    with load_workflow(bundle, ["inference"], "inference", **overrides) as workflow:
+        network, values = workflow.network, workflow.settings
+        scans = ScanDataset(_abnormal(workflow.datalist), workflow.preprocessing)
     if items == "images" and len(scans) < 2:
         raise ValueError(f"`images` must be at least two scans that may be abnormal, got {len(scans)}.")
-    values = get("values")
     settings = {name: values[name] for name in ("axes", "channels", "batch_size")}
     settings |= {"max_patches": max_patches, "seed": seed}
     rate, min_volume = values["false_positive_rate"], values["min_lesion_volume"]
@@ -98,7 +94,7 @@ def cluster(
     found = collector.collect(scans)
     normal, failures = None, list(scans.failures)
     if weights == "semi-supervised":
-        chosen = _dataset_of_normals(normals, get("preprocessing")) if normals else None
+        chosen = _dataset_of_normals(normals, workflow.preprocessing) if normals else None
         normal = gather_normal(network, Path(bundle), chosen, **settings)
         failures += chosen.failures if chosen is not None else []
     write_failures(out, failures)
@@ -108,7 +104,6 @@ def cluster(
     groups = InstanceGroups.judge(found, grouping, find_types([instance.image for instance in found], paths, types))
     chosen_options = {"items": items, "weights": weights, "tau": str(tau), "linkage": linkage}
     write_groups(out, groups, {"bundle": str(bundle), **chosen_options, "max_patches": max_patches, "seed": seed})
-    workflow.finalize()
     return ClusterOutcome(groups, failures)
 
 

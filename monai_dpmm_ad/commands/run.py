@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from monai_dpmm_ad.bundle import create_bundle, is_fitted, load_workflow, pick_settings
+from monai_dpmm_ad.bundle import create_bundle, describe_fit, is_fitted, load_workflow, pick_settings, read_settings
 from monai_dpmm_ad.bundle.request import covers_scans, is_same_request, record_request
 from monai_dpmm_ad.bundle.update import read_update_settings
 from monai_dpmm_ad.calibration import Calibration
@@ -32,7 +32,8 @@ class Outcome:
     Args:
         scans: one row per processed scan, see :class:`~monai_dpmm_ad.handlers.ScanRow`.
         failures: the scans that were not processed.
-        metrics: figures of an evaluation, empty otherwise.
+        metrics: figures of an evaluation; of a fit, how many scans were fitted and held out, and what the detector says
+            of itself.
         report: path of the HTML report, None where none was written.
         note: what the user should know: why the calibration promises less, why there is no report; None if nothing.
         drift: whether the scans come from the population that was fitted, as ``drift.json`` says it; None where the
@@ -64,6 +65,9 @@ def fit(
             bundle. The old one is not changed, its scans are not needed.
         overrides: settings by name, and values of other ids in ``configs/train.json``; of an update those that describe
             the data and the model are the old bundle's.
+
+    Returns:
+        The scans that could not be used, what was fitted, and what its calibration promises.
     """
     check_device(overrides)
     make_absolute(overrides, "regions")
@@ -77,14 +81,15 @@ def fit(
         if is_fitted(bundle) and is_same_request(bundle, overrides):
             split = load_workflow(bundle, configs, "train", **overrides).parser.get_parsed_content("split")
             if covers_scans(bundle, [*split.train, *split.held_out]):
-                return Outcome(failures=read_failures(bundle), note=FITTED_ALREADY)
+                return Outcome(failures=read_failures(bundle), metrics=describe_fit(bundle), note=FITTED_ALREADY)
         if is_first():
             check_writable(create_bundle(bundle))
             record_request(bundle, overrides)
         wait_for_all()
-        workflow = load_workflow(bundle, configs, "train", **overrides)
-        _run(workflow)
-    return Outcome(failures=workflow.parser.get_parsed_content("failures"))
+        with load_workflow(bundle, configs, "train", **overrides) as workflow:
+            workflow.run()
+    note = _judge_calibration(workflow.network.calibration, read_settings(bundle)["false_positive_rate"])
+    return Outcome(failures=workflow.failures, metrics=describe_fit(bundle), note=note)
 
 
 def infer(
@@ -162,39 +167,26 @@ def _run_scans(
             output_dir=str(out),
             **overrides,
         )
-        get = workflow.parser.get_parsed_content
-        settings = get("values")
-        if overrides.get("regions") and not settings["num_regions"]:
-            raise ValueError(
-                f"`regions` must be given to a bundle that was fitted with them, got {bundle}. Fit with --regions."
-            )
-        _run(workflow)
-    from monai_dpmm_ad.handlers import DriftHandler, ScanTable
-
-    table = next(handler for handler in workflow.handlers if isinstance(handler, ScanTable))
-    drift = next(handler for handler in workflow.handlers if isinstance(handler, DriftHandler)).result
-    metrics = get("metrics") if "evaluate" in configs else None
-    outcome = Outcome(table.rows, workflow.evaluator.failures)
-    outcome.drift = drift
-    outcome.note = _judge_calibration(workflow.network_def.calibration, settings["false_positive_rate"])
+        with workflow:
+            if overrides.get("regions") and not workflow.settings["num_regions"]:
+                raise ValueError(
+                    f"`regions` must be given to a bundle that was fitted with them, got {bundle}. Fit with --regions."
+                )
+            workflow.run()
+    rows, metrics, drift = workflow.table.rows, workflow.metrics, workflow.drift.result
+    outcome = Outcome(rows, workflow.failures, drift=drift)
+    outcome.note = _judge_calibration(workflow.network.calibration, workflow.settings["false_positive_rate"])
     if metrics is not None:
         outcome.metrics = metrics.figures
-    if metrics is not None and is_first():
-        write_json(out / "metrics.json", metrics.figures)
-    if report and table.rows and not find_spec("matplotlib"):
+        if is_first():
+            write_json(out / "metrics.json", metrics.figures)
+    if report and rows and not find_spec("matplotlib"):
         outcome.note = "; ".join(filter(None, [outcome.note, NO_REPORT]))
-    elif report and table.rows and is_first():
+    elif report and rows and is_first():
         from monai_dpmm_ad.reporting.cohort import report_scans
 
-        outcome.report = report_scans(
-            out,
-            table.rows,
-            get("datalist"),
-            workflow.network_def,
-            pick_settings(settings, "model"),
-            metrics,
-            drift,
-        )
+        settings = pick_settings(workflow.settings, "model")
+        outcome.report = report_scans(out, rows, workflow.datalist, workflow.network, settings, metrics, drift)
     return outcome
 
 
@@ -208,11 +200,3 @@ def _judge_calibration(calibration: Calibration, rate: float) -> str | None:
         f"a false-positive rate of {rate:g} is guaranteed with {needed} held-out healthy scans or more; "
         f"this bundle was calibrated on {int(calibration.num_scans)}{fitted}"
     )
-
-
-def _run(workflow: Any) -> None:
-    workflow.initialize()
-    try:
-        workflow.run()
-    finally:
-        workflow.finalize()

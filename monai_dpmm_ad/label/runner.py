@@ -1,35 +1,23 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""Run the bundle's own inference config on one scan at a time, with the network kept in memory."""
+"""Run a bundle on one scan at a time, with the network kept in memory, and take up a new bundle in its place."""
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import os
-import tempfile
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ignite.engine import Events
-from monai.bundle import ConfigParser
-
-from monai_dpmm_ad.bundle import INFERENCE, MODEL, load_network, load_workflow
-from monai_dpmm_ad.bundle.parts import run_settings
-from monai_dpmm_ad.data import resolve_datalist
-from monai_dpmm_ad.engines import ScanEvaluator
-from monai_dpmm_ad.errors import CheckpointError, ScanError
-from monai_dpmm_ad.handlers import ScanRow, ScanTable
+from monai_dpmm_ad.bundle import INFERENCE, MODEL
+from monai_dpmm_ad.commands import AnomalyModel
+from monai_dpmm_ad.errors import CheckpointError
+from monai_dpmm_ad.handlers import ScanRow
 from monai_dpmm_ad.handlers.lesions import Lesion
 from monai_dpmm_ad.label.requests import MapRequest
 from monai_dpmm_ad.network import AnomalyNet
 
 __all__ = ["BundleRunner", "LoadedBundle", "Prediction"]
-
-# What the server does in its own way: the network is loaded once, nobody watches a bar, files are written on request.
-_NOT_SERVED = ("CheckpointLoader", "ScanProgress", "SaveScand")
 
 
 @dataclass(frozen=True)
@@ -37,24 +25,24 @@ class LoadedBundle:
     """A bundle in memory.
 
     Args:
-        root: its folder.
-        config: ``configs/inference.json`` with the server's overrides.
-        network: with the fitted state, in evaluation mode.
+        model: with the server's overrides.
         digest: of model and config: a score belongs to the digest that gave it.
     """
 
-    root: Path
-    config: dict[str, Any]
-    network: AnomalyNet
+    model: AnomalyModel
     digest: str
+
+    @property
+    def network(self) -> AnomalyNet:
+        """With the fitted state, in evaluation mode."""
+        return self.model.network
 
     @property
     def defaults(self) -> MapRequest:
         """What the command line takes when it is told nothing."""
-        values = run_settings(self.config["settings"])
-        return MapRequest(
-            float(values["false_positive_rate"]), tuple(values["axes"]), float(values["min_lesion_volume"])
-        )
+        settings = self.model.settings
+        rate, smallest = settings["false_positive_rate"], settings["min_lesion_volume"]
+        return MapRequest(float(rate), tuple(settings["axes"]), float(smallest))
 
 
 @dataclass(frozen=True)
@@ -104,7 +92,8 @@ class BundleRunner:
             for _ in range(5):
                 state = _state_of(self.root)
                 if self._loaded is None or self._loaded[0] != state:
-                    self._loaded = state, _load(self.root, self.trust_bundle, self.overrides)
+                    model = AnomalyModel.load(self.root, self.trust_bundle, **self.overrides)
+                    self._loaded = state, LoadedBundle(model, model.digest)
                 if _state_of(self.root) == state:  # else another bundle was swapped in halfway
                     return self._loaded[1]
             raise CheckpointError(f"{self.root}: changes all the time. Wait until it has been written.")
@@ -119,10 +108,16 @@ class BundleRunner:
         Raises:
             ScanError: when the scan cannot be processed.
         """
-        _check_scan(os.fspath(image))
         with self._lock:
             bundle = self.load()
-            return _run(bundle, os.path.abspath(image), request or bundle.defaults)
+            wanted = request or bundle.defaults
+            result = bundle.model.predict(
+                image,
+                false_positive_rate=wanted.rate,
+                axes=list(wanted.axes),
+                min_lesion_volume=wanted.min_lesion,
+            )
+        return Prediction(result.scan, result.row, result.regions, bundle)
 
 
 def _state_of(root: Path) -> tuple[Any, ...]:
@@ -131,63 +126,3 @@ def _state_of(root: Path) -> tuple[Any, ...]:
     except FileNotFoundError:
         return ()  # loading says what is missing
     return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
-
-
-def _load(root: Path, trust_bundle: bool, overrides: Mapping[str, Any]) -> LoadedBundle:
-    workflow = load_workflow(
-        root, ["inference"], "inference", own_logging=False, trust_bundle=trust_bundle, **overrides
-    )
-    content = (root / MODEL).read_bytes() + (root / INFERENCE).read_bytes()
-    network = load_network(workflow, root)
-    if not network.calibration.fitted:
-        raise CheckpointError(f"{root}: has no calibration, so there are no thresholds. Make a bundle with fit.")
-    config = {**workflow.parser.get(), "network_def": network, "network": network}
-    config["handlers"] = _served(config["handlers"])
-    config["postprocessing"] = {
-        **config["postprocessing"],
-        "transforms": _served(config["postprocessing"]["transforms"]),
-    }
-    return LoadedBundle(root, config, network, hashlib.sha256(content).hexdigest()[:16])
-
-
-def _served(components: list[Any]) -> list[Any]:
-    return [part for part in components if isinstance(part, str) or part["_target_"].split(".")[-1] not in _NOT_SERVED]
-
-
-def _check_scan(path: str) -> None:
-    if path.endswith(".json"):  # a client may upload one: it would make the server open any file that it names
-        raise ScanError(path, "is a list of scans, not a scan")
-    number = len(resolve_datalist(path))
-    if number != 1:
-        raise ScanError(path, f"holds {number} scans; name one of them")
-
-
-def _run(bundle: LoadedBundle, image: str, request: MapRequest) -> Prediction:
-    found: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="dpmm-ad-") as folder:
-        # The network is shared; everything else is made anew, so that no request sees another's state.
-        parser = ConfigParser(copy.deepcopy(bundle.config, {id(bundle.network): bundle.network}))
-        parser.update(
-            {
-                "dataset_dir": image,
-                "output_dir": folder,
-                "settings#false_positive_rate": request.rate,
-                "settings#axes": list(request.axes),
-                "settings#min_lesion_volume": request.min_lesion,
-            }
-        )
-        evaluator: ScanEvaluator = parser.get_parsed_content("evaluator")
-        evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: found.extend(_joined(engine)))
-        evaluator.run()
-        table: ScanTable = parser.get_parsed_content("table")
-    if evaluator.failures:
-        failure = evaluator.failures[0]
-        raise ScanError(failure.path, failure.reason)
-    row = table.rows[0]
-    return Prediction(found[0], row, table.lesions.get(row.name, []), bundle)
-
-
-def _joined(engine: ScanEvaluator) -> list[dict[str, Any]]:
-    """MONAI parts what it knows of a scan: what was there before the network ran stays in the batch."""
-    state = engine.state
-    return [{**before, **after} for before, after in zip(state.batch, state.output, strict=True)]  # type: ignore[arg-type]

@@ -1,0 +1,74 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Scans that are in memory, as files: one way into the package, with the same checks and the same bits."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from nibabel.spatialimages import SpatialImage
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["is_path", "write_image"]
+
+
+def is_path(image: Any) -> bool:
+    """Whether an image is named by its path."""
+    return isinstance(image, (str, os.PathLike))
+
+
+def write_image(image: Any, path: Path, affine: ArrayLike | None = None) -> Path:
+    """Write an image as an uncompressed NIfTI in float32, as readers would give its voxels.
+
+    Args:
+        image: a nibabel image, a ``MetaTensor``, or an array or tensor; (X, Y, Z) or (X, Y), with or without a channel
+            of one before it.
+        path: ends in ``.nii``.
+        affine: (4, 4), voxels to mm in scanner space (RAS); None takes the image's own.
+
+    Returns:
+        The path.
+
+    Raises:
+        TypeError: what is no image.
+        ValueError: an array without an affine, or of another shape.
+    """
+    header = None
+    if isinstance(image, SpatialImage):
+        values = np.asarray(image.dataobj)
+        affine = image.affine if affine is None else affine
+        header = image.header if isinstance(image, nib.Nifti1Image) else None
+    elif isinstance(image, torch.Tensor):
+        affine = image.affine if affine is None and isinstance(image, MetaTensor) else affine
+        values = image.detach().as_subclass(torch.Tensor).cpu().numpy()
+    else:
+        values = np.asarray(image)
+    if values.dtype.kind not in "fiub":
+        kind = type(image).__name__
+        raise TypeError(f"`image` must be a path, a nibabel image, a MetaTensor or an array of numbers, got {kind}.")
+    saved = nib.Nifti1Image(_without_channel(values).astype(np.float32), _check_affine(affine), header)
+    saved.header.set_data_dtype(np.float32)
+    nib.save(saved, path)
+    return path
+
+
+def _without_channel(values: NDArray[Any]) -> NDArray[Any]:
+    if values.ndim in (3, 4) and values.shape[0] == 1 and min(values.shape) > 0:
+        values = values[0]
+    if values.ndim not in (2, 3):
+        raise ValueError(f"`image` must have shape (X, Y, Z) or (X, Y), got {values.shape}.")
+    return values
+
+
+def _check_affine(affine: Any) -> NDArray[np.float64]:
+    if affine is None:
+        raise ValueError("`affine` must be given with an array, got None. Pass the voxel-to-scanner matrix (4, 4).")
+    matrix = np.asarray(affine, dtype=np.float64)
+    if matrix.shape != (4, 4):
+        raise ValueError(f"`affine` must have shape (4, 4), got {matrix.shape}.")
+    return matrix

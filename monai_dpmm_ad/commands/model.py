@@ -1,0 +1,271 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""A fitted bundle in memory: one scan in, its map and what follows from it out, as the command line gives them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Events
+from numpy.typing import ArrayLike, NDArray
+
+from monai_dpmm_ad.bundle import INFERENCE, MODEL, AnomalyWorkflow, load_workflow, names_of
+from monai_dpmm_ad.commands.checks import PathLike, check_device, make_absolute
+from monai_dpmm_ad.commands.images import is_path, write_image
+from monai_dpmm_ad.commands.run import Outcome, fit
+from monai_dpmm_ad.data import resolve_datalist
+from monai_dpmm_ad.engines import ScanEvaluator
+from monai_dpmm_ad.errors import CheckpointError, ScanError
+from monai_dpmm_ad.handlers import ScanRow
+from monai_dpmm_ad.handlers.lesions import Lesion
+from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.utils.files import PARTIAL
+from monai_dpmm_ad.utils.progress import showing_progress
+
+__all__ = ["AnomalyModel", "AnomalyResult"]
+
+_IN_MEMORY = "the image in memory"
+
+
+@dataclass(frozen=True)
+class AnomalyResult:
+    """What a bundle says of one scan.
+
+    Args:
+        scan: what the evaluator holds of it: ``pred``, ``mask`` and ``percentile`` (1, *spatial) on the scan's own
+            grid, ``regions`` of an atlas where there is one, ….
+        row: the scan's line of ``scores.csv``.
+        regions: flagged, connected, by falling peak score.
+    """
+
+    scan: dict[str, Any]
+    row: ScanRow
+    regions: list[Lesion]
+
+    @property
+    def score(self) -> float:
+        """Of the whole scan; higher is more anomalous."""
+        return self.row.score
+
+    @property
+    def p_value(self) -> float | None:
+        """Share of healthy scans that score as high; None where the bundle has no calibration."""
+        return self.row.p_value
+
+    @cached_property
+    def map(self) -> NDArray[np.float32]:
+        """Anomaly of each voxel (*spatial), non-negative, 0 in the background; of a picture, columns before rows."""
+        return self._voxels("pred", np.float32)
+
+    @cached_property
+    def mask(self) -> NDArray[np.bool_]:
+        """Where the map exceeds the threshold of the bundle's false-positive rate (*spatial)."""
+        return self._voxels("mask", np.bool_)
+
+    @cached_property
+    def percentile(self) -> NDArray[np.float32]:
+        """Per cent of healthy voxels that are less anomalous (*spatial)."""
+        return self._voxels("percentile", np.float32)
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """Voxels to mm in scanner space (4, 4), as the scan has it."""
+        return np.asarray(self.scan["pred"].meta["original_affine"], dtype=np.float64)
+
+    def _voxels(self, key: str, dtype: Any) -> NDArray[Any]:
+        return np.asarray(self.scan[key].as_subclass(torch.Tensor)[0].cpu()).astype(dtype, copy=False)
+
+
+class AnomalyModel:
+    """A fitted bundle whose network stays in memory between scans.
+
+    It gives the same bits as the command line, and prints nothing. One scan is processed at a time: calls from several
+    threads need a lock.
+
+    Args:
+        workflow: an initialised inference workflow.
+        root: folder of its bundle.
+
+    Attributes:
+        outcome: of the fit, where :meth:`fit` made the model: which scans failed, what was fitted.
+
+    Example:
+        >>> import monai_dpmm_ad
+        >>> model = monai_dpmm_ad.AnomalyModel.load("my_bundle")  # doctest: +SKIP
+        >>> model.predict("scan.nii.gz").mask.sum()  # doctest: +SKIP
+    """
+
+    def __init__(self, workflow: AnomalyWorkflow, root: Path) -> None:
+        self.root = root
+        self.settings: dict[str, Any] = workflow.settings
+        self.network: AnomalyNet = workflow.network
+        self.outcome: Outcome | None = None
+        self._workflow = workflow
+
+    @classmethod
+    def load(cls, bundle: PathLike, trust_bundle: bool = False, **overrides: Any) -> AnomalyModel:
+        """Load a bundle.
+
+        Args:
+            bundle: folder of a fitted bundle.
+            trust_bundle: run the bundle's own configs, which are code, see `load_workflow`.
+            overrides: settings by name, and ``device``.
+
+        Raises:
+            CheckpointError: when the folder holds no fitted bundle, or one without calibration.
+        """
+        check_device(overrides)
+        make_absolute(overrides, "regions")
+        root = Path(bundle).absolute()
+        workflow = load_workflow(
+            root, ["inference"], "inference", own_logging=False, trust_bundle=trust_bundle, **overrides
+        )
+        workflow.initialize()
+        model = cls(workflow, root)
+        if not model.network.calibration.fitted:
+            raise CheckpointError(f"{root}: has no calibration, so there are no thresholds. Make a bundle with fit.")
+        return model
+
+    @classmethod
+    def fit(
+        cls,
+        images: Any,
+        held_out: Any = None,
+        affine: ArrayLike | None = None,
+        progress: bool = False,
+        **overrides: Any,
+    ) -> AnomalyModel:
+        """Fit normal scans, see :func:`~monai_dpmm_ad.commands.fit`.
+
+        Args:
+            images: a path, or several paths and images as :meth:`predict` takes them.
+            held_out: likewise, healthy scans to validate and calibrate on; None splits off subjects.
+            affine: of all that are plain arrays.
+            progress: whether to show a progress bar.
+            overrides: settings by name, and ``device``.
+
+        Returns:
+            The model; :meth:`save` keeps it, else it is gone with the process.
+        """
+        folder = Path(tempfile.mkdtemp(prefix="dpmm-ad-"))
+        try:
+            paths = _as_paths(images, folder / "images", affine)
+            others = None if held_out is None else _as_paths(held_out, folder / "held_out", affine)
+            with showing_progress(progress):
+                outcome = fit(paths, folder / "bundle", others, own_logging=False, **overrides)
+            again = {name: overrides[name] for name in ("device", *names_of("both")) if name in overrides}
+            model = cls.load(folder / "bundle", **again)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        model.outcome = outcome
+        weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
+        return model
+
+    @cached_property
+    def digest(self) -> str:
+        """Of model and config, 16 hexadecimal digits: a score belongs to the digest that gave it."""
+        content = (self.root / MODEL).read_bytes() + (self.root / INFERENCE).read_bytes()
+        return hashlib.sha256(content).hexdigest()[:16]
+
+    def predict(
+        self, image: Any, affine: ArrayLike | None = None, progress: bool = False, **overrides: Any
+    ) -> AnomalyResult:
+        """Process one scan as ``monai-dpmm-ad infer`` does.
+
+        Args:
+            image: path of a file or of the folder of a DICOM series; a nibabel image; a ``MetaTensor``; or an array
+                (X, Y, Z) or (X, Y) with its affine.
+            affine: (4, 4), voxels to mm in scanner space (RAS), of an array.
+            progress: whether to show a progress bar.
+            overrides: settings by name, for this scan only.
+
+        Raises:
+            ScanError: when the scan cannot be processed.
+        """
+        with tempfile.TemporaryDirectory(prefix="dpmm-ad-") as folder:
+            path = os.path.abspath(image) if is_path(image) else ""
+            if path:
+                _check_scan(path)
+            else:
+                path = str(write_image(image, Path(folder) / "image.nii", affine))
+            try:
+                with showing_progress(progress):
+                    return self._run(path, folder, overrides)
+            except ScanError as error:
+                raise (error if is_path(image) else ScanError(_IN_MEMORY, error.reason)) from None
+
+    def _run(self, path: str, folder: str, overrides: dict[str, Any]) -> AnomalyResult:
+        """Draw the map; everything but the network is made anew, so that no call sees another's state."""
+        found: list[dict[str, Any]] = []
+        workflow = self._workflow.renewed(
+            **{"dataset_dir": path, "output_dir": folder, "save_maps": False, "dicom": False, **overrides}
+        )
+        with workflow:
+            evaluator: ScanEvaluator = workflow.evaluator
+            evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: found.extend(_joined(engine)))
+            workflow.run()
+        if workflow.failures:
+            raise ScanError(workflow.failures[0].path, workflow.failures[0].reason)
+        row = workflow.table.rows[0]
+        return AnomalyResult(found[0], row, workflow.table.lesions.get(row.name, []))
+
+    def save(self, path: PathLike) -> Path:
+        """Copy the bundle into a new folder; it is whole as soon as it is there.
+
+        Args:
+            path: of the folder; must not exist, or be empty.
+
+        Raises:
+            CheckpointError: when something is there.
+        """
+        target = Path(path).absolute()
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise CheckpointError(f"{target}: is there already. Name another folder.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy = target.with_name(f"{PARTIAL}{target.name}")
+        shutil.rmtree(copy, ignore_errors=True)
+        try:
+            shutil.copytree(self.root, copy)
+            os.replace(copy, target)
+        except BaseException:
+            shutil.rmtree(copy, ignore_errors=True)
+            raise
+        return target
+
+
+def _check_scan(path: str) -> None:
+    if path.endswith(".json"):  # a server's client may upload one: it would make it open any file that it names
+        raise ScanError(path, "is a list of scans, not a scan")
+    number = len(resolve_datalist(path))
+    if number != 1:
+        raise ScanError(path, f"holds {number} scans; name one of them")
+
+
+def _as_paths(images: Any, folder: Path, affine: ArrayLike | None) -> list[PathLike]:
+    """Write what is in memory, and keep the paths of the rest."""
+    if is_path(images):
+        return [images]
+    if not isinstance(images, Sequence):
+        raise TypeError(f"`images` must be a path or a list of paths and images, got {type(images).__name__}.")
+    folder.mkdir()
+    return [
+        image if is_path(image) else write_image(image, folder / f"scan_{number:05d}.nii", affine)
+        for number, image in enumerate(images)
+    ]
+
+
+def _joined(engine: ScanEvaluator) -> list[dict[str, Any]]:
+    """MONAI parts what it knows of a scan: what was there before the network ran stays in the batch."""
+    state = engine.state
+    return [{**before, **after} for before, after in zip(state.batch, state.output, strict=True)]  # type: ignore[arg-type]

@@ -1,0 +1,157 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""The bundle as an object, for a notebook or a pipeline."""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import FAST
+from monai.data import MetaTensor
+from monai.transforms import LoadImage
+
+from monai_dpmm_ad import AnomalyModel, AnomalyResult, infer
+from monai_dpmm_ad.errors import CheckpointError, ScanError
+
+pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def model(bundle: Path) -> AnomalyModel:
+    return AnomalyModel.load(bundle)
+
+
+@pytest.fixture(scope="module")
+def scan(cohort: Path) -> Path:
+    return cohort.parent / "imagesTs" / "test_abnormal_001.nii.gz"
+
+
+@pytest.fixture(scope="module")
+def expected(bundle: Path, scan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("expected")
+    assert not infer(bundle, [scan], out, report=False).failures
+    return out
+
+
+def voxels(folder: Path, kind: str) -> np.ndarray:
+    return np.asarray(nib.load(folder / f"test_abnormal_001_{kind}.nii.gz").dataobj)
+
+
+def assert_same(result: AnomalyResult, expected: Path) -> None:
+    assert np.array_equal(result.map, voxels(expected, "anomaly"))
+    assert np.array_equal(result.mask, voxels(expected, "mask") > 0)
+    assert np.array_equal(result.percentile, voxels(expected, "percentile"))
+    (lesions,) = json.loads((expected / "lesions.json").read_text()).values()
+    assert [region.num_voxels for region in result.regions] == [lesion["num_voxels"] for lesion in lesions]
+    centres = [region.centroid for region in result.regions]
+    assert np.allclose(centres, [lesion["centroid"] for lesion in lesions], rtol=0, atol=1e-4)
+    line = dict(zip(*[line.split(",") for line in (expected / "scores.csv").read_text().splitlines()], strict=True))
+    assert (result.score, result.p_value) == (float(line["score"]), float(line["p_value"]))
+
+
+def test_in_six_lines(bundle: Path, scan: Path, expected: Path) -> None:
+    import monai_dpmm_ad
+
+    model = monai_dpmm_ad.AnomalyModel.load(bundle)
+    image = nib.load(scan)
+    assert_same(model.predict(scan), expected)
+    assert_same(model.predict(image.get_fdata(), image.affine), expected)
+
+
+def as_tensor(scan: Path) -> MetaTensor:
+    return LoadImage(image_only=True, ensure_channel_first=True)(scan)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [str, nib.load, as_tensor, lambda scan: as_tensor(scan)[0]],
+    ids=["text", "nibabel", "MetaTensor", "no channel"],
+)
+def test_whatever_holds_a_scan_gives_the_same(model: AnomalyModel, scan: Path, expected: Path, make: Any) -> None:
+    result = model.predict(make(scan))
+    assert_same(result, expected)
+    assert np.allclose(result.affine, nib.load(scan).affine, atol=1e-5)
+
+
+def test_a_flat_image_is_a_slice(model: AnomalyModel, scan: Path) -> None:
+    image = nib.load(scan)
+    flat = np.asarray(image.dataobj)[:, :, 4]
+    assert model.predict(flat, image.affine).map.shape == flat.shape
+
+
+def test_a_scan_changes_nothing_for_the_next(model: AnomalyModel, scan: Path, expected: Path) -> None:
+    path, network = sys.path[:], model.network
+    strict = model.predict(scan, false_positive_rate=0.2, axes=["coronal"])
+    assert strict.mask.sum() > 0
+    assert not np.array_equal(strict.map, voxels(expected, "anomaly"))
+    assert_same(model.predict(scan), expected)
+    assert model.network is network
+    assert sys.path == path
+
+
+def test_what_is_no_scan_is_said(model: AnomalyModel, scan: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.nii.gz").write_text("hello")
+    values = np.asarray(nib.load(scan).dataobj).astype(np.float32)
+    values[0, 0, 0] = np.nan
+    for image, affine, error, message in [
+        (tmp_path / "bad.nii.gz", None, ScanError, "bad.nii.gz: is damaged"),
+        (tmp_path / "none.nii.gz", None, ScanError, "no such file"),
+        (scan.parent, None, ScanError, "holds 4 scans; name one"),
+        (values, np.eye(4), ScanError, "the image in memory: has 1 NaN"),
+        (values, None, ValueError, "`affine` must be given with an array"),
+        (values, np.eye(3), ValueError, r"`affine` must have shape \(4, 4\)"),
+        (np.zeros((2, 3, 4, 5)), np.eye(4), ValueError, r"must have shape \(X, Y, Z\) or \(X, Y\)"),
+        (np.array(["a"]), np.eye(4), TypeError, "an array of numbers, got ndarray"),
+        (None, np.eye(4), TypeError, "an array of numbers, got NoneType"),
+    ]:
+        with pytest.raises(error, match=message):
+            model.predict(image, affine)
+    with pytest.raises(ValueError, match="`false_positive_rate` must lie in"):
+        model.predict(scan, false_positive_rate=2.0)
+    with pytest.raises(ValueError, match="Did you mean `false_positive_rate`"):
+        model.predict(scan, false_positive_rat=0.1)
+
+
+def test_it_is_quiet(bundle: Path, scan: Path) -> None:
+    code = "import sys, monai_dpmm_ad; monai_dpmm_ad.AnomalyModel.load(sys.argv[1]).predict(sys.argv[2])"
+    finished = subprocess.run([sys.executable, "-c", code, str(bundle), str(scan)], capture_output=True, text=True)
+    assert (finished.returncode, finished.stdout, finished.stderr) == (0, "", "")
+
+
+def test_fit_and_save(cohort: Path, tiny_vit: Path, scan: Path, tmp_path: Path) -> None:
+    folder = cohort.parent
+    images = [nib.load(path) for path in sorted((folder / "imagesTr").glob("*.nii.gz"))]
+    held_out = sorted((folder / "imagesVal").glob("*.nii.gz"))
+    model = AnomalyModel.fit(images, held_out, embedder_name=str(tiny_vit), **FAST)
+    assert model.outcome is not None
+    assert not model.outcome.failures
+    assert (model.outcome.metrics["num_fitted"], model.outcome.metrics["num_held_out"]) == (3, 2)
+    assert "calibrated on 2" in str(model.outcome.note)
+    before, where = model.predict(scan), model.root
+    assert model.save(tmp_path / "my" / "bundle") == tmp_path / "my" / "bundle"
+    with pytest.raises(CheckpointError, match="is there already"):
+        model.save(tmp_path / "my")
+    del model
+    gc.collect()
+    assert not where.exists()
+    assert np.array_equal(AnomalyModel.load(tmp_path / "my" / "bundle").predict(scan).map, before.map)
+    assert [path.name for path in (tmp_path / "my").iterdir()] == ["bundle"]
+
+
+def test_a_bundle_without_calibration_is_refused(bundle: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    state = torch.load(copy / "models" / "model.pt", weights_only=True)
+    state["calibration.num_scans"].zero_()
+    torch.save(state, copy / "models" / "model.pt")
+    with pytest.raises(CheckpointError, match="has no calibration"):
+        AnomalyModel.load(copy)

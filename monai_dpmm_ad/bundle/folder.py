@@ -42,6 +42,13 @@ def create_bundle(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         CheckpointError: when the folder holds a fitted bundle, or files that are no bundle.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     bundle = create_bundle(Path(folder) / "new")
+        ...     is_fitted(bundle), sorted(path.name for path in bundle.iterdir())
+        (False, ['LICENSE', 'configs', 'docs'])
     """
     path = Path(path)
     if is_fitted(path):
@@ -76,7 +83,12 @@ def template() -> Path:
 
 
 def is_fitted(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds a bundle with a fitted model."""
+    """Whether a folder holds a bundle with a fitted model.
+
+    Example:
+        >>> is_fitted("no/such/folder")
+        False
+    """
     return (Path(path) / MODEL).is_file()
 
 
@@ -126,6 +138,11 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
 
     Raises:
         CheckpointError: a damaged file, or none.
+
+    Example:
+        >>> read_state("no/such/model.pt")
+        Traceback (most recent call last):
+        monai_dpmm_ad.errors.CheckpointError: no/such/model.pt: is missing, since the bundle has not been fitted. ...
     """
     if not os.path.isfile(path):
         raise CheckpointError(f"{path}: is missing, since the bundle has not been fitted. Make one with fit.")

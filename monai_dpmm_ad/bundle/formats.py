@@ -48,6 +48,11 @@ def read_settings(bundle_root: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         CheckpointError: when the file cannot be read, was written by a later version, or has a setting that is unknown
             or cannot have its value.
+
+    Example:
+        >>> from monai_dpmm_ad.bundle.folder import template
+        >>> read_settings(template())["image_size"]
+        224
     """
     path = Path(bundle_root) / INFERENCE
     try:

@@ -26,6 +26,10 @@ def fit_settings(given: Settings) -> dict[str, Any]:
 
     Args:
         given: what a config's ``settings`` say, see :func:`~monai_dpmm_ad.bundle.settings.complete_settings`.
+
+    Example:
+        >>> fit_settings({"detector_name": "himatch"})["stages"]
+        'quarters'
     """
     values = complete_settings(given, "fit")
     if values["stages"] is None and values["detector_name"] == "himatch":
@@ -36,18 +40,34 @@ def fit_settings(given: Settings) -> dict[str, Any]:
 
 
 def run_settings(given: Settings) -> dict[str, Any]:
-    """Complete the settings of a run of a fitted bundle, see :func:`fit_settings`."""
+    """Complete the settings of a run of a fitted bundle, see :func:`fit_settings`.
+
+    Example:
+        >>> run_settings({"false_positive_rate": 0.05})["false_positive_rate"]
+        0.05
+    """
     return complete_settings(given, "run")
 
 
 def make_embedder(settings: Settings, autocast: bool | None = None) -> Embedder:
-    """Make the embedder of a bundle, see :func:`~monai_dpmm_ad.embedding.create_embedder`."""
+    """Make the embedder of a bundle, see :func:`~monai_dpmm_ad.embedding.create_embedder`.
+
+    Example:
+        >>> make_embedder(run_settings({"embedder_name": "pixels-8"})).embed_dim
+        64
+    """
     name, revision = settings["embedder_name"], settings["embedder_revision"]
     return create_embedder(name, revision, settings["stages"], autocast)
 
 
 def make_detector(settings: Settings, embedder: Embedder) -> Detector:
-    """Make the detector of a bundle, not yet fitted, see :func:`~monai_dpmm_ad.detectors.create_detector`."""
+    """Make the detector of a bundle, not yet fitted, see :func:`~monai_dpmm_ad.detectors.create_detector`.
+
+    Example:
+        >>> settings = run_settings({"embedder_name": "pixels-8", "num_components": 4})
+        >>> make_detector(settings, make_embedder(settings)).feature_dim
+        64
+    """
     return create_detector(
         settings["detector_name"],
         embedder.embed_dim,
@@ -73,6 +93,12 @@ def make_network(
 
     Raises:
         CheckpointError: a state of another backbone or of other settings.
+
+    Example:
+        >>> settings = run_settings({"embedder_name": "pixels-8", "image_size": 32})
+        >>> embedder = make_embedder(settings)
+        >>> make_network(settings, embedder, make_detector(settings, embedder)).image_size
+        32
     """
     names = inspect.signature(AnomalyNet).parameters
     network = AnomalyNet(embedder, detector, **{name: settings[name] for name in names if name in settings})

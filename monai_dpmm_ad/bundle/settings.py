@@ -219,6 +219,10 @@ def pick_settings(values: Mapping[str, Any], purpose: str) -> dict[str, Any]:
         values: all of a fit's or a run's.
         purpose: ``model``, what a bundle keeps; ``recipe``, what else an update repeats; ``embeds``, ``fixed`` or
             ``outputs``, as :class:`~monai_dpmm_ad.bundle.setting.Setting` has them.
+
+    Example:
+        >>> pick_settings(complete_settings({"seed": 3}, "fit"), "recipe")["seed"]
+        3
     """
     roles = {"model": ("model",), "recipe": ("fit",)}.get(purpose)
     if roles is not None:

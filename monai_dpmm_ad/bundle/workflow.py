@@ -152,6 +152,12 @@ def load_workflow(
             have its value.
         ValueError: an unknown setting or id, a value that a setting cannot have, or one that could be read as an
             expression of the config, which would run code.
+
+    Example:
+        >>> from monai_dpmm_ad.bundle.folder import template
+        >>> workflow = load_workflow(template(), ["train"], "train", own_logging=False, max_epochs=3)
+        >>> workflow.parser.get_parsed_content("values")["max_epochs"]
+        3
     """
     root = Path(bundle_root).absolute()
     if not (root / INFERENCE).is_file():

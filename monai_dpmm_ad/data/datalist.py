@@ -49,6 +49,11 @@ def resolve_datalist(
     Raises:
         ScanError: when a path leads nowhere and ``failures`` is ``None``.
         ValueError: when ``kind`` is unknown.
+
+    Example:
+        >>> resolve_datalist("no/such/scan.nii.gz")
+        Traceback (most recent call last):
+        monai_dpmm_ad.errors.ScanError: no/such/scan.nii.gz: no such file or folder
     """
     if kind not in KINDS:
         raise unknown_option("kind", kind, KINDS)
@@ -71,6 +76,10 @@ def add_regions(items: Sequence[Item], atlas: str | os.PathLike | None) -> list[
     Args:
         items: a datalist.
         atlas: an integer volume in the space of all scans; None changes nothing.
+
+    Example:
+        >>> add_regions([{"image": "a.nii.gz"}], "atlas.nii.gz")
+        [{'regions': 'atlas.nii.gz', 'image': 'a.nii.gz'}]
     """
     return [dict(item) if atlas is None else {"regions": os.fspath(atlas), **item} for item in items]
 

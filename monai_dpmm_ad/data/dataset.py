@@ -64,6 +64,12 @@ class ScanDataset(Dataset):
 
     Attributes:
         failures: what could not be read so far, in this process.
+
+    Example:
+        >>> def fail(item):
+        ...     raise ValueError("is no scan")
+        >>> ScanDataset([{"name": "a", "image": "a.nii.gz"}], fail)[0]
+        {'failure': ScanFailure(name='a', path='a.nii.gz', reason='is no scan')}
     """
 
     def __init__(self, data: Sequence[dict[str, Any]], transform: Callable[[dict[str, Any]], Any]) -> None:

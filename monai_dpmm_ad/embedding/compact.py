@@ -50,6 +50,10 @@ def create_embedder(
     Raises:
         ValueError: a word that is none of these.
         CheckpointError: a backbone that cannot be loaded.
+
+    Example:
+        >>> create_embedder("pixels-8").patch_size
+        8
     """
     name = os.fspath(name_or_path)
     if name == COMPACT:

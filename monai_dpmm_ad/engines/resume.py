@@ -31,6 +31,11 @@ class ResumeLog:
 
     Attributes:
         records: the contents of those that :meth:`remaining` found finished, scan name → record.
+
+    Example:
+        >>> log = ResumeLog("no/such/folder", "no/such/model.pt", {"image_size": 224})
+        >>> log.remaining([{"name": "a", "image": "a.nii.gz"}])
+        [{'name': 'a', 'image': 'a.nii.gz'}]
     """
 
     def __init__(

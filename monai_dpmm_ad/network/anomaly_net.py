@@ -49,6 +49,14 @@ class AnomalyNet(nn.Module):
             takes all of the foreground.
         mask_threshold: of that mask.
         mask_closing: of that mask, in patches.
+
+    Example:
+        >>> from monai_dpmm_ad.detectors import create_detector
+        >>> from monai_dpmm_ad.embedding import create_embedder
+        >>> embedder = create_embedder("pixels-8")
+        >>> network = AnomalyNet(embedder, create_detector("dpmm", embedder.embed_dim), image_size=64)
+        >>> network.resized_shape(256, 192)
+        (64, 48)
     """
 
     backbone_digest: Tensor

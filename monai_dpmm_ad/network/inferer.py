@@ -28,6 +28,11 @@ class VolumeInferer(Inferer):
         axes: which of ``axial``, ``coronal``, ``sagittal``; several are averaged.
         batch_size: slices in one forward pass.
         channels: 1, or 3 for a slice with its two neighbours.
+
+    Example:
+        >>> inferer = VolumeInferer(axes=("axial", "coronal"))
+        >>> inferer(torch.rand(1, 1, 6, 5, 4), lambda slices, positions: 2 * slices[:, :1]).shape
+        torch.Size([1, 1, 6, 5, 4])
     """
 
     def __init__(self, axes: Sequence[str] = ("axial",), batch_size: int = 8, channels: int = 1) -> None:

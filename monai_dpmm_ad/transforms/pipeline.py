@@ -27,6 +27,11 @@ def preprocess_scan(intensity: str = "median", spatial_dims: int | None = None) 
     Args:
         intensity: method of :class:`~monai_dpmm_ad.transforms.ScaleIntensityForeground`.
         spatial_dims: 3 or 2 refuses the other kind, None takes both.
+
+    Example:
+        >>> preprocess_scan("ct_window")({"image": "no/such/scan.nii.gz"})
+        Traceback (most recent call last):
+        RuntimeError: applying transform ...
     """
     return Compose([LoadScand(spatial_dims=spatial_dims), LoadRegionsd(), *_normalize(["image"], intensity)])
 
@@ -52,6 +57,11 @@ def preprocess_slices(
         min_foreground: least foreground of a slice.
         exclude: what a label leaves out: the ``patches`` it touches, the ``slices`` it touches, or ``none``.
         spatial_dims: as above.
+
+    Example:
+        >>> preprocess_slices(exclude="lesions")
+        Traceback (most recent call last):
+        ValueError: `exclude` must be one of none, patches, slices, got 'lesions'.
     """
     if exclude not in EXCLUDES:
         raise unknown_option("exclude", exclude, EXCLUDES)

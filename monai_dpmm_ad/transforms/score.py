@@ -27,6 +27,12 @@ class ScoreScand(MapTransform):
         calibration: read at call time, when a checkpoint has filled it.
         rate: false-positive rate of the mask, a share of healthy foreground voxels.
         pooling: how patch scores become an image score, see :func:`~monai_dpmm_ad.ops.pooling.pool_image_score`.
+
+    Example:
+        >>> from monai_dpmm_ad.calibration import Calibration
+        >>> scan = {"image": MetaTensor(torch.ones(1, 4, 4)), "pred": MetaTensor(torch.ones(1, 4, 4))}
+        >>> ScoreScand(Calibration(), pooling="max")(scan)["score"]
+        1.0
     """
 
     def __init__(self, calibration: Calibration, rate: float = 0.01, pooling: str = "top1pct") -> None:

@@ -86,7 +86,12 @@ def wait_for_all() -> None:
 
 
 def share(items: Sequence[Item]) -> list[Item]:
-    """Every ``world_size``-th item, beginning with this process's rank; an empty list where there are too few."""
+    """Every ``world_size``-th item, beginning with this process's rank; an empty list where there are too few.
+
+    Example:
+        >>> share(["a", "b", "c"])
+        ['a', 'b', 'c']
+    """
     return list(items[get_rank() :: get_world_size()])
 
 

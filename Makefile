@@ -13,7 +13,7 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	# torch first and pinned: an unpinned one pulls gigabytes of CUDA where a CPU build would do
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[report,faiss,dicom,onnx,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[report,faiss,dicom,nrrd,onnx,dev]'
 	touch $@
 
 # MONAI Label has an environment of its own, since it needs older releases than the rest.

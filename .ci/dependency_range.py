@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("report", "faiss", "dicom", "onnx")
+EXTRAS = ("report", "faiss", "dicom", "nrrd", "onnx")
 #: The tests' own tools, at the releases of constraints.txt: it is not they that are tested.
 TOOLS = ("pytest", "pytest-timeout", "hypothesis", "mpmath", "jsonschema")
 #: What touches the fixed packages: reading, embedding, fitting, bundle, command line, figures, pictures, graphs.

@@ -20,7 +20,7 @@ from monai_dpmm_ad.bundle import INFERENCE, MODEL, load_network, load_workflow
 from monai_dpmm_ad.datalist import resolve_datalist
 from monai_dpmm_ad.engines import ScanEvaluator
 from monai_dpmm_ad.errors import CheckpointError, ScanError
-from monai_dpmm_ad.handlers import ScanRow, ScanTable
+from monai_dpmm_ad.handlers import DriftHandler, ScanRow, ScanTable
 from monai_dpmm_ad.label.requests import MapRequest
 from monai_dpmm_ad.lesions import Lesion
 from monai_dpmm_ad.network import AnomalyNet
@@ -66,12 +66,15 @@ class Prediction:
         row: the scan's line of ``scores.csv``.
         lesions: by falling peak score.
         bundle: what drew the map.
+        drift: whether the scan is one of the population that was fitted, as ``drift.json`` says it; None where the
+            bundle cannot tell.
     """
 
     scan: dict[str, Any]
     row: ScanRow
     lesions: list[Lesion]
     bundle: LoadedBundle
+    drift: dict[str, Any] | None
 
 
 class BundleRunner:
@@ -154,7 +157,7 @@ def _served(components: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _check_scan(path: str) -> None:
-    if path.endswith(".json"):  # a client may upload one: it would make the server open any file that it names
+    if path.lower().endswith(".json"):  # a client may upload one: it would make the server open any file that it names
         raise ScanError(path, "is a list of scans, not a scan")
     number = len(resolve_datalist(path))
     if number != 1:
@@ -178,12 +181,14 @@ def _run(bundle: LoadedBundle, image: str, request: MapRequest) -> Prediction:
         evaluator: ScanEvaluator = parser.get_parsed_content("evaluator")
         evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: found.extend(_joined(engine)))
         evaluator.run()
-        table = next(handler for handler in parser.get_parsed_content("handlers") if isinstance(handler, ScanTable))
+        handlers = parser.get_parsed_content("handlers")
+        table = next(handler for handler in handlers if isinstance(handler, ScanTable))
+        drift = next((handler.result for handler in handlers if isinstance(handler, DriftHandler)), None)
     if evaluator.failures:
         failure = evaluator.failures[0]
         raise ScanError(failure.path, failure.reason)
     row = table.rows[0]
-    return Prediction(found[0], row, table.lesions.get(row.name, []), bundle)
+    return Prediction(found[0], row, table.lesions.get(row.name, []), bundle, drift)
 
 
 def _joined(engine: ScanEvaluator) -> list[dict[str, Any]]:

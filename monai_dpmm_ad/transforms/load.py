@@ -16,7 +16,15 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform, Transform
 
 from monai_dpmm_ad.errors import ScanError
-from monai_dpmm_ad.scan_paths import NIFTI_SUFFIXES, PICTURE_SUFFIXES, has_suffix, is_dicom_file, scan_stem
+from monai_dpmm_ad.scan_paths import (
+    NIFTI_SUFFIXES,
+    NRRD_SUFFIXES,
+    PICTURE_SUFFIXES,
+    has_suffix,
+    is_dicom_file,
+    scan_stem,
+)
+from monai_dpmm_ad.transforms.nrrd import NrrdVolumeReader
 from monai_dpmm_ad.transforms.readers import (
     DicomSeriesReader,
     label_reader,
@@ -40,7 +48,7 @@ _PICTURE_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 class LoadScan(Transform):
     """Load one scan as a channel-first float32 ``MetaTensor``, or raise a ``ScanError`` that says why not.
 
-    Reads NIfTI, a DICOM series (its folder, its files, or a single file) and PNG, JPEG and BMP pictures, which become
+    Reads NIfTI, NRRD, a DICOM series (its folder, its files, or a single file) and PNG, JPEG and BMP pictures, which become
     grey (16 bits are kept). Pictures and single DICOM images have an array with columns first, as MONAI's readers give
     it, and the affine diag(-1, -1, 1, 1), so that ``Orientation("PL")`` leaves rows and columns as the picture has
     them.
@@ -168,11 +176,13 @@ class LoadScan(Transform):
             raise ScanError(source, "is empty (0 bytes)")
         if has_suffix(source, NIFTI_SUFFIXES):
             return nifti_reader(source, self.max_bytes)
+        if has_suffix(source, NRRD_SUFFIXES):
+            return NrrdVolumeReader(self.max_bytes)
         if has_suffix(source, PICTURE_SUFFIXES):
             return (label_reader if is_label else picture_reader)(source, self.max_bytes)
         if is_dicom_file(Path(source)):
             return DicomSeriesReader(self.max_bytes)
-        raise ScanError(source, "is not an image that can be read (NIfTI, DICOM, PNG, JPEG or BMP)")
+        raise ScanError(source, "is not an image that can be read (NIfTI, NRRD, DICOM, PNG, JPEG or BMP)")
 
 
 class LoadScand(MapTransform):

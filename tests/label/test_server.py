@@ -114,7 +114,7 @@ def test_the_map_is_the_command_lines_to_the_bit(client: MONAILabelClient, serve
         assert ours.shape == nib.load(scan).shape
         row = row_of(expected, name)
         assert [str(facts[key]) for key in SCORES] == [row[key] for key in SCORES]
-        assert facts["lesions"] == json.loads((expected / "lesions.json").read_text())[name]
+        assert facts["regions"] == json.loads((expected / "lesions.json").read_text())[name]
 
 
 def test_what_slicer_asks_for(client: MONAILabelClient, server: Server, expected: Path) -> None:
@@ -181,10 +181,10 @@ def test_a_request_sets_rate_axes_and_lesion_size(client: MONAILabelClient, serv
     wanted = {"rate": "0.2", "axes": "axial+coronal", "min_lesion": 2000}
     path, facts = client.infer("dpmm_ad_map", STUDY, wanted)
     assert np.array_equal(voxels(path), voxels(out / f"{STUDY}_anomaly.nii.gz"))
-    assert facts["lesions"] == json.loads((out / "lesions.json").read_text())[STUDY]
-    assert "not calibrated" in " ".join(facts["notes"])
+    assert facts["regions"] == json.loads((out / "lesions.json").read_text())[STUDY]
+    assert "not calibrated" in " ".join(facts["warnings"])
     mask, _ = client.infer("dpmm_ad_mask", STUDY, wanted)
-    sizes = [lesion["num_voxels"] for lesion in facts["lesions"]]
+    sizes = [lesion["num_voxels"] for lesion in facts["regions"]]
     assert (voxels(mask) > 0).sum() == sum(sizes) < (voxels(out / f"{STUDY}_mask.nii.gz") > 0).sum()
 
 

@@ -11,6 +11,7 @@ import asyncio
 import functools
 import inspect
 import json
+import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
@@ -196,7 +197,9 @@ def _run(endpoint: Callable[..., Awaitable[Any]], arguments: dict[str, Any]) -> 
     for field in _JSON_FIELDS:
         check_settings(_read_json(field, arguments.get(field)))
     for name, upload in _uploads(arguments):
-        check_file_name(upload.filename or "", LABEL_SUFFIXES if name == "label" else UPLOAD_SUFFIXES)
+        # Clients send the path that a file has on their side; what counts is its last part.
+        upload.filename = re.split(r"[/\\]", upload.filename or "")[-1]
+        check_file_name(upload.filename, LABEL_SUFFIXES if name == "label" else UPLOAD_SUFFIXES)
     if arguments.get("uncompress"):
         raise HTTPException(400, "`uncompress` must be false: archives may hold links and paths. Send the scan itself.")
     if arguments.get("output") == infer.ResultType.dicom_seg and inspect.unwrap(endpoint) is infer.api_run_inference:

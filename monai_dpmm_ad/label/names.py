@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from enum import Enum
 from typing import Any
 
 from fastapi import HTTPException
@@ -70,4 +71,4 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise HTTPException(400, f"`{name}` must be given in the address, not among the parameters.")
     tag = settings.get("label_tag")
     if tag is not None:
-        check_tag(str(tag))
+        check_tag(tag.value if isinstance(tag, Enum) else str(tag))

@@ -22,8 +22,19 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-#: What ``--conf`` may set here.
-CONF = ("token", "origins", "deletion", "links", "max_upload", "max_waiting")
+#: What ``--conf`` may set: of the bundle, then of access.
+CONF = (
+    "bundle",
+    "device",
+    "regions",
+    "trust_bundle",
+    "token",
+    "origins",
+    "deletion",
+    "links",
+    "max_upload",
+    "max_waiting",
+)
 _MIN_TOKEN = 16  # characters: what a guess over the network does not find
 #: 3D Slicer asks here whether a password is wanted, and turns it into a token.
 _BEFORE_LOGIN = ("/auth/", "/auth/token")

@@ -26,14 +26,14 @@ from monailabel.tasks.activelearning.random import Random
 from monai_dpmm_ad import __version__
 from monai_dpmm_ad.bundle import is_fitted
 from monai_dpmm_ad.errors import CheckpointError
-from monai_dpmm_ad.label.access import CONF, read_access, read_switch
+from monai_dpmm_ad.label.access import read_access, read_switch
 from monai_dpmm_ad.label.batch import BatchAnomaly
 from monai_dpmm_ad.label.dicom import open_dicom_studies
 from monai_dpmm_ad.label.infer import AnomalyInfer
+from monai_dpmm_ad.label.install import SERVER
 from monai_dpmm_ad.label.labels import NORMAL
 from monai_dpmm_ad.label.ranking import AnomalyScoring, MostAnomalous, StudyScores
 from monai_dpmm_ad.label.refusals import refuse_unknown
-from monai_dpmm_ad.label.requests import check_names
 from monai_dpmm_ad.label.runner import BundleRunner
 from monai_dpmm_ad.label.severity import LEVEL_NAMES
 from monai_dpmm_ad.label.studies import StudyFolder
@@ -43,7 +43,6 @@ __all__ = ["AnomalyApp"]
 
 MASK, MAP, SCORING, STRATEGY = "dpmm_ad_mask", "dpmm_ad_map", "dpmm_ad", "most_anomalous"
 UPDATE, REFIT = "dpmm_ad_update", "dpmm_ad_refit"
-SERVER = "monai_dpmm_ad.label.server:app"
 logger = logging.getLogger(__name__)
 
 
@@ -64,7 +63,6 @@ class AnomalyApp(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
         _check_folder(app_dir)
-        check_names(conf, ("bundle", "device", "regions", "trust_bundle", *CONF))
         self.access = read_access(conf, settings.MONAI_LABEL_AUTH_ENABLE)
         bundle = conf.get("bundle")
         if not bundle or not is_fitted(bundle):

@@ -109,4 +109,5 @@ def read_segmentation(dataset: Any, like: str | os.PathLike[str]) -> tuple[NDArr
 
 def write_label(path: Path, values: NDArray[np.uint8], like: str | os.PathLike[str]) -> None:
     """Write a label map with an image's geometry."""
-    nib.save(nib.Nifti1Image(values, nib.load(like).affine), path)
+    image: Any = nib.load(like)
+    nib.save(nib.Nifti1Image(values, image.affine), path)

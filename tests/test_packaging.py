@@ -33,7 +33,7 @@ def test_the_wheel_holds_what_the_package_needs_and_nothing_else(tmp_path: Path)
         "label_app/logs/app.log",
         "label_app/model/m.pt",
         "dpmm_ad/models/model.pt",
-        "dpmm_ad/provenance.json",
+        "dpmm_ad/fit/s.json",
     ):
         (source / "bundles" / name).parent.mkdir(parents=True, exist_ok=True)
         (source / "bundles" / name).write_text("names of studies")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from fastapi import HTTPException
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX, DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
+from monailabel.datastore.utils.convert import dicom_to_nifti
+from monailabel.datastore.utils.dicom import dicom_web_download_series
 from monailabel.interfaces.datastore import DefaultLabelTag
 from pydicom.dataset import Dataset
 
@@ -59,15 +62,28 @@ class DicomStudies(DICOMWebDatastore):
     """
 
     def series_folder(self, image_id: str) -> str:
-        """Folder of the series' files, downloaded where it is not in the cache."""
-        self.get_image_uri(image_id)
-        return os.path.realpath(os.path.join(self._datastore.image_path(), image_id))
+        """Folder of the series' files, downloaded where it is not in the cache; it appears complete or not at all."""
+        check_name("image", image_id)
+        folder = Path(os.path.realpath(self._datastore.image_path())) / image_id
+        if not folder.exists():
+            with tempfile.TemporaryDirectory(prefix=".download-", dir=folder.parent) as work:
+                part = Path(work) / "series"
+                dicom_web_download_series(None, image_id, str(part), self._client, self._fetch_by_frame)
+                with suppress(OSError):  # another request was faster
+                    os.rename(part, folder)
+        return str(folder)
 
     def get_image_uri(self, image_id: str) -> str:
         """Path of the series as NIfTI, downloaded and converted where it is not in the cache."""
-        check_name("image", image_id)
-        uri: str = super().get_image_uri(image_id)
-        return uri
+        folder = self.series_folder(image_id)
+        path = f"{folder}.nii.gz"
+        if not os.path.exists(path):
+            converted = dicom_to_nifti(folder)
+            try:
+                LocalDatastore.add_image(self, image_id, converted, self._dicom_info(image_id))
+            finally:
+                os.unlink(converted)
+        return path
 
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
         """Path of a label in the cache; MONAI Label's own takes a final label's study for its series."""

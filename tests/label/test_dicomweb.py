@@ -109,7 +109,7 @@ def test_a_series_gets_the_command_lines_map(
     path, _ = MONAILabelClient(server.url, tmpdir=str(tmp_path)).infer("dpmm_ad_map", series[NAMES[1]], {})
     theirs, ours = (LoadScan().read(str(file), is_label=True) for file in (expected, path))
     index = np.linalg.inv(ours.affine.numpy()) @ theirs.affine.numpy()
-    axes = [slice(None, None, int(round(index[n, n]))) for n in range(3)]
+    axes = [slice(None, None, round(index[n, n])) for n in range(3)]
     assert np.allclose(ours[0].numpy()[tuple(axes)], theirs[0].numpy(), rtol=1e-4, atol=1e-4)
 
 
@@ -128,7 +128,7 @@ def test_levels_come_as_a_segmentation_and_a_map_does_not(
     path, _ = MONAILabelClient(server.url, tmpdir=str(tmp_path)).infer("dpmm_ad_mask", series[NAMES[1]], {"rate": 0.2})
     assert int(found.pixel_array.sum()) == int((np.asarray(nib.load(path).dataobj) > 0).sum()) > 0
     refused = server.post("/infer/dpmm_ad_map", params=query)
-    assert (refused.status_code, "it draws no levels" in refused.json()["detail"]) == (400, True)
+    assert (refused.status_code, "a map has no levels" in refused.json()["detail"]) == (400, True)
 
 
 def test_labels_go_to_the_archive_and_train(
@@ -179,7 +179,7 @@ def client_image(server: Server, image: str, folder: Path) -> Path:
 
 
 def test_what_is_the_archives_is_not_changed_here(server: Server, archive: tuple[str, dict[str, str], Path]) -> None:
-    _, series, folder = archive
+    _, _, folder = archive
     file = {"file": ("a.nii.gz", b"x")}
     refused = requests.put(f"{server.url}/datastore/image", params={"image": "new"}, files=file, timeout=60)
     assert (refused.status_code, "DICOM server" in refused.json()["detail"]) == (400, True)

@@ -141,7 +141,7 @@ def _pretrain(options: dict[str, Any]) -> int:
 def _label_app(options: dict[str, Any]) -> int:
     from importlib.util import find_spec
 
-    from monai_dpmm_ad.label.install import install_app, start_command
+    from monai_dpmm_ad.label_command import install_app, start_command
 
     app = install_app(options.pop("out"))
     print(f"app: {app}")

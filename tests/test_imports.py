@@ -27,7 +27,7 @@ LAYERS = [
     {"reporting"},
     {"anomaly_types"},
     {"commands"},
-    {"cluster_command", "benchmark"},
+    {"cluster_command", "benchmark", "label_command"},
     {"cli", "label"},
 ]
 KNOWS_NOTHING_OF = {"ops": ("monai", "ignite", "transformers"), "mixture": ("monai", "ignite", "transformers")}

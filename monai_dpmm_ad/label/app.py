@@ -30,7 +30,6 @@ from monai_dpmm_ad.label.access import read_access, read_switch
 from monai_dpmm_ad.label.batch import BatchAnomaly
 from monai_dpmm_ad.label.dicom import open_dicom_studies
 from monai_dpmm_ad.label.infer import AnomalyInfer
-from monai_dpmm_ad.label.install import SERVER
 from monai_dpmm_ad.label.labels import NORMAL
 from monai_dpmm_ad.label.ranking import AnomalyScoring, MostAnomalous, StudyScores
 from monai_dpmm_ad.label.refusals import refuse_unknown
@@ -38,6 +37,7 @@ from monai_dpmm_ad.label.runner import BundleRunner
 from monai_dpmm_ad.label.severity import LEVEL_NAMES
 from monai_dpmm_ad.label.studies import StudyFolder
 from monai_dpmm_ad.label.train import LearnNormal
+from monai_dpmm_ad.label_command import SERVER
 
 __all__ = ["AnomalyApp"]
 

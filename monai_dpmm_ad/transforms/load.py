@@ -49,9 +49,9 @@ class LoadScan(Transform):
     """Load one scan as a channel-first float32 ``MetaTensor``, or raise a ``ScanError`` that says why not.
 
     Reads NIfTI, NRRD, a DICOM series (its folder, its files, or a single file) and PNG, JPEG and BMP pictures, which
-    become grey (16 bits are kept). Pictures and single DICOM images have an array with columns first, as MONAI's readers
-    give it, and the affine diag(-1, -1, 1, 1), so that ``Orientation("PL")`` leaves rows and columns as the picture has
-    them.
+    become grey (16 bits are kept). Pictures and single DICOM images have an array with columns first, as MONAI's
+    readers give it, and the affine diag(-1, -1, 1, 1), so that ``Orientation("PL")`` leaves rows and columns as the
+    picture has them.
 
     Args:
         spatial_dims: 3 accepts volumes of two slices or more, 2 accepts flat images, ``None`` both; a volume that has

@@ -342,3 +342,14 @@ def test_what_is_switched_on_deletes(locked: Server) -> None:
     victim = locked.studies / "test_healthy_001.nii.gz"
     assert requests.delete(f"{locked.url}/datastore/?id=test_healthy_001", headers=headers, timeout=60).ok
     assert not victim.exists()
+
+
+def test_with_monai_labels_own_oauth_nobody_gets_in_without_it(
+    bundle: Path, scans: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("oauth")
+    with running_server(folder, bundle, scans[:1], host="0.0.0.0", MONAI_LABEL_AUTH_ENABLE="true") as running:
+        assert requests.get(f"{running.url}/auth/", timeout=60).json()["enabled"] is True
+        for method, path in (("GET", "/info/"), ("GET", "/datastore/"), ("POST", "/infer/dpmm_ad_map?image=a")):
+            assert requests.request(method, f"{running.url}{path}", timeout=60).status_code == 401
+        assert requests.delete(f"{running.url}/datastore/?id=a", timeout=60).status_code == 403

@@ -10,6 +10,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import monai_dpmm_ad
 from monai_dpmm_ad.files import replace_file
 
 __all__ = ["SERVER", "install_app", "start_command"]
@@ -30,7 +31,7 @@ def install_app(out: str | os.PathLike[str]) -> Path:
     Raises:
         FileExistsError: when it has another ``main.py``.
     """
-    package = Path(__file__).resolve().parents[1]
+    package = Path(monai_dpmm_ad.__file__).resolve().parent
     installed = package / "bundles" / "label_app" / "main.py"
     source = installed if installed.is_file() else package.parent / "bundles" / "label_app" / "main.py"
     folder = Path(out).absolute()

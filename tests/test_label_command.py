@@ -8,7 +8,7 @@ import pytest
 
 from monai_dpmm_ad import cli
 
-SOURCE = Path(__file__).parents[2] / "bundles" / "label_app" / "main.py"
+SOURCE = Path(__file__).parents[1] / "bundles" / "label_app" / "main.py"
 
 
 def test_the_command_prints_the_apps_path_and_the_whole_command(

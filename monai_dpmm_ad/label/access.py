@@ -42,6 +42,8 @@ _WORK = ("/infer/", "/batch/", "/train/", "/scoring/", "/activelearning/")
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 #: Requests that are no work (lists, downloads) at once: each holds a thread for a moment only.
 MAX_LIGHT = 64
+#: Largest body of a request that brings no file, in bytes.
+MAX_TEXT = 10**6
 
 
 @dataclass(frozen=True)
@@ -162,11 +164,11 @@ class Gate:
             return
         self._at_once[is_work] += 1
         try:
-            await self._hand_on(scope, receive, send)
+            await self._hand_on(find_limit(self.access, headers), scope, receive, send)
         finally:
             self._at_once[is_work] -= 1
 
-    async def _hand_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _hand_on(self, limit: int, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the other application answer, but for a body that turns out too large: it has not begun to answer."""
         size, is_large = 0, False
 
@@ -174,7 +176,7 @@ class Gate:
             nonlocal size, is_large
             message = await receive()
             size += len(message.get("body", b""))
-            if size > self.access.max_upload:
+            if size > limit:
                 is_large = True
                 raise _TooLarge
             return message
@@ -186,7 +188,7 @@ class Gate:
         with contextlib.suppress(_TooLarge):
             await self.app(scope, bounded, reply)
         if is_large:
-            await _answer(send, *_too_large(self.access))
+            await _answer(send, *_too_large(limit))
 
 
 def find_refusal(access: Access, scope: Scope, headers: Mapping[str, str]) -> tuple[int, str] | None:
@@ -214,14 +216,18 @@ def find_refusal(access: Access, scope: Scope, headers: Mapping[str, str]) -> tu
                 401,
                 "This server wants its token: Authorization: Bearer TOKEN in the header, or 3D Slicer's password.",
             )
-    length = headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > access.max_upload:
-        return _too_large(access)
-    return None
+    length, limit = headers.get("content-length", "0"), find_limit(access, headers)
+    return None if length.isdecimal() and int(length) <= limit else _too_large(limit)
 
 
-def _too_large(access: Access) -> tuple[int, str]:
-    return 413, f"A request may have {access.max_upload // 10**6} MB. Start the server with --conf max_upload MB."
+def find_limit(access: Access, headers: Mapping[str, str]) -> int:
+    """Largest body in bytes: files come in forms, which are kept on disk; anything else is read into memory."""
+    is_form = headers.get("content-type", "").lower().startswith("multipart/form-data")
+    return access.max_upload if is_form else min(MAX_TEXT, access.max_upload)
+
+
+def _too_large(limit: int) -> tuple[int, str]:
+    return 413, f"This request may have {limit / 10**6:g} MB. For files start the server with --conf max_upload MB."
 
 
 def _is_this_machine(server: tuple[str, int | None] | None) -> bool:
@@ -244,7 +250,7 @@ def _is_own_page(access: Access, host: str, headers: Mapping[str, str]) -> bool:
     origin = headers.get("origin")
     if origin is None:
         return headers.get("sec-fetch-site", "none") in ("none", "same-origin")
-    return origin.lower() in access.origins or urlsplit(origin.lower()).netloc == host
+    return origin.lower() in access.origins or (bool(host) and urlsplit(origin.lower()).netloc == host)
 
 
 def _is_preflight(scope: Scope, headers: Mapping[str, str]) -> bool:

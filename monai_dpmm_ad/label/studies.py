@@ -39,7 +39,8 @@ class StudyFolder(LocalDatastore):
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Add a study under a new name; one that is there is never replaced."""
         check_name("image", image_id)
-        names = [f"{image_id}{suffix}".lower() for suffix in ("", *UPLOAD_SUFFIXES)]
+        _, own = self._to_id(os.path.basename(image_filename))
+        names = [f"{image_id}{suffix}".lower() for suffix in ("", own, *UPLOAD_SUFFIXES)]
         if image_id in self.list_images() or any(name.lower() in names for name in os.listdir(self.root)):
             raise HTTPException(409, f"`image` must be a new name, got '{image_id}'. The server replaces no study.")
         added: str = super().add_image(image_id, image_filename, image_info)

@@ -92,6 +92,7 @@ PAGES = {
     "another": ({"origin": "https://evil.example"}, 403),
     "another port": ({"origin": "http://127.0.0.1:9000"}, 403),
     "a file": ({"origin": "null"}, 403),
+    "a file, to nobody": ({"origin": "null", "host": ""}, 403),
     "own address as a user": ({"origin": "http://127.0.0.1:8000@evil.example"}, 403),
     "listed": ({"origin": "https://viewer.example:3000"}, 200),
     "listed, in capitals": ({"origin": "https://VIEWER.example:3000"}, 200),
@@ -120,6 +121,10 @@ def test_a_listed_pages_preflight_passes_without_the_token() -> None:
 
 def test_a_body_is_bounded_whatever_it_claims() -> None:
     gate = Gate(read_and_agree, Access(max_upload=1000))
+    large = Gate(read_and_agree, Access(max_upload=9 * 10**6))
+    for kind, status in (("multipart/form-data; boundary=x", 200), ("application/json", 413)):  # no file, no megabytes
+        assert ask(large, scope_of(method="PUT", content_type=kind, content_length="2000000"), [b"x"])[0] == status
+        assert ask(large, scope_of(method="PUT", content_type=kind), [bytes(2 * 10**6)])[0] == status
     assert ask(gate, scope_of(method="PUT", content_length="1000"), [bytes(1000)])[0] == 200
     assert ask(gate, scope_of(method="PUT", content_length="1001"), [])[0] == 413
     assert ask(gate, scope_of(method="PUT", content_length="-1"), [])[0] == 413

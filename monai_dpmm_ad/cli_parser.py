@@ -11,7 +11,7 @@ from monai_dpmm_ad import __version__
 
 __all__ = ["make_parser"]
 
-PATHS = "a folder of NIfTI files, DICOM series or pictures, a BMAD-style tree, a datalist JSON, or single files"
+PATHS = "a folder of NIfTI or NRRD files, DICOM series or pictures, a BMAD-style tree, a datalist JSON, or single files"
 NOTICE = "Research software, not a medical device."
 
 

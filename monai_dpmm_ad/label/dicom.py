@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from dicomweb_client import DICOMwebClient
 from dicomweb_client.session_utils import create_session_from_user_pass
 from fastapi import HTTPException
+from filelock import FileLock
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX, DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
@@ -62,27 +62,27 @@ class DicomStudies(DICOMWebDatastore):
     """
 
     def series_folder(self, image_id: str) -> str:
-        """Folder of the series' files, downloaded where it is not in the cache; it appears complete or not at all."""
-        check_name("image", image_id)
-        folder = Path(os.path.realpath(self._datastore.image_path())) / image_id
-        if not folder.exists():
-            with tempfile.TemporaryDirectory(prefix=".download-", dir=folder.parent) as work:
-                part = Path(work) / "series"
-                dicom_web_download_series(None, image_id, str(part), self._client, self._fetch_by_frame)
-                with suppress(OSError):  # another request was faster
-                    os.rename(part, folder)
-        return str(folder)
+        """Folder of the series' files, downloaded where it is not in the cache."""
+        return self.get_image_uri(image_id).removesuffix(".nii.gz")
 
     def get_image_uri(self, image_id: str) -> str:
         """Path of the series as NIfTI, downloaded and converted where it is not in the cache."""
-        folder = self.series_folder(image_id)
+        check_name("image", image_id)
+        folder = Path(os.path.realpath(self._datastore.image_path())) / image_id
         path = f"{folder}.nii.gz"
-        if not os.path.exists(path):
-            converted = dicom_to_nifti(folder)
-            try:
-                LocalDatastore.add_image(self, image_id, converted, self._dicom_info(image_id))
-            finally:
-                os.unlink(converted)
+        # Requests, and the processes that score and train, may want one series at once; it appears whole or not at all.
+        with FileLock(folder.with_name(f".{image_id}.lock")):
+            if not folder.exists():
+                with tempfile.TemporaryDirectory(prefix=".download-", dir=folder.parent) as work:
+                    part = Path(work) / "series"
+                    dicom_web_download_series(None, image_id, str(part), self._client, self._fetch_by_frame)
+                    os.rename(part, folder)
+            if not os.path.exists(path):
+                converted = dicom_to_nifti(str(folder))
+                try:
+                    LocalDatastore.add_image(self, image_id, converted, self._dicom_info(image_id))
+                finally:
+                    os.unlink(converted)
         return path
 
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
@@ -103,6 +103,10 @@ class DicomStudies(DICOMWebDatastore):
     def remove_image(self, image_id: str) -> None:
         """Refuse: studies are deleted on the DICOM server."""
         raise HTTPException(403, "Studies are on the DICOM server. Delete the image there.")
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Refuse: final labels are deleted on the DICOM server."""
+        raise HTTPException(403, "Labels are on the DICOM server. Delete the Segmentation there.")
 
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""

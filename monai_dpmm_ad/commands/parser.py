@@ -13,7 +13,7 @@ from monai_dpmm_ad.bundle.settings import SETTINGS
 
 __all__ = ["make_parser"]
 
-PATHS = "a folder of NIfTI files, DICOM series or pictures, a BMAD-style tree, a datalist JSON, or single files"
+PATHS = "a folder of NIfTI or NRRD files, DICOM series or pictures, a BMAD-style tree, a datalist JSON, or single files"
 NOTICE = "Research software, not a medical device."
 
 
@@ -30,6 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_benchmark(commands)
     _add_export(commands)
     _add_pretrain(commands)
+    _add_label_app(commands)
     return parser
 
 
@@ -38,6 +39,15 @@ def _add_command(commands: Any, name: str, description: str) -> argparse.Argumen
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(command=name)
     return parser
+
+
+def _add_label_app(commands: Any) -> None:
+    parser = _add_command(commands, "label-app", "install the MONAI Label app and print how its server is started")
+    parser.add_argument(
+        "--out", default="label_app", metavar="DIR", help="folder of the app, and of its logs (default label_app)"
+    )
+    parser.add_argument("--studies", metavar="PATH", help="folder of the studies, or a DICOM server's address")
+    parser.add_argument("--bundle", metavar="BUNDLE", help="folder that fit wrote")
 
 
 def _add_demo(commands: Any) -> None:

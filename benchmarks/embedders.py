@@ -217,7 +217,7 @@ def make_scorers(patches: Tensor, options: argparse.Namespace) -> dict[str, Scor
     """Fit the mixture and take memory banks of three sizes."""
     generator = torch.Generator().manual_seed(0)
     patches = patches[torch.randperm(len(patches), generator=generator)[: options.num_patches]]
-    mixture = DirichletProcessMixture(options.components, patches.shape[1], restarts=1)
+    mixture = DirichletProcessMixture(options.components, patches.shape[1])
     mixture.fit(patches.split(4096), max_epochs=options.epochs)
     banks = {f"bank {len(bank)}": bank for bank in (patches[: options.components], patches[: options.bank])}
     scorers: dict[str, Score] = {

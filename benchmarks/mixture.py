@@ -112,7 +112,7 @@ def measure_throughput(results: dict) -> None:
     print(f"\nthroughput, N = {num_data}, D = {dim}, diagonal; shares of the pass")
     print(f"{'K':>5} {'pass /s':>9} {'products':>9} {'screened':>9} {'vs N×K×D':>9}")
     for num_components in (100, 500):
-        mixture = DirichletProcessMixture(num_components, dim, restarts=1).initialize(x[:5000], num_data)
+        mixture = DirichletProcessMixture(num_components, dim).initialize(x[:5000], num_data)
         run_products, run_screened = make_bare(num_data, dim, num_components, chunk)
 
         def run_pass(mixture: DirichletProcessMixture = mixture) -> None:
@@ -221,7 +221,7 @@ def measure_scoring(results: dict) -> None:
     network = Dinov2Model(config).eval()
     image = torch.rand(1, 3, 448, 448)
     x = make_embeddings(20_000, 384, 60)
-    mixture = DirichletProcessMixture(500, 384, restarts=1).initialize(x)
+    mixture = DirichletProcessMixture(500, 384).initialize(x)
     with torch.no_grad():
         forward = measure(lambda: network(image), 5)
         with torch.autocast("cpu", torch.bfloat16):

@@ -53,7 +53,7 @@ def estimate_axes(scale: DataScale, sample: Tensor, num_components: int, generat
     centred = scale.to(sample.dtype).place(sample)
     turned = scale
     for _ in range(ROUNDS):
-        labels = seed_labels(turned, sample, num_components, 1, generator)
+        labels = seed_labels(turned, sample, num_components, generator)
         residual = _take_residuals(centred, labels, num_components)
         turned = _turn(scale, centred, whiten_within(residual, labels, scale.variance))
     assert turned.axes is not None

@@ -58,7 +58,7 @@ def admit_novelty(
         evidence = run_local_step(prior, factors, sample, chunk_size, screened=True).evidence
         return float(evidence * factor + compute_elbo(prior, part, factors))
 
-    labels = seed_labels(prior.scale, sample, kept.counts.shape[0], 1, generator)
+    labels = seed_labels(prior.scale, sample, kept.counts.shape[0], generator)
     born = _find_groups(prior, state, sample, labels, factor, chunk_size)
     if not born.numel():
         return state, kept, 0

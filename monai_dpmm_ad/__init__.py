@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         CalibrationHandler,
         DriftHandler,
         IntensityTailHandler,
+        NormativeHandler,
         ScanMetrics,
         ScanProgress,
         ScanTable,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from monai_dpmm_ad.mixture import DirichletProcessMixture
     from monai_dpmm_ad.network import AnomalyNet, VolumeInferer
     from monai_dpmm_ad.transforms import SaveDicomd, SaveScand, preprocess_scan, preprocess_slices
+    from monai_dpmm_ad.transforms.place import JudgeByPlaced
     from monai_dpmm_ad.transforms.score import ScoreScand
     from monai_dpmm_ad.utils.distributed import join_processes, share
     from monai_dpmm_ad.utils.progress import quiet_warnings
@@ -66,11 +68,12 @@ _NAMES = {
     "embedding": "Embedder StoreLoader create_embedder",
     "engines": "DetectorTrainer HeldOutEvaluator ResumeLog ScanEvaluator embed_dataset",
     "errors": "CheckpointError EmbeddingStoreError NotFittedError ScanError",
-    "handlers": "AnomalyMetricsHandler BestModelSaver CalibrationHandler DriftHandler IntensityTailHandler ScanMetrics "
-    "ScanProgress ScanTable",
+    "handlers": "AnomalyMetricsHandler BestModelSaver CalibrationHandler DriftHandler IntensityTailHandler "
+    "NormativeHandler ScanMetrics ScanProgress ScanTable",
     "mixture": "DirichletProcessMixture",
     "network": "AnomalyNet VolumeInferer",
     "transforms": "SaveDicomd SaveScand preprocess_scan preprocess_slices",
+    "transforms.place": "JudgeByPlaced",
     "transforms.score": "ScoreScand",
     "utils.distributed": "join_processes share",
     "utils.progress": "quiet_warnings",

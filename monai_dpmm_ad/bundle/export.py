@@ -26,6 +26,11 @@ __all__ = ["FORMATS", "describe_graph", "export_network"]
 FORMATS = ("onnx", "torchscript")
 #: False-positive rates whose thresholds go with the graph: a map without one says nothing.
 RATES = (0.1, 0.05, 0.01)
+#: What a graph of slices cannot do.
+OUTSIDE = (
+    "Judging by place (registration, atlases of score and intensity), thresholds, p-values and regions: they belong to "
+    "whole volumes. The graph gives the detector's map alone, to which the bundle's thresholds do not apply."
+)
 _OPSET = 18  # the first with antialiased resizing
 _MAX_BATCH = 4096
 _NOISY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
@@ -94,12 +99,15 @@ def describe_graph(network: AnomalyNet, channels: int, shape: tuple[int, int]) -
         Plain JSON.
     """
     calibration = network.calibration
-    thresholds = {f"{rate:g}": float(calibration.threshold(rate)) for rate in RATES} if calibration.fitted else {}
+    placed = network.normative is not None
+    rates = RATES if calibration.fitted and not placed else ()
+    thresholds = {f"{rate:g}": float(calibration.threshold(rate)) for rate in rates}
     return {
         "input": f"image (B, {channels}, {shape[0]}, {shape[1]}), foreground in (0, 1], background exactly 0",
         "output": "pred (B, 1, H, W), non-negative, higher is more anomalous",
         "backbone_sha256": bytes(network.backbone_digest.tolist()).hex(),
         "thresholds_by_false_positive_rate": thresholds,
+        "outside_the_graph": OUTSIDE if placed else "",
         "intended_use": "Research only. This is not a medical device.",
     }
 

@@ -96,7 +96,7 @@ def save_model(bundle_root: str | os.PathLike[str], network: AnomalyNet, setting
     """Complete a bundle: configs take over what was fitted, then the model is written.
 
     ``inference.json`` gets the settings that the fit decides, ``metadata.json`` under ``fitted`` what the detector says
-    of itself.
+    of itself. Whether and how scans are judged by place is what the network has, since the data may decide it.
 
     Args:
         bundle_root: folder of the bundle.
@@ -104,7 +104,9 @@ def save_model(bundle_root: str | os.PathLike[str], network: AnomalyNet, setting
         settings: of the fit.
     """
     root = Path(bundle_root)
-    write_settings(root, pick_settings(settings, "model"))
+    normative = network.normative
+    decided = {"normative": "off"} if normative is None else {"frame": normative.frame}
+    write_settings(root, {**pick_settings(settings, "model"), **decided})
     metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
     write_json(root / METADATA, {**metadata, "fitted": network.detector.describe()})
     state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}

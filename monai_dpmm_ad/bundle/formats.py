@@ -18,13 +18,15 @@ from monai_dpmm_ad.utils.files import read_json
 
 __all__ = ["BROUGHT", "FORMAT_VERSION", "INFERENCE", "read_settings"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 INFERENCE = Path("configs") / "inference.json"
 _MAX_BYTES = 4 * 2**20
 
 #: Format → the settings that came with it and what the package did before: older bundles run on with that. A setting
 #: whose default does what was done before needs no new format and no entry.
-BROUGHT: dict[int, dict[str, Any]] = {}
+BROUGHT: dict[int, dict[str, Any]] = {
+    3: {"normative": "off", "pooling": "top1pct", "false_positive_rate": 0.01},
+}
 
 
 def _take_top_level(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,11 @@ def fit_settings(given: Settings) -> dict[str, Any]:
     values = complete_settings(given, "fit")
     if values["stages"] is None and values["detector_name"] == "himatch":
         values["stages"] = "quarters"
+    if values["normative"] == "on" and not any(angle % 360 == 0 for angle in values["rotations"]):
+        raise ValueError(
+            f"`rotations` must have 0 where maps are judged by place, got {values['rotations']}. Add it, or choose "
+            "`normative` off."
+        )
     if not values["num_regions"]:
         values["num_regions"] = count_regions(values["regions"])
     return values
@@ -43,8 +48,8 @@ def run_settings(given: Settings) -> dict[str, Any]:
     """Complete the settings of a run of a fitted bundle, see :func:`fit_settings`.
 
     Example:
-        >>> run_settings({"false_positive_rate": 0.05})["false_positive_rate"]
-        0.05
+        >>> run_settings({"false_regions": 0.5})["false_regions"]
+        0.5
     """
     return complete_settings(given, "run")
 

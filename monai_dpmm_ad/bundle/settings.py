@@ -53,12 +53,23 @@ _MODEL = (
         "mask_closing", 1, "of the patch mask, in patches", "model", kind=int, interval="[0, inf)", embeds=True
     ),
     Setting(
-        "intensity_tail", "none", "how unusual a pixel's own intensity is counts as well", "model",
-        choices=("none", "bright", "dark", "both"), commands=_FIT,
+        "normative", "on", "judge volumes against healthy scans at the same place; off: as published", "model",
+        choices=("on", "off"), commands=_BOTH,
     ),
     Setting(
-        "intensity_weight", 1.0, "weight of that term", "model", kind=float, interval="[0, inf)", commands=_FIT
+        "frame", "auto", "how places are brought together; auto: registered where that works, else box", "model",
+        choices=("auto", "deformed", "affine", "box", "none"), commands=_FIT,
     ),
+    Setting(
+        "intensity_side", "both", "which intensities count beside the embedding, judged by place", "model",
+        choices=("both", "bright", "dark", "off"), commands=_FIT,
+    ),
+    # Without a normative map: how unusual a pixel's own intensity is, wherever it lies.
+    Setting(
+        "intensity_tail", "none", "how unusual a pixel's own intensity is counts as well", "model",
+        choices=("none", "bright", "dark", "both"),
+    ),
+    Setting("intensity_weight", 1.0, "weight of that term", "model", kind=float, interval="[0, inf)"),
     Setting(
         "detector_name", "dpmm", "which detector, see the docs", "model",
         commands=_FIT, option="detector", metavar="NAME",
@@ -103,8 +114,8 @@ _MODEL = (
         choices=("median", "white_matter", "percentile", "ct_window"), commands=_FIT, embeds=True,
     ),
     Setting(
-        "pooling", "top1pct", "how patch scores become a scan's score", "model",
-        choices=("mean", "top1pct", "max"), commands=_BOTH,
+        "pooling", "auto", "how a map becomes a scan's score; auto: top01pct if judged by place, else top1pct", "model",
+        choices=("auto", "mean", "top1pct", "top01pct", "max"), commands=_BOTH,
     ),
 )  # fmt: skip
 
@@ -154,7 +165,12 @@ _OF_A_RUN = (
         optional=True, commands=_ALL_RUNS, outputs=False,
     ),
     Setting(
-        "false_positive_rate", 0.01, "false-positive rate of the mask, a share of healthy voxels", "run",
+        "false_regions", 1.0, "expected number of flagged regions in a healthy scan, where maps are judged by place",
+        "run", kind=float, interval="(0, 8)", commands=_ALL_RUNS,
+    ),
+    Setting(
+        "false_positive_rate", None, "mask by voxels in place of regions: share of healthy voxels that are flagged "
+        "(0.01 where maps are not judged by place)", "run",
         kind=float, interval="(0, 1)", commands=_ALL_RUNS, option="rate",
     ),
     Setting(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +16,9 @@ from monai_dpmm_ad.bundle.update import read_update_settings
 from monai_dpmm_ad.calibration import Calibration
 from monai_dpmm_ad.commands.checks import PathLike, absolute_paths, check_device, check_writable, make_absolute
 from monai_dpmm_ad.data.dataset import ScanFailure, read_failures
+from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.normative.regions import MAX_COUNT
+from monai_dpmm_ad.transforms.score import DEFAULT_RATE
 from monai_dpmm_ad.utils.distributed import is_first, joined_processes, launched, wait_for_all
 from monai_dpmm_ad.utils.files import write_json
 
@@ -88,7 +91,7 @@ def fit(
         wait_for_all()
         with load_workflow(bundle, configs, "train", **overrides) as workflow:
             workflow.run()
-    note = _judge_calibration(workflow.network.calibration, read_settings(bundle)["false_positive_rate"])
+    note = _judge_network(workflow.network, read_settings(bundle))
     return Outcome(failures=workflow.failures, metrics=describe_fit(bundle), note=note)
 
 
@@ -175,7 +178,7 @@ def _run_scans(
             workflow.run()
     rows, metrics, drift = workflow.table.rows, workflow.metrics, workflow.drift.result
     outcome = Outcome(rows, workflow.failures, drift=drift)
-    outcome.note = _judge_calibration(workflow.network.calibration, workflow.settings["false_positive_rate"])
+    outcome.note = _judge_network(workflow.network, workflow.settings)
     if metrics is not None:
         outcome.metrics = metrics.figures
         if is_first():
@@ -188,6 +191,22 @@ def _run_scans(
         settings = pick_settings(workflow.settings, "model")
         outcome.report = report_scans(out, rows, workflow.datalist, workflow.network, settings, metrics, drift)
     return outcome
+
+
+def _judge_network(network: AnomalyNet, settings: Mapping[str, Any]) -> str | None:
+    """Say what the calibration of a mask does not promise; None where it promises all."""
+    regions, rate = network.regions, settings["false_positive_rate"]
+    if rate is not None or not regions.fitted:
+        return _judge_calibration(network.calibration, rate or DEFAULT_RATE)
+    allowed = settings["false_regions"]
+    if regions.guaranteed(allowed):
+        return None
+    fitted = "" if regions.held_out else ", which were also fitted"
+    return (
+        f"at most {allowed:g} flagged regions in a healthy scan, in the mean, are guaranteed with "
+        f"{math.ceil(MAX_COUNT / allowed) - 1} held-out healthy scans or more; this bundle was calibrated on "
+        f"{int(regions.num_scans)}{fitted}"
+    )
 
 
 def _judge_calibration(calibration: Calibration, rate: float) -> str | None:

@@ -123,6 +123,10 @@ class Detector(nn.Module, ABC):
     def score(self, features: Tensor) -> Tensor:
         """Score features ``(n, F)``: ``(n,)``, non-negative, higher = more anomalous."""
 
+    def score_rows(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """Score the rows of one scan as an embedding store has them: ``(n,)``, as :meth:`score_slices` would."""
+        return self.score(self.features(rows))
+
     def criterion(self, rows: Mapping[str, Tensor]) -> Tensor:
         """How well held-out normal rows are explained, ``(n,)``, higher = better."""
         return -self.score(self.features(rows))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from monai_dpmm_ad.data.dataset import ScanDataset, ScanFailure
 from monai_dpmm_ad.embedding import EmbeddingStore, StoreWriter, adopt_parts, part_path
+from monai_dpmm_ad.engines.thumbnails import save_thumbnail, thumbnail_folder
 from monai_dpmm_ad.errors import EmbeddingStoreError
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.ops.patches import pool_foreground
@@ -34,6 +36,7 @@ def embed_dataset(
     batch_size: int = 8,
     seed: int = 0,
     rotations: Sequence[float] = (0,),
+    thumbnails: bool = False,
 ) -> EmbeddingStore:
     """Embed the normal patches of every scan into a store on disk, or continue an interrupted store.
 
@@ -51,6 +54,7 @@ def embed_dataset(
         batch_size: slices in one forward pass.
         seed: of that random share.
         rotations: degrees; each slice is embedded once at each angle.
+        thumbnails: keep those of volumes beside the store; the transform takes them.
 
     Returns:
         The complete store, opened for reading.
@@ -58,7 +62,7 @@ def embed_dataset(
     Raises:
         EmbeddingStoreError: when no scan gave a single patch, or the folder holds another backbone's embeddings.
     """
-    angles = check_rotations(rotations)
+    angles = sorted(check_rotations(rotations), key=lambda angle: angle % 360 != 0)  # the slices themselves first
     settings = {**preprocessing, "rotations": angles}
     fingerprint = {"embedder": network.embedder.fingerprint(), "preprocessing": settings}
 
@@ -70,7 +74,8 @@ def embed_dataset(
         return _embed_scan(turned, network, device, batch_size)
 
     network.to(device).eval()
-    dataset.failures.extend(_embed_missing(dataset, path, open_writer, embed_scan))
+    keep = thumbnail_folder(path) if thumbnails else None
+    dataset.failures.extend(_embed_missing(dataset, path, open_writer, embed_scan, keep))
     store = EmbeddingStore(path, order=[item["name"] for item in dataset.data])
     if store.num_rows == 0:
         reasons = (
@@ -86,17 +91,18 @@ def _embed_missing(
     path: str | os.PathLike[str],
     open_writer: Callable[[str | os.PathLike[str]], StoreWriter],
     embed_scan: Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]],
+    thumbnails: Path | None,
 ) -> list[ScanFailure]:
     """Embed what a store lacks, each process its share; returns the failures of all processes."""
     if get_world_size() == 1:
         with open_writer(path) as writer:
             adopt_parts(writer)  # what an interrupted run of several processes left
-            return _embed_scans(dataset.data, dataset.transform, writer, embed_scan)
+            return _embed_scans(dataset.data, dataset.transform, writer, embed_scan, thumbnails)
     _adopt(path, open_writer)
     done = set(EmbeddingStore(path).sources)
     todo = share([item for item in dataset.data if item["name"] not in done])
     with open_writer(part_path(path, get_rank(), get_world_size())) as writer:
-        failures = _embed_scans(todo, dataset.transform, writer, embed_scan)
+        failures = _embed_scans(todo, dataset.transform, writer, embed_scan, thumbnails)
     _adopt(path, open_writer)
     return gather_lists(failures)
 
@@ -115,12 +121,15 @@ def _embed_scans(
     transform: Callable[[dict[str, Any]], Any],
     writer: StoreWriter,
     embed_scan: Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]],
+    thumbnails: Path | None,
 ) -> list[ScanFailure]:
     todo = [item for item in items if not writer.done(item["name"])]
     pending = ScanDataset(todo, transform)
     loader = ThreadDataLoader(pending, batch_size=1, num_workers=0, collate_fn=_first, buffer_size=1)
     for item, slices in track(zip(todo, loader, strict=True), total=len(todo), description="Embedding"):
         if not isinstance(slices, dict):
+            if thumbnails is not None:  # first: what the store has, has its thumbnail
+                save_thumbnail(thumbnails, item["name"], slices)
             writer.write(item["name"], **embed_scan(slices))
     return pending.failures
 

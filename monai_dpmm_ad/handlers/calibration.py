@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
@@ -12,6 +13,8 @@ from monai.utils import CommonKeys
 from monai_dpmm_ad.engines import ScanEvaluator, iteration_scans
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.normative import REGION_THRESHOLD, measure_regions
+from monai_dpmm_ad.transforms.score import voxel_volume
 from monai_dpmm_ad.utils.distributed import gather_lists
 
 __all__ = ["CalibrationHandler"]
@@ -21,10 +24,11 @@ class CalibrationHandler:
     """Feed every scan that an evaluator finished to the network's calibration, and close it at the end.
 
     Attach it to an evaluator whose postprocessing brings ``pred`` to native space and scores it. Voxels that a
-    ``label`` marks as abnormal are left out. A scan's ``regions`` count where the calibration has regions.
+    ``label`` marks as abnormal are left out. A scan's ``regions`` count where the calibration has regions. Where
+    maps are judged by place, the flagged regions of each scan go to the network's calibration of regions.
 
     Args:
-        network: its ``calibration`` is filled.
+        network: its ``calibration`` and ``regions`` are filled.
         held_out: False where the scans were also fitted, so that the rates are optimistic.
     """
 
@@ -50,7 +54,12 @@ class CalibrationHandler:
                 foreground &= ~(scan[CommonKeys.LABEL].as_subclass(torch.Tensor) > 0)
             calibration = self.network.calibration
             regions = loaded.get("regions") if calibration.num_regions else None
-            calibration.update(anomaly_map, foreground, scan["score"], scan[CommonKeys.PRED].meta["name"], regions)
+            meta = scan[CommonKeys.PRED].meta
+            calibration.update(anomaly_map, foreground, scan["score"], meta["name"], regions)
+            if self.network.normative is not None:
+                healthy = np.where(foreground[0].cpu(), anomaly_map[0].cpu(), 0)
+                _, statistics, _ = measure_regions(healthy, REGION_THRESHOLD, voxel_volume(meta["original_affine"]))
+                self.network.regions.update(meta["name"], statistics)
 
     def _finish(self, engine: ScanEvaluator) -> None:
         failures = gather_lists(engine.failures)
@@ -59,3 +68,5 @@ class CalibrationHandler:
             failure = failures[0]
             raise ScanError(failure.path, f"{failure.reason} (no held-out scan could be mapped)")
         self.network.calibration.finish(held_out=self.held_out)
+        if self.network.normative is not None:
+            self.network.regions.finish(held_out=self.held_out)

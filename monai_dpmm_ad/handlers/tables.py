@@ -19,6 +19,7 @@ from monai_dpmm_ad.data.dataset import write_failures
 from monai_dpmm_ad.engines import PATCH_SUMMARY, ScanEvaluator, iteration_scans
 from monai_dpmm_ad.engines.resume import ResumeLog
 from monai_dpmm_ad.handlers.lesions import Lesion, compute_lesions, write_lesions
+from monai_dpmm_ad.normative import Frame
 from monai_dpmm_ad.transforms import output_path
 from monai_dpmm_ad.utils.distributed import gather_lists, get_rank
 from monai_dpmm_ad.utils.files import write_csv
@@ -26,12 +27,19 @@ from monai_dpmm_ad.utils.files import write_csv
 __all__ = ["ScanRow", "ScanTable"]
 
 SAVED = ("mask", "percentile")  # beside the map, where they are made: key and postfix
-COLUMNS = ("name", "image", "score", "p_value", "threshold", "flagged", "flagged_unit", "num_lesions", "abnormal")
+COLUMNS = (
+    "name", "image", "score", "p_value", "threshold", "flagged", "flagged_unit", "num_lesions", "abnormal", "frame",
+    "frame_quality",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ScanRow:
-    """One line of ``scores.csv``; ``flagged`` is a volume in mL, or an area in pixels for a picture."""
+    """One line of ``scores.csv``; ``flagged`` is a volume in mL, or an area in pixels for a picture.
+
+    ``frame`` says how the scan's places were brought to the cohort's, ``frame_quality`` how well the registered scan
+    agrees with the cohort's mean: a correlation.
+    """
 
     name: str
     image: str
@@ -42,6 +50,8 @@ class ScanRow:
     flagged_unit: str
     num_lesions: int | None
     abnormal: int | None
+    frame: str | None = None
+    frame_quality: float | None = None
 
 
 class ScanTable:
@@ -115,6 +125,7 @@ class ScanTable:
             flagged_unit=unit,
             num_lesions=None if lesions is None else len(lesions),
             abnormal=pred.meta["abnormal"],
+            **_describe_frame(scan.get("frame")),
         )
         return row, lesions
 
@@ -129,6 +140,12 @@ class ScanTable:
             write_csv(self.output_dir / "scores.csv", COLUMNS, table)
             write_lesions(self.output_dir / "lesions.csv", self.output_dir / "lesions.json", self.lesions)
             write_failures(self.output_dir, failures)
+
+
+def _describe_frame(frame: Frame | None) -> dict[str, Any]:
+    if frame is None:
+        return {}
+    return {"frame": frame.kind, "frame_quality": frame.to_dict()["quality"]}
 
 
 def _to_array(image: MetaTensor) -> np.ndarray:

@@ -16,6 +16,7 @@ from monai_dpmm_ad.handlers import ScanRow
 from monai_dpmm_ad.handlers.lesions import Lesion
 from monai_dpmm_ad.label.requests import MapRequest
 from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.transforms.score import DEFAULT_RATE
 
 __all__ = ["BundleRunner", "LoadedBundle", "Prediction"]
 
@@ -41,7 +42,7 @@ class LoadedBundle:
     def defaults(self) -> MapRequest:
         """What the command line takes when it is told nothing."""
         settings = self.model.settings
-        rate, smallest = settings["false_positive_rate"], settings["min_lesion_volume"]
+        rate, smallest = settings["false_positive_rate"] or DEFAULT_RATE, settings["min_lesion_volume"]
         return MapRequest(float(rate), tuple(settings["axes"]), float(smallest))
 
 
@@ -114,9 +115,10 @@ class BundleRunner:
         with self._lock:
             bundle = self.load()
             wanted = request or bundle.defaults
+            asked: dict[str, Any] = {} if wanted.rate == bundle.defaults.rate else {"false_positive_rate": wanted.rate}
             result = bundle.model.predict(
                 image,
-                false_positive_rate=wanted.rate,
+                **asked,
                 axes=list(wanted.axes),
                 min_lesion_volume=wanted.min_lesion,
             )

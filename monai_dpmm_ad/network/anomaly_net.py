@@ -18,6 +18,7 @@ from monai_dpmm_ad.errors import CheckpointError, unknown_option
 from monai_dpmm_ad.network.intensity_tail import IntensityTail
 from monai_dpmm_ad.network.patch_mask import PrincipalMask
 from monai_dpmm_ad.network.upsampling import REFINEMENTS, refine_scores, upsample_scores
+from monai_dpmm_ad.normative import NormativeMap, RegionCalibration
 from monai_dpmm_ad.ops.graphs import is_exporting
 from monai_dpmm_ad.ops.patches import pool_foreground
 
@@ -30,8 +31,9 @@ class AnomalyNet(nn.Module):
     """Frozen embedder, detector and calibration as one network: ``(B, C, H, W)`` → ``(B, 1, H, W)``.
 
     Background pixels of the images are exactly 0 and stay 0 in the map: what was never fitted never scores. Images are
-    resized so that their longer side is ``image_size``; the map comes back at the size of the input. The state
-    dict holds the detector, the calibration and a digest of the embedder's fingerprint, but not the embedder's weights.
+    resized so that their longer side is ``image_size``; the map comes back at the size of the input. The state dict
+    holds the detector, the normative map, the calibrations and a digest of the embedder's fingerprint, but not the
+    embedder's weights.
 
     Args:
         embedder: turns slices into patch embeddings.
@@ -49,6 +51,11 @@ class AnomalyNet(nn.Module):
             takes all of the foreground.
         mask_threshold: of that mask.
         mask_closing: of that mask, in patches.
+        normative: ``"on"`` owns a :class:`~monai_dpmm_ad.normative.NormativeMap`, which finishes the maps of volumes
+            outside of this network, see :class:`~monai_dpmm_ad.transforms.place.JudgeByPlaced`; ``"off"`` none.
+        frame: how places of scans are brought together, one of :data:`~monai_dpmm_ad.normative.FRAMES`; with ``"none"``
+            there is no normative map, ``"auto"`` is for a fit to decide.
+        intensity_side: which deviations of intensity count there.
 
     Example:
         >>> from monai_dpmm_ad.detectors import create_detector
@@ -75,6 +82,9 @@ class AnomalyNet(nn.Module):
         patch_mask: str = "none",
         mask_threshold: float = 0.0,
         mask_closing: int = 1,
+        normative: str = "off",
+        frame: str = "auto",
+        intensity_side: str = "both",
     ) -> None:
         super().__init__()
         if image_size < embedder.patch_size:
@@ -99,6 +109,15 @@ class AnomalyNet(nn.Module):
         self.upsampling = upsampling
         self.patch_mask = PrincipalMask.make(patch_mask, mask_threshold, mask_closing)
         self.drift = DriftReference(detector.num_components)
+        self.normative: NormativeMap | None = None
+        if normative == "on" and frame != "none":
+            if self.intensity_tail is not None:
+                raise ValueError(
+                    f"`intensity_tail` must be none with a normative map, which knows intensities by place, got "
+                    f"{intensity_tail}. Choose `intensity_side`, or `normative` off."
+                )
+            self.normative = NormativeMap("deformed" if frame == "auto" else frame, intensity_side)
+        self.regions = RegionCalibration()
         self.register_buffer(
             "backbone_digest", torch.frombuffer(bytearray.fromhex(embedder.digest()), dtype=torch.uint8).clone()
         )
@@ -110,6 +129,8 @@ class AnomalyNet(nn.Module):
                 "The checkpoint was fitted with another backbone than the one that is loaded, "
                 f"{self.embedder.fingerprint()}. Use the embedder that the bundle was fitted with, or fit again."
             )
+        for name, buffer in self.regions.named_buffers():  # a model that was fitted before there were regions has none
+            state_dict.setdefault(f"{prefix}regions.{name}", torch.zeros_like(buffer))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def resized_shape(self, height: int, width: int) -> tuple[int, int]:

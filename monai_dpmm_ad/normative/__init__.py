@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from monai_dpmm_ad.normative.atlas import Atlas
+from monai_dpmm_ad.normative.combination import REGION_THRESHOLD, SIDES
 from monai_dpmm_ad.normative.frame import FRAMES, Frame
 from monai_dpmm_ad.normative.lattice import Lattice, Volume, resample
 from monai_dpmm_ad.normative.normative_map import NormativeMap
@@ -13,6 +14,8 @@ from monai_dpmm_ad.normative.registration import fit_box, register
 
 __all__ = [
     "FRAMES",
+    "REGION_THRESHOLD",
+    "SIDES",
     "Atlas",
     "Frame",
     "Lattice",

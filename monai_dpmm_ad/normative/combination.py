@@ -11,10 +11,14 @@ from torch import Tensor
 
 from monai_dpmm_ad.errors import unknown_option
 
-__all__ = ["SIDES", "combine", "surprise", "take_side"]
+__all__ = ["REGION_THRESHOLD", "SIDES", "combine", "surprise", "take_side"]
 
 #: Which deviations of intensity count.
 SIDES = ("both", "bright", "dark", "off")
+
+#: Where regions of a finished map begin, whatever the cohort: about one healthy voxel in a hundred exceeds it; the
+#: channels of a healthy voxel add up to 1.1 in the mean.
+REGION_THRESHOLD = 3.0
 
 _LOWEST = -8.0
 

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,9 @@ from monai_dpmm_ad.normative.deformation import deform
 from monai_dpmm_ad.normative.frame import FRAMES, Frame
 from monai_dpmm_ad.normative.intensity import divide_by_median, remove_smooth_part, smooth
 from monai_dpmm_ad.normative.lattice import Lattice, Volume, resample, sample_places
-from monai_dpmm_ad.normative.reference import build_reference, pull
-from monai_dpmm_ad.normative.registration import fit_box, register
+from monai_dpmm_ad.normative.reference import build_reference, pull, spacing_around
+from monai_dpmm_ad.normative.registration import find_box, fit_box, register
+from monai_dpmm_ad.normative.thumbnail import shrink
 
 __all__ = ["NormativeMap"]
 
@@ -32,6 +34,8 @@ _COARSE = (40, 48, 40)
 #: Gaussians of the intensity, standard deviation in fine places (about 2 mm of a brain), and whether the smooth part
 #: of what deviates is taken away: at the finer scale a bias field hides small lesions, at the coarser it is the lesion.
 _SCALES = ((1.0, True), (2.0, False))
+#: Voxels whose map is finished at once: what they take beside the map is some 50 MB.
+_SLAB = 1 << 20
 
 
 class NormativeMap(nn.Module):
@@ -44,7 +48,8 @@ class NormativeMap(nn.Module):
         observe_deviation(…) per scan, finish_deviation()      mean and spread of its deviation's size by place
         observe_scores(…)    per scan, finish_scores()         mean and spread of the detector's score by place
 
-    Afterwards :meth:`forward` finishes the maps of new scans. All state is buffers of fixed shape, 8 MB together.
+    Afterwards :meth:`forward` finishes the maps of new scans. All state is buffers of fixed shape, 8 MB together, which
+    stay on the CPU wherever the network goes: maps are finished while it works on the next scan.
 
     Args:
         frame: how places of scans are brought together, one of `FRAMES`.
@@ -92,6 +97,12 @@ class NormativeMap(nn.Module):
         self.reference_origin.copy_(torch.tensor(reference.lattice.origin, dtype=torch.float64))
         self.reference_spacing.fill_(reference.lattice.spacing)
 
+    @staticmethod
+    def reference_spacing_of(image: Array, affine: Matrix) -> float:
+        """The spacing (mm) that a reference around a scan would have."""
+        low, high = find_box(resample(image, affine, float(np.sqrt((affine[:3, :3] ** 2).sum(0)).max())))
+        return spacing_around(low, high, _REFERENCE)
+
     @property
     def reference(self) -> Volume:
         """The cohort's mean scan; its foreground's median is 1."""
@@ -111,6 +122,7 @@ class NormativeMap(nn.Module):
         reference = self.reference
         if self.frame == "none":
             return Frame("none", np.eye(4))
+        image, affine = shrink(image, affine)
         if self.frame == "box":
             return fit_box(image, affine, reference)
         frame = register(image, affine, reference, self.least_quality)
@@ -173,27 +185,45 @@ class NormativeMap(nn.Module):
         Returns:
             ``(X, Y, Z)``, surprise summed over the channels by weight, 0 in the background.
         """
-        channels = self.standardize(anomaly_map, image, affine, frame)
-        combined = combine(channels, self.weights[: len(channels)]).numpy()
-        return np.where(image > 0, combined, 0).astype(np.float32)
+        judged = self._judge(image, affine, frame)
+        finished = np.zeros(anomaly_map.shape, np.float32)
+        step = max(1, _SLAB // max(1, anomaly_map[0].size))
+        for start in range(0, len(finished), step):
+            slab = slice(start, start + step)
+            channels = self._place(anomaly_map[slab], judged, _move(affine, start))
+            finished[slab] = combine(channels, self.weights[: len(channels)]).numpy()
+        finished[image <= 0] = 0
+        return finished
 
     def standardize(self, anomaly_map: Array, image: Array, affine: Matrix, frame: Frame) -> list[Tensor]:
         """The detector's map and, unless ``side`` is off, the intensity at each scale as standard deviates by place.
 
         Arguments as for :meth:`forward`; each ``(X, Y, Z)``.
         """
+        return self._place(anomaly_map, self._judge(image, affine, frame), affine)
+
+    def _judge(self, image: Array, affine: Matrix, frame: Frame) -> _Judged:
+        """What the atlases say of a scan, on the scan's own lattice."""
         scan = self._read(image, affine, frame)
-        voxels = _index_voxels(anomaly_map.shape, affine, scan.volume.lattice)
-        mean, spread = (sample_places(self._at(part, scan, _COARSE), voxels) for part in self.scores.moments())
-        channels = [(torch.from_numpy(anomaly_map)[None] - mean) / spread]
+        parts = [self._at(part, scan, _COARSE) for part in self.scores.moments()]
         if self.side != "off":
             sided = take_side(torch.from_numpy(self._deviate(scan)), self.side)
             mean, spread = (self._at(part, scan, _COARSE) for part in self.deviation.moments())
-            channels.append(sample_places((sided - mean) / spread, voxels))
-        return list(torch.cat(channels))
+            parts.append((sided - mean) / spread)
+        return _Judged(torch.cat(parts), scan.volume.lattice)
+
+    @staticmethod
+    def _place(anomaly_map: Array, judged: _Judged, affine: Matrix) -> list[Tensor]:
+        """Standardised channels at the voxels of a map, or of a part of it that has its own affine."""
+        voxels = _index_voxels(anomaly_map.shape, affine, judged.lattice)
+        mean, spread, *intensities = sample_places(judged.channels, voxels)
+        return [(torch.from_numpy(anomaly_map) - mean) / spread, *intensities]
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> NormativeMap:
+        return self
 
     def _read(self, image: Array, affine: Matrix, frame: Frame) -> _Scan:
-        volume = resample(image, affine, self._lattice(_FINE).spacing)
+        volume = resample(*shrink(image, affine), self._lattice(_FINE).spacing)
         values = divide_by_median(volume)
         channels = np.stack([smooth(values, volume.weight, sigma) for sigma, _ in _SCALES])
         return _Scan(volume, channels, frame.locate(volume.lattice.points()))
@@ -237,6 +267,21 @@ class _Scan:
     volume: Volume
     channels: Array
     places: Matrix
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """Mean and spread of the detector's score and standardised intensities ``(2 + C, X, Y, Z)`` on a scan's lattice."""
+
+    channels: Tensor
+    lattice: Lattice
+
+
+def _move(affine: Matrix, start: int) -> Matrix:
+    """The affine of what is left of an image without its first ``start`` elements along the first axis."""
+    moved = affine.copy()
+    moved[:3, 3] += start * affine[:3, 0]
+    return moved
 
 
 def _index_voxels(shape: tuple[int, ...], affine: Matrix, lattice: Lattice) -> Tensor:

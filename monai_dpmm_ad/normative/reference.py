@@ -12,7 +12,7 @@ from scipy import ndimage
 from monai_dpmm_ad.normative.lattice import Lattice, Volume
 from monai_dpmm_ad.normative.registration import find_box, register
 
-__all__ = ["build_reference", "pull"]
+__all__ = ["build_reference", "pull", "spacing_around"]
 
 #: Room around the first scan's foreground for those that are larger.
 _ROOM = 1.15
@@ -41,7 +41,7 @@ def build_reference(volumes: Sequence[Volume], shape: tuple[int, int, int], roun
     order = np.argsort([float(volume.weight.sum()) * volume.lattice.spacing**3 for volume in volumes], kind="stable")
     first = volumes[order[len(order) // 2]]
     low, high = find_box(first)
-    spacing = float(((high - low) * _ROOM / np.array(shape)).max())
+    spacing = spacing_around(low, high, shape)
     middle = (low + high) / 2
     half = np.array(shape) * spacing / 2
     lattice = Lattice.around(middle - half, middle + half, spacing)
@@ -54,6 +54,11 @@ def build_reference(volumes: Sequence[Volume], shape: tuple[int, int, int], roun
             [pull(volume, inverse @ change, lattice) for volume, inverse in zip(volumes, inverses, strict=True)]
         )
     return reference
+
+
+def spacing_around(low: NDArray[np.float64], high: NDArray[np.float64], shape: tuple[int, int, int]) -> float:
+    """The spacing of a lattice of ``shape`` that has room around a box from ``low`` to ``high`` (mm)."""
+    return float(((high - low) * _ROOM / np.array(shape)).max())
 
 
 def unbias(inverses: Sequence[NDArray[np.float64]], middle: NDArray[np.float64]) -> NDArray[np.float64]:

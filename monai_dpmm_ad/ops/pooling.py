@@ -10,7 +10,7 @@ from monai_dpmm_ad.errors import unknown_option
 
 __all__ = ["POOLING_METHODS", "pool_image_score"]
 
-POOLING_METHODS = ("max", "mean", "top1pct")
+POOLING_METHODS = ("max", "mean", "top01pct", "top1pct")
 
 
 def pool_image_score(score_map: Tensor, valid: Tensor | None = None, method: str = "top1pct") -> Tensor:
@@ -19,7 +19,8 @@ def pool_image_score(score_map: Tensor, valid: Tensor | None = None, method: str
     Args:
         score_map: (B, *spatial), patch grid, slice or volume.
         valid: boolean, same shape: positions that count; all of them if None.
-        method: ``"max"``, ``"mean"`` or ``"top1pct"``, the mean of the ``ceil(n / 100)`` highest of n scores.
+        method: ``"max"``, ``"mean"``, or ``"top1pct"`` and ``"top01pct"``, the mean of the ``ceil(n / 100)`` and the
+            ``ceil(n / 1000)`` highest of n scores.
 
     Returns:
         (B,) scores in the map's dtype; 0 where an image has no valid position (what is not there never scores).
@@ -58,7 +59,8 @@ def pool_image_score(score_map: Tensor, valid: Tensor | None = None, method: str
 
 def _mean_of_largest(scores: Tensor, method: str) -> Tensor:
     """Mean of as many of the largest scores ``(n,)`` as the method takes, 0-dim; 0 where there is none."""
-    count = {"max": min(1, len(scores)), "mean": len(scores)}.get(method, -(-len(scores) // 100))
+    counts = {"max": min(1, len(scores)), "mean": len(scores), "top1pct": -(-len(scores) // 100)}
+    count = counts.get(method, -(-len(scores) // 1000))
     if not count:
         return scores.new_zeros(())
     return (scores if count == len(scores) else scores.topk(count).values).mean()

@@ -10,6 +10,7 @@ from monai.transforms import Compose, CropForegroundd, DeleteItemsd, Orientation
 from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.transforms.intensity import ScaleIntensityForegroundd
 from monai_dpmm_ad.transforms.load import LoadScand
+from monai_dpmm_ad.transforms.place import TakeThumbnaild
 from monai_dpmm_ad.transforms.regions import LoadRegionsd
 from monai_dpmm_ad.transforms.slices import SampleSlicesd
 
@@ -45,6 +46,7 @@ def preprocess_slices(
     min_foreground: float = 0.0,
     exclude: str = "patches",
     spatial_dims: int | None = None,
+    thumbnails: bool = False,
 ) -> Compose:
     """Make the chain for fitting: as :func:`preprocess_scan`, with the label alongside, then slices.
 
@@ -57,6 +59,7 @@ def preprocess_slices(
         min_foreground: least foreground of a slice.
         exclude: what a label leaves out: the ``patches`` it touches, the ``slices`` it touches, or ``none``.
         spatial_dims: as above.
+        thumbnails: whether each slice knows its scan's :class:`~monai_dpmm_ad.transforms.place.Thumbnail`.
 
     Example:
         >>> preprocess_slices(exclude="lesions")
@@ -74,9 +77,9 @@ def preprocess_slices(
         channels=channels,
     )
     drop_label = [DeleteItemsd(keys="label")] if exclude == "none" else []
-    return Compose(
-        [LoadScand(spatial_dims=spatial_dims), *drop_label, *_normalize(["image", "label"], intensity), sampler]
-    )
+    small = [TakeThumbnaild()] if thumbnails else []
+    normalize = _normalize(["image", "label"], intensity)
+    return Compose([LoadScand(spatial_dims=spatial_dims), *drop_label, *normalize, *small, sampler])
 
 
 def _normalize(keys: Sequence[str], intensity: str) -> list[Transform]:

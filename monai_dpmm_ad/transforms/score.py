@@ -6,27 +6,40 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from monai_dpmm_ad.calibration import Calibration
 from monai_dpmm_ad.errors import unknown_option
+from monai_dpmm_ad.normative import REGION_THRESHOLD, RegionCalibration, keep_regions
 from monai_dpmm_ad.ops.pooling import POOLING_METHODS, pool_image_score
 
-__all__ = ["ScoreScand"]
+__all__ = ["DEFAULT_RATE", "ScoreScand", "voxel_volume"]
+
+#: False-positive rate of a mask by voxels, where nobody says another.
+DEFAULT_RATE = 0.01
 
 
 class ScoreScand(MapTransform):
     """Add ``mask``, ``percentile``, ``score``, ``p_value`` and ``threshold`` to a scan with ``pred`` in native space.
 
-    The threshold is applied where it was calibrated: on the finished map, not on the patch grid. A scan with
-    ``regions`` gets each region's own, where the calibration has them.
+    The mask holds regions, of which a healthy scan has ``false_regions`` in expectation, where a calibration of regions
+    is fitted and no rate is asked for; else voxels. Thresholds are applied where they were calibrated: on the finished
+    map, not on the patch grid. A scan with ``regions`` gets each region's own voxel threshold, where the calibration
+    has them.
 
     Args:
         calibration: read at call time, when a checkpoint has filled it.
-        rate: false-positive rate of the mask, a share of healthy foreground voxels.
-        pooling: how patch scores become an image score, see :func:`~monai_dpmm_ad.ops.pooling.pool_image_score`.
+        rate: false-positive rate of the mask, a share of healthy foreground voxels; None prefers regions.
+        pooling: how a map becomes an image score, see :func:`~monai_dpmm_ad.ops.pooling.pool_image_score`; ``auto`` is
+            ``top01pct`` for a map that was judged by place, where little else than what is unusual stands out, and
+            ``top1pct`` otherwise.
+        regions: how often healthy scans show regions; read at call time.
+        false_regions: expected number of flagged regions in a healthy scan.
 
     Example:
         >>> from monai_dpmm_ad.calibration import Calibration
@@ -35,35 +48,64 @@ class ScoreScand(MapTransform):
         1.0
     """
 
-    def __init__(self, calibration: Calibration, rate: float = 0.01, pooling: str = "top1pct") -> None:
+    def __init__(
+        self,
+        calibration: Calibration,
+        rate: float | None = None,
+        pooling: str = "auto",
+        regions: RegionCalibration | None = None,
+        false_regions: float = 1.0,
+    ) -> None:
         super().__init__(keys="pred")
-        if not 0 < rate < 1:
+        if rate is not None and not 0 < rate < 1:
             raise ValueError(f"`rate` must lie in (0, 1), got {rate}. Pass 0.01 for 1 %.")
-        if pooling not in POOLING_METHODS:
-            raise unknown_option("pooling", pooling, POOLING_METHODS)
+        if pooling not in ("auto", *POOLING_METHODS):
+            raise unknown_option("pooling", pooling, ("auto", *POOLING_METHODS))
         self.calibration = calibration
         self.rate = rate
         self.pooling = pooling
+        self.regions = regions
+        self.false_regions = false_regions
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
         anomaly_map = torch.as_tensor(out["pred"]).float()
-        out["score"] = float(pool_image_score(anomaly_map, anomaly_map > 0, self.pooling))
+        out["score"] = float(pool_image_score(anomaly_map, anomaly_map > 0, self._choose_pooling(out)))
         meta = {**out["image"].meta, **out["pred"].meta}
         # MONAI keeps what it knows of a scan beside the engine's output; the class has to travel with the map.
         meta["abnormal"] = None if out.get("abnormal") is None else int(out["abnormal"])
         calibration = self.calibration
         if calibration.fitted:
-            out["threshold"] = meta["threshold"] = float(calibration.threshold(self.rate))
-            out["p_value"] = float(calibration.p_value(out["score"]))
             values = anomaly_map.as_subclass(torch.Tensor)
-            out["mask"] = MetaTensor(values > self._thresholds(out, values), meta=meta)
+            threshold, mask = self._flag(out, values, meta.get("original_affine"))
+            out["threshold"] = meta["threshold"] = threshold
+            out["p_value"] = float(calibration.p_value(out["score"]))
+            out["mask"] = MetaTensor(mask, meta=meta)
             out["percentile"] = MetaTensor(calibration.percentile(values), meta={**meta, "threshold": 50.0})
         out["pred"] = MetaTensor(anomaly_map.as_subclass(torch.Tensor), meta=meta)
         return out
 
-    def _thresholds(self, data: Mapping[Hashable, Any], like: torch.Tensor) -> float | torch.Tensor:
-        calibration, regions = self.calibration, data.get("regions")
-        if regions is None or not calibration.num_regions:
-            return float(data["threshold"])
-        return calibration.threshold_map(torch.as_tensor(regions).as_subclass(torch.Tensor).to(like.device), self.rate)
+    def _choose_pooling(self, data: Mapping[Hashable, Any]) -> str:
+        if self.pooling != "auto":
+            return self.pooling
+        return "top1pct" if data.get("frame") is None else "top01pct"
+
+    def _flag(self, data: Mapping[Hashable, Any], values: Tensor, affine: Any) -> tuple[float, Tensor]:
+        """The score above which a voxel may be flagged, and the mask."""
+        regions = self.regions
+        if self.rate is None and regions is not None and regions.fitted:
+            least = regions.least_statistic(self.false_regions)
+            mask = keep_regions(values[0].cpu().numpy(), REGION_THRESHOLD, least, voxel_volume(affine))
+            return REGION_THRESHOLD, torch.from_numpy(mask)[None]
+        rate = DEFAULT_RATE if self.rate is None else self.rate
+        threshold = float(self.calibration.threshold(rate))
+        atlas = data.get("regions")
+        if atlas is None or not self.calibration.num_regions:
+            return threshold, values > threshold
+        labels = torch.as_tensor(atlas).as_subclass(torch.Tensor).to(values.device)
+        return threshold, values > self.calibration.threshold_map(labels, rate)
+
+
+def voxel_volume(affine: ArrayLike) -> float:
+    """Volume of a voxel, mm³, by its affine ``(4, 4)``."""
+    return float(abs(np.linalg.det(np.asarray(affine, dtype=np.float64)[:3, :3])))

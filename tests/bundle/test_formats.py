@@ -44,22 +44,30 @@ def test_a_bundle_of_any_format_draws_the_map_that_it_drew(bundle: Path, tmp_pat
 def test_format_1_has_its_settings_at_the_top_and_what_it_lacks_has_its_default(tmp_path: Path) -> None:
     old = json.loads((FIXTURES / "format_1" / "configs" / "inference.json").read_text())
     settings = read_settings(FIXTURES / "format_1")
-    assert {name: value for name, value in settings.items() if value != old[name]} == {}
+    assert {name: value for name, value in settings.items() if name in old and value != old[name]} == {}
     assert set(settings) == set(names_of("model", "run", "both"))
     assert settings["num_components"] == 4 != SETTINGS["num_components"].default
     del old["num_shifts"]
     assert read_settings(write(tmp_path, **old))["num_shifts"] == 1
 
 
+def test_bundles_from_before_there_was_a_normative_map_have_none(tmp_path: Path) -> None:
+    for number in (1, 2):
+        config = {} if number == 1 else {"format_version": number, "settings": {}}
+        settings = read_settings(write(tmp_path / str(number), **config))
+        assert (settings["normative"], settings["pooling"], settings["false_positive_rate"]) == ("off", "top1pct", 0.01)
+
+
 def test_what_a_format_brought_is_not_forced_on_older_bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a later version had made ``upsampling``, with ``nearest`` where nothing was before."""
-    monkeypatch.setattr(formats, "FORMAT_VERSION", 3)
-    monkeypatch.setattr(formats, "BROUGHT", {3: {"upsampling": "nearest"}})
+    later = FORMAT_VERSION + 1
+    monkeypatch.setattr(formats, "FORMAT_VERSION", later)
+    monkeypatch.setattr(formats, "BROUGHT", {later: {"upsampling": "nearest"}})
     for number, said, expected in [
         (1, {}, "nearest"),
-        (2, {}, "nearest"),
-        (2, {"upsampling": "bilinear"}, "bilinear"),
-        (3, {}, "guided"),
+        (later - 1, {}, "nearest"),
+        (later - 1, {"upsampling": "bilinear"}, "bilinear"),
+        (later, {}, "guided"),
     ]:
         config = said if number == 1 else {"format_version": number, "settings": said}
         folder = tmp_path / f"{number}{len(said)}"

@@ -24,6 +24,7 @@ from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.network.intensity_tail import TAILS
 from monai_dpmm_ad.network.patch_mask import PATCH_MASKS
 from monai_dpmm_ad.network.upsampling import REFINEMENTS
+from monai_dpmm_ad.normative import FRAMES, SIDES
 from monai_dpmm_ad.ops.pooling import POOLING_METHODS
 from monai_dpmm_ad.ops.slices import AXES
 from monai_dpmm_ad.transforms.intensity import INTENSITY_METHODS
@@ -41,7 +42,9 @@ TEMPLATE = Path(__file__).parents[2] / "bundles" / "dpmm_ad"
         "intensity_tail": ("none", *TAILS),
         "patch_mask": PATCH_MASKS,
         "upsampling": REFINEMENTS,
-        "pooling": POOLING_METHODS,
+        "pooling": ("auto", *POOLING_METHODS),
+        "frame": ("auto", *FRAMES),
+        "intensity_side": SIDES,
         "axes": AXES,
         "intensity": INTENSITY_METHODS,
         "exclude_label": EXCLUDES,

@@ -13,7 +13,9 @@ from monai_dpmm_ad.ops.pooling import POOLING_METHODS, pool_image_score
 def _slow(values: np.ndarray, method: str) -> float:
     if values.size == 0:
         return 0.0
-    count = {"max": 1, "mean": values.size, "top1pct": -(-values.size // 100)}[method]
+    count = {"max": 1, "mean": values.size, "top1pct": -(-values.size // 100), "top01pct": -(-values.size // 1000)}[
+        method
+    ]
     return float(np.sort(values)[-count:].mean())
 
 

@@ -200,6 +200,15 @@ class HiMatchDetector(Detector):
             scores[number, inside] = self.score_slice(patches[number][inside], encoded.embeddings.cls[number])
         return scores
 
+    def score_rows(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """Score the rows of one scan, slice by slice."""
+        scores = rows["patches"].new_zeros(len(rows["patches"]))
+        numbers = rows["slice_index"].long()
+        for number in numbers.unique().tolist():
+            inside = numbers == number
+            scores[inside] = self.score_slice(rows["patches"][inside], rows["cls"][number])
+        return scores
+
     def score_slice(self, patches: Tensor, cls: Tensor) -> Tensor:
         """Score the foreground patches of one slice.
 

@@ -1,0 +1,123 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Fit the normative map to the scans of an embedding store: nothing is embedded again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from monai_dpmm_ad.data.dataset import ScanDataset
+from monai_dpmm_ad.embedding import EmbeddingStore
+from monai_dpmm_ad.engines.thumbnails import FittedScan, FittedScans, thumbnail_folder
+from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.normative import Frame, NormativeMap, resample
+from monai_dpmm_ad.utils.distributed import gather_lists, share
+from monai_dpmm_ad.utils.progress import track
+
+__all__ = ["fit_normative"]
+
+#: Scans that the reference is the mean of, at most, evenly spaced among those that are fitted.
+_NUM_REFERENCE = 24
+#: Largest share of the fitted scans whose registration may fail before all are placed by their boxes.
+_MOST_FAILED = 0.25
+
+
+def fit_normative(network: AnomalyNet, dataset: ScanDataset, store: EmbeddingStore, frame: str = "auto") -> None:
+    """Show a network's normative map the scans that its detector was fitted on.
+
+    A map that has been fitted before, as in an update, keeps its reference and takes the scans in beside those that it
+    has seen: the old ones' scores are those of the detector before.
+
+    Args:
+        network: its detector is fitted. ``normative`` becomes None where the scans are not all volumes.
+        dataset: the fitted scans; the transform takes thumbnails, see `embed_dataset`.
+        store: their embeddings. Under torch.distributed each process takes its share of them.
+        frame: one of :data:`~monai_dpmm_ad.normative.FRAMES`; ``auto`` registers, or takes boxes where that fails.
+    """
+    normative = network.normative
+    if normative is None:
+        return
+    names = [name for name in store.sources if store.count_rows(name)]
+    scans = FittedScans(thumbnail_folder(store.path), dataset)
+    if not _are_volumes(scans, names):
+        network.normative = None
+        return
+    if not normative.fitted:
+        normative.frame = "deformed" if frame == "auto" else frame
+        _set_reference(normative, scans, names)
+    mine = share(names)
+    failed = _find_frames(normative, scans, mine)
+    if frame == "auto" and not normative.fitted and failed > _MOST_FAILED * len(names):
+        normative.frame = "box"
+        _set_reference(normative, scans, names)
+        _find_frames(normative, scans, mine)
+    key = _key_of(normative)
+    for name in track(mine, total=len(mine), description="Atlas"):
+        scan, place = scans.read(name), _read_frame(scans, name, key)
+        normative.observe_intensity(name, scan.image, scan.affine, place)
+        normative.observe_scores(name, *_score_rows(network, store, name, scan), place)
+    normative.finish_intensity()
+    for name in mine:
+        scan = scans.read(name)
+        normative.observe_deviation(name, scan.image, scan.affine, _read_frame(scans, name, key))
+    normative.finish_deviation()
+    normative.finish_scores()
+
+
+def _are_volumes(scans: FittedScans, names: Sequence[str]) -> bool:
+    """Whether all scans are volumes; of pictures the first is looked at alone."""
+    if not scans.has(names[0]):
+        return False
+    return all(gather_lists([scans.has(name) for name in share(names)]))
+
+
+def _set_reference(normative: NormativeMap, scans: FittedScans, names: Sequence[str]) -> None:
+    chosen = [names[number] for number in np.unique(np.linspace(0, len(names) - 1, _NUM_REFERENCE).round().astype(int))]
+    small = [scans.read(name) for name in chosen]
+    spacing = float(np.median([normative.reference_spacing_of(scan.image, scan.affine) for scan in small]))
+    normative.set_reference([resample(scan.image, scan.affine, spacing) for scan in small])
+
+
+def _find_frames(normative: NormativeMap, scans: FittedScans, names: Sequence[str]) -> int:
+    """Find where scans lie, each once for a reference; returns how many, of all processes', could not be registered."""
+    key, failed = _key_of(normative), []
+    for name in track(names, total=len(names), description="Registering"):
+        frame = scans.read_frame(name, key)
+        if frame is None:
+            scan = scans.read(name)
+            frame = normative.find_frame(scan.image, scan.affine)
+            scans.save_frame(name, key, frame)
+        failed.append(frame.kind == "box")
+    return sum(gather_lists(failed))
+
+
+def _read_frame(scans: FittedScans, name: str, key: str) -> Frame:
+    frame = scans.read_frame(name, key)
+    assert frame is not None, f"{name} has no frame"
+    return frame
+
+
+def _key_of(normative: NormativeMap) -> str:
+    """What a frame depends on beside its scan."""
+    reference = normative.reference
+    content = (reference.values.tobytes(), reference.weight.tobytes(), str(reference.lattice).encode())
+    return hashlib.sha256(b"".join(content) + normative.frame.encode()).hexdigest()
+
+
+@torch.no_grad()
+def _score_rows(
+    network: AnomalyNet, store: EmbeddingStore, name: str, scan: FittedScan
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Places (mm) and scores of the patches that a store has of a scan, without its rotated copies."""
+    rows = store.source_rows(name)
+    upright = rows["slice_index"] < len(scan.axes)
+    cls = {key: value for key, value in rows.items() if key == "cls"}
+    rows = {key: value[upright] for key, value in rows.items() if key != "cls"}
+    device = network.backbone_digest.device
+    scores = network.detector.score_rows({key: value.to(device) for key, value in {**rows, **cls}.items()})
+    points = scan.locate_rows(rows["location"].numpy(), rows["slice_index"].numpy())
+    return points, scores.float().cpu().numpy()

@@ -1,0 +1,105 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""The normative map as transforms: what a fit keeps of a scan, and how a scan's map is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from monai.transforms import MapTransform
+from monai.utils import CommonKeys, convert_to_dst_type
+from numpy.typing import NDArray
+from torch import Tensor
+
+from monai_dpmm_ad.errors import ScanError, source_of
+from monai_dpmm_ad.normative import NormativeMap
+from monai_dpmm_ad.normative.thumbnail import shrink
+
+__all__ = ["JudgeByPlaced", "TakeThumbnaild", "Thumbnail", "is_volume"]
+
+
+@dataclass(frozen=True, eq=False)
+class Thumbnail:
+    """A preprocessed scan in small, and where its voxels were.
+
+    Args:
+        image: ``(x, y, z)``, see :func:`~monai_dpmm_ad.normative.thumbnail.shrink`.
+        affine: ``(4, 4)``, from its indices to scanner coordinates (mm).
+        scan_shape: of the preprocessed scan.
+        scan_affine: of the preprocessed scan.
+    """
+
+    image: NDArray[np.float32]
+    affine: NDArray[np.float64]
+    scan_shape: tuple[int, ...]
+    scan_affine: NDArray[np.float64]
+
+
+def is_volume(image: Tensor) -> bool:
+    """Whether a preprocessed scan ``(1, *spatial)`` has a place in space: a picture or a single slice has none."""
+    return image.ndim == 4 and min(image.shape[1:]) > 1
+
+
+class TakeThumbnaild(MapTransform):
+    """Add ``thumbnail`` to a preprocessed item: a :class:`Thumbnail`, None where the scan is no volume."""
+
+    def __init__(self) -> None:
+        super().__init__(keys=CommonKeys.IMAGE)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        image = item[CommonKeys.IMAGE]
+        item["thumbnail"] = None
+        if is_volume(image):
+            values, affine = _read(image)
+            item["thumbnail"] = Thumbnail(*shrink(values, affine), values.shape, affine)
+        return item
+
+
+class _HasNormative(Protocol):
+    normative: NormativeMap | None
+
+
+class JudgeByPlaced(MapTransform):
+    """Finish a scan's ``pred`` against healthy scans at the same place, and add ``frame``, where the scan lies.
+
+    It belongs after the network and before the map goes back to the scan's own grid. Nothing is done without a
+    normative map.
+
+    Args:
+        network: its ``normative`` is read at call time, when a fit has decided.
+    """
+
+    def __init__(self, network: _HasNormative) -> None:
+        super().__init__(keys=CommonKeys.PRED)
+        self.network = network
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Finish a map.
+
+        Raises:
+            ScanError: for a picture or a single slice.
+        """
+        out, normative = dict(data), self.network.normative
+        if normative is None:
+            return out
+        image, pred = out[CommonKeys.IMAGE], out[CommonKeys.PRED]
+        if not is_volume(image):
+            raise ScanError(source_of(image), "is no volume, but the bundle was fitted to volumes and judges by place")
+        values, affine = _read(image)
+        frame = normative.find_frame(values, affine)
+        finished = normative(_to_array(pred), values, affine, frame)
+        out[CommonKeys.PRED] = convert_to_dst_type(torch.from_numpy(finished)[None], pred)[0]
+        out["frame"] = frame
+        return out
+
+
+def _read(image: Any) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    return _to_array(image), np.asarray(image.affine, dtype=np.float64)
+
+
+def _to_array(image: Tensor) -> NDArray[np.float32]:
+    return np.ascontiguousarray(image.as_subclass(Tensor)[0].cpu().numpy(), dtype=np.float32)

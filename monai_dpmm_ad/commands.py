@@ -89,7 +89,8 @@ def fit(
         wait_for_all()
         workflow = load_workflow(bundle, configs, "train", **overrides)
         _run(workflow)
-    return Outcome(failures=workflow.parser.get_parsed_content("failures"))
+    get = workflow.parser.get_parsed_content
+    return Outcome(failures=get("failures"), note=get("network_def").detector.note())
 
 
 def infer(

@@ -121,6 +121,10 @@ class Detector(nn.Module, ABC):
         """Describe the fitted model in a few numbers by name, for the bundle's metadata and the report."""
         return {}
 
+    def note(self) -> str | None:
+        """What a user should know of the fitted model; None if nothing."""
+        return None
+
     def score_slices(self, encoded: EncodedSlices, valid: Tensor) -> Tensor:
         """Score all patches of a batch of slices.
 

@@ -92,6 +92,16 @@ class DPMMDetector(Detector):
         """How many components score, and how the data's mass is spread over them."""
         return self.mixture.posterior.summarise()
 
+    def note(self) -> str | None:
+        """Whether the truncation binds: the number of components is then the setting's, not the data's."""
+        found = self.mixture.posterior.summarise()
+        if not found["truncation_binds"]:
+            return None
+        return (
+            f"all {found['num_components']} components of the mixture are in use, so that more might fit better; "
+            "try a larger num_components"
+        )
+
     def criterion(self, rows: Mapping[str, Tensor]) -> Tensor:
         """Log density in nats, ``(n,)``: the paper's criterion for the best epoch."""
         return self.mixture.log_prob(self.features(rows))

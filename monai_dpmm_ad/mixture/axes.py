@@ -44,7 +44,7 @@ def estimate_axes(scale: DataScale, sample: Tensor, num_components: int, generat
 
     Args:
         scale: of the sample, without axes.
-        sample: (n, D), drawn over the whole data set, in no order.
+        sample: (n, D), drawn over the whole data set.
         num_components: K.
         generator: the source of randomness, a CPU generator.
 
@@ -58,8 +58,8 @@ def estimate_axes(scale: DataScale, sample: Tensor, num_components: int, generat
         residual = _take_residuals(centred, labels, num_components)
         turned = _turn(scale, centred, whiten_within(residual, labels, scale.variance))
     assert turned.axes is not None
-    few = slice(REFINED_ROWS * sample.shape[1])
-    return _turn(scale, centred, refine_axes(turned.axes, residual[few], labels[few]))
+    step = -(-len(sample) // (REFINED_ROWS * sample.shape[1]))
+    return _turn(scale, centred, refine_axes(turned.axes, residual[::step], labels[::step]))
 
 
 def whiten_within(residual: Tensor, labels: Tensor, variance: Tensor) -> Tensor:

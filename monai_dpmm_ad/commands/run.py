@@ -91,7 +91,8 @@ def fit(
         wait_for_all()
         with load_workflow(bundle, configs, "train", **overrides) as workflow:
             workflow.run()
-    note = _judge_network(workflow.network, read_settings(bundle))
+    notes = [_judge_network(workflow.network, read_settings(bundle)), workflow.network.detector.note()]
+    note = "; ".join(filter(None, notes)) or None
     return Outcome(failures=workflow.failures, metrics=describe_fit(bundle), note=note)
 
 

@@ -108,6 +108,16 @@ class DPMMDetector(Detector):
         """Log density and responsibilities of patches; ``scores`` are not needed."""
         return PatchSummary(self.criterion(rows), self.mixture.responsibilities(self.features(rows)).sum(0))
 
+    def note(self) -> str | None:
+        """Whether the truncation binds: the number of components is then the setting's, not the data's."""
+        found = self.mixture.posterior.summarise()
+        if not found["truncation_binds"]:
+            return None
+        return (
+            f"all {found['num_components']} components of the mixture are in use, so that more might fit better; "
+            "try a larger num_components"
+        )
+
     def criterion(self, rows: Mapping[str, Tensor]) -> Tensor:
         """Log density in nats, ``(n,)``: the paper's criterion for the best epoch."""
         return self.mixture.log_prob(self.features(rows))

@@ -17,7 +17,7 @@ from monai_dpmm_ad.mixture.families import DataScale, make_family
 from monai_dpmm_ad.mixture.hyperparameters import Hyperparameters
 from monai_dpmm_ad.mixture.inference import Batch, make_inference
 from monai_dpmm_ad.mixture.initialise import compute_data_scale, draw_sample, drop_far_rows, seed_statistics
-from monai_dpmm_ad.mixture.posterior import Posterior, build_posterior
+from monai_dpmm_ad.mixture.posterior import MIN_COUNT, Posterior, build_posterior
 from monai_dpmm_ad.mixture.statistics import Statistics, zero_statistics
 from monai_dpmm_ad.mixture.validation import check_embeddings, check_num_data, limit_length, refuse_bad_rows
 from monai_dpmm_ad.mixture.variational import Factors, MixtureState, Prior
@@ -25,6 +25,7 @@ from monai_dpmm_ad.utils.distributed import gather_rows, get_world_size, reduce_
 
 __all__ = ["DirichletProcessMixture"]
 
+LEAST_SHARE = 200  # data for each component of a truncation that grows
 CPU_CHUNK, DEVICE_CHUNK = 2048, 32768  # rows: the workspace stays in a CPU's cache, and fills a GPU
 
 
@@ -38,7 +39,8 @@ class DirichletProcessMixture(nn.Module):
     Args:
         num_components: K, the truncation: the largest number of components.
         embed_dim: D.
-        covariance: "spherical", "diagonal", "full", or "vmf" for von Mises–Fisher components.
+        covariance: "spherical", "diagonal", "rotated" for diagonal along axes that all components share and that the
+            start of a fit estimates, "full", or "vmf" for von Mises–Fisher components.
         inference: "natural", stochastic natural gradients; "pyro", Pyro's gradient SVI; "memoized", incremental
             variational Bayes with one cached statistic per batch.
         alpha_prior: shape and rate of the Gamma prior on the concentration α.
@@ -49,6 +51,8 @@ class DirichletProcessMixture(nn.Module):
         forgetting: idem.
         learning_rate: idem.
         top_components: idem.
+        max_components: let the truncation grow: ``adapt`` doubles it where no component is empty, up to this and to one
+            component for every 200 data. ``num_components`` then tells how many there are now. Natural inference only.
         sample_size: how many embeddings ``fit`` draws to start from; by default 20 000 or 40 a component.
         chunk_size: rows at a time; by default as many as suit the device.
         seed: of every random draw.
@@ -95,6 +99,7 @@ class DirichletProcessMixture(nn.Module):
         forgetting: float = Hyperparameters.forgetting,
         learning_rate: float = Hyperparameters.learning_rate,
         top_components: int = Hyperparameters.top_components,
+        max_components: int | None = None,
         sample_size: int | None = None,
         chunk_size: int | None = None,
         seed: int = 0,
@@ -116,6 +121,12 @@ class DirichletProcessMixture(nn.Module):
             top_components=top_components,
         )
         self._inference = make_inference(inference, covariance, hyper)
+        if max_components is not None and not (inference == "natural" and max_components >= num_components):
+            raise ValueError(
+                f"`max_components` must be at least num_components, and inference natural, got {max_components} for "
+                f"{num_components} components and {inference} inference. Leave it out for a fixed truncation."
+            )
+        self.max_components = max_components
         self.num_components = num_components
         self.embed_dim = embed_dim
         self.covariance = covariance
@@ -265,8 +276,9 @@ class DirichletProcessMixture(nn.Module):
             index: which batch of the data set this is; memoized inference needs it.
 
         Returns:
-            0-dim, the ELBO per datum before the step, nats: the batch's estimate, for memoized inference the whole
-            data set's after the step.
+            0-dim, the ELBO per datum before the step, nats: the batch's estimate; for memoized inference the whole
+            data set's after the step. In its first lap the start stands for batches that have not come yet, so the
+            value is the data's own ELBO from the lap's last batch on, and does not fall from there on.
 
         Raises:
             NotFittedError: before ``initialize``.
@@ -306,7 +318,7 @@ class DirichletProcessMixture(nn.Module):
             refuse_bad_rows(sample, self.prior.family.unit)
         chunk_size = self._choose_chunk(self.data_mean.device)
         state, accepted = self._inference.finish_epoch(
-            self.prior, self.state, sample, chunk_size, self._make_generator()
+            self.prior, self._grow(self.state), sample, chunk_size, self._make_generator()
         )
         self._set_state(state)
         return accepted
@@ -402,8 +414,16 @@ class DirichletProcessMixture(nn.Module):
             setattr(self, f"statistic_{name}", value)
         self.alpha_rate = state.alpha_rate
         self.num_seen = state.num_seen
+        self.num_components = len(state.statistics.counts)
         self._factors = None
         self._posterior = None
+
+    def _grow(self, state: MixtureState) -> MixtureState:
+        """Double the truncation where it may grow and no component is empty; splits then fill the new ones."""
+        most = min(2 * self.num_components, self.max_components or 0, int(state.statistics.size) // LEAST_SHARE)
+        if most <= self.num_components or bool((state.statistics.counts < MIN_COUNT).any()):
+            return state
+        return state._replace(statistics=state.statistics.widen(most - self.num_components))
 
     def _refresh(self) -> None:
         """Derive everything afresh from the buffers: they have been changed from outside."""
@@ -433,6 +453,10 @@ class DirichletProcessMixture(nn.Module):
         Raises:
             CheckpointError: if it is not.
         """
+        counts = state_dict.get(prefix + "statistic_counts")
+        if counts is not None and self.max_components is not None and 0 < len(counts) <= self.max_components:
+            num_features = self.statistic_sums.shape[1]  # the stored truncation may have grown
+            self._set_state(self.state._replace(statistics=zero_statistics(len(counts), num_features, counts.device)))
         for name, buffer in self.named_buffers(recurse=False):
             saved = state_dict.get(prefix + name)
             if saved is not None and saved.shape != buffer.shape:

@@ -8,7 +8,7 @@ import torch
 
 from monai_dpmm_ad.mixture import DirichletProcessMixture
 from monai_dpmm_ad.mixture.initialise import compute_hard_statistics
-from monai_dpmm_ad.mixture.moves.merges import MergeTree
+from monai_dpmm_ad.mixture.moves.merges import MergeTree, compute_merge_gains
 from monai_dpmm_ad.mixture.moves.schedule import MoveSchedule
 from monai_dpmm_ad.mixture.moves.splits import Labelled, Split, apply_trades, propose_splits, trade_splits
 from monai_dpmm_ad.mixture.statistics import Statistics
@@ -64,8 +64,9 @@ def test_where_none_is_empty_a_merge_makes_room(covariance, groups):
 
 
 @pytest.mark.parametrize("covariance", FAMILIES)
-def test_one_group_is_not_split(covariance, make_directions):
-    x = make_directions(400, 6, 1, spread=0.05)
+def test_one_group_is_not_split(covariance, make_clusters):
+    x = make_clusters(400, 6, 1, spread=0.05)
+    x = torch.nn.functional.normalize(x, dim=1) if covariance == "vmf" else x  # a cap is bent: two Gaussians fit better
     mixture = start(x, torch.zeros(400, dtype=torch.long), 4, covariance)
     assert mixture.adapt(x) == 0
     assert mixture.posterior.num_active == 1
@@ -117,8 +118,8 @@ def test_trades_keep_the_total_and_never_use_a_component_twice(groups):
     half = compute_hard_statistics(mixture.prior.family, mixture.prior.scale, x[:200], torch.arange(200) % 2, 2)
     splits = [Split(0, 50.0, half), Split(1, 40.0, half), Split(2, 30.0, half)]
     pairs = MergeTree(torch.tensor([[False, True, True]]), [(-2, -3)])
-    cheap = torch.tensor([1e9], dtype=torch.float64)
-    trades = trade_splits(mixture.prior, mixture.state, splits, pairs, cheap)
+    one = torch.ones(1, dtype=torch.float64)
+    trades = trade_splits(mixture.statistic_counts, splits, pairs, one, one)
     assert [(trade.split.component, trade.target, trade.merged) for trade in trades] == [(0, 2, 1)]
     after = apply_trades(statistics, trades)
     torch.testing.assert_close(after.counts.sum(), statistics.counts.sum())
@@ -132,7 +133,10 @@ def test_a_trade_that_loses_more_than_it_gains_is_not_made(groups):
     half = Statistics(*(part[:2] for part in statistics[:3]), statistics.size)
     pairs = MergeTree(torch.tensor([[False, True, True]]), [(-2, -3)])
     nothing = torch.zeros(1, dtype=torch.float64)
-    assert trade_splits(mixture.prior, mixture.state, [Split(0, 1.0, half)], pairs, nothing) == []
+    gains = compute_merge_gains(mixture.prior, mixture.state, pairs.groups, nothing)
+    assert float(gains) < -100.0
+    assert trade_splits(mixture.statistic_counts, [Split(0, 1.0, half)], pairs, gains, nothing) == []
+    assert len(trade_splits(mixture.statistic_counts, [Split(0, 1.0 - float(gains), half)], pairs, gains, nothing)) == 1
 
 
 @pytest.mark.parametrize("dim", [2, 32, 384])

@@ -27,6 +27,7 @@ from monai_dpmm_ad.mixture.variational import Factors, MixtureState, Prior
 __all__ = ["MoveSchedule", "merge_on_sample"]
 
 MAX_ROUNDS = 10  # each round can merge every group that pays; a few settle it
+CONFIRMING_ROWS = 20_000  # of the sample: gains of merges follow from statistics of all data, but for an entropy
 JUDGES = 3  # every third row of the sample judges the splits that the others propose
 
 
@@ -90,14 +91,15 @@ def merge_on_sample(prior: Prior, state: MixtureState, sample: Tensor, chunk_siz
     Returns:
         the state, and how many components were merged away.
     """
+    sample = _thin(sample)
     evaluate = _make_evaluation(prior, sample, state.statistics.size, chunk_size)
     accepted = 0
     for _ in range(MAX_ROUNDS):
         tree = propose_merges(prior, state)
         if not tree.children:
             break
-        entropy = _measure_promising(prior, state, sample, chunk_size, tree)
-        state, merged = accept_merges(prior, state, tree, entropy, evaluate)
+        gains, entropy = _measure_promising(prior, state, sample, chunk_size, tree)
+        state, merged = accept_merges(prior, state, tree, gains, entropy, evaluate)
         accepted += int(tree.groups[merged].sum()) - len(merged)
         if not merged:
             break
@@ -116,10 +118,15 @@ def _split(
     tree = propose_merges(prior, state)
     leaves = [i for i, children in enumerate(tree.children) if max(children) < 0]
     pairs = MergeTree(tree.groups[leaves], [tree.children[i] for i in leaves])
-    sample = torch.cat([proposing, judging])
-    entropy = _measure_promising(prior, state, sample, chunk_size, pairs, splits[0].gain)
-    trades = trade_splits(prior, state, splits, pairs, entropy)
+    sample = _thin(torch.cat([proposing, judging]))
+    gains, entropy = _measure_promising(prior, state, sample, chunk_size, pairs, splits[0].gain)
+    trades = trade_splits(state.statistics.counts, splits, pairs, gains, entropy)
     return prior.update(apply_trades(state.statistics, trades), state), len(trades)
+
+
+def _thin(sample: Tensor) -> Tensor:
+    """Rows enough to confirm by."""
+    return sample[:: -(-len(sample) // CONFIRMING_ROWS)]
 
 
 def _make_evaluation(prior: Prior, sample: Tensor, size: Tensor, chunk_size: int) -> Callable[[MixtureState], float]:
@@ -135,15 +142,16 @@ def _make_evaluation(prior: Prior, sample: Tensor, size: Tensor, chunk_size: int
 
 def _measure_promising(
     prior: Prior, state: MixtureState, sample: Tensor, chunk_size: int, tree: MergeTree, allowance: float = 0.0
-) -> Tensor:
-    """The entropy of each group's joint assignment over the data set, (C,), nats; −inf for groups that cannot pay.
+) -> tuple[Tensor, Tensor]:
+    """What each merge gains and the entropy of its joint assignment, (C,), nats; −inf for those that cannot pay.
 
     Joint assignments have at most the entropy of the single ones, which is known: so most groups need no product. A
-    group may cost the allowance.
+    merge may cost the allowance.
     """
-    most = tree.groups.to(state.statistics.entropy.dtype) @ state.statistics.entropy.clamp(min=0.0)
-    promising = (compute_merge_gains(prior, state, tree.groups, most) > -allowance).nonzero()[:, 0]
-    entropy = torch.full_like(most, -torch.inf)
+    single = state.statistics.entropy.clamp(min=0.0)
+    gains = compute_merge_gains(prior, state, tree.groups, torch.zeros_like(single[0]))
+    promising = (gains + tree.groups.to(single.dtype) @ single > -allowance).nonzero()[:, 0]
     found = measure_group_entropy(prior, prior.build(state), sample, chunk_size, tree.groups[promising])
+    entropy = torch.full_like(gains, -torch.inf)
     entropy[promising] = found * (state.statistics.size / sample.shape[0])
-    return entropy
+    return gains + entropy, entropy

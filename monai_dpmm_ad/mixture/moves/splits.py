@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from monai_dpmm_ad.mixture.initialise import compute_hard_statistics
-from monai_dpmm_ad.mixture.moves.merges import MergeTree, compute_merge_gains
+from monai_dpmm_ad.mixture.moves.merges import MergeTree
 from monai_dpmm_ad.mixture.posterior import MIN_COUNT
 from monai_dpmm_ad.mixture.statistics import Statistics
 from monai_dpmm_ad.mixture.variational import MixtureState, Prior
@@ -124,20 +124,17 @@ def _measure_cost(prior: Prior, halves: Statistics) -> Tensor:
     return (prior.family.compute_kl(prior.scale, params) * counts.new_tensor([1.0, 1.0, -1.0])).sum()
 
 
-def trade_splits(
-    prior: Prior, state: MixtureState, splits: list[Split], pairs: MergeTree, entropy: Tensor
-) -> list[Trade]:
+def trade_splits(counts: Tensor, splits: list[Split], pairs: MergeTree, gains: Tensor, entropy: Tensor) -> list[Trade]:
     """Give every split a place: an empty component first, then the merge that costs least, while both together gain.
 
     Args:
-        prior: priors and likelihood.
-        state: the present state.
+        counts: (K,), of the present state.
         splits: best first.
         pairs: the pairs of components that could be merged.
+        gains: (C,), of their merges, nats.
         entropy: (C,), of the pairs' joint assignments over the data set, nats.
     """
-    empty = (state.statistics.counts < MIN_COUNT).nonzero()[:, 0].tolist()
-    gains = compute_merge_gains(prior, state, pairs.groups, entropy)
+    empty = (counts < MIN_COUNT).nonzero()[:, 0].tolist()
     order = gains.argsort(descending=True).tolist()
     members = [sorted(-1 - child for child in children) for children in pairs.children]
     used: set[int] = set()

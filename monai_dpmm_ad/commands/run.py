@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -13,7 +12,7 @@ from typing import Any
 from monai_dpmm_ad.bundle import SETTINGS, create_bundle, is_fitted, load_workflow
 from monai_dpmm_ad.bundle.request import covers_scans, is_same_request, record_request
 from monai_dpmm_ad.bundle.update import read_update_settings
-from monai_dpmm_ad.calibration import Calibration
+from monai_dpmm_ad.calibration import Calibration, scans_needed
 from monai_dpmm_ad.commands.checks import PathLike, absolute_paths, check_device, check_writable, make_absolute
 from monai_dpmm_ad.data.dataset import ScanFailure, read_failures
 from monai_dpmm_ad.utils.distributed import is_first, joined_processes, launched, wait_for_all
@@ -194,10 +193,9 @@ def _judge_calibration(calibration: Calibration, rate: float) -> str | None:
     short = [number for number in range(1, calibration.num_regions + 1) if not calibration.guaranteed(rate, number)]
     if calibration.guaranteed(rate):
         return f"too few held-out healthy scans show region {', '.join(map(str, short))}" if short else None
-    needed = math.ceil(1 / rate) - 1
     fitted = "" if calibration.held_out else ", which were also fitted"
     return (
-        f"a false-positive rate of {rate:g} is guaranteed with {needed} held-out healthy scans or more; "
+        f"a false-positive rate of {rate:g} is guaranteed with {scans_needed(rate)} held-out healthy scans or more; "
         f"this bundle was calibrated on {int(calibration.num_scans)}{fitted}"
     )
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import logging
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from monai_dpmm_ad.bundle.workflow import load_workflow
 from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.network import AnomalyNet
-from monai_dpmm_ad.utils.files import replace_file
+from monai_dpmm_ad.utils.files import remove_leftovers_of, replace_file
 
 __all__ = ["FORMATS", "describe_graph", "export_network"]
 
@@ -37,6 +38,7 @@ def export_network(
     graph_format: str = "onnx",
     shape: Sequence[int] | None = None,
     trust_bundle: bool = False,
+    overwrite: bool = False,
 ) -> Path:
     """Write a fitted bundle's network as a graph for ONNX Runtime or TorchScript.
 
@@ -48,10 +50,11 @@ def export_network(
 
     Args:
         bundle: folder of a fitted bundle.
-        out: the file, replaced as a whole.
+        out: the file.
         graph_format: ``onnx`` or ``torchscript``.
         shape: H and W of the slices; None is a square of the bundle's ``image_size``.
         trust_bundle: run the bundle's configs even where they are not this package's own, see `load_workflow`.
+        overwrite: replace the file where there is one.
 
     Returns:
         Path of the file.
@@ -61,9 +64,13 @@ def export_network(
             patch mask ``pca``).
         ImportError: ONNX without the ``onnx`` extra.
         CheckpointError: a folder that is no fitted bundle.
+        FileExistsError: where ``out`` is there and ``overwrite`` is not given.
     """
     if graph_format not in FORMATS:
         raise unknown_option("format", graph_format, FORMATS)
+    if not overwrite and os.path.lexists(out):
+        raise FileExistsError(errno.EEXIST, "is there already; name another --out, or give --overwrite", str(out))
+    remove_leftovers_of(out)
     # In float32, since another machine may lack bfloat16.
     overrides: dict[str, Any] = {"embedder#autocast": False, "trust_bundle": trust_bundle}
     workflow = load_workflow(bundle, ["inference"], "inference", **overrides)

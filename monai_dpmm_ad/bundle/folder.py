@@ -16,11 +16,12 @@ import torch
 
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.network import AnomalyNet
-from monai_dpmm_ad.utils.files import PARTIAL, remove_leftovers, replace_file, save_state, write_json
+from monai_dpmm_ad.utils.files import LOCK, PARTIAL, remove_leftovers, replace_file, save_state, write_json
 
 __all__ = [
     "MODEL",
     "SETTINGS",
+    "check_unfinished",
     "create_bundle",
     "is_fitted",
     "read_settings",
@@ -69,18 +70,27 @@ def create_bundle(path: str | os.PathLike[str]) -> Path:
         CheckpointError: when the folder holds a fitted bundle, or files that are no bundle.
     """
     path = Path(path)
+    check_unfinished(path)
+    _copy_template(path)
+    return path
+
+
+def check_unfinished(path: Path) -> None:
+    """Check that a folder is new, empty or an unfinished bundle.
+
+    Raises:
+        CheckpointError: when it is not.
+    """
     if is_fitted(path):
         raise CheckpointError(f"{path}: holds a fitted bundle already. Name another folder with --out.")
     if path.exists() and not path.is_dir():
         raise CheckpointError(f"{path}: is a file. Name a folder with --out.")
     if not (path / INFERENCE).is_file() and any(_is_foreign(item) for item in path.rglob("*")):
         raise CheckpointError(f"{path}: is not empty and no bundle. Name another folder with --out.")
-    _copy_template(path)
-    return path
 
 
 def _is_foreign(item: Path) -> bool:
-    return not item.is_dir() and not item.name.startswith(PARTIAL)
+    return not item.is_dir() and not item.name.startswith(PARTIAL) and item.name != LOCK
 
 
 def _copy_template(path: Path) -> None:

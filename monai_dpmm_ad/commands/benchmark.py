@@ -15,6 +15,7 @@ from typing import Any
 from monai_dpmm_ad import __version__
 from monai_dpmm_ad.bundle import is_fitted
 from monai_dpmm_ad.commands.bmad import PUBLISHED, find_dataset
+from monai_dpmm_ad.commands.checks import hold_output
 from monai_dpmm_ad.commands.run import Outcome, evaluate, fit
 from monai_dpmm_ad.data.dataset import ScanFailure
 from monai_dpmm_ad.detectors import DETECTORS
@@ -92,10 +93,23 @@ def benchmark(
             raise unknown_option("detectors", name, DETECTORS)
     folders = {name: find_dataset(Path(data).absolute(), name) for name in datasets}
     out = Path(out).absolute()
-    _check_settings(out / "settings.json", overrides)
-    outcome, tell = Outcome(), report or (lambda cell, state: None)
     # Detector by detector within a seed: they share the embeddings of that seed.
-    for cell in (Cell(d, detector, seed) for d in datasets for seed in seeds for detector in detectors):
+    cells = [Cell(d, detector, seed) for d in datasets for seed in seeds for detector in detectors]
+    with hold_output(out, names=("settings.json", "benchmark.json", "table.md")):
+        _check_settings(out / "settings.json", overrides)
+        return _run_cells(cells, folders, out, keep_maps, report or (lambda cell, state: None), overrides)
+
+
+def _run_cells(
+    cells: Sequence[Cell],
+    folders: Mapping[str, Path],
+    out: Path,
+    keep_maps: bool,
+    tell: Callable[[Cell, str], None],
+    overrides: Mapping[str, Any],
+) -> Outcome:
+    outcome = Outcome()
+    for cell in cells:
         if (out / cell.path / "result.json").is_file():
             tell(cell, "done")
             continue

@@ -24,7 +24,7 @@ from monai_dpmm_ad.clustering.groups import (
     write_groups,
 )
 from monai_dpmm_ad.clustering.items import KINDS, Item, ItemCollector
-from monai_dpmm_ad.commands.checks import absolute_paths, check_device, check_writable
+from monai_dpmm_ad.commands.checks import absolute_paths, check_device, hold_output
 from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.data.dataset import ScanDataset, ScanFailure, write_failures
 from monai_dpmm_ad.embedding import EmbeddingStore
@@ -38,6 +38,7 @@ PathLike = str | os.PathLike[str]
 
 #: Where ``fit`` leaves the embeddings of the scans that it fitted, in the bundle.
 STORE = Path("fit") / "embeddings" / "train"
+OUTPUTS = ("clusters.csv", "clusters.json", "dendrogram.png", "failures.csv")
 _NORMAL_PATCHES = 20_000
 
 
@@ -63,6 +64,7 @@ def cluster(
     max_patches: int = 2000,
     seed: int = 0,
     trust_bundle: bool = False,
+    overwrite: bool = False,
     **overrides: Any,
 ) -> ClusterOutcome:
     """Group scans or lesions: ``clusters.csv``, ``clusters.json``, a picture sheet per group, a dendrogram.
@@ -83,6 +85,7 @@ def cluster(
         max_patches: largest number of patches of an item.
         seed: of the choice of patches where there are more.
         trust_bundle: run the bundle's configs even where they are not this package's own, see `load_workflow`.
+        overwrite: replace files in ``out`` that this package did not write.
         overrides: values of ids in ``configs/inference.json``.
 
     Raises:
@@ -91,36 +94,36 @@ def cluster(
     check_options(weights, tau, linkage, num_clusters)
     check_device(overrides)
     out = Path(out).absolute()
-    check_writable(out)
-    paths = absolute_paths(images)
-    overrides |= {"dataset_dir": paths, "trust_bundle": trust_bundle}
-    workflow = load_workflow(bundle, ["inference"], "inference", **overrides)
-    workflow.initialize()
-    get = workflow.parser.get_parsed_content
-    network: AnomalyNet = load_network(workflow, bundle)
-    scans = ScanDataset(_abnormal(get("datalist")), get("preprocessing"))
-    if items == "images" and len(scans) < 2:
-        raise ValueError(f"`images` must be at least two scans that may be abnormal, got {len(scans)}.")
-    settings = {"axes": get("axes"), "channels": get("channels"), "batch_size": get("batch_size")}
-    settings |= {"max_patches": max_patches, "seed": seed}
-    collector = ItemCollector(
-        network, kind=items, rate=get("false_positive_rate"), min_volume=get("min_lesion_volume"), **settings
-    )
-    found = collector.collect(scans)
-    normal, failures = None, list(scans.failures)
-    if weights == "semi-supervised":
-        chosen = _dataset_of_normals(normals, get("preprocessing")) if normals else None
-        normal = gather_normal(network, Path(bundle), chosen, settings)
-        failures += chosen.failures if chosen is not None else []
-    write_failures(out, failures)
-    _check_number(found, items, len(scans), failures)
-    descriptors = describe_items(found, score_items(found, weights, collector.bags, normal), tau)
-    grouping = group_descriptors(descriptors, num_clusters, linkage)
-    groups = ItemGroups.judge(found, grouping, _known_types([item.image for item in found], paths, types))
-    chosen_options = {"items": items, "weights": weights, "tau": str(tau), "linkage": linkage}
-    write_groups(out, groups, {"bundle": str(bundle), **chosen_options, "max_patches": max_patches, "seed": seed})
-    workflow.finalize()
-    return ClusterOutcome(groups, failures)
+    with hold_output(out, overwrite, OUTPUTS):
+        paths = absolute_paths(images)
+        overrides |= {"dataset_dir": paths, "trust_bundle": trust_bundle}
+        workflow = load_workflow(bundle, ["inference"], "inference", **overrides)
+        workflow.initialize()
+        get = workflow.parser.get_parsed_content
+        network: AnomalyNet = load_network(workflow, bundle)
+        scans = ScanDataset(_abnormal(get("datalist")), get("preprocessing"))
+        if items == "images" and len(scans) < 2:
+            raise ValueError(f"`images` must be at least two scans that may be abnormal, got {len(scans)}.")
+        settings = {"axes": get("axes"), "channels": get("channels"), "batch_size": get("batch_size")}
+        settings |= {"max_patches": max_patches, "seed": seed}
+        collector = ItemCollector(
+            network, kind=items, rate=get("false_positive_rate"), min_volume=get("min_lesion_volume"), **settings
+        )
+        found = collector.collect(scans)
+        normal, failures = None, list(scans.failures)
+        if weights == "semi-supervised":
+            chosen = _dataset_of_normals(normals, get("preprocessing")) if normals else None
+            normal = gather_normal(network, Path(bundle), chosen, settings)
+            failures += chosen.failures if chosen is not None else []
+        write_failures(out, failures)
+        _check_number(found, items, len(scans), failures)
+        descriptors = describe_items(found, score_items(found, weights, collector.bags, normal), tau)
+        grouping = group_descriptors(descriptors, num_clusters, linkage)
+        groups = ItemGroups.judge(found, grouping, _known_types([item.image for item in found], paths, types))
+        chosen_options = {"items": items, "weights": weights, "tau": str(tau), "linkage": linkage}
+        write_groups(out, groups, {"bundle": str(bundle), **chosen_options, "max_patches": max_patches, "seed": seed})
+        workflow.finalize()
+        return ClusterOutcome(groups, failures)
 
 
 def _check_number(found: Sequence[Item], items: str, num_scans: int, failures: Sequence[ScanFailure]) -> None:

@@ -123,8 +123,18 @@ def _add_infer(commands: Any, name: str, source: str, description: str) -> None:
         help="of DICOM series, write the mask as DICOM SEG and the map as parametric map as well",
     )
     _add_trust(parser)
+    _add_overwrite(parser)
     parser.add_argument("--no-report", dest="report", action="store_false", default=None, help="write no report.html")
     parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
+
+
+def _add_overwrite(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        default=None,
+        help="replace files that this program did not write, and other scans' results of the same name",
+    )
 
 
 def _add_trust(parser: argparse.ArgumentParser) -> None:
@@ -155,6 +165,7 @@ def _add_cluster(commands: Any) -> None:
     parser.add_argument("--section", help="section of a datalist or BMAD tree (default test)")
     parser.add_argument("--seed", type=int, help="of the choice of patches (default 0)")
     _add_trust(parser)
+    _add_overwrite(parser)
     parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
 
 
@@ -187,6 +198,7 @@ def _add_export(commands: Any) -> None:
         "--shape", type=int, nargs=2, metavar=("H", "W"), help="pixels of the slices (default: the bundle's image size)"
     )
     _add_trust(parser)
+    _add_overwrite(parser)
 
 
 def _add_pretrain(commands: Any) -> None:
@@ -194,6 +206,7 @@ def _add_pretrain(commands: Any) -> None:
     parser.add_argument("--images", nargs="+", required=True, metavar="PATH", help=f"taken to show no lesion: {PATHS}")
     parser.add_argument("--mixed", nargs="+", metavar="PATH", help="scans that may show lesions, learned from as well")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder that fit --embedder takes")
+    _add_overwrite(parser)
     parser.add_argument("--initial", metavar="DIR", help="weights to begin with, of the same architecture")
     parser.add_argument("--steps", type=int, help="optimiser steps")
     parser.add_argument("--checkpoint-every", type=int, help="steps between checkpoints (default 100)")

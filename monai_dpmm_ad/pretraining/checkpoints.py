@@ -16,7 +16,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.pretraining.model import IMAGE_MEAN, IMAGE_STD
-from monai_dpmm_ad.utils.files import replace_file, save_state, write_json
+from monai_dpmm_ad.utils.files import remove_file, replace_file, save_state, write_json
 
 __all__ = [
     "average_backbones",
@@ -50,7 +50,7 @@ def save_checkpoint(folder: str | os.PathLike[str], state: dict[str, Any]) -> Pa
         kept = f" The last good checkpoint is {last}." if last else ""
         raise CheckpointError(f"{path}: cannot be written ({error}). Free disk space and run again.{kept}") from error
     for old in _list_checkpoints(folder)[:-_KEPT]:
-        old.unlink(missing_ok=True)
+        remove_file(old)
     return path
 
 

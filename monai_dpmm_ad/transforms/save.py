@@ -77,10 +77,10 @@ def write_map(path: str | os.PathLike[str], values: NDArray[Any], meta: Mapping[
         meta: ``filename_or_obj``, the source; ``original_affine``; for a float PNG also ``threshold``.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, or must not be: see :func:`~monai_dpmm_ad.utils.files.replace_file`.
     """
     write = _write_picture if has_suffix(str(path), PICTURE_SUFFIXES) else _write_nifti
-    replace_file(path, lambda temporary: write(temporary, values, meta))
+    replace_file(path, lambda temporary: write(temporary, values, meta), owner=str(meta["filename_or_obj"]))
 
 
 def _write_picture(path: Path, values: NDArray[Any], meta: Mapping[str, Any]) -> None:

@@ -62,7 +62,7 @@ class SaveDicomd(MapTransform):
                 meta = data[key].meta
                 path = output_path(self.output_dir, meta["name"], postfix, meta["filename_or_obj"], ".dcm")
                 dataset = _make(make, np.asarray(data[key].cpu())[0], files)
-                replace_file(path, dataset.save_as)
+                replace_file(path, dataset.save_as, owner=str(meta["filename_or_obj"]))
         return dict(data)
 
 

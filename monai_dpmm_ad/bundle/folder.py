@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -14,9 +13,11 @@ from typing import Any
 
 import torch
 
+from monai_dpmm_ad.bundle.integrity import check_digest, describe_digest
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.utils.files import LOCK, PARTIAL, remove_leftovers, replace_file, save_state, write_json
+from monai_dpmm_ad.utils.integrity import check_archive
 
 __all__ = [
     "MODEL",
@@ -147,14 +148,14 @@ def save_model(bundle_root: str | os.PathLike[str], network: AnomalyNet, setting
     if unknown:
         raise CheckpointError(f"{root / INFERENCE}: has no {', '.join(unknown)}. Use the bundle's own configs.")
     write_json(root / INFERENCE, {**config, **settings})
-    metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
-    write_json(root / METADATA, {**metadata, "fitted": network.detector.describe()})
     state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+    metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
+    write_json(root / METADATA, {**metadata, "fitted": {**network.detector.describe(), **describe_digest(state)}})
     save_state(root / MODEL, state)
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor] | None:
-    """Read a checkpoint's tensors; nothing else is read from it.
+    """Read a checkpoint's tensors, and check that they are those that were written; nothing else is read from it.
 
     Args:
         path: the checkpoint.
@@ -168,12 +169,10 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor] | None:
     if not os.path.isfile(path):
         return None
     try:
-        with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
-        # Stored as they are, so that no record can unpack to more than the file has.
-        if any(record.file_size != record.compress_size for record in records):
-            raise ValueError("it is compressed")
+        check_archive(path)
         state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        if Path(path).parts[-2:] == MODEL.parts:
+            check_digest(Path(path).parents[1] / METADATA, state)
     except Exception as error:  # whatever unpickling a damaged file raises
         raise CheckpointError(f"{path}: is damaged or no model. Copy the bundle again, or fit again.") from error
     return state

@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from monai_dpmm_ad.bundle.folder import MODEL, is_fitted, read_settings
+from monai_dpmm_ad.bundle.folder import MODEL, is_fitted, read_settings, read_state
 from monai_dpmm_ad.bundle.provenance import describe_scans, hash_scans, load_provenance, write_provenance
 from monai_dpmm_ad.data.dataset import ScanFailure, write_failures
 from monai_dpmm_ad.data.split import Split, split_scans
@@ -77,11 +75,12 @@ def read_update_settings(bundle: str | os.PathLike[str], given: Mapping[str, Any
         given: ids of ``configs/train.json``; those in ``SETTINGS`` and how patches are chosen must be the bundle's own.
 
     Raises:
-        CheckpointError: when the bundle is not fitted or its provenance is missing.
+        CheckpointError: when the bundle is not fitted or damaged, or its provenance is missing.
         ValueError: when a setting differs from the bundle's.
     """
     if not is_fitted(bundle):
         raise CheckpointError(f"{bundle}: has no fitted model to update. Make one with fit.")
+    read_state(Path(bundle) / MODEL)  # a damaged file is named before anything else is done
     stored = read_settings(bundle)
     recipe = load_provenance(bundle)["recipe"]
     fixed = {**stored, **{name: recipe[name] for name in _FIXED if name in recipe}}
@@ -97,13 +96,13 @@ def start_update(network: AnomalyNet, bundle: str | os.PathLike[str]) -> None:
     """Give a network what a bundle has learnt, to go on from there.
 
     Raises:
-        CheckpointError: when the bundle is of another backbone.
+        CheckpointError: when the bundle is of another backbone, or damaged.
         ValueError: when its detector cannot take in new scans.
     """
     detector = network.detector
     if not isinstance(detector, DPMMDetector):
         raise ValueError(f"`update` needs a detector that can go on, got {type(detector).__name__}. Fit again.")
-    network.load_state_dict(torch.load(Path(bundle) / MODEL, map_location="cpu", weights_only=True))
+    network.load_state_dict(read_state(Path(bundle) / MODEL) or {})
     detector.start_update()
 
 

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from monai_dpmm_ad.bundle.folder import METADATA, MODEL, SETTINGS, is_fitted, read_state, template
 from monai_dpmm_ad.bundle.trust import check_configs, refuse_expressions
 from monai_dpmm_ad.errors import CheckpointError
@@ -71,5 +69,5 @@ def load_workflow(
 def load_network(workflow: Any, bundle_root: str | os.PathLike[str]) -> Any:
     """Get the network of an initialised inference workflow with the fitted state, on the workflow's device."""
     network = workflow.parser.get_parsed_content("network")
-    network.load_state_dict(torch.load(Path(bundle_root) / MODEL, map_location="cpu", weights_only=True))
+    network.load_state_dict(read_state(Path(bundle_root) / MODEL) or {})
     return network.eval()

@@ -17,6 +17,7 @@ from transformers import Dinov2Config, Dinov2Model
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.pretraining.model import IMAGE_MEAN, IMAGE_STD
 from monai_dpmm_ad.utils.files import remove_file, replace_file, save_state, write_json
+from monai_dpmm_ad.utils.integrity import check_archive
 
 __all__ = [
     "average_backbones",
@@ -67,6 +68,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         CheckpointError: when it is damaged or something else.
     """
     try:
+        check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever unpickling a damaged file raises
         raise CheckpointError(

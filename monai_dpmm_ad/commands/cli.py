@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from monai_dpmm_ad.commands.parser import make_parser
 from monai_dpmm_ad.errors import find_user_error
 from monai_dpmm_ad.utils.memory import keep_heap
+from monai_dpmm_ad.utils.text import printable
 
 if TYPE_CHECKING:
     from monai_dpmm_ad.commands.cluster import ClusterOutcome
@@ -49,12 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+        return printable(f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else error.strerror)
+    return printable(" ".join(str(error).split())) or type(error).__name__
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *location: Any) -> None:
-    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 def _demo(options: dict[str, Any]) -> int:
@@ -187,7 +189,7 @@ def _print_failures(outcome: Outcome | ClusterOutcome) -> int:
     from monai_dpmm_ad.utils.distributed import is_first
 
     for failure in outcome.failures if is_first() else ():
-        print(f"failed: {failure.path}: {failure.reason}", file=sys.stderr)
+        print(f"failed: {printable(f'{failure.path}: {failure.reason}')}", file=sys.stderr)
     return 1 if outcome.failures else 0
 
 

@@ -99,6 +99,9 @@ def _digest(content: Any) -> str:
 def _stamps(path: str | Sequence[str]) -> list[tuple[str, int, int]]:
     """Path, size and time of change of a file, of a series' files, or of all files in a folder."""
     paths = [Path(path)] if isinstance(path, str) else [Path(part) for part in path]
-    files = [file for part in paths for file in (sorted(part.iterdir()) if part.is_dir() else [part])]
-    stats = [(file, file.stat()) for file in files if file.exists()]
+    try:
+        files = [file for part in paths for file in (sorted(part.iterdir()) if part.is_dir() else [part])]
+        stats = [(file, file.stat()) for file in files if file.exists()]
+    except (OSError, ValueError):  # what cannot be looked at fails when it is read
+        return []
     return [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats]

@@ -15,7 +15,14 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform, Transform
 
-from monai_dpmm_ad.data.paths import NIFTI_SUFFIXES, PICTURE_SUFFIXES, has_suffix, is_dicom_file, scan_stem
+from monai_dpmm_ad.data.paths import (
+    NIFTI_SUFFIXES,
+    PICTURE_SUFFIXES,
+    has_suffix,
+    is_dicom_file,
+    scan_stem,
+    special_kind,
+)
 from monai_dpmm_ad.data.readers import (
     DicomSeriesReader,
     label_reader,
@@ -164,6 +171,8 @@ class LoadScan(Transform):
             return DicomSeriesReader(self.max_bytes)
         if not os.path.exists(source):
             raise ScanError(source, "no such file or folder")
+        if kind := special_kind(source):
+            raise ScanError(source, f"is {kind}, no file")
         if os.path.getsize(source) == 0:
             raise ScanError(source, "is empty (0 bytes)")
         if has_suffix(source, NIFTI_SUFFIXES):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from monai_dpmm_ad import __version__
 from monai_dpmm_ad.data.paths import import_pydicom
+from monai_dpmm_ad.data.readers import reading_reason
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.transforms.save import output_path
 from monai_dpmm_ad.utils.files import replace_file
@@ -67,9 +68,18 @@ class SaveDicomd(MapTransform):
 
 
 def _make(make: Callable[..., Any], values: NDArray[Any], files: Sequence[str]) -> Any:
-    sources = read_sources(files)
+    try:
+        sources = read_sources(files)
+    except Exception as error:  # pydicom raises anything at all on damaged headers
+        raise ScanError(
+            files[0], f"has a header that no DICOM output can refer to ({reading_reason(error)})"
+        ) from error
     try:
         return make(values, sources)
+    except (TypeError, KeyError, IndexError, NotImplementedError) as error:
+        raise ScanError(
+            files[0], f"has a header that no DICOM output can refer to ({reading_reason(error)})"
+        ) from error
     except AttributeError as error:  # highdicom expects each frame's description in what may have several, RT Dose say
         kind = sources[0].SOPClassUID.name
         raise ScanError(files[0], f"is of a kind that no DICOM output can refer to ({kind})") from error

@@ -18,6 +18,8 @@ from typing import Any, Protocol
 
 from safetensors import SafetensorError
 
+from monai_dpmm_ad.utils.text import printable
+
 __all__ = [
     "LOCK",
     "PARTIAL",
@@ -40,6 +42,8 @@ __all__ = [
 PARTIAL = ".partial-dpmm-ad-"
 #: A file by which a folder is locked.
 LOCK = ".lock"
+#: What a formula begins with, in full width too.
+_FORMULAS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 #: How ``torch.save`` says that the disk is full.
 _ZIP_WRITER = re.compile("inline_container|PytorchStreamWriter|PytorchFileWriter")
 
@@ -223,8 +227,10 @@ def write_csv(path: str | os.PathLike[str], header: Sequence[str], rows: Sequenc
 
 
 def spreadsheet_safe(cell: Any) -> Any:
-    """Put an apostrophe before text that begins like a formula."""
-    return "'" + cell if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
+    """Put an apostrophe before text that begins like a formula; show control characters as their escapes."""
+    if not isinstance(cell, str):
+        return cell
+    return ("'" if cell.lstrip().startswith(_FORMULAS) else "") + printable(cell)
 
 
 def exchange_folders(first: Path, second: Path) -> None:

@@ -85,7 +85,11 @@ def export_network(
     write = _write_onnx if graph_format == "onnx" else _write_torchscript
     with _quiet(), torch.no_grad():
         network(*inputs)  # what is computed once, the mixture's density, must not become part of the graph
-        replace_file(out, lambda temporary: write(network, inputs, temporary, description))
+        try:
+            replace_file(out, lambda temporary: write(network, inputs, temporary, description))
+        except KeyboardInterrupt:
+            remove_leftovers_of(out)  # a signal comes at any moment
+            raise
     return Path(out)
 
 
@@ -119,7 +123,9 @@ def _check_shape(shape: Sequence[int]) -> tuple[int, int]:
 
 def _write_torchscript(network: nn.Module, inputs: tuple[Tensor, ...], path: Path, description: Any) -> None:
     traced = torch.jit.trace(network, inputs, check_trace=False)
-    torch.jit.save(traced, str(path), _extra_files={"metadata.json": json.dumps(description)})
+    content = io.BytesIO()  # given a path, torch's writer aborts the process on a full disk
+    torch.jit.save(traced, content, _extra_files={"metadata.json": json.dumps(description)})
+    path.write_bytes(content.getbuffer())
 
 
 def _write_onnx(network: nn.Module, inputs: tuple[Tensor, ...], path: Path, description: Any) -> None:

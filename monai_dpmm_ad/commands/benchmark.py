@@ -20,7 +20,7 @@ from monai_dpmm_ad.commands.run import Outcome, evaluate, fit
 from monai_dpmm_ad.data.dataset import ScanFailure
 from monai_dpmm_ad.detectors import DETECTORS
 from monai_dpmm_ad.errors import CheckpointError, EmbeddingStoreError, NotFittedError, unknown_option
-from monai_dpmm_ad.utils.files import replace_file, write_json
+from monai_dpmm_ad.utils.files import remove_leftovers, replace_file, write_json
 
 __all__ = ["FIGURES", "Cell", "benchmark", "format_table"]
 
@@ -126,6 +126,7 @@ def _run_cells(
 
 
 def _run_cell(cell: Cell, folder: Path, out: Path, keep_maps: bool, overrides: dict[str, Any]) -> list[ScanFailure]:
+    remove_leftovers(out / cell.path)
     bundle, failures, start = out / cell.path / "bundle", [], time.process_time()
     if not is_fitted(bundle):
         overrides |= {"shared_embeddings": str(out / cell.dataset / "embeddings"), "seed": cell.seed}

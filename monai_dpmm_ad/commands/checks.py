@@ -13,7 +13,7 @@ import torch
 
 from monai_dpmm_ad.bundle.folder import check_unfinished
 from monai_dpmm_ad.utils.distributed import get_rank, is_first, wait_for_all
-from monai_dpmm_ad.utils.files import PARTIAL
+from monai_dpmm_ad.utils.files import PARTIAL, remove_leftovers
 from monai_dpmm_ad.utils.outputs import OutputFolder, lock_output
 
 __all__ = [
@@ -91,6 +91,10 @@ def hold_bundle(bundle: Path) -> Iterator[None]:
         lock = lock_output(bundle)
     try:
         yield
+    except KeyboardInterrupt:
+        if lock is not None:  # a signal comes at any moment
+            remove_leftovers(bundle, *(folder for folder in bundle.rglob("*") if folder.is_dir()))
+        raise
     finally:
         if lock is not None:
             os.close(lock)

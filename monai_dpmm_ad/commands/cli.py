@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from monai_dpmm_ad.commands.parser import make_parser
+from monai_dpmm_ad.commands.signals import end_on_signals, exit_status
 from monai_dpmm_ad.errors import find_user_error
 from monai_dpmm_ad.utils.memory import keep_heap
 from monai_dpmm_ad.utils.text import printable
@@ -29,18 +30,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None takes those of the process.
 
     Returns:
-        0 when every input was processed, 1 otherwise.
+        0 when every input was processed, 130 after Ctrl-C, 143 after SIGTERM, 1 otherwise.
     """
     options = vars(make_parser().parse_args(arguments))
-    run, debug = _RUNNERS[options.pop("command")], options.pop("debug")
+    command, debug = options.pop("command"), options.pop("debug")
     keep_heap()
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     if not debug:
         logging.disable(logging.ERROR)  # MONAI and Ignite narrate; what matters is printed below
     try:
-        return run({name: value for name, value in options.items() if value is not None})
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
+        with end_on_signals():
+            return _RUNNERS[command]({name: value for name, value in options.items() if value is not None})
+    except KeyboardInterrupt as error:
+        what_next = "continues" if command in _CONTINUE else "begins again"
+        print(f"interrupted; the same command {what_next}", file=sys.stderr)
+        return exit_status(error)
     except Exception as error:
         known = find_user_error(error)
         if debug or known is None:
@@ -203,6 +207,10 @@ _RUNNERS: dict[str, Callable[[dict[str, Any]], int]] = {
     "export": _export,
     "pretrain": _pretrain,
 }
+
+
+#: Commands that go on where they were interrupted; the others leave nothing half, and begin again.
+_CONTINUE = ("demo", "fit", "infer", "benchmark", "pretrain")
 
 
 if __name__ == "__main__":

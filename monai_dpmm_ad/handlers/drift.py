@@ -24,7 +24,7 @@ from monai_dpmm_ad.utils.files import remove_file, write_json
 
 __all__ = ["DriftHandler"]
 
-_ROWS = 512  # of each batch of slices: the look costs a fraction of a per cent of the pass that gave the patches
+_ROWS = 64  # about so many of each slice: the look costs a fraction of a per cent of the pass that gave the patches
 
 
 class DriftHandler:
@@ -79,12 +79,12 @@ class DriftHandler:
 
     @torch.no_grad()
     def _observe(self, encoded: EncodedSlices, valid: Tensor, scores: Tensor) -> None:
-        step = max(1, int(valid.sum()) // _ROWS)
+        chosen = _choose_rows(valid)
         detector = self.network.detector
         if not isinstance(detector, DPMMDetector):  # no density, but scores that fall where patches are usual
-            self._densities.append(-scores[valid][::step].cpu())
+            self._densities.append(-scores[chosen].cpu())
             return
-        rows = {name: values[valid][::step] for name, values in encoded.rows().items()}
+        rows = {name: values[chosen] for name, values in encoded.rows().items()}
         self._densities.append(detector.criterion(rows).cpu())
         self._usage.append(detector.mixture.responsibilities(detector.features(rows)).sum(0).cpu())
 
@@ -116,3 +116,19 @@ class DriftHandler:
             write_json(path, self.result)
         elif get_rank() == 0:
             remove_file(path)  # an earlier run's
+
+
+def _choose_rows(valid: Tensor) -> Tensor:
+    """Choose patches of each slice by itself, so that it does not matter which slices share a batch.
+
+    Args:
+        valid: ``(B, h, w)``, boolean.
+
+    Returns:
+        The same, with at least ``_ROWS`` and less than twice as many patches of each slice, or all that it has.
+    """
+    flat = valid.flatten(1)
+    count = flat.sum(1, keepdim=True)
+    number = flat.cumsum(1) - 1  # of each patch among the valid ones of its slice
+    step = (count // _ROWS).clamp(min=1)
+    return (flat & (number % step == 0)).view_as(valid)

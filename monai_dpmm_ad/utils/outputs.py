@@ -51,6 +51,8 @@ class OutputFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if isinstance(error, KeyboardInterrupt) and self._lock is not None:
+            self.clean()  # a signal comes at any moment
         self.release()
 
     def hold(self) -> OutputFolder:

@@ -94,6 +94,19 @@ def test_infer_on_a_full_disk(
     check_full_disk(command, tmp_path / "out", disk, list(range(16, needed - 8, needed // 5)), capsys)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("graph", ["torchscript", "onnx"])
+def test_export_on_a_full_disk(bundle: Path, disk: SmallDisk, capsys: pytest.CaptureFixture[str], graph: str) -> None:
+    assert disk.mount(64)
+    out = disk.folder / f"graph.{graph}"
+    command = ["export", "--bundle", str(bundle), "--format", graph, "--out", str(out)]
+    assert main(command) == 1
+    assert capsys.readouterr().err == f"error: {out}: No space left on device\n"
+    assert not os.listdir(disk.folder)
+    disk.resize(8192)
+    assert main(command) == 0
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="nothing is read-only for root")
 def test_a_folder_that_cannot_be_written(
     bundle: Path, cohort: Path, tiny_vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

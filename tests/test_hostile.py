@@ -25,6 +25,7 @@ from monai_dpmm_ad.commands.cli import main
 from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.errors import CheckpointError, ScanError
 from monai_dpmm_ad.transforms import LoadScan, output_path
+from monai_dpmm_ad.utils.files import lock_folder
 
 PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -119,16 +120,133 @@ def test_links_that_run_in_circles_end(tmp_path: Path) -> None:
     assert len(resolve_datalist([tmp_path])) == 1
 
 
-def test_an_output_that_is_a_link_replaces_the_link(bundle: Path, cohort: Path, tmp_path: Path) -> None:
+def scan_of(cohort: Path, folder: Path) -> Path:
+    """A scan of the cohort under a name of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copy(cohort.parent / "imagesTs" / "test_healthy_000.nii.gz", folder / "FLAIR.nii.gz"))
+
+
+def test_an_output_that_is_a_link_is_replaced_when_that_is_asked_for(
+    bundle: Path, cohort: Path, tmp_path: Path
+) -> None:
     victim = tmp_path / "victim.txt"
     victim.write_text("precious")
     out = tmp_path / "out"
     out.mkdir()
-    scan = cohort.parent / "imagesTs" / "test_healthy_000.nii.gz"
-    for name in ("test_healthy_000_anomaly.nii.gz", "test_healthy_000_mask.nii.gz", "scores.csv"):
-        (out / name).symlink_to(victim)
-    assert not infer(bundle, [scan], out, report=False).failures
+    scan = scan_of(cohort, tmp_path / "in")
+    (out / "FLAIR_anomaly.nii.gz").symlink_to(victim)
+    (failure,) = infer(bundle, [scan], out, report=False).failures
+    assert failure.path == str(out / "FLAIR_anomaly.nii.gz")
+    assert (out / "FLAIR_anomaly.nii.gz").is_symlink()
+    assert not infer(bundle, [scan], out, report=False, overwrite=True).failures
+    assert not (out / "FLAIR_anomaly.nii.gz").is_symlink()
     assert victim.read_text() == "precious"
+
+
+# The user's files -----------------------------------------------------------------------------------------------------
+
+
+def test_results_in_the_folder_of_the_scans_replace_nothing(
+    bundle: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan = scan_of(cohort, tmp_path)
+    other = Path(shutil.copy(scan, tmp_path / "T1.nii.gz"))
+    mask = Path(shutil.copy(scan, tmp_path / "FLAIR_mask.nii.gz"))
+    table = tmp_path / "failures.csv"
+    table.write_text("name,mine\n")
+    before = {path: path.read_bytes() for path in (scan, mask, table)}
+    scans = [str(scan), str(other)]
+    command = ["infer", "--bundle", str(bundle), "--images", *scans, "--no-report", "--out", str(tmp_path)]
+    assert main(command) == 1
+    assert f"error: {table}: is there already and was not written by this program" in capsys.readouterr().err
+    assert not (tmp_path / "FLAIR_anomaly.nii.gz").exists(), "before the long work"
+    table.rename(tmp_path / "my_failures.csv")
+    assert main(command) == 1
+    assert f"failed: {mask}: is there already" in capsys.readouterr().err
+    assert (tmp_path / "T1_mask.nii.gz").is_file(), "the others are done"
+    assert {path: path.read_bytes() for path in (scan, mask)} == {path: before[path] for path in (scan, mask)}
+    assert (tmp_path / "my_failures.csv").read_bytes() == before[table]
+    assert main([*command, "--overwrite"]) == 0
+    assert mask.read_bytes() != before[mask]
+    assert scan.read_bytes() == before[scan]
+    assert main(command) == 0, "what was asked for is ours from now on"
+
+
+def test_a_corrected_mask_is_kept(bundle: Path, cohort: Path, tmp_path: Path) -> None:
+    scan = scan_of(cohort, tmp_path / "in")
+    assert not infer(bundle, [scan], tmp_path / "out", report=False).failures
+    mask = tmp_path / "out" / "FLAIR_mask.nii.gz"
+    image = nib.load(mask)
+    corrected = nib.Nifti1Image(1 - np.asarray(image.dataobj), image.affine, image.header)
+    nib.save(corrected, mask)
+    (failure,) = infer(bundle, [scan], tmp_path / "out", report=False).failures
+    assert failure.path == str(mask)
+    assert "or was changed since" in failure.reason
+    assert np.array_equal(np.asarray(nib.load(mask).dataobj), np.asarray(corrected.dataobj))
+
+
+def test_the_map_of_another_patient_is_kept(bundle: Path, cohort: Path, tmp_path: Path) -> None:
+    first, second = (scan_of(cohort, tmp_path / name) for name in ("patient1", "patient2"))
+    assert not infer(bundle, [first], tmp_path / "out", report=False).failures
+    (failure,) = infer(bundle, [second], tmp_path / "out", report=False).failures
+    assert failure.reason.startswith(f"is of another scan, {first}; name another --out")
+    assert not infer(bundle, [first], tmp_path / "out", report=False, batch_size=3).failures
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_graph_replaces_neither_a_model_nor_a_scan(
+    bundle: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan = scan_of(cohort, tmp_path)
+    model = Path(shutil.copytree(bundle, tmp_path / "copy")) / "models" / "model.pt"
+    for victim in (scan, model):
+        before = victim.read_bytes()
+        assert main(["export", "--bundle", str(bundle), "--format", "torchscript", "--out", str(victim)]) == 1
+        assert f"error: {victim}: is there already" in capsys.readouterr().err
+        assert victim.read_bytes() == before
+
+
+def test_pretraining_does_not_replace_weights_of_the_user(
+    cohort: Path, tiny_vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = Path(shutil.copytree(tiny_vit, tmp_path / "mine"))
+    before = {path: path.read_bytes() for path in mine.iterdir()}
+    images = str(cohort.parent / "imagesTr")
+    assert main(["pretrain", "--images", images, "--steps", "1", "--batch-size", "2", "--out", str(mine)]) == 1
+    assert "is there already" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_folder_has_one_writer(
+    bundle: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    held = lock_folder(out)
+    for command in ("infer", "cluster"):
+        assert main([command, "--bundle", str(bundle), "--images", str(cohort), "--out", str(out)]) == 1
+        assert f"error: {out}: another process is writing to this folder" in capsys.readouterr().err
+    held.release()
+    assert os.listdir(out) == [".lock"]
+
+
+def test_a_refused_fit_leaves_no_request(
+    bundle: Path, cohort: Path, tiny_vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fit that was refused while another ran was told later that it had fitted the bundle."""
+    command = ["fit", "--images", str(cohort), "--embedder", str(tiny_vit), "--image-size", "56", "--seed"]
+    out = tmp_path / "out"
+    out.mkdir()
+    held = lock_folder(out)
+    assert main([*command, "1", "--out", str(out)]) == 1
+    assert "another process is writing to this folder" in capsys.readouterr().err
+    held.release()
+    assert not (out / "fit" / "request.json").exists()
+    scans = tmp_path / "scans"
+    scan_of(cohort, scans)
+    assert main([*command, "1", "--out", str(scans)]) == 1
+    assert "is not empty and no bundle" in capsys.readouterr().err
+    assert os.listdir(scans) == ["FLAIR.nii.gz"]
 
 
 # Bundles --------------------------------------------------------------------------------------------------------------

@@ -16,12 +16,20 @@ SCRIPT = Path(__file__).parent / "soak" / "interruptions.py"
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize(("command", "kills"), [("fit", 5), ("infer", 5), ("pretrain", 2)])
-def test_a_killed_command_continues_to_the_same_result(command: str, kills: int) -> None:
+@pytest.mark.parametrize(
+    ("command", "kills", "number"),
+    [
+        *(("fit", 5, "KILL"), ("infer", 5, "KILL"), ("pretrain", 2, "KILL")),
+        *((command, 2, "TERM") for command in ("fit", "infer", "evaluate", "cluster", "export")),
+        ("pretrain", 1, "TERM"),
+        ("infer", 2, "INT"),
+    ],
+)
+def test_an_interrupted_command_comes_to_the_same_result(command: str, kills: int, number: str) -> None:
     # A process of its own, since a fork of this one would take along whatever other tests have started.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     finished = subprocess.run(
-        [sys.executable, str(SCRIPT), "--kills", str(kills), "--commands", command],
+        [sys.executable, str(SCRIPT), "--kills", str(kills), "--signal", number, "--commands", command],
         capture_output=True,
         text=True,
         timeout=550,

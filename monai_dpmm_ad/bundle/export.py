@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from monai_dpmm_ad.bundle.workflow import load_workflow
 from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.utils.extras import import_extra
-from monai_dpmm_ad.utils.files import replace_file
+from monai_dpmm_ad.utils.files import remove_leftovers_of, replace_file
 from monai_dpmm_ad.utils.quiet import quiet
 
 __all__ = ["FORMATS", "describe_graph", "export_network"]
@@ -42,6 +43,7 @@ def export_network(
     graph_format: str = "onnx",
     shape: Sequence[int] | None = None,
     trust_bundle: bool = False,
+    overwrite: bool = False,
 ) -> Path:
     """Write a fitted bundle's network as a graph for ONNX Runtime or TorchScript.
 
@@ -53,10 +55,11 @@ def export_network(
 
     Args:
         bundle: folder of a fitted bundle.
-        out: the file, replaced as a whole.
+        out: the file.
         graph_format: ``onnx`` or ``torchscript``.
         shape: H and W of the slices; None is a square of the bundle's ``image_size``.
         trust_bundle: run the bundle's own configs, which are code, see `load_workflow`.
+        overwrite: replace the file where there is one.
 
     Returns:
         Path of the file.
@@ -66,9 +69,13 @@ def export_network(
             patch mask ``pca``).
         ImportError: ONNX without the ``onnx`` extra.
         CheckpointError: a folder that is no fitted bundle.
+        FileExistsError: where ``out`` is there and ``overwrite`` is not given.
     """
     if graph_format not in FORMATS:
         raise unknown_option("format", graph_format, FORMATS)
+    if not overwrite and os.path.lexists(out):
+        raise FileExistsError(errno.EEXIST, "is there already; name another --out, or give --overwrite", str(out))
+    remove_leftovers_of(out)
     # In float32, since another machine may lack bfloat16.
     overrides: dict[str, Any] = {"embedder#autocast": False, "trust_bundle": trust_bundle}
     with load_workflow(bundle, ["inference"], "inference", **overrides) as workflow:
@@ -83,7 +90,11 @@ def export_network(
     write = _write_onnx if graph_format == "onnx" else _write_torchscript
     with quiet(*_NOISY_LOGGERS), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         network(*inputs)  # what is computed once, the mixture's density, must not become part of the graph
-        replace_file(out, lambda temporary: write(network, inputs, temporary, description))
+        try:
+            replace_file(out, lambda temporary: write(network, inputs, temporary, description))
+        except KeyboardInterrupt:
+            remove_leftovers_of(out)  # a signal comes at any moment
+            raise
     return Path(out)
 
 
@@ -120,7 +131,9 @@ def _check_shape(shape: Sequence[int]) -> tuple[int, int]:
 
 def _write_torchscript(network: nn.Module, inputs: tuple[Tensor, ...], path: Path, description: Any) -> None:
     traced = torch.jit.trace(network, inputs, check_trace=False)
-    torch.jit.save(traced, str(path), _extra_files={"metadata.json": json.dumps(description)})
+    content = io.BytesIO()  # given a path, torch's writer aborts the process on a full disk
+    torch.jit.save(traced, content, _extra_files={"metadata.json": json.dumps(description)})
+    path.write_bytes(content.getbuffer())
 
 
 def _write_onnx(network: nn.Module, inputs: tuple[Tensor, ...], path: Path, description: Any) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -15,13 +14,16 @@ from typing import Any
 import torch
 
 from monai_dpmm_ad.bundle.formats import INFERENCE, read_settings
+from monai_dpmm_ad.bundle.integrity import check_digest, describe_digest
 from monai_dpmm_ad.bundle.settings import complete_settings, pick_settings
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.network import AnomalyNet
-from monai_dpmm_ad.utils.files import PARTIAL, remove_leftovers, replace_file, save_state, write_json
+from monai_dpmm_ad.utils.files import LOCK, PARTIAL, remove_leftovers, replace_file, save_state, write_json
+from monai_dpmm_ad.utils.integrity import check_archive
 
 __all__ = [
     "MODEL",
+    "check_unfinished",
     "create_bundle",
     "is_fitted",
     "read_state",
@@ -51,18 +53,27 @@ def create_bundle(path: str | os.PathLike[str]) -> Path:
         (False, ['LICENSE', 'configs', 'docs'])
     """
     path = Path(path)
+    check_unfinished(path)
+    _copy_template(path)
+    return path
+
+
+def check_unfinished(path: Path) -> None:
+    """Check that a folder is new, empty or an unfinished bundle.
+
+    Raises:
+        CheckpointError: when it is not.
+    """
     if is_fitted(path):
         raise CheckpointError(f"{path}: holds a fitted bundle already. Name another folder with --out.")
     if path.exists() and not path.is_dir():
         raise CheckpointError(f"{path}: is a file. Name a folder with --out.")
     if not (path / INFERENCE).is_file() and any(_is_foreign(item) for item in path.rglob("*")):
         raise CheckpointError(f"{path}: is not empty and no bundle. Name another folder with --out.")
-    _copy_template(path)
-    return path
 
 
 def _is_foreign(item: Path) -> bool:
-    return not item.is_dir() and not item.name.startswith(PARTIAL)
+    return not item.is_dir() and not item.name.startswith(PARTIAL) and item.name != LOCK
 
 
 def _copy_template(path: Path) -> None:
@@ -107,9 +118,9 @@ def save_model(bundle_root: str | os.PathLike[str], network: AnomalyNet, setting
     normative = network.normative
     decided = {"normative": "off"} if normative is None else {"frame": normative.frame}
     write_settings(root, {**pick_settings(settings, "model"), **decided})
-    metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
-    write_json(root / METADATA, {**metadata, "fitted": network.detector.describe()})
     state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+    metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
+    write_json(root / METADATA, {**metadata, "fitted": {**network.detector.describe(), **describe_digest(state)}})
     save_state(root / MODEL, state)
 
 
@@ -130,7 +141,7 @@ def write_settings(bundle_root: str | os.PathLike[str], settings: Mapping[str, A
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
-    """Read a checkpoint's tensors; nothing else is read from it.
+    """Read a checkpoint's tensors, and check that they are those that were written; nothing else is read from it.
 
     Args:
         path: the checkpoint.
@@ -149,12 +160,10 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     if not os.path.isfile(path):
         raise CheckpointError(f"{path}: is missing, since the bundle has not been fitted. Make one with fit.")
     try:
-        with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
-        # Stored as they are, so that no record can unpack to more than the file has.
-        if any(record.file_size != record.compress_size for record in records):
-            raise ValueError("it is compressed")
+        check_archive(path)
         state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        if Path(path).parts[-2:] == MODEL.parts:
+            check_digest(Path(path).parents[1] / METADATA, state)
     except Exception as error:  # whatever unpickling a damaged file raises
         raise CheckpointError(f"{path}: is damaged or no model. Copy the bundle again, or fit again.") from error
     return state

@@ -134,7 +134,7 @@ def _hash(path: Any) -> str | None:
         digest = hashlib.sha256()
         for file in files:
             if file.is_file():
-                digest.update(f"{file.name}\0{file_sha256(file)}\n".encode())
+                digest.update(os.fsencode(file.name) + f"\0{file_sha256(file)}\n".encode())
         return digest.hexdigest()
     except OSError:
         return None

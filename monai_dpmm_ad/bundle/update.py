@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from monai_dpmm_ad.bundle.folder import MODEL, is_fitted
+from monai_dpmm_ad.bundle.folder import MODEL, is_fitted, read_state
 from monai_dpmm_ad.bundle.formats import read_settings
 from monai_dpmm_ad.bundle.provenance import FILE, describe_scans, hash_scans, load_provenance, write_provenance
 from monai_dpmm_ad.bundle.settings import SETTINGS, complete_settings, pick_settings
@@ -75,11 +73,12 @@ def read_update_settings(bundle: str | os.PathLike[str], given: Mapping[str, Any
             must be the bundle's own.
 
     Raises:
-        CheckpointError: when the bundle is not fitted, or its provenance is missing or has a wrong setting.
+        CheckpointError: when the bundle is not fitted or damaged, or its provenance is missing or has a wrong setting.
         ValueError: when a setting differs from the bundle's.
     """
     if not is_fitted(bundle):
         raise CheckpointError(f"{bundle}: has no fitted model to update. Make one with fit.")
+    read_state(Path(bundle) / MODEL)  # a damaged file is named before anything else is done
     stored = pick_settings(read_settings(bundle), "model")
     try:
         recipe = pick_settings(complete_settings(load_provenance(bundle)["recipe"], "fit"), "recipe")
@@ -98,10 +97,10 @@ def start_update(network: AnomalyNet, bundle: str | os.PathLike[str]) -> None:
     """Give a network what a bundle has learnt, to go on from there.
 
     Raises:
-        CheckpointError: when the bundle is of another backbone.
+        CheckpointError: when the bundle is of another backbone, or damaged.
         ValueError: when its detector cannot take in new scans.
     """
-    network.load_state_dict(torch.load(Path(bundle) / MODEL, map_location="cpu", weights_only=True))
+    network.load_state_dict(read_state(Path(bundle) / MODEL))
     network.detector.start_update()
 
 

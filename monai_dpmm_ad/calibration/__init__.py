@@ -8,7 +8,7 @@ voxels are n observations. What n scans can promise for voxels is an *expected* 
 
 from __future__ import annotations
 
-from monai_dpmm_ad.calibration.calibration import MAX_IMAGE_SCORES, Calibration
+from monai_dpmm_ad.calibration.calibration import MAX_IMAGE_SCORES, Calibration, scans_needed
 from monai_dpmm_ad.calibration.healthy_scores import HealthyScores
 
-__all__ = ["MAX_IMAGE_SCORES", "Calibration", "HealthyScores"]
+__all__ = ["MAX_IMAGE_SCORES", "Calibration", "HealthyScores", "scans_needed"]

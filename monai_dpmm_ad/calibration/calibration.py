@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -11,9 +13,27 @@ from monai_dpmm_ad.calibration.healthy_scores import HealthyScores
 from monai_dpmm_ad.calibration.quantiles import LEVELS, TOLERANCE, find_knots, find_quantile, interpolate_shares
 from monai_dpmm_ad.errors import NotFittedError
 
-__all__ = ["MAX_IMAGE_SCORES", "Calibration"]
+__all__ = ["MAX_IMAGE_SCORES", "Calibration", "scans_needed"]
 
 MAX_IMAGE_SCORES = 4096
+#: m, see `Calibration`: how many more scans than the fewest a promise takes, as a share of those.
+_MARGIN = 0.25
+
+
+def scans_needed(rate: float) -> int:
+    """Number of held-out scans with which a false-positive rate in (0, 1) is guaranteed."""
+    return max(1, math.ceil((1 + _MARGIN) / rate * (1 - TOLERANCE)) - 1)
+
+
+def _is_promised(rate: float, count: int) -> bool:
+    return rate * (count + 1) >= (1 + _MARGIN) * (1 - TOLERANCE)
+
+
+def _allowed_share(rate: float, count: int) -> float:
+    """Mean share of the healthy scans' foreground that may score above the threshold; rises with the rate."""
+    if _is_promised(rate, count):
+        return (rate * (count + 1) - 1) / count  # conformal risk control
+    return min(rate, _MARGIN / count)  # the plain quantile, up to where the promise begins
 
 
 class Calibration(nn.Module):
@@ -30,9 +50,13 @@ class Calibration(nn.Module):
 
         n / (n + 1) · mean_i FPR_i(t) + 1 / (n + 1) ≤ rate,    FPR_i(t) = share of scan i's foreground with score > t.
 
-    Then E[FPR of a new healthy scan] ≤ rate, whatever the distribution. It needs n ≥ 1 / rate − 1 scans (9 for 10 %,
-    19 for 5 %, 99 for 1 %); with fewer, or with scans that were also fitted, the threshold is the plain quantile of the
-    healthy scores and :meth:`guaranteed` is False.
+    Then E[FPR of a new healthy scan] ≤ rate, whatever the distribution. It needs n ≥ (1 + m) / rate − 1 scans (12 for
+    10 %, 24 for 5 %, 124 for 1 %; see :func:`scans_needed`). With fewer, or with scans that were also fitted,
+    :meth:`guaranteed` is False and the threshold is the plain quantile of the healthy scores, but of held-out scans
+    never below that of the smallest rate that they can promise: a lower rate never flags more.
+
+    m = 1/4 is what makes both worth having. With m = 0 any n that can promise a rate at all would do (9, 19, 99), but
+    at the smallest n the threshold is the highest of all healthy scores, and every lower rate would have to keep it.
 
     Reference:
         Angelopoulos, Bates, Fisch, Lei and Schuster 2024, "Conformal risk control", theorem 1, with B = 1. Smoothed
@@ -157,9 +181,7 @@ class Calibration(nn.Module):
             ValueError: rate or region out of range.
         """
         knots, count = self._distribution(rate, region)
-        # Conformal risk control bounds the mean rate by this; where that is negative, no threshold can be promised.
-        allowed = (rate * (count + 1) - 1) / count
-        share = max(allowed, 0.0) if allowed >= -TOLERANCE else rate
+        share = _allowed_share(rate, count) if self.held_out else rate
         # Rounding up to the next knot keeps the promise: false positives only fall with the threshold.
         return find_quantile(knots, 1 - share)
 
@@ -183,7 +205,7 @@ class Calibration(nn.Module):
 
     def guaranteed(self, rate: float, region: int | None = None) -> bool:
         """Whether :meth:`threshold` carries the finite-sample guarantee: held-out scans, and enough of them."""
-        return bool(self.held_out) and rate * (self._distribution(rate, region)[1] + 1) >= 1 - TOLERANCE
+        return bool(self.held_out) and _is_promised(rate, self._distribution(rate, region)[1])
 
     def _distribution(self, rate: float, region: int | None) -> tuple[Tensor, int]:
         self._check()

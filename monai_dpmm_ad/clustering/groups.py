@@ -25,7 +25,7 @@ from monai_dpmm_ad.clustering.grouping import LINKAGES, Grouping
 from monai_dpmm_ad.clustering.instances import Instance
 from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.ops.distances import nearest_euclidean_distance
-from monai_dpmm_ad.utils.files import read_json, write_csv, write_json
+from monai_dpmm_ad.utils.files import read_json, remove_file, write_csv, write_json
 from monai_dpmm_ad.utils.progress import track
 
 __all__ = ["TAU", "WEIGHTS", "InstanceGroups", "check_options", "describe_instances", "score_instances", "write_groups"]
@@ -176,7 +176,7 @@ def write_groups(folder: Path, groups: InstanceGroups, settings: Mapping[str, An
     write_csv(folder / "clusters.csv", _COLUMNS, rows)
     before = _earlier_number(summary)
     for number in range(grouping.num_clusters + 1, before + 1):
-        (folder / f"group_{number}.png").unlink(missing_ok=True)
+        remove_file(folder / f"group_{number}.png")
     write_json(
         summary,
         {

@@ -13,11 +13,12 @@ from typing import Any
 from monai_dpmm_ad import __version__
 from monai_dpmm_ad.bundle import is_fitted
 from monai_dpmm_ad.commands.bmad import PUBLISHED, find_dataset
+from monai_dpmm_ad.commands.checks import hold_output
 from monai_dpmm_ad.commands.run import Outcome, evaluate, fit
 from monai_dpmm_ad.data.dataset import ScanFailure
 from monai_dpmm_ad.detectors import DETECTORS
 from monai_dpmm_ad.errors import CheckpointError, EmbeddingStoreError, NotFittedError, unknown_option
-from monai_dpmm_ad.utils.files import PathLike, read_json, replace_file, write_json
+from monai_dpmm_ad.utils.files import PathLike, read_json, remove_leftovers, replace_file, write_json
 
 __all__ = ["METRICS", "Cell", "benchmark", "format_table"]
 
@@ -89,10 +90,23 @@ def benchmark(
             raise unknown_option("detectors", name, DETECTORS)
     folders = {name: find_dataset(Path(data).absolute(), name) for name in datasets}
     out = Path(out).absolute()
-    _check_settings(out / "settings.json", overrides)
-    outcome, tell = Outcome(), report or (lambda cell, state: None)
     # Detector by detector within a seed: they share the embeddings of that seed.
-    for cell in (Cell(d, detector, seed) for d in datasets for seed in seeds for detector in detectors):
+    cells = [Cell(d, detector, seed) for d in datasets for seed in seeds for detector in detectors]
+    with hold_output(out, names=("settings.json", "benchmark.json", "table.md")):
+        _check_settings(out / "settings.json", overrides)
+        return _run_cells(cells, folders, out, keep_maps, report or (lambda cell, state: None), overrides)
+
+
+def _run_cells(
+    cells: Sequence[Cell],
+    folders: Mapping[str, Path],
+    out: Path,
+    keep_maps: bool,
+    tell: Callable[[Cell, str], None],
+    overrides: Mapping[str, Any],
+) -> Outcome:
+    outcome = Outcome()
+    for cell in cells:
         if (out / cell.path / "result.json").is_file():
             tell(cell, "done")
             continue
@@ -109,6 +123,7 @@ def benchmark(
 
 
 def _run_cell(cell: Cell, folder: Path, out: Path, keep_maps: bool, overrides: dict[str, Any]) -> list[ScanFailure]:
+    remove_leftovers(out / cell.path)
     bundle, failures, start = out / cell.path / "bundle", [], time.process_time()
     if not is_fitted(bundle):
         overrides |= {"shared_embeddings": str(out / cell.dataset / "embeddings"), "seed": cell.seed}

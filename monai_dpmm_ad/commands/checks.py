@@ -3,16 +3,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from monai_dpmm_ad.engines.resume import FOLDER
+from monai_dpmm_ad.bundle.folder import check_unfinished
+from monai_dpmm_ad.utils.distributed import get_rank, is_first, wait_for_all
 from monai_dpmm_ad.utils.files import PARTIAL, PathLike, remove_leftovers
+from monai_dpmm_ad.utils.outputs import OutputFolder, lock_output
 
-__all__ = ["PathLike", "absolute_paths", "check_device", "check_writable", "make_absolute"]
+__all__ = [
+    "PathLike",
+    "absolute_paths",
+    "check_device",
+    "check_writable",
+    "hold_bundle",
+    "hold_output",
+    "make_absolute",
+]
 
 
 def absolute_paths(paths: Sequence[PathLike]) -> list[str]:
@@ -39,10 +50,55 @@ def check_device(overrides: Mapping[str, Any]) -> None:
         ) from error
 
 
+@contextmanager
+def hold_output(folder: Path, overwrite: bool = False, names: Sequence[str] = ()) -> Iterator[None]:
+    """Be the one writer of a folder of results, and find out before the long work what may be written.
+
+    Args:
+        folder: see :class:`~monai_dpmm_ad.utils.outputs.OutputFolder`; what a killed run left behind is removed.
+        overwrite: replace whatever is there.
+        names: files that will be written.
+    """
+    output = OutputFolder(folder, overwrite, get_rank())
+    with ExitStack() as stack:
+        if is_first():
+            stack.enter_context(output)
+            output.clean()
+            check_writable(folder)
+            output.check_all(names)
+        wait_for_all()
+        if not is_first():
+            stack.enter_context(output)
+        yield
+
+
+@contextmanager
+def hold_bundle(bundle: Path) -> Iterator[None]:
+    """Be the one process, or the one group of processes, that fits into a bundle's folder.
+
+    Raises:
+        CheckpointError: when the folder holds a fitted bundle, or files that are no bundle.
+        BlockingIOError: when another process fits into it.
+    """
+    lock = None
+    if is_first():
+        check_unfinished(bundle)  # before a lock is left in a folder that has nothing to do with this
+        bundle.mkdir(parents=True, exist_ok=True)
+        lock = lock_output(bundle)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if lock is not None:  # a signal comes at any moment
+            remove_leftovers(bundle, *(folder for folder in bundle.rglob("*") if folder.is_dir()))
+        raise
+    finally:
+        if lock is not None:
+            lock.release()
+
+
 def check_writable(folder: Path) -> None:
-    """Find out before the long work whether results can be written at all; clear what a killed run left behind."""
+    """Find out before the long work whether results can be written at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder, folder / FOLDER)
     probe = folder / f"{PARTIAL}probe"
     try:
         probe.write_bytes(bytes(4096))

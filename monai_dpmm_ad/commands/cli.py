@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from monai_dpmm_ad.commands.parser import make_parser
+from monai_dpmm_ad.commands.signals import end_on_signals, exit_status
 from monai_dpmm_ad.errors import find_user_error
 from monai_dpmm_ad.utils.memory import keep_heap
+from monai_dpmm_ad.utils.text import printable
 
 if TYPE_CHECKING:
     from monai_dpmm_ad.commands.cluster import ClusterOutcome
@@ -27,18 +30,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None takes those of the process.
 
     Returns:
-        0 when every input was processed, 1 otherwise.
+        0 when every input was processed, 130 after Ctrl-C, 143 after SIGTERM, 1 otherwise.
     """
     options = vars(make_parser().parse_args(arguments))
-    run, debug = _RUNNERS[options.pop("command")], options.pop("debug")
+    command, debug = options.pop("command"), options.pop("debug")
     keep_heap()
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     if not debug:
         logging.disable(logging.ERROR)  # MONAI and Ignite narrate; what matters is printed below
     try:
-        return run({name: value for name, value in options.items() if value is not None})
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
+        with end_on_signals():
+            return _RUNNERS[command]({name: value for name, value in options.items() if value is not None})
+    except KeyboardInterrupt as error:
+        what_next = "continues" if command in _CONTINUE else "begins again"
+        print(f"interrupted; the same command {what_next}", file=sys.stderr)
+        return exit_status(error)
     except Exception as error:
         known = find_user_error(error)
         if debug or known is None:
@@ -49,12 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+        return printable(f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else error.strerror)
+    return printable(" ".join(str(error).split())) or type(error).__name__
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *location: Any) -> None:
-    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 def _demo(options: dict[str, Any]) -> int:
@@ -200,7 +206,7 @@ def _print_failures(outcome: Outcome | ClusterOutcome) -> int:
     from monai_dpmm_ad.utils.distributed import is_first
 
     for failure in outcome.failures if is_first() else ():
-        print(f"failed: {failure.path}: {failure.reason}", file=sys.stderr)
+        print(f"failed: {printable(f'{failure.path}: {failure.reason}')}", file=sys.stderr)
     return 1 if outcome.failures else 0
 
 
@@ -215,6 +221,10 @@ _RUNNERS: dict[str, Callable[[dict[str, Any]], int]] = {
     "pretrain": _pretrain,
     "label-app": _label_app,
 }
+
+
+#: Commands that go on where they were interrupted; the others leave nothing half, and begin again.
+_CONTINUE = ("demo", "fit", "infer", "benchmark", "pretrain")
 
 
 if __name__ == "__main__":

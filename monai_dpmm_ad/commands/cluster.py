@@ -21,13 +21,15 @@ from monai_dpmm_ad.clustering.groups import (
 )
 from monai_dpmm_ad.clustering.instances import KINDS, Instance, InstanceCollector
 from monai_dpmm_ad.clustering.normals import gather_normal
-from monai_dpmm_ad.commands.checks import absolute_paths, check_device, check_writable
+from monai_dpmm_ad.commands.checks import absolute_paths, check_device, hold_output
 from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.data.dataset import ScanDataset, ScanFailure, write_failures
 from monai_dpmm_ad.transforms.score import DEFAULT_RATE
 from monai_dpmm_ad.utils.files import PathLike
 
 __all__ = ["ClusterOutcome", "cluster"]
+
+OUTPUTS = ("clusters.csv", "clusters.json", "dendrogram.png", "failures.csv")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def cluster(
     max_patches: int = 2000,
     seed: int = 0,
     trust_bundle: bool = False,
+    overwrite: bool = False,
     **overrides: Any,
 ) -> ClusterOutcome:
     """Group scans or lesions: ``clusters.csv``, ``clusters.json``, a picture sheet per group, a dendrogram.
@@ -72,6 +75,7 @@ def cluster(
         max_patches: largest number of patches of an item.
         seed: of the choice of patches where there are more.
         trust_bundle: run the bundle's own configs, which are code, see `load_workflow`.
+        overwrite: replace files in ``out`` that this package did not write.
         overrides: settings by name, and values of other ids in ``configs/inference.json``.
 
     Raises:
@@ -80,32 +84,32 @@ def cluster(
     check_options(weights, tau, linkage, num_clusters)
     check_device(overrides)
     out = Path(out).absolute()
-    check_writable(out)
-    paths = absolute_paths(images)
-    overrides |= {"dataset_dir": paths, "trust_bundle": trust_bundle}
-    with load_workflow(bundle, ["inference"], "inference", **overrides) as workflow:
-        network, values = workflow.network, workflow.settings
-        scans = ScanDataset(_abnormal(workflow.datalist), workflow.preprocessing)
-    if items == "images" and len(scans) < 2:
-        raise ValueError(f"`images` must be at least two scans that may be abnormal, got {len(scans)}.")
-    settings = {name: values[name] for name in ("axes", "channels", "batch_size")}
-    settings |= {"max_patches": max_patches, "seed": seed}
-    rate, min_volume = values["false_positive_rate"] or DEFAULT_RATE, values["min_lesion_volume"]
-    collector = InstanceCollector(network, kind=items, rate=rate, min_volume=min_volume, **settings)
-    found = collector.collect(scans)
-    normal, failures = None, list(scans.failures)
-    if weights == "semi-supervised":
-        chosen = _dataset_of_normals(normals, workflow.preprocessing) if normals else None
-        normal = gather_normal(network, Path(bundle), chosen, **settings)
-        failures += chosen.failures if chosen is not None else []
-    write_failures(out, failures)
-    _check_number(found, items, len(scans), failures)
-    descriptors = describe_instances(found, score_instances(found, weights, collector.bags, normal), tau)
-    grouping = group_descriptors(descriptors, num_clusters, linkage)
-    groups = InstanceGroups.judge(found, grouping, find_types([instance.image for instance in found], paths, types))
-    chosen_options = {"items": items, "weights": weights, "tau": str(tau), "linkage": linkage}
-    write_groups(out, groups, {"bundle": str(bundle), **chosen_options, "max_patches": max_patches, "seed": seed})
-    return ClusterOutcome(groups, failures)
+    with hold_output(out, overwrite, OUTPUTS):
+        paths = absolute_paths(images)
+        overrides |= {"dataset_dir": paths, "trust_bundle": trust_bundle}
+        with load_workflow(bundle, ["inference"], "inference", **overrides) as workflow:
+            network, values = workflow.network, workflow.settings
+            scans = ScanDataset(_abnormal(workflow.datalist), workflow.preprocessing)
+        if items == "images" and len(scans) < 2:
+            raise ValueError(f"`images` must be at least two scans that may be abnormal, got {len(scans)}.")
+        settings = {name: values[name] for name in ("axes", "channels", "batch_size")}
+        settings |= {"max_patches": max_patches, "seed": seed}
+        rate, min_volume = values["false_positive_rate"] or DEFAULT_RATE, values["min_lesion_volume"]
+        collector = InstanceCollector(network, kind=items, rate=rate, min_volume=min_volume, **settings)
+        found = collector.collect(scans)
+        normal, failures = None, list(scans.failures)
+        if weights == "semi-supervised":
+            chosen = _dataset_of_normals(normals, workflow.preprocessing) if normals else None
+            normal = gather_normal(network, Path(bundle), chosen, **settings)
+            failures += chosen.failures if chosen is not None else []
+        write_failures(out, failures)
+        _check_number(found, items, len(scans), failures)
+        descriptors = describe_instances(found, score_instances(found, weights, collector.bags, normal), tau)
+        grouping = group_descriptors(descriptors, num_clusters, linkage)
+        groups = InstanceGroups.judge(found, grouping, find_types([instance.image for instance in found], paths, types))
+        chosen_options = {"items": items, "weights": weights, "tau": str(tau), "linkage": linkage}
+        write_groups(out, groups, {"bundle": str(bundle), **chosen_options, "max_patches": max_patches, "seed": seed})
+        return ClusterOutcome(groups, failures)
 
 
 def _check_number(found: Sequence[Instance], items: str, num_scans: int, failures: Sequence[ScanFailure]) -> None:

@@ -75,6 +75,7 @@ def _add_infer(commands: Any, name: str, source: str, description: str) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
     _add_settings(parser, "infer")
     _add_trust(parser)
+    _add_overwrite(parser)
     parser.add_argument("--no-report", dest="report", action="store_false", default=None, help="write no report.html")
     _add_device(parser)
 
@@ -112,6 +113,15 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
 
 
+def _add_overwrite(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        default=None,
+        help="replace files that this program did not write, and other scans' results of the same name",
+    )
+
+
 def _add_trust(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust-bundle",
@@ -137,6 +147,7 @@ def _add_cluster(commands: Any) -> None:
     _add_settings(parser, "cluster")
     parser.add_argument("--seed", type=int, help="of the choice of patches (default 0)")
     _add_trust(parser)
+    _add_overwrite(parser)
     _add_device(parser)
 
 
@@ -163,6 +174,7 @@ def _add_export(commands: Any) -> None:
         "--shape", type=int, nargs=2, metavar=("H", "W"), help="pixels of the slices (default: the bundle's image size)"
     )
     _add_trust(parser)
+    _add_overwrite(parser)
 
 
 def _add_pretrain(commands: Any) -> None:
@@ -170,6 +182,7 @@ def _add_pretrain(commands: Any) -> None:
     parser.add_argument("--images", nargs="+", required=True, metavar="PATH", help=f"taken to show no lesion: {PATHS}")
     parser.add_argument("--mixed", nargs="+", metavar="PATH", help="scans that may show lesions, learned from as well")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder that fit --embedder takes")
+    _add_overwrite(parser)
     parser.add_argument("--initial", metavar="DIR", help="weights to begin with, of the same architecture")
     parser.add_argument("--steps", type=int, help="optimiser steps")
     parser.add_argument("--checkpoint-every", type=int, help="steps between checkpoints (default 100)")

@@ -13,8 +13,16 @@ from typing import Any
 from monai_dpmm_ad.bundle import create_bundle, describe_fit, is_fitted, load_workflow, pick_settings, read_settings
 from monai_dpmm_ad.bundle.request import covers_scans, is_same_request, record_request
 from monai_dpmm_ad.bundle.update import read_update_settings
-from monai_dpmm_ad.calibration import Calibration
-from monai_dpmm_ad.commands.checks import PathLike, absolute_paths, check_device, check_writable, make_absolute
+from monai_dpmm_ad.calibration import Calibration, scans_needed
+from monai_dpmm_ad.commands.checks import (
+    PathLike,
+    absolute_paths,
+    check_device,
+    check_writable,
+    hold_bundle,
+    hold_output,
+    make_absolute,
+)
 from monai_dpmm_ad.data.dataset import ScanFailure, read_failures
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.normative.regions import MAX_COUNT
@@ -25,6 +33,10 @@ from monai_dpmm_ad.utils.files import write_json
 __all__ = ["Outcome", "demo", "evaluate", "fit", "infer"]
 
 FITTED_ALREADY = "the bundle was fitted by this very command before; nothing was done"
+#: What is written into a folder of results beside the scans' own files.
+TABLES = ("scores.csv", "lesions.csv", "lesions.json", "failures.csv", "drift.json")
+METRICS = ("metrics.json", "metrics.csv")
+REPORT = ("report.html", "overview.png")
 NO_REPORT = "no report.html was written, since matplotlib is missing; pip install 'monai-dpmm-ad[report]' brings it"
 
 
@@ -85,12 +97,13 @@ def fit(
             split = load_workflow(bundle, configs, "train", **overrides).parser.get_parsed_content("split")
             if covers_scans(bundle, [*split.train, *split.held_out]):
                 return Outcome(failures=read_failures(bundle), metrics=describe_fit(bundle), note=FITTED_ALREADY)
-        if is_first():
-            check_writable(create_bundle(bundle))
-            record_request(bundle, overrides)
-        wait_for_all()
-        with load_workflow(bundle, configs, "train", **overrides) as workflow:
-            workflow.run()
+        with hold_bundle(bundle):
+            if is_first():
+                check_writable(create_bundle(bundle))
+                record_request(bundle, overrides)
+            wait_for_all()
+            with load_workflow(bundle, configs, "train", **overrides) as workflow:
+                workflow.run()
     notes = [_judge_network(workflow.network, read_settings(bundle)), workflow.network.detector.note()]
     note = "; ".join(filter(None, notes)) or None
     return Outcome(failures=workflow.failures, metrics=describe_fit(bundle), note=note)
@@ -102,6 +115,7 @@ def infer(
     out: PathLike,
     report: bool = True,
     trust_bundle: bool = False,
+    overwrite: bool = False,
     **overrides: Any,
 ) -> Outcome:
     """Draw the anomaly map and mask of every scan, with tables and a report.
@@ -112,9 +126,12 @@ def infer(
         out: folder of the outputs.
         report: whether to write ``report.html``, where the `report` extra is installed.
         trust_bundle: run the bundle's own configs, which are code, see `load_workflow`.
+        overwrite: replace files in ``out`` that this package did not write, and other scans' outputs of the same name.
         overrides: settings by name, and values of other ids in ``configs/inference.json``.
     """
-    return _run_scans(bundle, ["inference"], images, out, report, {**overrides, "trust_bundle": trust_bundle})
+    return _run_scans(
+        bundle, ["inference"], images, out, report, overwrite, {**overrides, "trust_bundle": trust_bundle}
+    )
 
 
 def evaluate(
@@ -123,6 +140,7 @@ def evaluate(
     out: PathLike,
     report: bool = True,
     trust_bundle: bool = False,
+    overwrite: bool = False,
     **overrides: Any,
 ) -> Outcome:
     """Do what `infer` does and write ``metrics.json`` and ``metrics.csv`` beside it.
@@ -133,9 +151,11 @@ def evaluate(
         out: folder of the outputs.
         report: as for `infer`.
         trust_bundle: as for `infer`.
+        overwrite: as for `infer`.
         overrides: settings by name, and values of other ids in the configs.
     """
-    return _run_scans(bundle, ["inference", "evaluate"], data, out, report, {**overrides, "trust_bundle": trust_bundle})
+    overrides["trust_bundle"] = trust_bundle
+    return _run_scans(bundle, ["inference", "evaluate"], data, out, report, overwrite, overrides)
 
 
 def demo(out: PathLike, seed: int = 0) -> Outcome:
@@ -148,35 +168,46 @@ def demo(out: PathLike, seed: int = 0) -> Outcome:
     from monai_dpmm_ad.data.phantoms import write_cohort
 
     out = Path(out)
-    datalist = write_cohort(out / "cohort", seed=seed)
+    with hold_output(out / "cohort"):
+        datalist = write_cohort(out / "cohort", seed=seed)
     fit([datalist], out / "bundle", seed=seed)
     return evaluate(out / "bundle", [datalist], out / "results")
 
 
 def _run_scans(
-    bundle: PathLike, configs: list[str], images: Sequence[PathLike], out: PathLike, report: bool, overrides: Any
+    bundle: PathLike,
+    configs: list[str],
+    images: Sequence[PathLike],
+    out: PathLike,
+    report: bool,
+    overwrite: bool,
+    overrides: Any,
 ) -> Outcome:
     check_device(overrides)
     make_absolute(overrides, "regions")
     out = Path(out).absolute()
-    with joined_processes():
-        if is_first():
-            check_writable(out)
-        wait_for_all()
-        workflow = load_workflow(
-            bundle,
-            [*configs, "multi_gpu_evaluate"] if launched() else configs,
-            "inference",
-            dataset_dir=absolute_paths(images),
-            output_dir=str(out),
-            **overrides,
-        )
-        with workflow:
-            if overrides.get("regions") and not workflow.settings["num_regions"]:
-                raise ValueError(
-                    f"`regions` must be given to a bundle that was fitted with them, got {bundle}. Fit with --regions."
-                )
-            workflow.run()
+    names = [*TABLES, *(METRICS if "evaluate" in configs else ()), *(REPORT if report else ())]
+    with joined_processes(), hold_output(out, overwrite, names):
+        return _write_results(bundle, configs, images, out, report, overrides)
+
+
+def _write_results(
+    bundle: PathLike, configs: list[str], images: Sequence[PathLike], out: Path, report: bool, overrides: Any
+) -> Outcome:
+    workflow = load_workflow(
+        bundle,
+        [*configs, "multi_gpu_evaluate"] if launched() else configs,
+        "inference",
+        dataset_dir=absolute_paths(images),
+        output_dir=str(out),
+        **overrides,
+    )
+    with workflow:
+        if overrides.get("regions") and not workflow.settings["num_regions"]:
+            raise ValueError(
+                f"`regions` must be given to a bundle that was fitted with them, got {bundle}. Fit with --regions."
+            )
+        workflow.run()
     rows, metrics, drift = workflow.table.rows, workflow.metrics, workflow.drift.result
     outcome = Outcome(rows, workflow.failures, drift=drift)
     outcome.note = _judge_network(workflow.network, workflow.settings)
@@ -214,9 +245,8 @@ def _judge_calibration(calibration: Calibration, rate: float) -> str | None:
     short = [number for number in range(1, calibration.num_regions + 1) if not calibration.guaranteed(rate, number)]
     if calibration.guaranteed(rate):
         return f"too few held-out healthy scans show region {', '.join(map(str, short))}" if short else None
-    needed = math.ceil(1 / rate) - 1
     fitted = "" if calibration.held_out else ", which were also fitted"
     return (
-        f"a false-positive rate of {rate:g} is guaranteed with {needed} held-out healthy scans or more; "
+        f"a false-positive rate of {rate:g} is guaranteed with {scans_needed(rate)} held-out healthy scans or more; "
         f"this bundle was calibrated on {int(calibration.num_scans)}{fitted}"
     )

@@ -14,7 +14,7 @@ from monai.data import Dataset, list_data_collate
 from monai.utils import CommonKeys
 
 from monai_dpmm_ad.errors import find_scan_error
-from monai_dpmm_ad.utils.files import write_csv
+from monai_dpmm_ad.utils.files import remove_file, write_csv
 
 __all__ = [
     "FAILURE",
@@ -48,9 +48,13 @@ def describe_failure(item: Mapping[Hashable, Any], error: BaseException) -> Scan
     cause = find_scan_error(error)
     if cause is not None:
         return ScanFailure(str(item["name"]), cause.path, cause.reason)
-    root = error
-    while root.__cause__ is not None:
-        root = root.__cause__
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    for link in chain:
+        if isinstance(link, OSError) and link.filename is not None:
+            return ScanFailure(str(item["name"]), os.fsdecode(link.filename), str(link.strerror))
+    root = chain[-1]
     lines = str(root).strip().splitlines() or [type(root).__name__]
     return ScanFailure(str(item["name"]), str(item["image"]), lines[0])
 
@@ -110,7 +114,7 @@ def write_failures(folder: str | os.PathLike[str], failures: Sequence[ScanFailur
     if failures:
         write_csv(path, ("name", "path", "reason"), [(f.name, f.path, f.reason) for f in failures])
     else:
-        path.unlink(missing_ok=True)
+        remove_file(path)
 
 
 def read_failures(folder: str | os.PathLike[str]) -> list[ScanFailure]:

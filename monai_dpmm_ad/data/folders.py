@@ -34,10 +34,10 @@ def search_folder(folder: Path, kind: str) -> list[Item]:
     Raises:
         ScanError: when there is none.
     """
-    try:
-        files = _walk(folder)
-    except OSError as error:
-        raise ScanError(folder, f"cannot be read: {error.strerror}") from error
+    unreadable: list[str] = []
+    files = _walk(folder, unreadable)
+    if str(folder) in unreadable:
+        raise ScanError(folder, "cannot be read: permission denied")
     volumes = NIFTI_SUFFIXES + NRRD_SUFFIXES
     wanted = {"nifti": volumes, "picture": PICTURE_SUFFIXES, "dicom": (), "auto": IMAGE_SUFFIXES}[kind]
     images = [file for file in files if has_suffix(file, wanted)] if wanted else []
@@ -45,6 +45,7 @@ def search_folder(folder: Path, kind: str) -> list[Item]:
     items: list[Item] = [{"image": str(file)} for file in kept]
     if kind in ("auto", "dicom"):
         items += _dicom_series(folder, [file for file in files if not has_suffix(file, IMAGE_SUFFIXES)])
+    items += [{"image": path} for path in unreadable]  # which fail on their own, with their names
     if not items:
         skipped = len(images) - len(kept)
         detail = f" ({skipped} files named *_anomaly, *_mask or *_percentile were left out)" if skipped else ""
@@ -52,11 +53,16 @@ def search_folder(folder: Path, kind: str) -> list[Item]:
     return items
 
 
-def _walk(folder: Path) -> list[Path]:
-    """Every file below a folder, sorted; hidden ones and macOS's shadow files are no scans."""
+def _walk(folder: Path, unreadable: list[str]) -> list[Path]:
+    """Every file below a folder, sorted; hidden ones and macOS's shadow files are no scans.
+
+    Args:
+        folder: where to look.
+        unreadable: gets the folders that cannot be looked into.
+    """
 
     def fail(error: OSError) -> None:
-        raise error
+        unreadable.append(os.fsdecode(error.filename))
 
     files = []
     seen = {os.path.realpath(folder)}
@@ -85,10 +91,10 @@ def _dicom_series(folder: Path, files: list[Path]) -> list[Item]:
     for file in candidates:
         try:
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "Rows"])
-        except (pydicom.errors.InvalidDicomError, OSError, ValueError):
-            header = {"SeriesInstanceUID": f"unreadable {file.name}", "Rows": 1}
-        if header.get("Rows"):  # reports and presentation states have no pixels
-            uid = str(header.get("SeriesInstanceUID", ""))
+            uid, has_pixels = str(header.get("SeriesInstanceUID", "")), bool(header.get("Rows"))
+        except Exception:  # pydicom raises anything at all on damaged headers; loading says what is wrong
+            uid, has_pixels = f"unreadable {file.name}", True
+        if has_pixels:  # reports and presentation states have none
             series.setdefault(file.parent, {}).setdefault(uid, []).append(str(file))
     items: list[Item] = []
     for parent, by_uid in sorted(series.items()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ __all__ = [
     "is_dicom_file",
     "safe_name",
     "scan_stem",
+    "special_kind",
     "unique_names",
 ]
 
@@ -46,8 +48,27 @@ def scan_stem(path: str | os.PathLike) -> str:
     return safe_name(name)
 
 
+def special_kind(path: str | os.PathLike[str]) -> str | None:
+    """Say what a path is that is neither a file nor a folder: opening it may wait for ever, or never end.
+
+    Returns:
+        For example "a named pipe"; None for files, folders and what is not there.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return None
+    if stat.S_ISFIFO(mode):
+        return "a named pipe"
+    if stat.S_ISSOCK(mode):
+        return "a socket"
+    return "a device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else None
+
+
 def is_dicom_file(path: Path) -> bool:
     """Tell whether a file is DICOM: by its suffix, or by the mark that its 128-byte preamble ends with."""
+    if special_kind(path):
+        return False
     if has_suffix(path, (".dcm", ".ima")):
         return True
     try:

@@ -13,6 +13,7 @@ from monai_dpmm_ad.embedding.base import Embedder
 from monai_dpmm_ad.embedding.hf_vit import HFViTEmbedder
 from monai_dpmm_ad.embedding.pixels import PIXELS, PixelEmbedder
 from monai_dpmm_ad.errors import CheckpointError, unknown_option
+from monai_dpmm_ad.utils.integrity import check_sums
 
 __all__ = ["COMPACT", "compact_path", "create_embedder"]
 
@@ -57,6 +58,10 @@ def create_embedder(
     """
     name = os.fspath(name_or_path)
     if name == COMPACT:
+        try:
+            check_sums(compact_path())
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{error}. Install the package again.") from error
         return HFViTEmbedder(compact_path(), revision, stages, autocast, name=COMPACT)
     pixels = re.fullmatch(rf"{PIXELS}(?:-(\d+))?", name)
     if pixels:

@@ -22,7 +22,8 @@ class ResumeLog:
     """A small file for each finished scan: what its tables say, and what it was made from.
 
     A scan counts as finished where its record names the same model, settings, source files (path, size, time of
-    change) and the outputs are there with their sizes. Records are written after the outputs, each in one step.
+    change) and the outputs are there with the bytes that they had. Records are written after the outputs, each in one
+    step; one that is damaged counts for nothing, and its scan is done again.
 
     Args:
         output_dir: folder of the outputs; the records are in its ``.finished``.
@@ -71,18 +72,21 @@ class ResumeLog:
             content: what the tables say of it, plain JSON.
         """
         if name in self._keys:
-            sizes = {path.name: path.stat().st_size for path in outputs if path.is_file()}
-            record = {"key": self._keys[name], "outputs": sizes, **content}
-            write_json(self._path(name), record)
+            digests = {path.name: file_sha256(path) for path in outputs if path.is_file()}
+            record = {"key": self._keys[name], "outputs": digests, **content}
+            write_json(self._path(name), {**record, "sha256": _digest(record)})
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
             record: dict[str, Any] = read_json(self._path(name))
-            sizes = {file: (self.output_dir / Path(file).name).stat().st_size for file in record["outputs"]}
-            fits = record["key"] == self._keys[name] and sizes == record["outputs"]
-        except (OSError, ValueError, KeyError, TypeError):
+            whole = record.pop("sha256") == _digest(record)
+            fits = whole and record["key"] == self._keys[name] and self._has_outputs(record["outputs"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         return record if fits else None
+
+    def _has_outputs(self, digests: Mapping[str, str]) -> bool:
+        return all(file_sha256(self.output_dir / Path(file).name) == digest for file, digest in digests.items())
 
     def _path(self, name: str) -> Path:
         return self.output_dir / FOLDER / f"{name}.json"
@@ -90,12 +94,19 @@ class ResumeLog:
     def _key(self, item: Mapping[str, Any]) -> str:
         files = [stamp for key in ("image", "label") if item.get(key) for stamp in _stamps(item[key])]
         content = [__version__, self._model, self.settings, dict(item), files]
-        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+        return _digest(content)
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _stamps(path: str | Sequence[str]) -> list[tuple[str, int, int]]:
     """Path, size and time of change of a file, of a series' files, or of all files in a folder."""
     paths = [Path(path)] if isinstance(path, str) else [Path(part) for part in path]
-    files = [file for part in paths for file in (sorted(part.iterdir()) if part.is_dir() else [part])]
-    stats = [(file, file.stat()) for file in files if file.exists()]
+    try:
+        files = [file for part in paths for file in (sorted(part.iterdir()) if part.is_dir() else [part])]
+        stats = [(file, file.stat()) for file in files if file.exists()]
+    except (OSError, ValueError):  # what cannot be looked at fails when it is read
+        return []
     return [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats]

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from monai_dpmm_ad.data.dataset import ScanDataset
@@ -21,10 +22,12 @@ from monai_dpmm_ad.errors import EmbeddingStoreError
 from monai_dpmm_ad.normative import Frame, Lattice
 from monai_dpmm_ad.ops.slices import AXES
 from monai_dpmm_ad.utils.files import replace_file
+from monai_dpmm_ad.utils.integrity import digest_tensors
 
 __all__ = ["FittedScan", "FittedScans", "save_thumbnail", "thumbnail_folder"]
 
 _AXES = tuple(AXES)
+_DIGEST = "tensors_sha256"
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,13 +163,18 @@ class FittedScans:
 
 def _save(path: Path, content: dict[str, Tensor]) -> None:
     try:
-        replace_file(path, lambda temporary: save_file(content, temporary))
+        metadata = {_DIGEST: digest_tensors(content)}
+        replace_file(path, lambda temporary: save_file(content, temporary, metadata))
     except OSError as error:
         raise EmbeddingStoreError(f"{path}: cannot be written ({error}). Nothing stored is lost.") from error
 
 
 def _load(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if file.metadata()[_DIGEST] != digest_tensors(content):
+                raise ValueError("its numbers are not those that were written")
+        return content
     except Exception as error:  # whatever reading a damaged file raises
         raise EmbeddingStoreError(f"{path}: the small copy of a scan is damaged. Delete it and fit again.") from error

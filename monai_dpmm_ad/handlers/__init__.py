@@ -5,7 +5,7 @@ from monai_dpmm_ad.handlers.best_model import BestModelSaver
 from monai_dpmm_ad.handlers.calibration import CalibrationHandler
 from monai_dpmm_ad.handlers.drift import DriftHandler
 from monai_dpmm_ad.handlers.intensity import IntensityTailHandler
-from monai_dpmm_ad.handlers.metrics import AnomalyMapMetric, AnomalyMetricsHandler, ScanMetrics
+from monai_dpmm_ad.handlers.metrics import AnomalyMapMetric, AnomalyMetricsHandler, MetricsTable, ScanMetrics
 from monai_dpmm_ad.handlers.place import NormativeHandler
 from monai_dpmm_ad.handlers.progress import ScanProgress
 from monai_dpmm_ad.handlers.tables import ScanRow, ScanTable
@@ -17,6 +17,7 @@ __all__ = [
     "CalibrationHandler",
     "DriftHandler",
     "IntensityTailHandler",
+    "MetricsTable",
     "NormativeHandler",
     "ScanMetrics",
     "ScanProgress",

@@ -16,7 +16,7 @@ from monai_dpmm_ad.engines import PATCH_SUMMARY, ScanEvaluator, iteration_scans
 from monai_dpmm_ad.engines.resume import ResumeLog
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.utils.distributed import gather_lists, get_rank
-from monai_dpmm_ad.utils.files import write_json
+from monai_dpmm_ad.utils.files import remove_file, write_json
 
 __all__ = ["DriftHandler"]
 
@@ -82,4 +82,4 @@ class DriftHandler:
         if get_rank() == 0 and self.result is not None:
             write_json(path, self.result)
         elif get_rank() == 0:
-            path.unlink(missing_ok=True)  # an earlier run's
+            remove_file(path)  # an earlier run's

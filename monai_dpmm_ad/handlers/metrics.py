@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from ignite.engine import Engine
 from ignite.exceptions import NotComputableError
+from monai.handlers import MetricsSaver
 from monai.handlers.ignite_metric import IgniteMetricHandler
 from monai.metrics import CumulativeIterationMetric
 from monai.utils import CommonKeys
@@ -18,8 +23,9 @@ from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.metrics import FPR_RATES, AnomalyMetrics
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.utils.distributed import get_rank
+from monai_dpmm_ad.utils.files import replace_file
 
-__all__ = ["AnomalyMapMetric", "AnomalyMetricsHandler", "ScanMetrics"]
+__all__ = ["AnomalyMapMetric", "AnomalyMetricsHandler", "MetricsTable", "ScanMetrics"]
 
 
 class AnomalyMapMetric(CumulativeIterationMetric):
@@ -174,6 +180,22 @@ class AnomalyMetricsHandler(IgniteMetricHandler):
         engine.state.metrics.update(numbers)
         engine.state.metrics[name] = numbers[key]
         engine.state.metric_details[name] = metrics  # type: ignore[attr-defined]
+
+
+class MetricsTable(MetricsSaver):
+    """MONAI's handler, but each file gets its name when it is whole, and no file of the user's is replaced."""
+
+    def __call__(self, engine: Engine) -> None:
+        """Write the reports."""
+        folder = self.save_dir
+        with TemporaryDirectory() as temporary:
+            self.save_dir = temporary
+            try:
+                super().__call__(engine)
+            finally:
+                self.save_dir = folder
+            for file in sorted(Path(temporary).iterdir()):
+                replace_file(Path(folder) / file.name, partial(shutil.copyfile, file))
 
 
 class ScanMetrics(AnomalyMetricsHandler):

@@ -23,10 +23,12 @@ from monai_dpmm_ad.normative import Frame
 from monai_dpmm_ad.transforms import output_path
 from monai_dpmm_ad.utils.distributed import gather_lists, get_rank
 from monai_dpmm_ad.utils.files import write_csv
+from monai_dpmm_ad.utils.outputs import OutputFolder
 
-__all__ = ["ScanRow", "ScanTable"]
+__all__ = ["TABLES", "ScanRow", "ScanTable"]
 
 SAVED = ("mask", "percentile")  # beside the map, where they are made: key and postfix
+TABLES = ("scores.csv", "lesions.csv", "lesions.json", "failures.csv")
 COLUMNS = (
     "name", "image", "score", "p_value", "threshold", "flagged", "flagged_unit", "num_lesions", "abnormal", "frame",
     "frame_quality",
@@ -85,6 +87,8 @@ class ScanTable:
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _start(self, engine: Engine) -> None:
+        self._folder = OutputFolder(self.output_dir, rank=get_rank())
+        self._folder.hold().check_all(TABLES if get_rank() == 0 else ())
         self.rows.clear()
         self.lesions.clear()
         for name, record in (self.finished.records if self.finished else {}).items():
@@ -140,6 +144,7 @@ class ScanTable:
             write_csv(self.output_dir / "scores.csv", COLUMNS, table)
             write_lesions(self.output_dir / "lesions.csv", self.output_dir / "lesions.json", self.lesions)
             write_failures(self.output_dir, failures)
+        self._folder.release()
 
 
 def _describe_frame(frame: Frame | None) -> dict[str, Any]:

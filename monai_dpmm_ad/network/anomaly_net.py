@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_dpmm_ad.calibration import Calibration
-from monai_dpmm_ad.calibration.drift import DriftReference, PatchSummary
+from monai_dpmm_ad.calibration.drift import DriftReference, PatchSummary, choose_patches_to_summarise
 from monai_dpmm_ad.detectors import Detector
 from monai_dpmm_ad.embedding import Embedder
 from monai_dpmm_ad.embedding.types import EncodedSlices
@@ -23,8 +23,6 @@ from monai_dpmm_ad.ops.graphs import is_exporting
 from monai_dpmm_ad.ops.patches import pool_foreground
 
 __all__ = ["AnomalyNet"]
-
-_SUMMARY_ROWS = 512  # of each batch of slices: their summary costs a fraction of a per cent of the forward pass
 
 
 class AnomalyNet(nn.Module):
@@ -213,9 +211,9 @@ class AnomalyNet(nn.Module):
 
     @torch.no_grad()
     def _summarise(self, encoded: EncodedSlices, valid: Tensor, grid: Tensor) -> PatchSummary:
-        step = max(1, int(valid.sum()) // _SUMMARY_ROWS)
-        rows = {name: values[valid][::step] for name, values in encoded.rows().items()}
-        log_density, usage = self.detector.summarise(rows, grid[valid][::step])
+        chosen = choose_patches_to_summarise(valid)
+        rows = {name: values[chosen] for name, values in encoded.rows().items()}
+        log_density, usage = self.detector.summarise(rows, grid[chosen])
         return PatchSummary(log_density.cpu(), usage.cpu())
 
     def _place_scores(

@@ -16,7 +16,8 @@ from transformers import Dinov2Config, Dinov2Model
 
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.pretraining.model import IMAGE_MEAN, IMAGE_STD
-from monai_dpmm_ad.utils.files import replace_file, save_state, write_json
+from monai_dpmm_ad.utils.files import remove_file, replace_file, save_state, write_json
+from monai_dpmm_ad.utils.integrity import check_archive
 
 __all__ = [
     "average_backbones",
@@ -50,7 +51,7 @@ def save_checkpoint(folder: str | os.PathLike[str], state: dict[str, Any]) -> Pa
         kept = f" The last good checkpoint is {last}." if last else ""
         raise CheckpointError(f"{path}: cannot be written ({error}). Free disk space and run again.{kept}") from error
     for old in _list_checkpoints(folder)[:-_KEPT]:
-        old.unlink(missing_ok=True)
+        remove_file(old)
     return path
 
 
@@ -67,6 +68,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         CheckpointError: when it is damaged or something else.
     """
     try:
+        check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever unpickling a damaged file raises
         raise CheckpointError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,14 @@ from monai_dpmm_ad.pretraining.objectives import compute_loss, make_step_views
 from monai_dpmm_ad.pretraining.probe import check_collapse, probe_features
 from monai_dpmm_ad.pretraining.recipe import Recipe
 from monai_dpmm_ad.utils.distributed import average, average_gradients, get_rank, get_world_size
-from monai_dpmm_ad.utils.files import remove_leftovers, write_json
+from monai_dpmm_ad.utils.files import write_json
+from monai_dpmm_ad.utils.outputs import OutputFolder
 
 __all__ = ["Trainer", "compute_schedule", "pretrain"]
 
 Report = Callable[[int, Mapping[str, float]], None]
 
+_OUTPUTS = ("config.json", "model.safetensors", "preprocessor_config.json", "pretraining.json")
 _WARM_UP = 100  # steps
 _DECAY = 0.3  # of the steps, at the end: until then a training can be made longer or shorter
 _CLIP = 1.0
@@ -51,6 +54,7 @@ def pretrain(
     checkpoint_every: int = 100,
     report_every: int = 10,
     report: Report | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Train a backbone on slices without labels and write it where ``Dinov2Model.from_pretrained`` loads it.
 
@@ -67,6 +71,7 @@ def pretrain(
         checkpoint_every: steps between checkpoints, each with a probe of the features.
         report_every: steps between reports.
         report: called with the step and the mean losses since the last report, and with what a probe measured.
+        overwrite: replace files in ``out`` that this package did not write.
 
     Returns:
         ``out``.
@@ -83,14 +88,21 @@ def pretrain(
     with _processes():
         pool = make_pool(images, recipe, mixed)
         trainer = Trainer(pool, recipe, torch.device(device), initial)
-        if trainer.rank == 0:
-            remove_leftovers(out, Path(out) / "checkpoints")
-        trainer.run(Path(out) / "checkpoints", checkpoint_every, report_every, report)
-        if trainer.rank == 0:
-            export_backbone(trainer.teacher.backbone, out)
-            settings = {"recipe": asdict(recipe), "initial": None if initial is None else os.fspath(initial)}
-            write_json(Path(out) / "pretraining.json", {**settings, "history": trainer.history})
+        with _hold(out, overwrite) if trainer.rank == 0 else nullcontext():
+            trainer.run(Path(out) / "checkpoints", checkpoint_every, report_every, report)
+            if trainer.rank == 0:
+                export_backbone(trainer.teacher.backbone, out)
+                settings = {"recipe": asdict(recipe), "initial": None if initial is None else os.fspath(initial)}
+                write_json(Path(out) / "pretraining.json", {**settings, "history": trainer.history})
     return Path(out)
+
+
+@contextmanager
+def _hold(out: str | os.PathLike[str], overwrite: bool) -> Iterator[None]:
+    with OutputFolder(out, overwrite) as folder:
+        folder.clean()
+        folder.check_all(_OUTPUTS)
+        yield
 
 
 def compute_schedule(step: int, steps: int) -> float:

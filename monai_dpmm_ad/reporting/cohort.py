@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from monai_dpmm_ad.calibration.drift import describe_drift
+from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.handlers import ScanMetrics, ScanRow
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.reporting.html import write_report
@@ -57,7 +59,8 @@ def report_scans(
         warning=describe_drift(drift),
     )
     shown = sorted(results, key=lambda result: (not result.abnormal, -result.score))[:OVERVIEW_SCANS]
-    plot_overview(folder / "overview.png", shown, num_slices=OVERVIEW_SLICES)
+    with suppress(ScanError):  # no scan can be read any more; the report says why
+        plot_overview(folder / "overview.png", shown, num_slices=OVERVIEW_SLICES)
     return path
 
 

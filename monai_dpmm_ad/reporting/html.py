@@ -112,7 +112,7 @@ def write_report(
         _render_settings(settings),
     ]
     page = _assemble(title, _summarise(ordered, calibration), "\n".join(filter(None, sections)), scale)
-    replace_file(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    replace_file(path, lambda temporary: temporary.write_text(page, encoding="utf-8", errors="backslashreplace"))
     return Path(path)
 
 

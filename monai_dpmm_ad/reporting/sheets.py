@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.reporting.colours import (
     ColourScale,
     MapSummary,
@@ -42,7 +43,7 @@ def plot_overview(path: PathLike, results: Sequence[ScanResult], num_slices: int
 
     Args:
         path: the PNG to write.
-        results: the scans.
+        results: the scans; those whose files cannot be read are left out.
         num_slices: number of axial slices of each.
 
     Returns:
@@ -50,7 +51,7 @@ def plot_overview(path: PathLike, results: Sequence[ScanResult], num_slices: int
 
     Raises:
         ValueError: when there is no scan or no slice to show.
-        ScanError: when a file cannot be read.
+        ScanError: when no scan can be read.
         ImportError: when matplotlib is not installed.
     """
     if not results:
@@ -60,10 +61,17 @@ def plot_overview(path: PathLike, results: Sequence[ScanResult], num_slices: int
     import_extra("matplotlib", "report")
     cuts: list[tuple[ScanResult, list[SliceArrays]]] = []
     summaries: list[MapSummary] = []
+    problem: ScanError | None = None
     for result in results:
-        volumes = read_volumes(result)
+        try:
+            volumes = read_volumes(result)
+        except ScanError as error:
+            problem = error
+            continue
         summaries.append(summarise_map(volumes.anomaly_map, result.threshold))
         cuts.append((result, cut_slices(volumes, choose_slices(volumes, num_slices))))
+    if problem is not None and not cuts:
+        raise problem
     _plot(Path(path), cuts, make_colour_scale(summaries))
     return Path(path)
 

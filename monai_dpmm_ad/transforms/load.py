@@ -23,6 +23,7 @@ from monai_dpmm_ad.data.paths import (
     has_suffix,
     is_dicom_file,
     scan_stem,
+    special_kind,
 )
 from monai_dpmm_ad.data.readers import (
     PICTURE_AFFINE,
@@ -170,6 +171,8 @@ class LoadScan(Transform):
             return DicomSeriesReader(self.max_bytes)
         if not os.path.exists(source):
             raise ScanError(source, "no such file or folder")
+        if kind := special_kind(source):
+            raise ScanError(source, f"is {kind}, no file")
         if os.path.getsize(source) == 0:
             raise ScanError(source, "is empty (0 bytes)")
         if has_suffix(source, NIFTI_SUFFIXES):

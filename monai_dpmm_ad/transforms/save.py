@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from monai_dpmm_ad.data.paths import NIFTI_SUFFIXES, PICTURE_SUFFIXES, has_suffix
+from monai_dpmm_ad.data.readers import reading_reason
+from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.utils.files import replace_file
 
 __all__ = ["SaveScand", "output_path", "write_map"]
@@ -77,10 +79,15 @@ def write_map(path: str | os.PathLike[str], values: NDArray[Any], meta: Mapping[
         meta: ``filename_or_obj``, the source; ``original_affine``; for a float PNG also ``threshold``.
 
     Raises:
-        OSError: the file cannot be written.
+        ScanError: the source is not there any more.
+        OSError: the file cannot be written, or must not be: see :func:`~monai_dpmm_ad.utils.files.replace_file`.
     """
-    write = _write_picture if has_suffix(str(path), PICTURE_SUFFIXES) else _write_nifti
-    replace_file(path, lambda temporary: write(temporary, values, meta))
+    source = str(meta["filename_or_obj"])
+    if has_suffix(str(path), PICTURE_SUFFIXES):
+        replace_file(path, lambda temporary: _write_picture(temporary, values, meta), owner=source)
+    else:
+        image = _on_grid_of(source, values, meta)
+        replace_file(path, lambda temporary: nib.save(image, temporary), owner=source)
 
 
 def _write_picture(path: Path, values: NDArray[Any], meta: Mapping[str, Any]) -> None:
@@ -92,17 +99,17 @@ def _write_picture(path: Path, values: NDArray[Any], meta: Mapping[str, Any]) ->
     Image.fromarray(np.clip(pixels * scale, 0, UINT16_MAX).astype(np.uint16)).save(path)
 
 
-def _write_nifti(path: Path, values: NDArray[Any], meta: Mapping[str, Any]) -> None:
-    source = str(meta["filename_or_obj"])
+def _on_grid_of(source: str, values: NDArray[Any], meta: Mapping[str, Any]) -> nib.Nifti1Image:
     if not has_suffix(source, NIFTI_SUFFIXES):
-        nib.save(nib.Nifti1Image(values, np.asarray(meta["original_affine"], dtype=np.float64)), path)
-        return
-    image = cast(nib.Nifti1Image, nib.load(source))
+        return nib.Nifti1Image(values, np.asarray(meta["original_affine"], dtype=np.float64))
+    try:
+        image = cast(nib.Nifti1Image, nib.load(source))
+    except Exception as error:  # it was read a moment ago
+        raise ScanError(source, f"has changed while it was processed: {reading_reason(error)}") from error
     header = nib.Nifti1Header.from_header(image.header, check=False)
     header.set_data_dtype(values.dtype)
     header.set_slope_inter(1, 0)
     header.extensions.clear()  # they may hold the patient's data
     for field, content in {"cal_min": 0, "cal_max": 0, "descrip": b"", "aux_file": b"", "db_name": b""}.items():
         header[field] = content
-    saved = nib.Nifti1Image(values.reshape(image.shape), None, header)
-    nib.save(saved, path)
+    return nib.Nifti1Image(values.reshape(image.shape), None, header)

@@ -16,6 +16,7 @@ from monai.transforms import MapTransform
 from numpy.typing import NDArray
 
 from monai_dpmm_ad import __version__
+from monai_dpmm_ad.data.readers import reading_reason
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.transforms.save import output_path
 from monai_dpmm_ad.utils.extras import import_extra
@@ -62,14 +63,23 @@ class SaveDicomd(MapTransform):
                 meta = data[key].meta
                 path = output_path(self.output_dir, meta["name"], postfix, meta["filename_or_obj"], ".dcm")
                 dataset = _make(make, np.asarray(data[key].cpu())[0], files)
-                replace_file(path, dataset.save_as)
+                replace_file(path, dataset.save_as, owner=str(meta["filename_or_obj"]))
         return dict(data)
 
 
 def _make(make: Callable[..., Any], values: NDArray[Any], files: Sequence[str]) -> Any:
-    sources = read_sources(files)
+    try:
+        sources = read_sources(files)
+    except Exception as error:  # pydicom raises anything at all on damaged headers
+        raise ScanError(
+            files[0], f"has a header that no DICOM output can refer to ({reading_reason(error)})"
+        ) from error
     try:
         return make(values, sources)
+    except (TypeError, KeyError, IndexError, NotImplementedError) as error:
+        raise ScanError(
+            files[0], f"has a header that no DICOM output can refer to ({reading_reason(error)})"
+        ) from error
     except AttributeError as error:  # highdicom expects each frame's description in what may have several, RT Dose say
         kind = sources[0].SOPClassUID.name
         raise ScanError(files[0], f"is of a kind that no DICOM output can refer to ({kind})") from error

@@ -14,20 +14,26 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import BaseFileLock, FileLock, Timeout
 from safetensors import SafetensorError
 
+from monai_dpmm_ad.utils.text import printable
+
 __all__ = [
     "LOCK",
     "PARTIAL",
+    "Claim",
     "PathLike",
+    "claims",
     "exchange_folders",
     "file_sha256",
     "lock_folder",
     "read_json",
+    "remove_file",
     "remove_leftovers",
+    "remove_leftovers_of",
     "replace_file",
     "save_state",
     "spreadsheet_safe",
@@ -38,27 +44,50 @@ __all__ = [
 PathLike = str | os.PathLike[str]
 
 #: What the name of a file begins with until it is complete.
-PARTIAL = ".partial-"
+PARTIAL = ".partial-dpmm-ad-"
 #: A file by which a folder is locked.
 LOCK = ".lock"
+#: What a formula begins with, in full width too.
+_FORMULAS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 #: How ``torch.save`` says that the disk is full.
-_ZIP_WRITER = re.compile("inline_container|PytorchStreamWriter")
+_ZIP_WRITER = re.compile("inline_container|PytorchStreamWriter|PytorchFileWriter")
 
 
-def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+class Claim(Protocol):
+    """Who may replace what in a folder; see :class:`~monai_dpmm_ad.utils.outputs.OutputFolder`."""
+
+    path: Path
+
+    def check(self, path: Path, owner: str) -> None:
+        """Raise `FileExistsError` where a path must stay as it is."""
+
+    def record(self, path: Path, digest: str, owner: str) -> None:
+        """Write down what a path is about to hold."""
+
+
+#: The folders that this process holds: whatever is written into one passes by its claim.
+claims: list[Claim] = []
+
+
+def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object], owner: str = "") -> None:
     """Let ``write`` fill a temporary file beside ``path``, bring it to the disk, then rename it.
 
     Args:
         path: the final name; its folder is made if needed.
         write: called with the temporary path, which keeps all suffixes of the final name.
+        owner: the scan that the file is of, where it is of one.
 
     Raises:
         OSError: whatever the file system answers, with ``path`` as its file name; the temporary file is removed and
             ``path`` is as it was.
+        FileExistsError: when ``path`` lies in a folder that this process holds and is not ours to replace.
     """
     path = Path(path)
     try:
-        _replace(path, write)
+        claim = _claim_on(path)
+        if claim is not None:
+            claim.check(path, owner)
+        _replace(path, write, claim, owner)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     except (RuntimeError, SafetensorError) as error:
@@ -68,20 +97,47 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object]) 
         raise
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
+def remove_file(path: str | os.PathLike[str]) -> None:
+    """Remove a file of an earlier run, where it is there.
+
+    Raises:
+        FileExistsError: as `replace_file`.
+    """
+    path = Path(path)
+    claim = _claim_on(path)
+    if claim is not None:
+        claim.check(path, "")
+    path.unlink(missing_ok=True)
+
+
+def _claim_on(path: Path) -> Claim | None:
+    """The innermost of the claims on a path."""
+    absolute = Path(os.path.abspath(path))
+    found = [claim for claim in claims if absolute.is_relative_to(claim.path)]
+    return max(found, key=lambda claim: len(claim.path.parts), default=None)
+
+
+def _replace(path: Path, write: Callable[[Path], object], claim: Claim | None, owner: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=PARTIAL, suffix="".join(path.suffixes[-2:]), dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=_prefix(path), suffix="".join(path.suffixes[-2:]), dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
         write(temporary)
         _sync(temporary, os.O_RDWR)
         os.chmod(temporary, 0o666 & ~_umask())
+        if claim is not None:
+            claim.record(path, file_sha256(temporary), owner)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     if hasattr(os, "O_DIRECTORY"):  # the new name itself must survive a power failure
         _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _prefix(path: Path) -> str:
+    """What the temporary files of a path begin with, short however long its name is."""
+    return PARTIAL + hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12] + "-"
 
 
 def _sync(path: Path, flags: int) -> None:
@@ -112,6 +168,12 @@ def remove_leftovers(*folders: str | os.PathLike[str]) -> None:
     for folder in folders:
         for path in Path(folder).glob(f"{PARTIAL}*"):
             path.unlink(missing_ok=True)
+
+
+def remove_leftovers_of(path: str | os.PathLike[str]) -> None:
+    """Remove the temporary files that a killed process left of one file; no other may be writing that one."""
+    for leftover in Path(path).parent.glob(f"{_prefix(Path(path))}*"):
+        leftover.unlink(missing_ok=True)
 
 
 def lock_folder(folder: PathLike) -> BaseFileLock:
@@ -186,8 +248,10 @@ def write_csv(path: str | os.PathLike[str], header: Sequence[str], rows: Sequenc
 
 
 def spreadsheet_safe(cell: Any) -> Any:
-    """Put an apostrophe before text that begins like a formula."""
-    return "'" + cell if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
+    """Put an apostrophe before text that begins like a formula; show control characters as their escapes."""
+    if not isinstance(cell, str):
+        return cell
+    return ("'" if cell.lstrip().startswith(_FORMULAS) else "") + printable(cell)
 
 
 def exchange_folders(first: Path, second: Path) -> None:

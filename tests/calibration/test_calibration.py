@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_dpmm_ad.calibration import MAX_IMAGE_SCORES, Calibration
+from monai_dpmm_ad.calibration import MAX_IMAGE_SCORES, Calibration, scans_needed
 from monai_dpmm_ad.errors import NotFittedError
 
 
@@ -34,7 +34,7 @@ def fitted() -> Calibration:
     return _fit([_draw(rng, 500) for _ in range(40)])
 
 
-@pytest.mark.parametrize(("num_scans", "rate"), [(9, 0.1), (20, 0.1), (12, 0.3), (30, 0.05)])
+@pytest.mark.parametrize(("num_scans", "rate"), [(12, 0.1), (20, 0.1), (12, 0.3), (30, 0.05)])
 def test_expected_false_positive_rate_of_a_new_scan_is_at_most_the_stated_rate(num_scans, rate):
     rng = np.random.default_rng(num_scans)
     rates = []
@@ -53,11 +53,10 @@ def test_the_correction_matters_the_plain_quantile_exceeds_its_rate():
     rng = np.random.default_rng(0)
     plain, corrected = [], []
     for _ in range(300):
-        calibration = _fit([_draw(rng) for _ in range(9)])
+        calibration = _fit([_draw(rng) for _ in range(12)])
         new = _draw(rng)
         corrected.append(float((new > calibration.threshold(0.1)).float().mean()))
-        calibration.num_scans.fill_(8)  # one scan too few for a promise: the plain quantile
-        plain.append(float((new > calibration.threshold(0.1)).float().mean()))
+        plain.append(float((new > calibration.quantile(0.1)).float().mean()))
     assert np.mean(corrected) <= 0.1 < np.mean(plain)
 
 
@@ -84,12 +83,31 @@ def test_p_value_counts_scores_at_least_as_high():
     assert calibration.p_value(2.0, tie_break=0.5) == pytest.approx((1 + 0.5 * 3) / 5)
 
 
-@given(st.floats(0.001, 0.5), st.floats(0.001, 0.5))
-@settings(max_examples=60, deadline=None)
-def test_guaranteed_thresholds_fall_with_the_rate(fitted, first, second):
-    low, high = sorted((first, second))
-    if fitted.guaranteed(low):
-        assert fitted.threshold(low) >= fitted.threshold(high)
+DISTRIBUTIONS = {
+    "gamma": _draw,
+    "ties": lambda rng: torch.from_numpy(rng.integers(0, 4, 60).astype(np.float32)),
+    "heavy": lambda rng: torch.from_numpy(np.abs(rng.standard_cauchy(60)).astype(np.float32)),
+    "one scan of another kind": lambda rng: _draw(rng) * (100 if rng.random() < 0.05 else 1),
+    "constant": lambda rng: torch.full((60,), 0.5),
+}
+
+
+@given(
+    st.integers(1, 140),
+    st.sampled_from(sorted(DISTRIBUTIONS)),
+    st.booleans(),
+    st.lists(st.floats(1e-6, 0.999), min_size=2, max_size=40),
+    st.integers(0, 99),
+)
+@settings(max_examples=150, deadline=None)
+def test_a_lower_rate_never_flags_more_for_any_number_of_scans(num_scans, name, held_out, rates, seed):
+    rng = np.random.default_rng(seed)
+    calibration = _fit([DISTRIBUTIONS[name](rng) for _ in range(num_scans)], held_out=held_out)
+    # Beside any rates those around which the promise ends, where the formula changes.
+    ends = (factor / (num_scans + 1) for factor in (0.2, 0.25, 0.3, 1, 1.249, 1.25, 1.251, 1.9))
+    rates = sorted({*rates, *(rate for rate in ends if rate < 1)})
+    thresholds = [calibration.threshold(rate) for rate in rates]
+    assert thresholds == sorted(thresholds, reverse=True)
 
 
 def test_threshold_solves_the_risk_control_inequality():
@@ -135,22 +153,30 @@ def test_scans_weigh_the_same_however_many_pixels_they_have():
 
 def test_guarantee_needs_enough_held_out_scans():
     rng = np.random.default_rng(3)
-    scans = [_draw(rng) for _ in range(19)]
+    scans = [_draw(rng) for _ in range(24)]
     calibration = _fit(scans)
     assert [calibration.guaranteed(rate) for rate in (0.01, 0.049, 0.05, 0.1)] == [False, False, True, True]
-    assert not _fit(scans, held_out=False).guaranteed(0.1)
-    # Without a promise: the plain quantile.
+    fitted = _fit(scans, held_out=False)
+    assert not fitted.guaranteed(0.1)
+    assert fitted.threshold(0.1) == fitted.quantile(0.1) < calibration.threshold(0.1)
+    # Without a promise: the plain quantile, ...
     pooled = torch.cat(scans).numpy()
+    assert calibration.threshold(0.01) == calibration.quantile(0.01)
     assert np.mean(pooled > calibration.threshold(0.01)) <= 0.01
     assert np.mean(pooled > calibration.threshold(0.01) * 0.98) > 0.005
+    # ... but not below what a rate with a promise needs.
+    assert calibration.quantile(0.045) < calibration.threshold(0.045) == calibration.threshold(0.05)
 
 
-@pytest.mark.parametrize("rate", [0.01, 0.02, 0.04, 0.05, 0.1, 0.2])
-def test_rounding_does_not_lose_the_guarantee_at_the_smallest_number_of_scans(rate):
-    number = round(1 / rate) - 1
-    calibration = _fit([torch.linspace(0.1, 1, 10) * (1 + i) for i in range(number)])
+@pytest.mark.parametrize(("rate", "number"), [(0.01, 124), (0.02, 62), (0.05, 24), (0.1, 12), (0.125, 9), (0.5, 2)])
+def test_rounding_does_not_lose_the_guarantee_at_the_smallest_number_of_scans(rate, number):
+    assert scans_needed(rate) == number
+    scans = [torch.linspace(0.1, 1, 10) * (1 + i) for i in range(number)]
+    calibration = _fit(scans)
     assert calibration.guaranteed(rate)
-    assert calibration.threshold(rate) == pytest.approx(float(number), rel=1e-4)
+    assert not _fit(scans[1:]).guaranteed(rate)
+    # Of 10 n pixels a share of at least 0.25 / n may be above: 2 or more, the highest of which is n.
+    assert calibration.threshold(rate) < number
 
 
 def test_percentile_is_the_healthy_distribution_function(fitted):
@@ -243,8 +269,8 @@ def test_only_the_foreground_counts():
     masked.finish()
     whole.update(scan, None, 0.1)
     whole.finish()
-    assert masked.threshold(0.4) == pytest.approx(0.6, rel=1e-4)
-    assert whole.threshold(0.4) == 0.0 or whole.threshold(0.4) < 0.51
+    assert masked.threshold(0.8) == pytest.approx(0.5, rel=1e-4)
+    assert whole.threshold(0.8) == pytest.approx(0.0, abs=1e-4)
 
 
 def test_order_of_calls_and_reset(fitted):

@@ -13,7 +13,13 @@ import pytest
 import torch
 from conftest import FAST
 
-from monai_dpmm_ad.calibration.drift import DriftReference, compute_profile, describe_drift, permutation_test
+from monai_dpmm_ad.calibration.drift import (
+    DriftReference,
+    choose_patches_to_summarise,
+    compute_profile,
+    describe_drift,
+    permutation_test,
+)
 from monai_dpmm_ad.commands import fit, infer
 from monai_dpmm_ad.commands.cli import main
 from monai_dpmm_ad.data.phantoms import write_cohort
@@ -179,3 +185,28 @@ def test_another_scanner_is_flagged(
     assert json.loads((tmp_path / "out" / "drift.json").read_text())["drifted"]
     assert "warning: these scans differ" in capsys.readouterr().err
     assert "Another scanner" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_the_result_does_not_depend_on_the_batch_size(bundle: Path, cohort: Path, tmp_path: Path) -> None:
+    results = []
+    for batch_size in (1, 5, 64):
+        out = tmp_path / str(batch_size)
+        assert not infer(bundle, [cohort], out, report=False, batch_size=batch_size).failures
+        results.append(json.loads((out / "drift.json").read_text()))
+    for result in results[1:]:
+        assert result["shift"] == pytest.approx(results[0]["shift"], rel=1e-3, abs=1e-4)
+        assert result["p_value"] == results[0]["p_value"]
+        for one, two in zip(result["components"], results[0]["components"], strict=True):
+            assert one == pytest.approx(two, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 127, 128, 400])
+def test_every_slice_gives_its_own_patches(count: int) -> None:
+    valid = torch.zeros(3, 20, 20, dtype=torch.bool)
+    valid.view(3, -1)[1, torch.randperm(400, generator=torch.Generator().manual_seed(count))[:count]] = True
+    valid[2] = True
+    chosen = choose_patches_to_summarise(valid)
+    assert not (chosen & ~valid).any()
+    assert chosen.sum((1, 2)).tolist()[0] == 0
+    assert min(count, 64) <= int(chosen[1].sum()) < 128
+    assert torch.equal(chosen[1], choose_patches_to_summarise(valid[1:2])[0])

@@ -37,6 +37,7 @@ from helpers.tiny_vit import write_tiny_vit
 from monai_dpmm_ad.bundle import create_bundle, load_workflow, write_settings
 from monai_dpmm_ad.bundle.provenance import load_provenance
 from monai_dpmm_ad.data import resolve_datalist
+from monai_dpmm_ad.data.dataset import ScanFailure, read_failures, write_failures
 from monai_dpmm_ad.embedding import EmbeddingStore, StoreWriter
 from monai_dpmm_ad.embedding.store.format import _checksum
 from monai_dpmm_ad.errors import CheckpointError, EmbeddingStoreError, ScanError
@@ -289,6 +290,60 @@ def try_store(shop: Workshop, generator: random.Random) -> None:
         assert torch.isfinite(batch["patches"]).all()
 
 
+def try_series(shop: Workshop, generator: random.Random) -> None:
+    """A damaged DICOM beside a whole one: the search ends, and the whole one is found and read."""
+    good = shop.good["dicom"][0]
+    for name in ("whole", "damaged"):
+        (shop.out / name).mkdir()
+    shutil.copy(good, shop.out / "whole" / "a.dcm")
+    target = shop.out / "damaged" / generator.choice(("a.dcm", "a", "=\x1b[2J\r\n"))
+    if generator.random() < 0.05:
+        target.write_bytes(nest(good.read_bytes(), generator.choice((10, 300, 5000))))
+    else:
+        mutate_file(good, target, generator, head=900)
+    refusal = None
+    found = set()
+    for item in resolve_datalist([shop.out]):
+        try:
+            LoadScan(max_bytes=LIMIT)(item["image"])
+            found.add(Path(item["image"]).name)
+        except ScanError as error:
+            refusal = error
+    assert found & {"whole", "a.dcm"}, "the whole one was not read"
+    if refusal is not None:
+        raise refusal
+
+
+def nest(data: bytes, depth: int) -> bytes:
+    """Put sequences in sequences before the rest of a DICOM file's data set."""
+    begin = b"\x08\x00\x15\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    end = b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0"
+    place = data.index(b"\x08\x00\x16\x00UI")  # the SOP class, the first of the data set
+    return data[:place] + begin * depth + end * depth + data[place:]
+
+
+def try_name(shop: Workshop, generator: random.Random) -> None:
+    """A good scan under a name that no one would give: it is mapped under another, and shown safely."""
+    letters = b"\x01\x07\x08\t\n\r\x1b[2J =+-@.,;\"'<>&$`%\\|*?~:\x7f\x80\xc3\xa4\xe2\x80\xae\xff\xfea0"
+    for _ in range(generator.choice((1, 2, 5))):
+        length = generator.choice((1, 3, 20, 200))
+        name = bytes(generator.choice(letters) for _ in range(length)).strip(b".") or b"x"
+        suffix = generator.choice((b".nii", b".NII", b".nii"))
+        shutil.copy(shop.good["nifti"][0], os.path.join(os.fsencode(shop.out), name + suffix))
+    items = resolve_datalist([shop.out])
+    results = shop.out / "results"
+    results.mkdir()
+    for item in items:
+        assert output_path(results, item["name"], "mask", item["image"]).parent == results
+        assert LoadScan(max_bytes=LIMIT)(item["image"]).meta["name"]
+    assert len({item["name"].lower() for item in items}) == len(items)
+    write_failures(results, [ScanFailure(item["name"], item["image"], item["image"]) for item in items])
+    for failure in read_failures(results):
+        for cell in (failure.name, failure.path, failure.reason):
+            assert cell.isprintable(), cell
+            assert not cell.startswith(("=", "+", "-", "@")), cell
+
+
 def try_datalist(shop: Workshop, generator: random.Random) -> None:
     path = shop.out / "list.json"
     content: object = json.loads(shop.good["datalist"][0].read_text())
@@ -340,6 +395,8 @@ TRIALS: dict[str, Callable[[Workshop, random.Random], None]] = {
     "nifti": lambda shop, generator: try_image(shop, "nifti", generator),
     "picture": lambda shop, generator: try_image(shop, "picture", generator),
     "dicom": lambda shop, generator: try_image(shop, "dicom", generator),
+    "series": try_series,
+    "name": try_name,
     "store": try_store,
     "datalist": try_datalist,
     "bundle": try_bundle,
@@ -449,7 +506,7 @@ def _main() -> None:
             return
         kinds = [options.kind] if options.kind else KINDS
         # Bundles take longest to read; images are what comes from outside.
-        weights = {"nifti": 6, "picture": 6, "dicom": 4, "store": 3, "datalist": 4, "bundle": 2}
+        weights = {"nifti": 6, "picture": 6, "dicom": 4, "series": 4, "name": 2, "store": 3, "datalist": 4, "bundle": 2}
         total = sum(weights[kind] for kind in kinds)
         found = 0
         for kind in kinds:

@@ -1,11 +1,13 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""Kill commands with SIGKILL at random moments, restart them, and compare with runs that nobody disturbed.
+"""Kill commands at random moments, restart them, and compare with runs that nobody disturbed.
 
     python tests/soak/interruptions.py --kills 50
+    python tests/soak/interruptions.py --kills 50 --signal TERM --commands fit infer evaluate cluster export pretrain
 
 After every kill whatever has its final name must be whole; after the last the command runs to its end, and its result
-must be that of an undisturbed run, byte by byte. Commands run in forks of this process, which has imported everything,
-so that the kills hit the work and not the imports.
+must be that of an undisturbed run, byte by byte. After SIGTERM and Ctrl-C (INT) no temporary file may be left either,
+the status is 143 or 130, and what is said is true. Commands run in forks of this process, which has imported
+everything, so that the kills hit the work and not the imports.
 """
 
 from __future__ import annotations
@@ -77,10 +79,31 @@ def pretrain_command(fixtures: Fixtures, out: Path) -> list[str]:
     return ["pretrain", "--images", images, "--out", str(out), *options]
 
 
+def evaluate_command(fixtures: Fixtures, out: Path) -> list[str]:
+    return ["evaluate", "--bundle", str(fixtures.bundle), "--data", str(fixtures.cohort), "--out", str(out)]
+
+
+def cluster_command(fixtures: Fixtures, out: Path) -> list[str]:
+    return ["cluster", "--bundle", str(fixtures.bundle), "--images", str(fixtures.cohort), "--out", str(out)]
+
+
+def export_command(fixtures: Fixtures, out: Path) -> list[str]:
+    options = ["--format", "torchscript", "--out", str(out / "graph.torchscript")]
+    return ["export", "--bundle", str(fixtures.bundle), *options]
+
+
 COMMANDS: dict[str, Callable[[Fixtures, Path], list[str]]] = {
     "fit": fit_command,
     "infer": infer_command,
     "pretrain": pretrain_command,
+    "evaluate": evaluate_command,
+    "cluster": cluster_command,
+    "export": export_command,
+}
+#: What a command promises on Ctrl-C and SIGTERM.
+SENTENCES = {
+    **dict.fromkeys(("fit", "infer", "pretrain"), "interrupted; the same command continues"),
+    **dict.fromkeys(("evaluate", "cluster", "export"), "interrupted; the same command begins again"),
 }
 
 
@@ -93,11 +116,11 @@ def make_fixtures(folder: Path) -> Fixtures:
     return fixtures
 
 
-def run(command: list[str], kill_after: float | None = None) -> float | None:
-    """Run a command in a fork; returns its seconds, or None where the kill came before its end.
+def run(command: list[str], kill_after: float | None = None, kill: int = signal.SIGKILL) -> float | None:
+    """Run a command in a fork; returns its seconds, or None where the signal came before its end.
 
     Raises:
-        AssertionError: when the command fails.
+        AssertionError: when the command fails, or ends on a signal in another way than it promises.
     """
     said = Path(tempfile.gettempdir()) / f"interruptions-{os.getpid()}.log"
     start = time.monotonic()
@@ -120,8 +143,15 @@ def run(command: list[str], kill_after: float | None = None) -> float | None:
             assert status == 0, f"{' '.join(command)}: status {status}\n{said.read_text()}"
             return time.monotonic() - start
         if kill_after is not None and time.monotonic() - start > kill_after:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+            os.kill(child, kill)
+            status = os.waitpid(child, 0)[1]
+            if kill == signal.SIGKILL:
+                return None
+            text, code = said.read_text(), os.waitstatus_to_exitcode(status)
+            if code == 0:
+                return time.monotonic() - start
+            assert code == 128 + kill, f"{' '.join(command)}: status {code}\n{text}"
+            assert text.splitlines()[-1:] == [SENTENCES[command[0]]], text
             return None
         time.sleep(0.002)
 
@@ -171,11 +201,21 @@ def assert_same(one: Path, two: Path) -> None:
             images = [np.asarray(nib.load(path).dataobj) for path in (a, b)]
             assert images[0].dtype == images[1].dtype, name
             assert np.array_equal(*images), name
-        elif Path(name).parts[0] != FOLDER and not name.endswith((".lock", "report.html")):
+        elif name.endswith(".torchscript"):
+            assert torch.jit.load(a).code == torch.jit.load(b).code
+        elif Path(name).parts[0] != FOLDER and not name.endswith((".lock", "report.html", ".jsonl")):
             assert a.read_bytes() == b.read_bytes(), name
 
 
-def soak(kind: str, fixtures: Fixtures, folder: Path, kills: int, seed: int = 0, in_a_row: int = 5) -> Outcome:
+def soak(
+    kind: str,
+    fixtures: Fixtures,
+    folder: Path,
+    kills: int,
+    seed: int = 0,
+    in_a_row: int = 5,
+    kill: int = signal.SIGKILL,
+) -> Outcome:
     """Kill a command until ``kills`` have hit it, each run after ``in_a_row`` kills coming to its end.
 
     Returns:
@@ -199,7 +239,7 @@ def soak(kind: str, fixtures: Fixtures, folder: Path, kills: int, seed: int = 0,
         while hits < in_a_row and outcome.kills < kills:
             before = finished_outputs(out)
             moment = generator.uniform(0, duration)
-            taken = run(command, kill_after=moment)
+            taken = run(command, moment, kill)
             after = finished_outputs(out)
             assert all(after[name] == time_ns for name, time_ns in before.items()), "a finished scan was done again"
             if taken is not None:
@@ -211,6 +251,8 @@ def soak(kind: str, fixtures: Fixtures, folder: Path, kills: int, seed: int = 0,
             outcome.moments.append(moment / duration)
             if out.exists():
                 check_whole(out)
+                left = [] if kill == signal.SIGKILL else list(out.rglob(f"{PARTIAL}*"))
+                assert not left, left
         else:
             run(command)
         assert_same(expected, out)
@@ -221,15 +263,17 @@ def soak(kind: str, fixtures: Fixtures, folder: Path, kills: int, seed: int = 0,
 def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--kills", type=int, default=50, help="of each command")
-    parser.add_argument("--commands", nargs="+", default=list(COMMANDS), choices=list(COMMANDS))
+    parser.add_argument("--commands", nargs="+", default=["fit", "infer", "pretrain"], choices=list(COMMANDS))
+    parser.add_argument("--signal", default="KILL", choices=("KILL", "TERM", "INT"))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    kill = signal.Signals[f"SIG{options.signal}"]
     torch.set_num_threads(1)  # a fork cannot take other threads along
     with tempfile.TemporaryDirectory(prefix="interruptions-") as name:
         fixtures = make_fixtures(Path(name))
         for kind in options.commands:
             (Path(name) / kind).mkdir()
-            outcome = soak(kind, fixtures, Path(name) / kind, options.kills, options.seed)
+            outcome = soak(kind, fixtures, Path(name) / kind, options.kills, options.seed, kill=kill)
             print(
                 json.dumps({"command": kind, **{k: v for k, v in vars(outcome).items() if k != "moments"}}), flush=True
             )

@@ -17,7 +17,7 @@ from monai_dpmm_ad.calibration import Calibration
 from monai_dpmm_ad.commands import infer
 from monai_dpmm_ad.commands.cli import main
 
-RATE = 0.3  # what two held-out scans can promise nothing for; the plain quantile then
+RATE = 0.3  # what two held-out scans can promise nothing for
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ class EmbeddingStore:
     """The embeddings of a data set on disk, for reading.
 
     Shards are memory-mapped, so a store may be far larger than the memory. Opening checks the manifest and that all
-    shards are there with their sizes; :meth:`verify` also compares their hashes.
+    shards are there with their sizes; a shard's hash is compared when it is first read, and by :meth:`verify`.
 
     Args:
         path: folder that :class:`StoreWriter` wrote.
@@ -55,6 +55,7 @@ class EmbeddingStore:
         names = stored if order is None else [name for name in order if name in stored]
         self._sources = {name: stored[name] for name in names}
         self._shards: OrderedDict[int, dict[str, Tensor]] = OrderedDict()
+        self._checked: set[int] = set()
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -177,11 +178,14 @@ class EmbeddingStore:
         Raises:
             EmbeddingStoreError: the first shard that is damaged.
         """
-        for shard in self._manifest.shards:
-            if file_sha256(self.path / shard.file) != shard.sha256:
-                raise EmbeddingStoreError(
-                    f"{self.path / shard.file}: the shard is damaged. Delete the folder and embed again."
-                )
+        for number in range(len(self._manifest.shards)):
+            self._check_hash(number)
+
+    def _check_hash(self, number: int) -> None:
+        path = self.path / self._manifest.shards[number].file
+        if file_sha256(path) != self._manifest.shards[number].sha256:
+            raise EmbeddingStoreError(f"{path}: the shard is damaged. Delete the folder and embed again.")
+        self._checked.add(number)
 
     def _source(self, name: str) -> Source:
         if name not in self._sources:
@@ -205,6 +209,8 @@ class EmbeddingStore:
         expected = self._manifest.shard_shapes(shard)
         dtypes = {"location": torch.float32, "slice_index": torch.int32}
         try:
+            if number not in self._checked:
+                self._check_hash(number)
             with safe_open(path, "pt") as file:
                 tensors = {key: file.get_tensor(key) for key in expected}
         except (OSError, SafetensorError) as error:

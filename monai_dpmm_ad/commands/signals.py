@@ -1,0 +1,42 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""End a command on Ctrl-C and on SIGTERM, which schedulers send, alike: tidily, and with a status that says which."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+__all__ = ["Terminated", "end_on_signals", "exit_status"]
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end by SIGTERM. Whatever tidies up on Ctrl-C does so."""
+
+
+@contextmanager
+def end_on_signals() -> Iterator[None]:
+    """Raise :class:`Terminated` on the first SIGTERM; later ones must not disturb the tidying up.
+
+    Only the main thread of a process can listen; elsewhere nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def exit_status(error: KeyboardInterrupt) -> int:
+    """128 and the number of the signal, as shells have it: 143 for SIGTERM, 130 for Ctrl-C."""
+    return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)

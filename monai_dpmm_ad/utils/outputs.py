@@ -1,0 +1,151 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""A folder of results with one writer, in which nothing is replaced that this package did not write."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from filelock import BaseFileLock
+
+from monai_dpmm_ad.utils.files import claims, file_sha256, lock_folder, remove_leftovers
+
+__all__ = ["OutputFolder", "lock_output"]
+
+#: Files in an output folder that say what was written there, one of each process: JSON lines.
+_LOG = ".written-{rank}.jsonl"
+_FOREIGN = "is there already and was not written by this program, or was changed since"
+_REMEDY = "name another --out, or give --overwrite"
+
+
+class OutputFolder:
+    """Hold a folder: a context manager.
+
+    While it is held, no other process can hold it, and `replace_file` and `remove_file` refuse each path in it that is
+    not as this package left it: a file of the user's, one of ours that was edited, or another scan's map of the same
+    name. What is written is recorded, by its content, before it gets its name. Hidden files are our own.
+
+    Args:
+        path: the folder, made if needed.
+        overwrite: replace whatever is there.
+        rank: of this process; the first one locks the folder.
+
+    Raises:
+        OSError: on entering, when the folder cannot be written.
+        BlockingIOError: on entering, when another process holds it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], overwrite: bool = False, rank: int = 0) -> None:
+        self.path = Path(os.path.abspath(path))
+        self.overwrite, self.rank = overwrite, rank
+        self._lock: BaseFileLock | None = None
+        self._written: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+
+    def __enter__(self) -> OutputFolder:
+        return self.hold()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, KeyboardInterrupt) and self._lock is not None:
+            self.clean()  # a signal comes at any moment
+        self.release()
+
+    def hold(self) -> OutputFolder:
+        """Lock the folder and read what was written there.
+
+        Returns:
+            self, or who holds the folder in this process already: a command and what it runs hold it once.
+        """
+        for claim in claims:
+            if isinstance(claim, OutputFolder) and claim.path == self.path:
+                return claim
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self.rank == 0:
+            self._lock = lock_output(self.path)
+        for log in self.path.glob(_LOG.format(rank="*")):
+            self._read(log)
+        claims.append(self)
+        return self
+
+    def release(self) -> None:
+        """Let the folder go."""
+        if self in claims:
+            claims.remove(self)
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def clean(self) -> None:
+        """Remove the temporary files of processes that were killed; no other process may be writing yet."""
+        remove_leftovers(self.path, *(item for item in self.path.iterdir() if item.is_dir()))
+
+    def check_all(self, names: Iterable[str]) -> None:
+        """Check what will be written at the end, before the long work; see :meth:`check`."""
+        for name in names:
+            self.check(self.path / name)
+
+    def check(self, path: Path, owner: str = "") -> None:
+        """Check that a path may be replaced or removed.
+
+        Args:
+            path: inside the folder.
+            owner: the scan that the new content is of, where it is of one.
+
+        Raises:
+            FileExistsError: when it may not.
+        """
+        name = self._name(path)
+        if self.overwrite or name.startswith(".") or not os.path.lexists(path):
+            return
+        plain = path.is_file() and not path.is_symlink()
+        owners = self._written.get((name, file_sha256(path))) if plain else None
+        if owners is None:
+            raise FileExistsError(errno.EEXIST, f"{_FOREIGN}; {_REMEDY}", str(path))
+        if owner and "" not in owners and owner not in owners:
+            raise FileExistsError(errno.EEXIST, f"is of another scan, {sorted(owners)[0]}; {_REMEDY}", str(path))
+
+    def record(self, path: Path, digest: str, owner: str = "") -> None:
+        """Write down what is about to be written.
+
+        Args:
+            path: inside the folder.
+            digest: SHA-256 of the new content.
+            owner: as for :meth:`check`.
+        """
+        name = self._name(path)
+        if name.startswith("."):
+            return
+        # What a full disk cut off must not spoil the next line.
+        line = "\n" + json.dumps({"file": name, "sha256": digest, "owner": owner}) + "\n"
+        handle = os.open(self.path / _LOG.format(rank=self.rank), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(handle, line.encode())
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        self._written[name, digest].add(owner)
+
+    def _read(self, log: Path) -> None:
+        for line in log.read_bytes().splitlines():
+            with suppress(ValueError, KeyError, TypeError, RecursionError):  # a damaged line speaks for no file
+                entry = json.loads(line)
+                self._written[str(entry["file"]), str(entry["sha256"])].add(str(entry["owner"]))
+
+    def _name(self, path: Path) -> str:
+        return Path(os.path.abspath(path)).relative_to(self.path).as_posix()
+
+
+def lock_output(folder: Path) -> BaseFileLock:
+    """Lock a folder as `lock_folder` does; its refusal says what a user can do."""
+    try:
+        return lock_folder(folder)
+    except BlockingIOError as error:
+        reason = "another process is writing to this folder; wait for it, or name another --out"
+        raise BlockingIOError(errno.EAGAIN, reason, str(folder)) from error

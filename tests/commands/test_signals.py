@@ -1,0 +1,85 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Ctrl-C and SIGTERM end every command with the status that shells know, and with a true sentence."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from monai_dpmm_ad.commands import cli
+from monai_dpmm_ad.commands.checks import hold_bundle, hold_output
+from monai_dpmm_ad.commands.signals import end_on_signals
+from monai_dpmm_ad.utils.files import PARTIAL
+
+ARGUMENTS = {
+    "demo": [],
+    "fit": ["--images", "x"],
+    "infer": ["--images", "x", "--bundle", "x"],
+    "evaluate": ["--data", "x", "--bundle", "x"],
+    "cluster": ["--images", "x", "--bundle", "x"],
+    "benchmark": ["--data", "x", "--dataset", "x"],
+    "export": ["--bundle", "x"],
+    "pretrain": ["--images", "x"],
+}
+GO_ON = ("demo", "fit", "infer", "benchmark", "pretrain")
+
+
+def test_every_command_is_looked_at() -> None:
+    assert set(ARGUMENTS) == set(cli._RUNNERS)
+
+
+@pytest.mark.parametrize("command", ARGUMENTS)
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, number: int, status: int
+) -> None:
+    def run(options: dict[str, Any]) -> int:
+        signal.raise_signal(number)
+        raise AssertionError("the signal did not end it")
+
+    monkeypatch.setitem(cli._RUNNERS, command, run)
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.main([command, *ARGUMENTS[command], "--out", "x"]) == status
+    assert signal.getsignal(signal.SIGTERM) == before
+    what_next = "continues" if command in GO_ON else "begins again"
+    assert capsys.readouterr().err == f"interrupted; the same command {what_next}\n"
+
+
+def test_a_second_signal_does_not_disturb_the_tidying_up() -> None:
+    with pytest.raises(KeyboardInterrupt), end_on_signals():  # noqa: PT012
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            tidied = True
+    assert tidied
+
+
+def test_a_thread_leaves_signals_alone() -> None:
+    done = []
+
+    def run() -> None:
+        with end_on_signals():
+            done.append(True)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert done
+
+
+@pytest.mark.parametrize("hold", [hold_output, hold_bundle])
+def test_a_signal_between_a_temporary_file_and_its_removal_leaves_none(tmp_path: Path, hold: Any) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt), hold(out):  # noqa: PT012
+        (out / ".finished").mkdir()
+        (out / ".finished" / f"{PARTIAL}a.json").touch()
+        (out / f"{PARTIAL}b.nii.gz").touch()
+        raise KeyboardInterrupt
+    assert sorted(os.listdir(out)) == [".finished", ".lock"]
+    assert not os.listdir(out / ".finished")

@@ -101,6 +101,7 @@ def _add_fit(commands: Any) -> None:
     parser.add_argument("--max-epochs", type=int, help="largest number of passes over the embeddings")
     parser.add_argument("--seed", type=int, help="of everything random (default 0)")
     parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
+    _add_choice(parser)
 
 
 def _add_infer(commands: Any, name: str, source: str, description: str) -> None:
@@ -125,6 +126,18 @@ def _add_infer(commands: Any, name: str, source: str, description: str) -> None:
     _add_trust(parser)
     parser.add_argument("--no-report", dest="report", action="store_false", default=None, help="write no report.html")
     parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
+    parser.add_argument(
+        "--own-format",
+        action="store_true",
+        default=None,
+        help="write maps and masks in the scan's own format as well (NRRD, MetaImage, FreeSurfer's, Analyze, TIFF)",
+    )
+    _add_choice(parser)
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--suffix", help="of the files in folders only those whose names end in it: T1w, FLAIR, …")
+    parser.add_argument("--pattern", help="of the files in folders only those whose names match: '*_run-1_*'")
 
 
 def _add_trust(parser: argparse.ArgumentParser) -> None:

@@ -35,6 +35,7 @@ class Outcome:
         metrics: figures of an evaluation, empty otherwise.
         report: path of the HTML report, None where none was written.
         note: what the user should know: why the calibration promises less, why there is no report; None if nothing.
+        found: what was taken and left out, in one line; None where everything was taken.
         drift: whether the scans come from the population that was fitted, as ``drift.json`` says it; None where the
             bundle cannot tell.
     """
@@ -44,6 +45,7 @@ class Outcome:
     metrics: dict[str, Any] = field(default_factory=dict)
     report: Path | None = None
     note: str | None = None
+    found: str | None = None
     drift: dict[str, Any] | None = None
 
 
@@ -77,14 +79,21 @@ def fit(
         if is_fitted(bundle) and is_same_request(bundle, overrides):
             split = load_workflow(bundle, configs, "train", **overrides).parser.get_parsed_content("split")
             if covers_scans(bundle, [*split.train, *split.held_out]):
-                return Outcome(failures=read_failures(bundle), note=FITTED_ALREADY)
+                return Outcome(failures=read_failures(bundle), note=FITTED_ALREADY, found=_summarise_split(split))
         if is_first():
             check_writable(create_bundle(bundle))
             record_request(bundle, overrides)
         wait_for_all()
         workflow = load_workflow(bundle, configs, "train", **overrides)
         _run(workflow)
-    return Outcome(failures=workflow.parser.get_parsed_content("failures"))
+    split = workflow.parser.get_parsed_content("split")
+    failures = [*split.found.list_failures(), *workflow.parser.get_parsed_content("failures")]
+    return Outcome(failures=failures, note=split.note, found=_summarise_split(split))
+
+
+def _summarise_split(split: Any) -> str | None:
+    summary = split.found.summary()
+    return f"{summary}; {len(split.train)} are fitted" if summary and split.is_held_out else summary
 
 
 def infer(
@@ -167,14 +176,16 @@ def _run_scans(
             raise ValueError(
                 f"`regions` must be given to a bundle that was fitted with them, got {bundle}. Fit with --regions."
             )
+        if "evaluate" in configs:
+            _check_truth(get("datalist"))
         _run(workflow)
     from monai_dpmm_ad.handlers import DriftHandler, ScanTable
 
     table = next(handler for handler in workflow.handlers if isinstance(handler, ScanTable))
     drift = next(handler for handler in workflow.handlers if isinstance(handler, DriftHandler)).result
     metrics = get("metrics") if "evaluate" in configs else None
-    outcome = Outcome(table.rows, workflow.evaluator.failures)
-    outcome.drift = drift
+    outcome = Outcome([row for row in table.rows if row.name not in table.earlier], workflow.evaluator.failures)
+    outcome.drift, outcome.found = drift, get("found").summary()
     outcome.note = _judge_calibration(workflow.network_def.calibration, get("false_positive_rate"))
     if metrics is not None:
         outcome.metrics = metrics.figures
@@ -186,8 +197,21 @@ def _run_scans(
         from monai_dpmm_ad.reporting.cohort import report_scans
 
         settings = {name: get(name) for name in SETTINGS}
-        outcome.report = report_scans(out, table.rows, get("datalist"), workflow.network_def, settings, metrics, drift)
+        items = [*get("datalist"), *({**item, "name": name} for name, item in table.earlier.items())]
+        outcome.report = report_scans(
+            out, table.rows, items, workflow.network_def, settings, metrics, drift, outcome.note
+        )
     return outcome
+
+
+def _check_truth(items: Sequence[dict[str, Any]]) -> None:
+    """Refuse to evaluate where there is nothing to compare with."""
+    if not any(item.get("label") is not None or item.get("abnormal") is not None for item in items):
+        raise ValueError(
+            f"`data` must hold masks or classes to compare with, got {len(items)} scans without either. Looked for: "
+            "`label` or `abnormal` in a datalist, folders good and Ungood with label or anomaly_mask beside the "
+            "images, labelsTs beside imagesTs. Use infer for maps alone."
+        )
 
 
 def _judge_calibration(calibration: Calibration, rate: float) -> str | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class ResumeLog:
         self.settings = dict(settings)
         self.records: dict[str, dict[str, Any]] = {}
         self._keys: dict[str, str] = {}
+        self._items: dict[str, Mapping[str, Any]] = {}
         self._model = ""
 
     def remaining(self, items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -49,7 +50,7 @@ class ResumeLog:
         remaining = []
         for item in items:
             name = str(item["name"])
-            self._keys[name] = self._key(item)
+            self._keys[name], self._items[name] = self._key(item), item
             record = self._read(name)
             if record is None:
                 remaining.append(item)
@@ -67,17 +68,35 @@ class ResumeLog:
         """
         if name in self._keys:
             sizes = {path.name: path.stat().st_size for path in outputs if path.is_file()}
-            record = {"key": self._keys[name], "outputs": sizes, **content}
+            record = {"key": self._keys[name], "outputs": sizes, "item": dict(self._items[name]), **content}
             write_json(self._path(name), record)
 
+    def list_earlier(self, asked_for: Container[str]) -> dict[str, dict[str, Any]]:
+        """The records of scans that earlier runs into this folder finished and this one was not asked for.
+
+        Args:
+            asked_for: names of the scans of this run, of all processes.
+        """
+        earlier = {}
+        for path in sorted((self.output_dir / FOLDER).glob("*.json")):
+            if path.stem not in asked_for:
+                record = self._load(path.stem)
+                if record is not None and {"row", "lesions", "item"} <= record.keys():
+                    earlier[path.stem] = record
+        return earlier
+
     def _read(self, name: str) -> dict[str, Any] | None:
+        record = self._load(name)
+        return record if record is not None and record.get("key") == self._keys[name] else None
+
+    def _load(self, name: str) -> dict[str, Any] | None:
+        """A scan's record, None where its outputs are not what they were."""
         try:
             record: dict[str, Any] = json.loads(self._path(name).read_text(encoding="utf-8"))
             sizes = {file: (self.output_dir / Path(file).name).stat().st_size for file in record["outputs"]}
-            fits = record["key"] == self._keys[name] and sizes == record["outputs"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return record if sizes == record["outputs"] else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
-        return record if fits else None
 
     def _path(self, name: str) -> Path:
         return self.output_dir / FOLDER / f"{name}.json"

@@ -1,10 +1,11 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""Watch the patches of each scan, to tell whether a cohort comes from the population that was fitted."""
+"""Watch the patches of each scan, to tell whether it, and the cohort, comes from the population that was fitted."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,10 @@ _ROWS = 512  # of each batch of slices: the look costs a fraction of a per cent 
 
 
 class DriftHandler:
-    """Fill a network's drift reference with the calibration's scans, or compare a cohort with it.
+    """Fill a network's drift reference with the calibration's scans, or compare scans and the cohort with it.
+
+    A scan that lies off by more than healthy ones do, or is of another kind (modality, voxel sizes, …), gets a
+    ``warning`` in its output.
 
     Attach it before :class:`~monai_dpmm_ad.handlers.ScanTable`, which keeps each scan's ``drift`` for a restart.
 
@@ -56,6 +60,7 @@ class DriftHandler:
         self.finished = finished
         self.result: dict[str, Any] | None = None
         self._scans: dict[str, dict[str, list[float]]] = {}
+        self._facts: dict[str, dict[str, Any]] = {}
         self._densities: list[Tensor] = []
         self._usage: list[Tensor] = []
 
@@ -68,7 +73,7 @@ class DriftHandler:
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def _start(self, engine: Engine) -> None:
-        self._scans = {}
+        self._scans, self._facts = {}, {}
         for name, record in (self.finished.records if self.finished else {}).items():
             if record.get("drift"):
                 self._scans[name] = record["drift"]
@@ -98,8 +103,27 @@ class DriftHandler:
 
     def _update(self, engine: Engine) -> None:
         for scan in iteration_scans(engine):
+            meta = scan[CommonKeys.PRED].meta
+            facts = json.loads(meta["facts"]) if meta.get("facts") else None
+            if facts:
+                self._facts[meta["name"]] = facts
             if scan["drift"]:
-                self._scans[scan[CommonKeys.PRED].meta["name"]] = scan["drift"]
+                self._scans[meta["name"]] = scan["drift"]
+            if self.output_dir is not None:
+                scan["warning"] = self._warn(scan["drift"], facts, json.loads(meta.get("notes") or "[]"))
+
+    def _warn(
+        self, drift: dict[str, list[float]] | None, facts: dict[str, Any] | None, notes: Sequence[str]
+    ) -> str | None:
+        """What a user should know of one scan, as sentences; None where there is nothing to say."""
+        clauses = self.network.kind.compare(facts) if facts else []
+        if drift:
+            off = self.network.drift.judge(torch.tensor(drift["profile"]), torch.tensor(drift["usage"]))
+            clauses = [off, *clauses] if off else clauses
+        sentences = list(notes)
+        if clauses:
+            sentences.insert(0, f"this scan is unlike those that were fitted, do not rely on it: {'; '.join(clauses)}")
+        return ". ".join(sentence[0].upper() + sentence[1:] for sentence in sentences) or None
 
     def _finish(self, engine: Engine) -> None:
         scans: Mapping[str, Any] = dict(sorted(gather_lists(list(self._scans.items()))))
@@ -107,6 +131,8 @@ class DriftHandler:
         usage = torch.tensor([scan["usage"] for scan in scans.values()])
         reference = self.network.drift
         if self.output_dir is None:
+            facts = dict(sorted(gather_lists(list(self._facts.items()))))
+            self.network.kind.fit(list(facts.values()))
             if scans and self.held_out:
                 reference.fit(profiles, usage)
             return

@@ -15,7 +15,9 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.utils import CommonKeys
 
+from monai_dpmm_ad.data import Found
 from monai_dpmm_ad.data.dataset import write_failures
+from monai_dpmm_ad.data.gate import write_left_out
 from monai_dpmm_ad.engines import ScanEvaluator, iteration_scans
 from monai_dpmm_ad.engines.resume import ResumeLog
 from monai_dpmm_ad.handlers.lesions import Lesion, compute_lesions, write_lesions
@@ -26,12 +28,19 @@ from monai_dpmm_ad.utils.files import write_csv
 __all__ = ["ScanRow", "ScanTable"]
 
 SAVED = ("mask", "percentile")  # beside the map, where they are made: key and postfix
-COLUMNS = ("name", "image", "score", "p_value", "threshold", "flagged", "flagged_unit", "num_lesions", "abnormal")
+COLUMNS = (
+    *("name", "image", "score", "p_value", "smallest_p_value", "threshold", "flagged", "flagged_unit", "num_lesions"),
+    *("abnormal", "warning"),
+)
 
 
 @dataclass(frozen=True)
 class ScanRow:
-    """One line of ``scores.csv``; ``flagged`` is a volume in mL, or an area in pixels for a picture."""
+    """One line of ``scores.csv``; ``flagged`` is a volume in mL, or an area in pixels for a picture.
+
+    ``smallest_p_value`` is the least that the calibration's number of scans allows.
+    ``warning`` says why the scan should not be relied on, or what its file leaves open; None where nothing does.
+    """
 
     name: str
     image: str
@@ -42,6 +51,8 @@ class ScanRow:
     flagged_unit: str
     num_lesions: int | None
     abnormal: int | None
+    warning: str | None = None
+    smallest_p_value: float | None = None
 
 
 class ScanTable:
@@ -51,7 +62,9 @@ class ScanTable:
         output_dir: folder of the tables.
         min_lesion_volume: smallest connected component that counts as a lesion, in mm³ (pixels for a picture).
         datalist: gives the order of the rows; without it they come in that of processing.
-        finished: keeps a record of each finished scan, and gives those of an interrupted run.
+        finished: keeps a record of each finished scan, gives those of an interrupted run, and those of earlier runs
+            into the same folder, whose rows stay.
+        found: what the paths led to: what failed or was left out there is written as well.
     """
 
     def __init__(
@@ -60,12 +73,16 @@ class ScanTable:
         min_lesion_volume: float = 0.0,
         datalist: Sequence[Mapping[str, Any]] = (),
         finished: ResumeLog | None = None,
+        found: Found | None = None,
     ) -> None:
+        self.found = found
         self.output_dir = Path(output_dir)
         self.min_lesion_volume = min_lesion_volume
         self.finished = finished
         self._order = {str(item["name"]): number for number, item in enumerate(datalist)}
         self.rows: list[ScanRow] = []
+        #: items of earlier runs into the same folder, by name
+        self.earlier: dict[str, dict[str, Any]] = {}
         self.lesions: dict[str, list[Lesion]] = {}
 
     def attach(self, engine: ScanEvaluator) -> None:
@@ -77,7 +94,13 @@ class ScanTable:
     def _start(self, engine: Engine) -> None:
         self.rows.clear()
         self.lesions.clear()
-        for name, record in (self.finished.records if self.finished else {}).items():
+        self.earlier.clear()
+        records = dict(self.finished.records) if self.finished else {}
+        if self.finished and get_rank() == 0:
+            for name, record in self.finished.list_earlier(self._order).items():
+                self.earlier[name] = record["item"]
+                records[name] = record
+        for name, record in records.items():
             self.rows.append(ScanRow(**record["row"]))
             if record["lesions"] is not None:
                 self.lesions[name] = [Lesion(**lesion) for lesion in record["lesions"]]
@@ -109,18 +132,21 @@ class ScanTable:
             image=str(pred.meta["filename_or_obj"]),
             score=scan["score"],
             p_value=scan.get("p_value"),
+            smallest_p_value=scan.get("smallest_p_value"),
             threshold=scan.get("threshold"),
             flagged=flagged,
             flagged_unit=unit,
             num_lesions=None if lesions is None else len(lesions),
             abnormal=pred.meta["abnormal"],
+            warning=scan.get("warning"),
         )
         return row, lesions
 
     def _write(self, engine: ScanEvaluator) -> None:
-        rows = sorted(gather_lists(self.rows), key=lambda row: self._order.get(row.name, 0))
+        rows = sorted(gather_lists(self.rows), key=lambda row: self._order.get(row.name, len(self._order)))
         lesions = dict(gather_lists(list(self.lesions.items())))
         failures = gather_lists(engine.failures)
+        failures = [*(self.found.list_failures() if self.found else ()), *failures]
         self.rows, self.lesions = rows, {row.name: lesions[row.name] for row in rows if row.name in lesions}
         engine.failures[:] = failures
         if get_rank() == 0:
@@ -128,6 +154,7 @@ class ScanTable:
             write_csv(self.output_dir / "scores.csv", COLUMNS, table)
             write_lesions(self.output_dir / "lesions.csv", self.output_dir / "lesions.json", self.lesions)
             write_failures(self.output_dir, failures)
+            write_left_out(self.output_dir, self.found.left_out if self.found else ())
 
 
 def _to_array(image: MetaTensor) -> np.ndarray:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from monai_dpmm_ad.calibration import Calibration
 from monai_dpmm_ad.calibration.drift import DriftReference
+from monai_dpmm_ad.calibration.kind import FittedKind
 from monai_dpmm_ad.detectors import Detector, DPMMDetector
 from monai_dpmm_ad.embedding import Embedder
 from monai_dpmm_ad.embedding.types import EncodedSlices
@@ -29,7 +30,8 @@ class AnomalyNet(nn.Module):
     """Frozen embedder, detector and calibration as one network: ``(B, C, H, W)`` → ``(B, 1, H, W)``.
 
     Background pixels of the images are exactly 0 and stay 0 in the map: what was never fitted never scores. Images are
-    resized so that their longer side is ``image_size``; the map comes back at the size of the input. The state
+    resized so that their pixels are square and their longer side is ``image_size``; the map comes back at the size of
+    the input. The state
     dict holds the detector, the calibration and a digest of the embedder's fingerprint, but not the embedder's weights.
 
     Args:
@@ -93,6 +95,7 @@ class AnomalyNet(nn.Module):
         self.upsampling = upsampling
         self.patch_mask = PrincipalMask.make(patch_mask, mask_threshold, mask_closing)
         self.drift = DriftReference(detector.mixture.num_components if isinstance(detector, DPMMDetector) else 0)
+        self.kind = FittedKind()
         #: called with encoded slices on the unshifted grid, which of their patches count, and their scores
         self.observer: Callable[[EncodedSlices, Tensor, Tensor], None] | None = None
         self.register_buffer(
@@ -110,21 +113,28 @@ class AnomalyNet(nn.Module):
             )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    def resized_shape(self, height: int, width: int) -> tuple[int, int]:
-        """Shape at which the embedder sees an image of ``height`` × ``width`` pixels."""
-        height, width = int(height), int(width)  # tensors while tracing
-        scale = self.image_size / max(height, width)
-        return max(1, round(height * scale)), max(1, round(width * scale))
+    def resized_shape(self, height: int, width: int, aspect: float = 1.0) -> tuple[int, int]:
+        """Shape at which the embedder sees ``height`` × ``width`` pixels that are ``aspect`` times as high as wide."""
+        rows, columns = int(height) * aspect, int(width)  # tensors while tracing
+        scale = self.image_size / max(rows, columns)
+        return max(1, round(rows * scale)), max(1, round(columns * scale))
 
-    def encode(self, images: Tensor, positions: Tensor | None = None, shift: tuple[int, int] = (0, 0)) -> EncodedSlices:
+    def encode(
+        self,
+        images: Tensor,
+        positions: Tensor | None = None,
+        shift: tuple[int, int] = (0, 0),
+        aspect: float = 1.0,
+    ) -> EncodedSlices:
         """Embed slices.
 
         Args:
             images: ``(B, C, H, W)`` in [0, 1], background exactly 0; C is 1 or 3.
             positions: ``(B,)``, relative position of each slice along its axis, in [0, 1]; 0.5 when None.
             shift: rows and columns, in resized pixels, by which the patch grid starts above and left of the image.
+            aspect: height of a pixel divided by its width.
         """
-        size = self.resized_shape(*images.shape[-2:])
+        size = self.resized_shape(*images.shape[-2:], aspect)
         resized = F.interpolate(images, size, mode="bilinear", antialias=True)
         foreground = F.adaptive_avg_pool2d(_foreground(images), size)
         embeddings = self.embedder.embed(_pad(resized * (foreground > 0), shift))
@@ -148,38 +158,41 @@ class AnomalyNet(nn.Module):
         if obstacle is not None:
             raise ValueError(f"`network` must be one that a graph can hold, but {obstacle}. Run the bundle instead.")
 
-    def forward(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, positions: Tensor | None = None, aspect: float = 1.0) -> Tensor:
         """Draw anomaly maps.
 
         Args:
             images: ``(B, C, H, W)`` in [0, 1], background exactly 0; C is 1 or 3.
             positions: ``(B,)``, relative position of each slice along its axis; needed with ``location_weight`` only.
+            aspect: height of a pixel divided by its width; the embedder sees square pixels.
 
         Returns:
             ``(B, 1, H, W)``, non-negative, higher = more anomalous, 0 in the background.
         """
         if is_exporting():
             self.check_graph()
-        maps = self.compute_embedding_maps(images, positions)
+        maps = self.compute_embedding_maps(images, positions, aspect)
         if self.intensity_tail is not None:
             maps = self.intensity_tail(maps, _middle(images)) * _foreground(images)
         return maps
 
-    def compute_embedding_maps(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
+    def compute_embedding_maps(self, images: Tensor, positions: Tensor | None = None, aspect: float = 1.0) -> Tensor:
         """Draw anomaly maps from the patch embeddings alone; arguments and result as for :meth:`forward`."""
         step = self.embedder.patch_size / self.num_shifts
         offsets = [round(number * step) for number in range(self.num_shifts)]
-        maps = [self._compute_map(images, positions, (down, right)) for down in offsets for right in offsets]
+        maps = [self._compute_map(images, positions, (down, right), aspect) for down in offsets for right in offsets]
         return torch.stack(maps).mean(0) * _foreground(images)
 
-    def _compute_map(self, images: Tensor, positions: Tensor | None, shift: tuple[int, int]) -> Tensor:
-        encoded = self.encode(images, positions, shift)
+    def _compute_map(
+        self, images: Tensor, positions: Tensor | None, shift: tuple[int, int], aspect: float = 1.0
+    ) -> Tensor:
+        encoded = self.encode(images, positions, shift, aspect)
         valid = self.choose_patches(encoded)
         grid = self.detector.score_slices(encoded, valid)
         if self.observer is not None and not any(shift):
             self.observer(encoded, valid, grid)
         size = int(images.shape[-2]), int(images.shape[-1])
-        scale = [length / resized for length, resized in zip(size, self.resized_shape(*size), strict=True)]
+        scale = [length / resized for length, resized in zip(size, self.resized_shape(*size, aspect), strict=True)]
         patch_size = self.embedder.patch_size * scale[0], self.embedder.patch_size * scale[1]
         start = shift[0] * scale[0], shift[1] * scale[1]
         maps = refine_scores(grid, valid, _middle(images), self.upsampling, patch_size=patch_size, start=start)

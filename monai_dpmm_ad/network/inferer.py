@@ -11,7 +11,7 @@ from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 from torch import Tensor
 
-from monai_dpmm_ad.ops.slices import assemble_slices, extract_slices
+from monai_dpmm_ad.ops.slices import assemble_slices, extract_slices, pixel_aspect, voxel_sizes
 from monai_dpmm_ad.transforms.slices import stack_neighbours
 
 __all__ = ["VolumeInferer", "iterate_slices"]
@@ -41,26 +41,32 @@ class VolumeInferer(Inferer):
 
         Args:
             inputs: preprocessed volumes or images, background exactly 0.
-            network: called as ``network(slices, positions)``.
+            network: called as ``network(slices, positions)``, and with ``aspect=`` where pixels are not square.
             args: unused, part of MONAI's interface.
             kwargs: unused, part of MONAI's interface.
         """
         plain = inputs.as_subclass(Tensor)
+        sizes = voxel_sizes(inputs)
         if plain.ndim == 4:
-            maps = network(plain.expand(-1, self.channels, -1, -1), None)
+            maps = network(plain.expand(-1, self.channels, -1, -1), None, **_shape_of_pixels(sizes, self.axes[0]))
         else:
-            maps = torch.stack([self._infer_volume(volume, network) for volume in plain])
+            maps = torch.stack([self._infer_volume(volume, network, sizes) for volume in plain])
         return convert_to_dst_type(maps, inputs)[0]  # Invertd looks for the image's history on the map
 
-    def _infer_volume(self, volume: Tensor, network: Callable[..., Tensor]) -> Tensor:
+    def _infer_volume(self, volume: Tensor, network: Callable[..., Tensor], sizes: Tensor) -> Tensor:
         total = torch.zeros_like(volume)
         for axis in self.axes:
             slices = extract_slices(volume, axis)
-            maps = torch.zeros_like(slices)
+            maps, pixels = torch.zeros_like(slices), _shape_of_pixels(sizes, axis)
             for index, images, positions in iterate_slices(slices, self.batch_size, self.channels):
-                maps[index] = network(images, positions)
+                maps[index] = network(images, positions, **pixels)
             total += assemble_slices(maps, axis)
         return total / len(self.axes)
+
+
+def _shape_of_pixels(sizes: Tensor, axis: str) -> dict[str, float]:
+    aspect = pixel_aspect(sizes, axis)
+    return {} if aspect == 1 else {"aspect": aspect}
 
 
 def iterate_slices(slices: Tensor, batch_size: int, channels: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -7,12 +7,12 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from nibabel import orientations
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
+from monai_dpmm_ad.data.nifti import open_volume
 from monai_dpmm_ad.data.paths import NIFTI_SUFFIXES, PICTURE_SUFFIXES, has_suffix
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.reporting.results import PathLike, ScanResult
@@ -90,15 +90,17 @@ def read_volumes(result: ScanResult) -> ScanVolumes:
         mask=None if mask is None else orient(mask),
         label=None if label is None else orient(label),
         affine=affine,
-        is_picture=has_suffix(result.image, PICTURE_SUFFIXES),
+        is_picture=not isinstance(result.image, (list, tuple)) and has_suffix(result.image, PICTURE_SUFFIXES),
     )
 
 
 def _read(path: PathLike, like: NDArray[Any] | None = None) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Read a file as a 3D array with its affine, and check it against the scan's shape."""
     try:
-        if has_suffix(path, NIFTI_SUFFIXES):
-            image: Any = nib.load(path)
+        if isinstance(path, (list, tuple)):
+            data, affine = _read_other(path)
+        elif has_suffix(path, NIFTI_SUFFIXES):
+            image: Any = open_volume(os.fspath(path))
             data, affine = np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine, dtype=np.float64)
         elif has_suffix(path, PICTURE_SUFFIXES):
             data, affine = _read_picture(path), _PICTURE_AFFINE
@@ -122,7 +124,8 @@ def _read(path: PathLike, like: NDArray[Any] | None = None) -> tuple[NDArray[np.
 
 def _read_picture(path: PathLike) -> NDArray[np.float32]:
     """Read a picture as grey values ``(columns, rows)``; 16 bits are kept."""
-    with Image.open(path) as image:
+    with Image.open(path) as picture:
+        image = ImageOps.exif_transpose(picture)
         grey = image if image.mode.startswith(("I", "F")) else image.convert("L")
         return np.asarray(grey, dtype=np.float32).T
 
@@ -130,5 +133,5 @@ def _read_picture(path: PathLike) -> NDArray[np.float32]:
 def _read_other(path: PathLike) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     from monai_dpmm_ad.transforms.load import LoadScan  # slow to import, and only DICOM needs it
 
-    image = LoadScan()(os.fspath(path))
+    image = LoadScan()(path if isinstance(path, (list, tuple)) else os.fspath(path))
     return np.asarray(image[0], dtype=np.float32), np.asarray(image.affine, dtype=np.float64)

@@ -10,15 +10,15 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from monai_dpmm_ad.calibration import Calibration
-from monai_dpmm_ad.errors import unknown_option
+from monai_dpmm_ad.calibration import MAX_IMAGE_SCORES, Calibration
+from monai_dpmm_ad.errors import ScanError, source_of, unknown_option
 from monai_dpmm_ad.ops.pooling import POOLING_METHODS, pool_image_score
 
 __all__ = ["ScoreScand"]
 
 
 class ScoreScand(MapTransform):
-    """Add ``mask``, ``percentile``, ``score``, ``p_value`` and ``threshold`` to a scan with ``pred`` in native space.
+    """Add mask, percentile, score, p-value, its smallest value and threshold to a scan with ``pred`` in native space.
 
     The threshold is applied where it was calibrated: on the finished map, not on the patch grid. A scan with
     ``regions`` gets each region's own, where the calibration has them.
@@ -42,6 +42,12 @@ class ScoreScand(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
         anomaly_map = torch.as_tensor(out["pred"]).float()
+        if not (anomaly_map > 0).any():
+            raise ScanError(
+                source_of(out["image"]),
+                "shows nothing that could be scored: no patch holds enough foreground; is it an image of the kind that "
+                "was fitted?",
+            )
         out["score"] = float(pool_image_score(anomaly_map, anomaly_map > 0, self.pooling))
         meta = {**out["image"].meta, **out["pred"].meta}
         # MONAI keeps what it knows of a scan beside the engine's output; the class has to travel with the map.
@@ -51,6 +57,7 @@ class ScoreScand(MapTransform):
             out["threshold"] = meta["threshold"] = float(calibration.threshold(self.rate))
             out["p_value"] = float(calibration.p_value(out["score"]))
             values = anomaly_map.as_subclass(torch.Tensor)
+            out["smallest_p_value"] = 1 / (min(int(calibration.num_scans), MAX_IMAGE_SCORES) + 1)
             out["mask"] = MetaTensor(values > self._thresholds(out, values), meta=meta)
             out["percentile"] = MetaTensor(calibration.percentile(values), meta={**meta, "threshold": 50.0})
         out["pred"] = MetaTensor(anomaly_map.as_subclass(torch.Tensor), meta=meta)

@@ -130,9 +130,9 @@ def _read_without_preamble(content: BytesIO) -> Any:
     if "PixelData" not in dataset or not dataset.get("Rows"):
         return None
     if "TransferSyntaxUID" not in dataset.file_meta:
-        encoding = dataset.original_encoding if hasattr(dataset, "original_encoding") else (True, True)
-        implicit = pydicom.uid.ImplicitVRLittleEndian
-        dataset.file_meta.TransferSyntaxUID = implicit if encoding[0] else pydicom.uid.ExplicitVRLittleEndian
+        is_implicit = getattr(dataset, "original_encoding", (getattr(dataset, "is_implicit_VR", True),))[0]
+        known = pydicom.uid.ImplicitVRLittleEndian, pydicom.uid.ExplicitVRLittleEndian
+        dataset.file_meta.TransferSyntaxUID = known[0] if is_implicit else known[1]
     return dataset
 
 

@@ -59,15 +59,22 @@ def real_values(dataset: Any, stored: NDArray[Any], groups: Sequence[Any] = ()) 
     """
     padded = _find_padding(dataset, stored)
     if dataset.get("ModalityLUTSequence"):
-        from pydicom.pixels import apply_modality_lut
-
-        values = np.asarray(apply_modality_lut(stored, dataset), dtype=np.float32)
+        values = np.asarray(_import_lut()(stored, dataset), dtype=np.float32)
     else:
         slope, intercept = _rescaling(dataset, groups)
         values = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
     if padded is not None:
         values[padded] = np.nan
     return values
+
+
+def _import_lut() -> Any:
+    """pydicom's function for lookup tables, which release 3 has moved."""
+    try:
+        from pydicom.pixels import apply_modality_lut
+    except ImportError:
+        from pydicom.pixel_data_handlers.util import apply_modality_lut
+    return apply_modality_lut
 
 
 def _find_padding(dataset: Any, stored: NDArray[Any]) -> NDArray[Any] | None:

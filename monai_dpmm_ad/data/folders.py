@@ -57,11 +57,11 @@ def search_folder(
     judged = [judge_name(file) or judge_file(file) for file in images]
     left_out = [thing for thing in judged if thing is not None]
     items: list[Item] = [{"image": str(file)} for file, thing in zip(images, judged, strict=True) if thing is None]
-    items, others = choose_items(items, suffix)
-    left_out += others
     if kind == "auto":
         items, others = _without_pictures(items)
         left_out += others
+    items, others = choose_items(items, suffix)
+    left_out += others
     check_one_kind(folder, items, suffix, pattern)
     if kind in ("auto", "dicom"):
         series, others = _search_dicom(folder, files)

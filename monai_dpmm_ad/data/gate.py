@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from monai_dpmm_ad.data.paths import (
     MAKER,
     NIBABEL_SUFFIXES,
@@ -58,6 +60,8 @@ _INTENT_LABELS = (1002,)
 _INTENT_STATISTICS = range(2, 25)
 #: A volume of whole numbers with at most so many values is a label map, no image.
 _FEW_VALUES = 16
+#: With more values it is one where so many neighbours are equal; in images with noise hardly any are.
+_EQUAL_NEIGHBOURS = 0.6
 #: So many values has the finest parcellation; more are an image, whatever an intent code says.
 _MANY_VALUES = 512
 _SOFTWARE = 305  # TIFF's tag
@@ -103,11 +107,14 @@ def judge_name(path: Path) -> LeftOut | None:
 
 def judge_file(path: Path) -> LeftOut | None:
     """Judge a NIfTI file or a picture by what it holds; a file that cannot be read is left to whoever loads it."""
+    from monai_dpmm_ad.data.readers import quiet
+
     try:
-        if has_suffix(path, NIBABEL_SUFFIXES):
-            return _judge_volume(path)
-        if has_suffix(path, PICTURE_SUFFIXES):
-            return _judge_picture(path)
+        with quiet():
+            if has_suffix(path, NIBABEL_SUFFIXES):
+                return _judge_volume(path)
+            if has_suffix(path, PICTURE_SUFFIXES):
+                return _judge_picture(path)
     except Exception:
         return None
     return None
@@ -123,31 +130,39 @@ def _judge_volume(path: Path) -> LeftOut | None:
     code = int(header["intent_code"]) if "intent_code" in header else 0
     if code in _INTENT_STATISTICS:
         return LeftOut(str(path), "statistical maps", f"is a statistical map (intent code {code})")
-    number = _count_values(image)
-    if code in _INTENT_LABELS and number <= _MANY_VALUES:
+    number, equal = _look_at_values(image)
+    is_patchy = number <= _MANY_VALUES and equal > _EQUAL_NEIGHBOURS
+    if code in _INTENT_LABELS and (is_patchy or number <= _FEW_VALUES):
         return LeftOut(str(path), SEGMENTATIONS, f"is a label map (intent code {code})")
-    if 1 < number <= _FEW_VALUES:
-        return LeftOut(str(path), SEGMENTATIONS, f"is a label map: its voxels are whole numbers with {number} values")
+    if 1 < number <= _FEW_VALUES or is_patchy:
+        what = f"{number} values" if number <= _FEW_VALUES else f"{number} values in patches"
+        return LeftOut(str(path), SEGMENTATIONS, f"is a label map: its voxels are whole numbers with {what}")
     return None
 
 
-def _count_values(image: Any) -> int:
-    """Count a volume's different values, at most one more than a label map may have; any fraction counts as many."""
-    import numpy as np
+def _look_at_values(image: Any) -> tuple[int, float]:
+    """Count a volume's different values, and how often neighbours above 0 have the same; any fraction ends the count.
 
+    Returns:
+        The number of values, larger than that of any label map where the count was ended; and the share.
+    """
     values: np.ndarray = np.zeros(0)
+    pairs = same = 0
     shape = image.shape
     if len(shape) < 3 or min(shape) < 1:
-        return _MANY_VALUES + 1
+        return _MANY_VALUES + 1, 0.0
     step = max(1, _CHUNK // max(1, int(np.prod(shape[:2]))))
     for start in range(0, shape[2], step):
         part = np.asanyarray(image.dataobj[:, :, start : start + step])
         if part.dtype.kind not in "biuf" or not (np.isfinite(part) & (part == np.rint(part))).all():
-            return _MANY_VALUES + 1
+            return _MANY_VALUES + 1, 0.0
         values = np.union1d(values, np.unique(part))
         if len(values) > _MANY_VALUES:
             break
-    return len(values)
+        both = (part[1:] != 0) & (part[:-1] != 0)
+        pairs += int(both.sum())
+        same += int((both & (part[1:] == part[:-1])).sum())
+    return len(values), same / max(1, pairs)
 
 
 def _judge_picture(path: Path) -> LeftOut | None:

@@ -91,10 +91,10 @@ class _VolumeReader(NibabelReader):
     What is written beside a scan must have the affine that the scan's file has.
     """
 
-    def __init__(self, image: Any) -> None:
+    def __init__(self, path: str, image: Any) -> None:
         super().__init__(squeeze_non_spatial_dims=True)
         self.image = image
-        self.notes = describe_geometry(image)
+        self.notes = describe_geometry(path, image)
 
     def read(self, data: Any, **kwargs: Any) -> Any:
         """Hand on the image that was checked."""
@@ -141,7 +141,7 @@ def volume_reader(path: str, max_bytes: int) -> NibabelReader:
     if any(size != 1 for size in shape[3:]):
         raise ScanError(path, f"is {len(shape)}D with shape {shape}; split it into 3D volumes first")
     check_size(path, shape, max_bytes)
-    return _VolumeReader(image)
+    return _VolumeReader(path, image)
 
 
 class _ITKReader(ImageReader):

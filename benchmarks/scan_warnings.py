@@ -3,10 +3,9 @@
 
     python benchmarks/scan_warnings.py --data ../shared/data/ixi_t1_2mm --out runs/warnings [--fit 16] [--held-out 24]
 
-Fits the first scans, holds out the next, and maps the others as they are (healthy) and changed: as CT (Hounsfield units
-of the same head), with another sequence's contrast, inverted, as a child's head (0.75 of the size), standardised inside
-the head, and as a 2D photo (its middle slice as a picture). Prints each kind's share of scans with a warning. What is in
-``--out`` is used again.
+Fits the first scans, holds out the next, and maps the others as they are (healthy) and changed: as CT (Hounsfield
+units of the same head), with another sequence's contrast, inverted, as a child's head (0.75 of the size), and
+standardised inside the head. Prints each kind's share of scans with a warning. What is in ``--out`` is used again.
 """
 
 from __future__ import annotations

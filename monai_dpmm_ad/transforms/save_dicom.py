@@ -145,7 +145,7 @@ def _empty_unusable(source: Any) -> None:
             value = source[tag].value
             for part in [value] if isinstance(value, str) or value is None else list(value):
                 kinds[str(raw.VR)](part)
-        except Exception:  # noqa: BLE001 - whatever it is, it is no date
+        except Exception:
             source.add_new(tag, str(raw.VR), None)
 
 

@@ -127,7 +127,9 @@ def test_hounsfield_units_stay_what_they_are(tmp_path: Path) -> None:
         ({"RescaleSlope": 0, "RescaleIntercept": 0}, 1, 0),
     ],
 )
-def test_slope_and_intercept_even_empty_ones(tags: dict[str, Any], slope: float, intercept: float, tmp_path: Path) -> None:
+def test_slope_and_intercept_even_empty_ones(
+    tags: dict[str, Any], slope: float, intercept: float, tmp_path: Path
+) -> None:
     np.testing.assert_array_equal(stored(tmp_path, HEAD, **tags), HEAD * slope + intercept)
 
 
@@ -193,7 +195,7 @@ def test_a_tilted_gantry_is_a_line(tmp_path: Path) -> None:
 
 def enhance(path: Path, types: tuple[str, ...] = ("M",), **tags: Any) -> Path:
     """Write the head as one enhanced file, its frames shuffled, one volume for each type of frame."""
-    Dataset, Sequence = pydicom.dataset.Dataset, pydicom.sequence.Sequence  # noqa: N806
+    Dataset, Sequence = pydicom.dataset.Dataset, pydicom.sequence.Sequence
 
     def wrap(name: str, **content: Any) -> tuple[str, Any]:
         inner = Dataset()

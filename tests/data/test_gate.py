@@ -175,7 +175,7 @@ def test_the_dimension_of_the_bundle_counts(tmp_path: Path) -> None:
 
 
 def test_summary_and_table(tmp_path: Path) -> None:
-    things = [LeftOut(name, kind, "is one") for name, kind in zip("abc", (*["localisers"] * 2, "segmentations"))]
+    things = [LeftOut("a", "localisers", "is one"), LeftOut("b", "localisers", "is"), LeftOut("c", "segmentations", "")]
     assert summarise(12, things) == "took 12 scans, left out 3: 2 localisers, 1 segmentations"
     assert summarise(12, []) is None
     write_left_out(tmp_path, things)

@@ -97,7 +97,9 @@ def test_nnunet_cases_come_with_their_masks(nnunet: Path) -> None:
 def test_of_several_channels_one_is_chosen(nnunet: Path) -> None:
     save(nnunet / "imagesTr" / "c1_0001.nii.gz", nnunet / "imagesTr" / "c2_0001.nii.gz")
     (nnunet / "dataset.json").write_text(json.dumps({"channel_names": {"0": "FLAIR", "1": "T1"}}))
-    with pytest.raises(ScanError, match=r"holds 2 channels: 0000 \(FLAIR\), 0001 \(T1\); choose one with --suffix 0000"):
+    with pytest.raises(
+        ScanError, match=r"holds 2 channels: 0000 \(FLAIR\), 0001 \(T1\); choose one with --suffix 0000"
+    ):
         resolve_datalist(nnunet, section="train")
     found = find_scans(nnunet, section="train", suffix="0001")
     assert pairs(found.items, nnunet) == {f"imagesTr/{c}_0001.nii.gz": f"labelsTr/{c}.nii.gz" for c in ("c1", "c2")}
@@ -127,7 +129,7 @@ def test_a_datalist_from_windows_is_read(tmp_path: Path) -> None:
 def test_channels_of_a_datalist_are_not_joined(tmp_path: Path) -> None:
     entry = {"image": ["a_0000.nii.gz", "a_0001.nii.gz"]}
     (tmp_path / "list.json").write_text(json.dumps({"test": [entry]}))
-    with pytest.raises(ScanError, match="has an entry with 2 images, .*; a scan is one image, channels are not joined"):
+    with pytest.raises(ScanError, match=r"has an entry with 2 images, .*; a scan is one image, channels are not"):
         resolve_datalist(tmp_path / "list.json")
     (tmp_path / "list.json").write_text(json.dumps({"test": [{"image": ["a.nii.gz"]}]}))
     assert resolve_datalist(tmp_path / "list.json")[0]["image"] == str(tmp_path / "a.nii.gz")

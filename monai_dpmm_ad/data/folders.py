@@ -54,7 +54,7 @@ def search_folder(
         raise ScanError(folder, f"cannot be read: {error.strerror}") from error
     wanted = {"nifti": VOLUME_SUFFIXES, "picture": PICTURE_SUFFIXES, "dicom": (), "auto": IMAGE_SUFFIXES}[kind]
     images = [file for file in files if wanted and has_suffix(file, wanted)]
-    judged = [judge_name(file) or judge_file(file) for file in images]
+    judged = [judge_file(file) or judge_name(file) for file in images]
     left_out = [thing for thing in judged if thing is not None]
     items: list[Item] = [{"image": str(file)} for file, thing in zip(images, judged, strict=True) if thing is None]
     if kind == "auto":

@@ -100,7 +100,8 @@ def _read(prediction: Prediction, wanted: MapRequest, is_mask: bool) -> tuple[ND
     drawn = draw_levels(score_map, [_thresholds(prediction, level) for level in levels])
     label_map = remove_small(drawn, voxel, wanted.min_lesion)
     row = asdict(prediction.row)
-    facts = {name: row[name] for name in ("score", "p_value", "threshold", "flagged", "flagged_unit", "num_lesions")}
+    names = ("score", "p_value", "smallest_p_value", "threshold", "flagged", "flagged_unit", "num_lesions", "warning")
+    facts = {name: row[name] for name in names}
     facts |= {
         "rate": wanted.rate,
         "axes": list(wanted.axes),
@@ -123,6 +124,8 @@ def _thresholds(prediction: Prediction, level: Level) -> float | NDArray[Any]:
 
 def _notes(prediction: Prediction, wanted: MapRequest) -> list[str]:
     notes = ["Research software, not a medical device."]
+    if prediction.row.warning:
+        notes.append(f"{prediction.row.warning}.")
     fitted = prediction.bundle.defaults.axes
     if set(wanted.axes) != set(fitted):
         notes.append(

@@ -47,7 +47,7 @@ def test_own_outputs_are_left_out_of_folders_only(tmp_path):
     assert _names(resolve_datalist(tmp_path)) == ["a"]
     assert _names(resolve_datalist(tmp_path / "a_mask.nii.gz")) == ["a_mask"]
     (tmp_path / "a.nii.gz").unlink()
-    with pytest.raises(ScanError, match=r"holds no images \(left out 4: 4 maps of our own; a_anomaly.nii.gz is named"):
+    with pytest.raises(ScanError, match=r"holds no images \(left out 4: 2 maps of our own, 2 segmentations; a_anomaly"):
         resolve_datalist(tmp_path)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from monai_dpmm_ad.bundle.workflow import AnomalyWorkflow, load_workflow
     from monai_dpmm_ad.commands.model import AnomalyModel, AnomalyResult
     from monai_dpmm_ad.commands.run import Outcome, demo, evaluate, fit, infer
-    from monai_dpmm_ad.data.datalist import add_regions, resolve_datalist
+    from monai_dpmm_ad.data.datalist import add_regions, find_scans, require_scans, resolve_datalist
     from monai_dpmm_ad.data.dataset import ScanDataset, collate_scans
     from monai_dpmm_ad.data.phantoms import write_cohort
     from monai_dpmm_ad.data.split import split_scans
@@ -60,7 +60,7 @@ _NAMES = {
     "bundle.workflow": "AnomalyWorkflow load_workflow",
     "commands.model": "AnomalyModel AnomalyResult",
     "commands.run": "Outcome demo evaluate fit infer",
-    "data.datalist": "add_regions resolve_datalist",
+    "data.datalist": "add_regions find_scans require_scans resolve_datalist",
     "data.dataset": "ScanDataset collate_scans",
     "data.phantoms": "write_cohort",
     "data.split": "split_scans",

@@ -165,6 +165,14 @@ _OF_A_RUN = (
         optional=True, commands=_ALL_RUNS, outputs=False,
     ),
     Setting(
+        "suffix", None, "of the files in folders only those whose names end in it: T1w, FLAIR, …", "both",
+        commands=("fit", *_ALL_RUNS), outputs=False,
+    ),
+    Setting(
+        "pattern", None, "of the files in folders only those whose names match: '*_run-1_*'", "both",
+        commands=("fit", *_ALL_RUNS), outputs=False,
+    ),
+    Setting(
         "false_regions", 1.0, "expected number of flagged regions in a healthy scan, where maps are judged by place",
         "run", kind=float, interval="(0, 8)", commands=_ALL_RUNS,
     ),
@@ -179,6 +187,11 @@ _OF_A_RUN = (
     ),
     Setting("save_maps", True, "maps, masks and percentile maps", "run", kind=bool),
     Setting("save_percentile", True, "percentile maps", "run", kind=bool, commands=_RUN, option="percentile"),
+    Setting(
+        "own_format", False,
+        "write maps and masks in the scan's own format as well (NRRD, MetaImage, FreeSurfer's, Analyze, TIFF)", "run",
+        kind=bool, commands=_RUN,
+    ),
     Setting(
         "min_lesion_volume", 0.0, "smallest lesion in mm³", "run",
         kind=float, interval="[0, inf)", commands=_ALL_RUNS, option="min-lesion",

@@ -14,6 +14,7 @@ from monai_dpmm_ad.bundle.formats import read_settings
 from monai_dpmm_ad.bundle.provenance import FILE, describe_scans, hash_scans, load_provenance, write_provenance
 from monai_dpmm_ad.bundle.settings import SETTINGS, complete_settings, pick_settings
 from monai_dpmm_ad.data.dataset import ScanFailure, write_failures
+from monai_dpmm_ad.data.gate import write_left_out
 from monai_dpmm_ad.data.split import Split, split_scans
 from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import CheckpointError
@@ -29,6 +30,7 @@ def split_update(
     validation_paths: str | Sequence[str] | None,
     fraction: float,
     seed: int,
+    **choice: Any,
 ) -> Split:
     """Find the new scans to fit, and those to validate and calibrate on.
 
@@ -42,6 +44,7 @@ def split_update(
         validation_paths: where new held-out scans are, see :func:`~monai_dpmm_ad.data.split.split_scans`.
         fraction: as for :func:`~monai_dpmm_ad.data.split.split_scans`.
         seed: as for :func:`~monai_dpmm_ad.data.split.split_scans`.
+        choice: as for :func:`~monai_dpmm_ad.data.split.split_scans`.
 
     Returns:
         The split; a scan that the bundle has seen already is in neither part, whatever its name.
@@ -55,13 +58,13 @@ def split_update(
         if kept:  # one new subject can be fitted whole where old scans calibrate
             warnings.filterwarnings("ignore", "there is one subject only")
         known = {scan["sha256"] for scan in scans}
-        new = split_scans(paths, validation_paths, fraction, seed, keep=lambda items: _unknown(items, known))
+        new = split_scans(paths, validation_paths, fraction, seed, lambda items: _unknown(items, known), **choice)
     if not new.train:
         raise ValueError("`images` must hold scans that the bundle has not seen, got none. Give new healthy scans.")
     if not new.is_held_out and not kept:
         return new
     held_out = [*kept, *(new.held_out if new.is_held_out else ())]
-    return Split(new.train, _distinct(held_out, new.train), True)
+    return Split(new.train, _distinct(held_out, new.train), True, new.found, new.note)
 
 
 def read_update_settings(bundle: str | os.PathLike[str], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,7 +139,8 @@ def record_scans(
     gone = [scan for scan in old if scan["role"] == "fitted" or scan["sha256"] not in seen]
     write_provenance(bundle_root, [*gone, *scans], pick_settings(settings, "recipe"))
     if get_rank() == 0:
-        write_failures(bundle_root, failures)
+        write_failures(bundle_root, [*split.found.list_failures(), *failures])
+        write_left_out(bundle_root, split.found.left_out)
 
 
 def _still_there(scans: Sequence[Item]) -> list[Item]:

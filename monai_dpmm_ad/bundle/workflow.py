@@ -25,7 +25,7 @@ from monai_dpmm_ad.bundle.folder import METADATA, MODEL, is_fitted, read_state, 
 from monai_dpmm_ad.bundle.formats import INFERENCE, read_settings
 from monai_dpmm_ad.bundle.setting import refuse_expressions
 from monai_dpmm_ad.bundle.settings import SETTINGS, complete_settings
-from monai_dpmm_ad.data import ScanFailure, Split
+from monai_dpmm_ad.data import Found, ScanFailure, Split
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.handlers import DriftHandler, ScanMetrics, ScanTable
 from monai_dpmm_ad.network import AnomalyNet
@@ -42,6 +42,7 @@ _PROPERTIES = {
     "train": {**_OF_ALL, "split": ("split", True, "the scans that are fitted and held out")},
     "inference": {
         **_OF_ALL,
+        "found": ("found", True, "what the paths lead to"),
         "datalist": ("datalist", True, "the scans"),
         "table": ("table", True, "the handler that writes a row for each scan"),
         "drift": ("drift", True, "the handler that compares the scans with the fitted ones"),
@@ -67,6 +68,7 @@ class AnomalyWorkflow(ConfigWorkflow):
         network: on its device.
         failures: the scans that were not processed.
         split: of a fit: the scans that are fitted and held out.
+        found: of a run: what the paths lead to, and what of it was left out.
         datalist: of a run: the scans.
         table: of a run: has a row and the regions of each scan.
         drift: of a run: whether the scans come from the population that was fitted.
@@ -77,6 +79,7 @@ class AnomalyWorkflow(ConfigWorkflow):
     network: AnomalyNet
     failures: list[ScanFailure]
     split: Split
+    found: Found
     datalist: list[dict[str, Any]]
     table: ScanTable
     drift: DriftHandler

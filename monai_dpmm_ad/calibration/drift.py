@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import stats
 from torch import Tensor, nn
 
 from monai_dpmm_ad.errors import NotFittedError
@@ -27,6 +28,7 @@ __all__ = [
     "DriftReference",
     "PatchSummary",
     "choose_patches_to_summarise",
+    "choose_scans",
     "compute_profile",
     "describe_drift",
     "permutation_test",
@@ -40,6 +42,12 @@ ALPHA = 0.01
 MAX_SCANS = 256
 _MAX_COHORT = 1024
 _PERMUTATIONS = 4999
+#: Of a hundred healthy scans so many lie beyond the limit for a single one, in each of two respects.
+_LEVEL = 0.01
+#: What is assumed of the spread between scans where they are few: a share of the spread between the quartiles of one
+#: scan, as much worth as so many scans.
+_WITHIN_TO_BETWEEN, _PRIOR_SCANS = 0.25, 4.0
+_FEWEST_FOR_USAGE, _LEAST_LOG_SPREAD = 4, 0.1
 _SHOWN = 5
 _ROWS = 64  # about so many patches of each slice: their summary costs a fraction of a per cent of the forward pass
 
@@ -107,7 +115,7 @@ class DriftReference(nn.Module):
             profiles: ``(n, 3)``, see :func:`compute_profile`.
             usage: ``(n, K)``, mean responsibilities.
         """
-        chosen = _choose(len(profiles), MAX_SCANS)
+        chosen = choose_scans(len(profiles), MAX_SCANS)
         self.num_scans.fill_(len(chosen))
         for buffer, values in ((self.profiles, profiles), (self.usage, usage)):
             buffer.zero_()
@@ -137,7 +145,7 @@ class DriftReference(nn.Module):
             raise NotFittedError("`compare` needs the calibration's scans. Call `fit` first.")
         if not len(profiles):
             raise ValueError("`profiles` must hold at least one scan, got none.")
-        chosen = _choose(len(profiles), _MAX_COHORT)
+        chosen = choose_scans(len(profiles), _MAX_COHORT)
         old, new = _array(self.profiles[:count]), _array(profiles[chosen])
         scale = np.maximum(_spread(np.concatenate([old, new])), 1e-12)
         p_values = {"p_log_density": permutation_test(old / scale, new / scale, seed)}
@@ -159,10 +167,68 @@ class DriftReference(nn.Module):
             "components": _name_components(old_usage.mean(0), new_usage.mean(0)),
         }
 
+    def judge(self, profile: Tensor, usage: Tensor) -> str | None:
+        """Say by how much one scan lies off the calibration's, where that is more than a healthy scan would.
+
+        One scan cannot be tested by permutations against few. The limit is that of a prediction interval: Student's t
+        for each quartile of the log density, whose spread between scans is estimated from the calibration's scans and,
+        where these are few, from the spread within a scan; and for the distance of the components' use from its mean.
+
+        Args:
+            profile: ``(3,)`` of the scan.
+            usage: ``(K,)`` of the scan.
+
+        Returns:
+            A clause without a full stop; None where the scan is like the others, or nothing is known.
+        """
+        count = int(self.num_scans)
+        if not count:
+            return None
+        old = _array(self.profiles[:count])
+        offsets, limit = _measure_profile(old, _array(profile))
+        worst = int(np.abs(offsets).argmax())
+        if abs(offsets[worst]) > limit:
+            direction = "less" if offsets[worst] < 0 else "more"
+            return (
+                f"its typical patch is {abs(offsets[worst]):.1f} standard deviations {direction} like what was fitted"
+            )
+        old_usage = _array(self.usage[:count])
+        if old_usage.shape[1] and count >= _FEWEST_FOR_USAGE:
+            offset, limit = _measure_usage(old_usage, _array(usage))
+            if offset > limit:
+                return f"it uses the components differently, by {offset:.1f} standard deviations"
+        return None
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         for name, buffer in self.named_buffers():  # a model that was fitted before there was a reference has none
             state_dict.setdefault(prefix + name, torch.zeros_like(buffer))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _measure_profile(old: Array, new: Array) -> tuple[Array, float]:
+    """Offsets ``(3,)`` of a scan's quartiles in standard deviations between scans, and the limit for their largest."""
+    count = len(old)
+    within = np.median(old[:, -1] - old[:, 0])
+    freedom = count - 1 + _PRIOR_SCANS
+    squares = ((old - old.mean(0)) ** 2).sum(0) + _PRIOR_SCANS * (_WITHIN_TO_BETWEEN * within) ** 2
+    spread = np.sqrt(squares / freedom)
+    limit = stats.t.isf(_LEVEL / (2 * old.shape[1]), freedom) * math.sqrt(1 + 1 / count)
+    return (new - old.mean(0)) / np.maximum(spread, 1e-12), float(limit)
+
+
+def _measure_usage(old: Array, new: Array) -> tuple[float, float]:
+    """Hellinger distance of a scan's use of components from the mean, standardised, and its limit.
+
+    Each of the calibration's scans is compared with the mean of the others, as the new one is.
+    """
+    roots = np.sqrt(old)
+    count = len(roots)
+    others = (roots.sum(0) - roots) / (count - 1)
+    logs = np.log(np.maximum(np.linalg.norm(roots - others, axis=1), 1e-12))
+    own = math.log(max(float(np.linalg.norm(np.sqrt(new) - roots.mean(0))), 1e-12))
+    spread = max(float(logs.std(ddof=1)), _LEAST_LOG_SPREAD)
+    limit = stats.t.isf(_LEVEL, count - 1) * math.sqrt(1 + 1 / count)
+    return (own - float(logs.mean())) / spread, float(limit)
 
 
 def compute_profile(log_density: Tensor) -> Tensor:
@@ -259,7 +325,7 @@ def _label(n: int, m: int, seed: int, permutations: int) -> Array:
     return labels
 
 
-def _choose(count: int, largest: int) -> Tensor:
+def choose_scans(count: int, largest: int) -> Tensor:
     """All numbers below ``count``, or ``largest`` of them at random; the choice is blind, so the test stays exact."""
     if count <= largest:
         return torch.arange(count)

@@ -20,7 +20,7 @@ from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.network.inferer import VolumeInferer, iterate_slices
 from monai_dpmm_ad.ops.components import rank_components
 from monai_dpmm_ad.ops.patches import join_stages, pool_foreground
-from monai_dpmm_ad.ops.slices import extract_slices
+from monai_dpmm_ad.ops.slices import extract_slices, pixel_aspect, voxel_sizes
 from monai_dpmm_ad.utils.progress import track
 
 __all__ = ["KINDS", "Instance", "InstanceCollector", "Thumbnail"]
@@ -148,13 +148,13 @@ class InstanceCollector:
     def _collect_scan(self, image: MetaTensor, name: str, path: str) -> list[Instance]:
         plain = image.as_subclass(Tensor)
         if self.kind == "images":
-            return [self._whole_scan(plain, name, path)]
+            return [self._whole_scan(image, name, path)]
         labels, maps, sizes = self._find_lesions(image)
         everything, lesions = _Patches(), [_Patches() for _ in sizes]
-        for axis, index, images, positions in self._batches(plain):
-            encoded, valid, scores = self._encode(images, positions)
+        for axis, index, images, positions, aspect in self._batches(image):
+            encoded, valid, scores = self._encode(images, positions, aspect)
             _append(everything, encoded, valid, scores)
-            shares = self._cover(labels, axis, index, len(sizes))  # (lesions, b, h, w)
+            shares = self._cover(labels, axis, index, aspect, len(sizes))  # (lesions, b, h, w)
             for found, share in zip(lesions, shares, strict=True):
                 touched = valid & (share > 0)
                 if touched.any():
@@ -167,10 +167,10 @@ class InstanceCollector:
             if found.patches  # a lesion whose patches are all background has nothing that describes it
         ]
 
-    def _whole_scan(self, image: Tensor, name: str, path: str) -> Instance:
+    def _whole_scan(self, image: MetaTensor, name: str, path: str) -> Instance:
         gathered, thumbnail, highest = _Patches(), None, -np.inf
-        for _, _, images, positions in self._batches(image):
-            encoded, valid, scores = self._encode(images, positions)
+        for _, _, images, positions, aspect in self._batches(image):
+            encoded, valid, scores = self._encode(images, positions, aspect)
             _append(gathered, encoded, valid, scores)
             shown = torch.where(valid, scores, 0)
             means = shown.sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)
@@ -184,20 +184,25 @@ class InstanceCollector:
         patches, scores, _ = gathered.take(self.max_patches, self.seed)
         return Instance(name, name, path, patches, scores, thumbnail)
 
-    def _batches(self, image: Tensor) -> Iterator[tuple[str | None, Tensor | None, Tensor, Tensor | None]]:
-        """Batches of slices: axis, their index (b,), images (b, C, H, W), positions (b,); a picture is one slice."""
+    def _batches(self, image: MetaTensor) -> Iterator[tuple[str | None, Tensor | None, Tensor, Tensor | None, float]]:
+        """Batches of slices: axis, their index (b,), images (b, C, H, W), positions (b,), their pixels' aspect.
+
+        A picture is one slice.
+        """
         device = self.network.backbone_digest.device
-        if image.ndim == 3:
-            yield None, None, image[None].expand(-1, self.channels, -1, -1).to(device), None
+        plain, sizes = image.as_subclass(Tensor), voxel_sizes(image, batched=False)
+        if plain.ndim == 3:
+            images = plain[None].expand(-1, self.channels, -1, -1).to(device)
+            yield None, None, images, None, pixel_aspect(sizes, self.axes[0])
             return
         for axis in self.axes:
-            slices = extract_slices(image, axis)
+            slices, aspect = extract_slices(plain, axis), pixel_aspect(sizes, axis)
             for index, images, positions in iterate_slices(slices, self.batch_size, self.channels):
-                yield axis, index, images.to(device), positions.to(device)
+                yield axis, index, images.to(device), positions.to(device), aspect
 
-    def _encode(self, images: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _encode(self, images: Tensor, positions: Tensor | None, aspect: float) -> tuple[Tensor, Tensor, Tensor]:
         """Unit embeddings (b, h, w, S·D), whether each is foreground and its score, (b, h, w)."""
-        encoded = self.network.encode(images, positions)
+        encoded = self.network.encode(images, positions, aspect=aspect)
         valid = self.network.choose_patches(encoded)
         scores = self.network.detector.score_slices(encoded, valid)
         return join_stages(encoded.embeddings.patches.movedim(1, 3)), valid, scores
@@ -206,17 +211,19 @@ class InstanceCollector:
         """Label the lesions on the preprocessed grid, numbered as in ``lesions.csv``: labels, map, sizes."""
         device = self.network.backbone_digest.device
         inferer = VolumeInferer(self.axes, self.batch_size, self.channels)
-        maps = inferer(image.as_subclass(Tensor)[None].to(device), self.network)[0, 0].cpu()
+        maps = inferer(image[None].to(device), self.network)[0, 0].cpu().as_subclass(Tensor)
         voxel_size = 1.0 if image.ndim == 3 else float(abs(np.linalg.det(np.asarray(image.affine)[:3, :3])))
         found = rank_components(maps.numpy() > self.threshold, maps.numpy(), voxel_size, self.min_volume)
         labels = np.zeros(maps.shape, np.int32)
         labels[found.box] = found.labels
         return torch.from_numpy(labels), maps, [float(size * voxel_size) for size in found.sizes]
 
-    def _cover(self, labels: Tensor, axis: str | None, index: Tensor | None, number: int) -> Iterator[Tensor]:
+    def _cover(
+        self, labels: Tensor, axis: str | None, index: Tensor | None, aspect: float, number: int
+    ) -> Iterator[Tensor]:
         """Share (b, h, w) of each patch that a lesion covers, for one lesion after the other."""
         slices = labels[None, None] if axis is None else extract_slices(labels[None], axis)[index]
-        size = self.network.resized_shape(*slices.shape[-2:])
+        size = self.network.resized_shape(slices.shape[-2], slices.shape[-1], aspect)
         device = self.network.backbone_digest.device
         present = set(slices.unique().tolist())
         for lesion in range(1, number + 1):

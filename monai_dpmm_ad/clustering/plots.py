@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import dendrogram
 
 from monai_dpmm_ad.clustering.instances import Thumbnail
+from monai_dpmm_ad.data.paths import MAKER
 from monai_dpmm_ad.reporting.charts import GREY
 from monai_dpmm_ad.reporting.colours import (
     SliceArrays,
@@ -72,7 +73,7 @@ def plot_group(
         axis.imshow(np.concatenate(render_panels(arrays, scale, _HEIGHT)[:2], axis=1), interpolation="none")
         lines = [shorten(line, 48) for line in caption.split("\n")]
         axis.set_title("\n".join(lines), fontsize=7, loc="left", parse_math=False)
-    replace_file(path, lambda temporary: figure.savefig(temporary, dpi=_DPI, metadata={"Software": None}))
+    replace_file(path, lambda temporary: figure.savefig(temporary, dpi=_DPI, metadata={"Software": MAKER}))
     return path
 
 
@@ -119,7 +120,7 @@ def plot_dendrogram(path: Path, merges: NDArray[np.float64], names: Sequence[str
         label.set_parse_math(False)
     axis.set_ylabel("distance")
     axis.spines[["top", "right"]].set_visible(False)
-    replace_file(path, lambda temporary: figure.savefig(temporary, dpi=_DPI, metadata={"Software": None}))
+    replace_file(path, lambda temporary: figure.savefig(temporary, dpi=_DPI, metadata={"Software": MAKER}))
     return path
 
 

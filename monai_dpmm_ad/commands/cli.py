@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+_MOST_WARNINGS = 10
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``monai-dpmm-ad``.
@@ -79,6 +81,7 @@ def _fit(options: dict[str, Any]) -> int:
     outcome = commands.fit(**options)
     if is_first():
         print(f"fitted bundle: {options['out']}")
+        _print_found(outcome, options["out"])
         if outcome.note:
             print(f"note: {outcome.note}", file=sys.stderr)
     return _print_failures(outcome)
@@ -173,7 +176,9 @@ def _print(outcome: Outcome, folder: str) -> int:
     from monai_dpmm_ad.calibration.drift import describe_drift
 
     console = Console()
-    table = Table("scan", "score", "p-value", "flagged", "lesions")
+    least = next((row.smallest_p_value for row in outcome.scans if row.smallest_p_value), None)
+    p_value = "p-value" if least is None else f"p-value (not below {least:.2g})"
+    table = Table("scan", "score", p_value, "flagged", "lesions")
     for row in outcome.scans:
         flagged = "" if row.flagged is None else f"{row.flagged:.1f} {row.flagged_unit}"
         p_value = "" if row.p_value is None else f"{row.p_value:.3f}"
@@ -184,11 +189,23 @@ def _print(outcome: Outcome, folder: str) -> int:
     if outcome.metrics:
         console.print(_metrics_table(outcome.metrics))
     print(f"results: {outcome.report or folder}")
+    _print_found(outcome, folder)
+    warned = [row for row in outcome.scans if row.warning]
+    for row in warned[:_MOST_WARNINGS]:
+        print(f"warning: {row.name}: {row.warning}", file=sys.stderr)
+    if len(warned) > _MOST_WARNINGS:
+        print(f"warning: {len(warned) - _MOST_WARNINGS} more scans have warnings in scores.csv", file=sys.stderr)
     if warning := describe_drift(outcome.drift):
         print(f"warning: {warning}", file=sys.stderr)
-    if outcome.note:
+    if outcome.note and not outcome.report:  # it stands in the report
         print(f"note: {outcome.note}", file=sys.stderr)
     return _print_failures(outcome)
+
+
+def _print_found(outcome: Outcome, folder: str) -> None:
+    if outcome.found:
+        more = f" (see {folder}/left_out.csv)" if "left out" in outcome.found else ""
+        print(f"{outcome.found}{more}")
 
 
 def _metrics_table(metrics: dict[str, Any]) -> Any:

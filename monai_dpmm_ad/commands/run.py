@@ -23,6 +23,7 @@ from monai_dpmm_ad.commands.checks import (
     hold_output,
     make_absolute,
 )
+from monai_dpmm_ad.data import Split
 from monai_dpmm_ad.data.dataset import ScanFailure, read_failures
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.normative.regions import MAX_COUNT
@@ -34,7 +35,7 @@ __all__ = ["Outcome", "demo", "evaluate", "fit", "infer"]
 
 FITTED_ALREADY = "the bundle was fitted by this very command before; nothing was done"
 #: What is written into a folder of results beside the scans' own files.
-TABLES = ("scores.csv", "lesions.csv", "lesions.json", "failures.csv", "drift.json")
+TABLES = ("scores.csv", "lesions.csv", "lesions.json", "failures.csv", "left_out.csv", "drift.json")
 METRICS = ("metrics.json", "metrics.csv")
 REPORT = ("report.html", "overview.png")
 NO_REPORT = "no report.html was written, since matplotlib is missing; pip install 'monai-dpmm-ad[report]' brings it"
@@ -51,6 +52,7 @@ class Outcome:
             of itself.
         report: path of the HTML report, None where none was written.
         note: what the user should know: why the calibration promises less, why there is no report; None if nothing.
+        found: what was taken and left out, in one line; None where everything was taken.
         drift: whether the scans come from the population that was fitted, as ``drift.json`` says it; None where the
             bundle cannot tell.
     """
@@ -60,6 +62,7 @@ class Outcome:
     metrics: dict[str, Any] = field(default_factory=dict)
     report: Path | None = None
     note: str | None = None
+    found: str | None = None
     drift: dict[str, Any] | None = None
 
 
@@ -96,7 +99,8 @@ def fit(
         if is_fitted(bundle) and is_same_request(bundle, overrides):
             split = load_workflow(bundle, configs, "train", **overrides).parser.get_parsed_content("split")
             if covers_scans(bundle, [*split.train, *split.held_out]):
-                return Outcome(failures=read_failures(bundle), metrics=describe_fit(bundle), note=FITTED_ALREADY)
+                metrics, found = describe_fit(bundle), _summarise_split(split)
+                return Outcome(failures=read_failures(bundle), metrics=metrics, note=FITTED_ALREADY, found=found)
         with hold_bundle(bundle):
             if is_first():
                 check_writable(create_bundle(bundle))
@@ -104,9 +108,19 @@ def fit(
             wait_for_all()
             with load_workflow(bundle, configs, "train", **overrides) as workflow:
                 workflow.run()
-    notes = [_judge_network(workflow.network, read_settings(bundle)), workflow.network.detector.note()]
-    note = "; ".join(filter(None, notes)) or None
-    return Outcome(failures=workflow.failures, metrics=describe_fit(bundle), note=note)
+    split, detector = workflow.split, workflow.network.detector
+    notes = [_judge_network(workflow.network, read_settings(bundle)), detector.note(), split.note]
+    return Outcome(
+        failures=[*split.found.list_failures(), *workflow.failures],
+        metrics=describe_fit(bundle),
+        note="; ".join(filter(None, notes)) or None,
+        found=_summarise_split(split),
+    )
+
+
+def _summarise_split(split: Split) -> str | None:
+    summary = split.found.summary()
+    return f"{summary}; {len(split.train)} are fitted" if summary and split.is_held_out else summary
 
 
 def infer(
@@ -207,9 +221,13 @@ def _write_results(
             raise ValueError(
                 f"`regions` must be given to a bundle that was fitted with them, got {bundle}. Fit with --regions."
             )
+        if "evaluate" in configs:
+            _check_truth(workflow.datalist)
         workflow.run()
-    rows, metrics, drift = workflow.table.rows, workflow.metrics, workflow.drift.result
-    outcome = Outcome(rows, workflow.failures, drift=drift)
+    table, metrics, drift = workflow.table, workflow.metrics, workflow.drift.result
+    rows = table.rows
+    outcome = Outcome([row for row in rows if row.name not in table.earlier], workflow.failures, drift=drift)
+    outcome.found = workflow.found.summary()
     outcome.note = _judge_network(workflow.network, workflow.settings)
     if metrics is not None:
         outcome.metrics = metrics.figures
@@ -221,7 +239,8 @@ def _write_results(
         from monai_dpmm_ad.reporting.cohort import report_scans
 
         settings = pick_settings(workflow.settings, "model")
-        outcome.report = report_scans(out, rows, workflow.datalist, workflow.network, settings, metrics, drift)
+        items = [*workflow.datalist, *({**item, "name": name} for name, item in table.earlier.items())]
+        outcome.report = report_scans(out, rows, items, workflow.network, settings, metrics, drift, note=outcome.note)
     return outcome
 
 
@@ -239,6 +258,16 @@ def _judge_network(network: AnomalyNet, settings: Mapping[str, Any]) -> str | No
         f"{math.ceil(MAX_COUNT / allowed) - 1} held-out healthy scans or more; this bundle was calibrated on "
         f"{int(regions.num_scans)}{fitted}"
     )
+
+
+def _check_truth(items: Sequence[dict[str, Any]]) -> None:
+    """Refuse to evaluate where there is nothing to compare with."""
+    if not any(item.get("label") is not None or item.get("abnormal") is not None for item in items):
+        raise ValueError(
+            f"`data` must hold masks or classes to compare with, got {len(items)} scans without either. Looked for: "
+            "`label` or `abnormal` in a datalist, folders good and Ungood with label or anomaly_mask beside the "
+            "images, labelsTs beside imagesTs. Use infer for maps alone."
+        )
 
 
 def _judge_calibration(calibration: Calibration, rate: float) -> str | None:

@@ -3,16 +3,17 @@
 
 An item is a dictionary: ``image`` (a path, or the list of files of a DICOM series that shares its folder with others),
 ``label`` (a path, where there is a mask), ``regions`` (a path, where there is an atlas), ``abnormal`` (0 or 1, where it
-is known), ``name`` (unique, safe in a file name), and whatever else a datalist file gives. Nothing here opens an image,
-so that a damaged one fails on its own.
+is known), ``name`` (unique, safe in a file name), and whatever else a datalist file gives. An image is opened
+only to ask whether it is one; a damaged one fails on its own when it is loaded.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from monai_dpmm_ad.data.datalist import KINDS, add_regions, resolve_datalist
+from monai_dpmm_ad.data.datalist import KINDS, Found, add_regions, find_scans, require_scans, resolve_datalist
 from monai_dpmm_ad.data.dataset import ScanDataset, ScanFailure, collate_scans
+from monai_dpmm_ad.data.gate import LeftOut
 from monai_dpmm_ad.data.split import Split, split_scans
 from monai_dpmm_ad.data.subjects import split_by_subject
 from monai_dpmm_ad.utils.lazy import hand_on
@@ -22,11 +23,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KINDS",
+    "Found",
+    "LeftOut",
     "ScanDataset",
     "ScanFailure",
     "Split",
     "add_regions",
     "collate_scans",
+    "find_scans",
+    "require_scans",
     "resolve_datalist",
     "split_by_subject",
     "split_scans",

@@ -17,7 +17,7 @@ from monai_dpmm_ad.data.paths import IMAGE_SUFFIXES, has_suffix, scan_stem
 from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import ScanError
 
-__all__ = ["SECTIONS", "canonical_section", "find_tree", "read_tree"]
+__all__ = ["SECTIONS", "canonical_section", "count_sections", "find_tree", "read_tree"]
 
 SECTIONS = {
     "train": ("train", "training"),
@@ -84,6 +84,16 @@ def read_tree(root: Path, sections: dict[str, Path], section: str | None) -> lis
     if not items:
         raise ScanError(root, "holds no images in its good and Ungood folders")
     return items
+
+
+def count_sections(sections: dict[str, Path], section: str | None) -> dict[str, int]:
+    """Count the images of the sections that were not asked for."""
+    if section is None or "" in sections:
+        return {}
+    others = {name: folder for name, folder in sections.items() if name != canonical_section(section)}
+    return {
+        name: sum(len(_images_in(part.images)) for part in _class_folders(folder)) for name, folder in others.items()
+    }
 
 
 def _class_folders(section: Path) -> list[_ClassFolder]:

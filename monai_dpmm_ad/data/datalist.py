@@ -4,21 +4,62 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from monai_dpmm_ad.data.bmad import find_tree, read_tree
+from monai_dpmm_ad.data.bmad import canonical_section, count_sections, find_tree, read_tree
+from monai_dpmm_ad.data.dataset import ScanFailure
+from monai_dpmm_ad.data.dicom_series import find_series
 from monai_dpmm_ad.data.folders import search_folder
+from monai_dpmm_ad.data.gate import LeftOut, count_kinds, judge_file, summarise
 from monai_dpmm_ad.data.json_file import read_datalist
-from monai_dpmm_ad.data.paths import safe_name, scan_stem, unique_names
+from monai_dpmm_ad.data.nnunet import find_image_folders, read_image_folders
+from monai_dpmm_ad.data.paths import (
+    IMAGE_SUFFIXES,
+    PICTURE_SUFFIXES,
+    has_suffix,
+    is_dicom_file,
+    safe_name,
+    scan_stem,
+    unique_names,
+)
 from monai_dpmm_ad.data.subjects import first_file
 from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import ScanError, unknown_option
 
-__all__ = ["KINDS", "add_regions", "resolve_datalist"]
+__all__ = ["KINDS", "Found", "add_regions", "find_scans", "require_scans", "resolve_datalist"]
 
 #: What ``resolve_datalist`` may be told to look for in folders.
 KINDS = ("auto", "nifti", "dicom", "picture")
+
+
+@dataclass
+class Found:
+    """What paths lead to.
+
+    Args:
+        items: the scans.
+        left_out: what was found and is no scan of the kind that was asked for.
+        failures: what the user named and cannot be processed; the others still are.
+        sections: how many images lie in sections that were not asked for, by their names.
+    """
+
+    items: list[Item] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    failures: list[ScanError] = field(default_factory=list)
+    sections: Counter[str] = field(default_factory=Counter)
+
+    def summary(self) -> str | None:
+        """One line for the user; None where everything was taken."""
+        others = ", ".join(f"{count} of section {name}" for name, count in sorted(self.sections.items()) if count)
+        return summarise(len(self.items), self.left_out, f" (not asked for: {others})" if others else "")
+
+    def list_failures(self) -> list[ScanFailure]:
+        """The failures as they are written to ``failures.csv``."""
+        return [ScanFailure(scan_stem(error.path), error.path, error.reason) for error in self.failures]
 
 
 def resolve_datalist(
@@ -27,27 +68,59 @@ def resolve_datalist(
     section: str | None = None,
     kind: str = "auto",
     failures: list[ScanError] | None = None,
+    **choice: Any,
 ) -> list[Item]:
-    """Find the scans behind the paths that a user gave.
+    """Find the scans behind the paths that a user gave: the items of `find_scans`.
 
-    A path is an image file, a folder (searched recursively for NIfTI files, pictures and DICOM series), a BMAD-style
-    tree (``train|valid|test / good|Ungood``, images in it or in ``img``, masks of the same stem in ``label`` or
-    ``anomaly_mask``), or a Decathlon-style datalist in JSON. Files named ``*_anomaly`` or ``*_mask`` are our own
-    outputs and left out when a folder is searched (a file named by itself is always taken). A scan that two paths lead
-    to is taken once.
+    Args:
+        paths: one path or several.
+        section: see `find_scans`, as for the others.
+        kind: what to look for in a folder.
+        failures: collects the ``ScanError`` of each path that leads nowhere, so that the others still count.
+        choice: ``suffix``, ``pattern``, ``spatial_dims``.
+
+    Raises:
+        ScanError: when a path leads nowhere and ``failures`` is ``None``.
+        ValueError: when ``kind`` is unknown.
+    """
+    found = find_scans(paths, section=section, kind=kind, **choice)
+    if failures is None and found.failures:
+        raise found.failures[0]
+    if failures is not None:
+        failures += found.failures
+    return found.items
+
+
+def find_scans(
+    paths: str | os.PathLike | Sequence[str | os.PathLike],
+    *,
+    section: str | None = None,
+    kind: str = "auto",
+    suffix: str | None = None,
+    pattern: str | None = None,
+    spatial_dims: int | None = None,
+) -> Found:
+    """Find the scans behind the paths that a user gave, and say what else lies there.
+
+    A path is an image file, a folder (searched recursively for volumes, pictures and DICOM series), a BMAD-style tree
+    (``train|valid|test / good|Ungood``, images in it or in ``img``, masks of the same stem in ``label`` or
+    ``anomaly_mask``), a tree of nnU-Net or the Decathlon (``imagesTr``, ``labelsTr``, …), or a Decathlon-style datalist
+    in JSON. What is no patient image is left out of a folder (:mod:`monai_dpmm_ad.data.gate`) and fails where the user
+    names it. A scan that two paths lead to is taken once.
 
     Args:
         paths: one path or several.
         section: "train", "valid", "test" or a key of the datalist file; ``None`` takes every section. It has no effect
             on paths without sections.
-        kind: what to look for in a folder: "auto" (everything), "nifti", "dicom" or "picture".
-        failures: collects the ``ScanError`` of each path that leads nowhere, so that the others still count.
+        kind: what to look for in a folder: "auto" (everything), "nifti" (volumes), "dicom" or "picture".
+        suffix: of the files in folders only those whose names end in it, for example ``T1w``.
+        pattern: of the files in folders only those whose names match, for example ``*_run-1_*``.
+        spatial_dims: 3 leaves out pictures, 2 leaves out volumes, where the format says so.
 
     Returns:
         Items in the order of the paths, within a path in the order of the file names.
 
     Raises:
-        ScanError: when a path leads nowhere and ``failures`` is ``None``.
         ValueError: when ``kind`` is unknown.
 
     Example:
@@ -57,17 +130,37 @@ def resolve_datalist(
     """
     if kind not in KINDS:
         raise unknown_option("kind", kind, KINDS)
-    items: list[Item] = []
+    found = Found()
     for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
         try:
-            items += _items_of(Path(path).expanduser(), section, kind)
+            _search(found, Path(path).expanduser(), section, kind, suffix, pattern)
         except ScanError as error:
-            if failures is None:
-                raise
-            failures.append(error)
-    items = _without_duplicates(items)
-    names = unique_names([_name_parts(item) for item in items])
-    return [{**item, "name": name} for item, name in zip(items, names, strict=True)]
+            found.failures.append(error)
+    found.items = _without_duplicates(found.items)
+    if spatial_dims is not None:
+        _keep_dims(found, spatial_dims)
+    names = unique_names([_name_parts(item) for item in found.items])
+    found.items = [
+        {**{key: value for key, value in item.items() if key not in _INTERNAL}, "name": name}
+        for item, name in zip(found.items, names, strict=True)
+    ]
+    return found
+
+
+def require_scans(found: Found) -> Found:
+    """Hand on what was found where there is a scan.
+
+    Raises:
+        ScanError: the first reason why there is none.
+    """
+    if found.items:
+        return found
+    if found.failures:
+        raise found.failures[0]
+    if found.left_out:
+        first = found.left_out[0]
+        raise ScanError(first.path, f"{first.reason}; no scan is left ({count_kinds(found.left_out)} left out)")
+    raise ScanError("--images", "names no path")
 
 
 def add_regions(items: Sequence[Item], atlas: str | os.PathLike | None) -> list[Item]:
@@ -84,17 +177,77 @@ def add_regions(items: Sequence[Item], atlas: str | os.PathLike | None) -> list[
     return [dict(item) if atlas is None else {"regions": os.fspath(atlas), **item} for item in items]
 
 
-def _items_of(path: Path, section: str | None, kind: str) -> list[Item]:
+_INTERNAL = ("series", "named")  # what an item carries while names are given
+
+
+def _search(found: Found, path: Path, section: str | None, kind: str, suffix: str | None, pattern: str | None) -> None:
     if path.is_dir():
-        tree = find_tree(path)
-        items = read_tree(path, tree, section) if tree else search_folder(path, kind)
+        items, left_out, sections = _search_tree(path, section, kind, suffix, pattern)
+        found.left_out += left_out
+        found.sections.update(sections)
     elif not path.exists():
         raise ScanError(path, "no such file or folder")
     elif path.suffix.lower() == ".json":
-        items = read_datalist(path, section)
+        items = [{**item, "named": True} for item in read_datalist(path, section)]
     else:
-        items = [{"image": str(path)}]
-    return items
+        items = [{"image": str(path), "named": True}]
+    for item in items:
+        refusal = _judge_named(item) if item.get("named") else None
+        if refusal is None:
+            found.items.append(item)
+        else:
+            found.failures.append(ScanError(refusal.path, refusal.reason))
+
+
+def _search_tree(
+    path: Path, section: str | None, kind: str, suffix: str | None, pattern: str | None
+) -> tuple[list[Item], list[LeftOut], dict[str, int]]:
+    tree = find_tree(path)
+    if tree:
+        return read_tree(path, tree, section), [], count_sections(tree, section)
+    folders = find_image_folders(path)
+    if folders:
+        wanted = None if section is None else canonical_section(section)
+        return read_image_folders(path, folders, wanted, suffix)
+    return *search_folder(path, kind, suffix, pattern), {}
+
+
+def _judge_named(item: Item) -> LeftOut | None:
+    """Judge a file that the user named; a name alone rules nothing out."""
+    image = item["image"]
+    if not isinstance(image, str) or not os.path.isfile(image):
+        return None
+    path = Path(image)
+    if has_suffix(path, IMAGE_SUFFIXES):
+        thing = judge_file(path)
+    elif is_dicom_file(path):
+        try:
+            items, left_out = find_series([path])
+        except ImportError:
+            return None  # loading says what to install
+        thing = left_out[0] if left_out else None
+        if items and "subject" in items[0]:
+            item.setdefault("subject", items[0]["subject"])
+    else:
+        thing = None
+    return None if thing is None or thing.by_name else thing
+
+
+def _keep_dims(found: Found, spatial_dims: int) -> None:
+    kept = []
+    for item in found.items:
+        path = first_file(item)
+        dims = 2 if has_suffix(path, PICTURE_SUFFIXES) else 3
+        # A single slice of a scanner counts as either; only a volume's header could tell, and loading looks at it.
+        if dims == spatial_dims or (dims == 3 and spatial_dims == 2):
+            kept.append(item)
+            continue
+        reason = "is a 2D picture; this bundle was fitted on 3D scans"
+        if item.get("named"):
+            found.failures.append(ScanError(path, reason))
+        else:
+            found.left_out.append(LeftOut(str(path), "pictures", reason))
+    found.items = kept
 
 
 def _without_duplicates(items: list[Item]) -> list[Item]:
@@ -107,6 +260,9 @@ def _without_duplicates(items: list[Item]) -> list[Item]:
 
 
 def _name_parts(item: Item) -> list[str]:
+    """An item's own name, behind what is put before it where that is not unique: of a series never the user's path."""
+    if "series" in item:
+        return [item["series"], item["name"]]
     path = first_file(item).absolute()
     parents = [safe_name(part) for part in path.parts[1:-1] if part != "img"]
     return [*parents, safe_name(str(item["name"])) if item.get("name") else scan_stem(path)]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_dpmm_ad.data.bmad import SECTIONS, canonical_section
+from monai_dpmm_ad.data.paths import IMAGE_SUFFIXES, has_suffix
 from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.utils.files import read_json
@@ -57,6 +58,15 @@ def _json_item(path: Path, entry: Any) -> Item:
     if not isinstance(entry, dict) or not entry.get("image"):
         raise ScanError(path, f"has an entry without `image`: {json.dumps(entry)[:80]}")
     item: Item = {key: value for key, value in entry.items() if value is not None}
+    image = item["image"]
+    if isinstance(image, list) and any(isinstance(part, str) and has_suffix(part, IMAGE_SUFFIXES) for part in image):
+        if len(image) > 1:
+            raise ScanError(
+                path,
+                f"has an entry with {len(image)} images, {json.dumps(image)[:80]}; a scan is one image, channels are "
+                "not joined: list one of them (a list of files is for the slices of a DICOM series)",
+            )
+        item["image"] = image[0]
     for key in ("image", "label", "regions"):
         if isinstance(item.get(key), list):
             item[key] = [_absolute(path, part) for part in item[key]]
@@ -70,4 +80,8 @@ def _absolute(path: Path, name: Any) -> str:
         raise ScanError(path, f"has an entry whose path is not text: {json.dumps(name)[:80]}")
     if "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):
         raise ScanError(path, f"has an entry whose path no file can have: {json.dumps(name)[:80]}")
-    return os.path.normpath(path.absolute().parent / Path(name).expanduser())
+    folder = path.absolute().parent
+    plain = os.path.normpath(folder / Path(name).expanduser())
+    if "\\" in name and not os.path.exists(plain):  # written on Windows
+        plain = os.path.normpath(folder / Path(name.replace("\\", "/")))
+    return plain

@@ -1,11 +1,12 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""Read NRRD: one file with header and voxels, of which no more is unpacked than its header claims."""
+"""Read NRRD, of whose voxels no more is unpacked than the header claims."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
 import os
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from monai.data import NrrdReader
 from monai.data.image_reader import NrrdImage
 
 from monai_dpmm_ad.errors import ScanError
+from monai_dpmm_ad.utils.extras import import_extra
 
 __all__ = ["NrrdVolumeReader"]
 
@@ -38,15 +40,15 @@ _UNPACK: dict[str, Any] = {"raw": None, "gzip": gzip.open, "gz": gzip.open, "bzi
 class NrrdVolumeReader(NrrdReader):
     """MONAI's reader with what it takes for granted checked first.
 
-    A header may name another file for the voxels, which would be read from anywhere on the disk, and packed voxels may
-    unpack to more than the header claims: neither is followed.
+    A header may name other files for the voxels, anywhere on the disk, and packed voxels may unpack to more than the
+    header claims: neither is followed. The voxels of an ``.nhdr`` are one file beside it.
 
     Args:
         max_bytes: the most memory that the voxels may take as float32.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        import_nrrd()
+        import_extra("nrrd", "nrrd")
         super().__init__()
         self.max_bytes = max_bytes
 
@@ -57,9 +59,12 @@ class NrrdVolumeReader(NrrdReader):
             ScanError: when the header rules the file out.
         """
         path = str(data if isinstance(data, (str, os.PathLike)) else data[0])
-        with open(path, "rb") as file:
-            header = import_nrrd().read_header(file)
+        with ExitStack() as stack:
+            file = stack.enter_context(open(path, "rb"))
+            header = import_extra("nrrd", "nrrd").read_header(file)
             dtype, unpack = _check_header(path, header, self.max_bytes)
+            if beside := _voxel_file(path, header):
+                file = stack.enter_context(open(os.path.join(os.path.dirname(path), beside), "rb"))
             sizes = [int(size) for size in header["sizes"]]
             length = int(np.prod(sizes)) * dtype.itemsize
             content = file.read(length) if unpack is None else unpack(file).read(length)
@@ -69,22 +74,18 @@ class NrrdVolumeReader(NrrdReader):
         return NrrdImage(values, _geometry(path, header, len(sizes)))
 
 
-def import_nrrd() -> Any:
-    """Return the ``nrrd`` module.
-
-    Raises:
-        ImportError: when it is not installed, with the command that installs it.
-    """
-    try:
-        import nrrd
-    except ImportError as error:
-        raise ImportError('reading NRRD needs pynrrd; install it with: pip install "monai-dpmm-ad[nrrd]"') from error
-    return nrrd
+def _voxel_file(path: str, header: dict[str, Any]) -> str | None:
+    """Name of the file beside an ``.nhdr`` that holds its voxels; None where they follow the header."""
+    name = header.get("data file", header.get("datafile"))
+    if name is None:
+        return None
+    plain = os.path.basename(str(name).removeprefix("./"))
+    if not path.lower().endswith(".nhdr") or plain != str(name).removeprefix("./") or plain.upper() == "LIST":
+        raise ScanError(path, "keeps its voxels in files elsewhere; write header and voxels into one .nrrd")
+    return plain
 
 
 def _check_header(path: str, header: dict[str, Any], max_bytes: int) -> tuple[np.dtype[Any], Any]:
-    if {"data file", "datafile"} & set(header):
-        raise ScanError(path, "keeps its voxels in another file; write header and voxels into one .nrrd")
     sizes = [int(size) for size in header["sizes"]]
     if len(sizes) not in (2, 3) or min(sizes) < 1:
         raise ScanError(path, f"is {len(sizes)}D with shape {tuple(sizes)}; a scan has two or three dimensions")

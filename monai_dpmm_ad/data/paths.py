@@ -10,10 +10,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 __all__ = [
+    "DICOM_SUFFIXES",
     "IMAGE_SUFFIXES",
+    "MAKER",
+    "META_SUFFIXES",
+    "NIBABEL_SUFFIXES",
     "NIFTI_SUFFIXES",
     "NRRD_SUFFIXES",
+    "PAIR_HEADERS",
     "PICTURE_SUFFIXES",
+    "VOLUME_SUFFIXES",
     "has_suffix",
     "is_dicom_file",
     "safe_name",
@@ -22,10 +28,20 @@ __all__ = [
     "unique_names",
 ]
 
+#: What we write into the files that we make, so that they are known wherever they lie.
+MAKER = "monai_dpmm_ad"
+
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
-NRRD_SUFFIXES = (".nrrd",)
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
-IMAGE_SUFFIXES = NIFTI_SUFFIXES + NRRD_SUFFIXES + PICTURE_SUFFIXES
+#: Pairs of Analyze or NIfTI (the header names the pair) and FreeSurfer's volumes.
+NIBABEL_SUFFIXES = (*NIFTI_SUFFIXES, ".hdr", ".mgz", ".mgh")
+NRRD_SUFFIXES = (".nrrd", ".nhdr")
+META_SUFFIXES = (".mha", ".mhd")
+#: Headers whose voxels are in another file.
+PAIR_HEADERS = (".hdr", ".nhdr", ".mhd")
+VOLUME_SUFFIXES = NIBABEL_SUFFIXES + NRRD_SUFFIXES + META_SUFFIXES
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = VOLUME_SUFFIXES + PICTURE_SUFFIXES
+DICOM_SUFFIXES = (".dcm", ".ima", ".dicom", ".dcm.gz")
 
 
 def has_suffix(path: str | os.PathLike, suffixes: Iterable[str]) -> bool:
@@ -41,7 +57,7 @@ def scan_stem(path: str | os.PathLike) -> str:
         'FLAIR'
     """
     name = Path(path).name or Path(path).resolve().name
-    for suffix in (".nii.gz", ".nii", *NRRD_SUFFIXES, *PICTURE_SUFFIXES, ".dcm", ".ima"):
+    for suffix in (".nii.gz", ".dcm.gz", *IMAGE_SUFFIXES, *DICOM_SUFFIXES):
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             name = name[: -len(suffix)]
             break
@@ -66,16 +82,25 @@ def special_kind(path: str | os.PathLike[str]) -> str | None:
 
 
 def is_dicom_file(path: Path) -> bool:
-    """Tell whether a file is DICOM: by its suffix, or by the mark that its 128-byte preamble ends with."""
+    """Tell whether a file is DICOM: by its suffix, its preamble's mark, or a first element as data sets have it."""
     if special_kind(path):
         return False
-    if has_suffix(path, (".dcm", ".ima")):
+    if has_suffix(path, DICOM_SUFFIXES):
         return True
     try:
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            start = file.read(132)
     except OSError:
         return False
+    return start[128:] == b"DICM" or _begins_with_element(start)
+
+
+def _begins_with_element(start: bytes) -> bool:
+    """Tell whether bytes begin as a data set without preamble does: with an element of group 0002 or 0008."""
+    if len(start) < 12 or start[:2] not in (b"\x02\x00", b"\x08\x00") or start[3] != 0 or start[2] > 0x18:
+        return False
+    explicit = start[4:6].isalpha() and start[4:6].isupper()
+    return explicit or int.from_bytes(start[4:8], "little") <= 64  # implicit: a short value follows
 
 
 def safe_name(name: str) -> str:

@@ -4,37 +4,43 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
+import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from io import BytesIO
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from monai.data import NibabelReader, PILReader, PydicomReader
-from PIL import Image, UnidentifiedImageError
+from monai.data import ImageReader, NibabelReader, PILReader
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from monai_dpmm_ad.data.limits import check_nifti_header, open_in_memory
+from monai_dpmm_ad.data.limits import check_size, open_in_memory
+from monai_dpmm_ad.data.nifti import describe_geometry, open_volume, world_affine
+from monai_dpmm_ad.data.paths import META_SUFFIXES, has_suffix
 from monai_dpmm_ad.errors import ScanError
-from monai_dpmm_ad.utils.extras import import_extra
 from monai_dpmm_ad.utils.quiet import quiet
 
 __all__ = [
     "PICTURE_AFFINE",
-    "DicomSeriesReader",
     "label_reader",
-    "nifti_reader",
+    "meta_image_reader",
     "picture_reader",
     "quiet_readers",
     "reading_reason",
+    "volume_reader",
 ]
 
 #: Columns of a picture run to the patient's left, its rows to the back, as on a radiologist's screen.
 PICTURE_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 
-_BYTES_PER_VOXEL = 4  # everything is processed as float32
+#: What these say means nothing to a user.
+_PROGRAMMERS = (TypeError, AttributeError, LookupError, AssertionError, NotImplementedError)
+_HEADER_BYTES = 2**16  # of a MetaImage, whose header is text
 _NOISY_LOGGERS = ("nibabel.global", "pydicom", "PIL", "monai.data.nvimgcodec_pydicom_plugin")
 
 
@@ -59,30 +65,61 @@ def reading_reason(error: Exception) -> str:
         return "is damaged: its gzip compression cannot be undone"
     if isinstance(error, PermissionError):
         return "cannot be read: permission denied"
-    if isinstance(error, (nib.filebasedimages.ImageFileError, UnidentifiedImageError)):
+    if isinstance(error, (nib.filebasedimages.ImageFileError, HeaderDataError, UnidentifiedImageError)):
         return "is not an image, or a damaged one"
     if isinstance(error, MemoryError):
         return "does not fit into memory"
-    return f"cannot be read ({type(error).__name__}: {text.rstrip('.')})" if text else "cannot be read"
+    if "missing dependencies" in text or "Unable to decompress" in text:
+        return _decoder_reason(str(error))
+    said = "" if isinstance(error, _PROGRAMMERS) or not text or "SimpleITK" in text else f" ({text.rstrip('.:')})"
+    return f"cannot be read; it may be damaged, try whether another program can convert it to NIfTI{said}"
 
 
-class _NiftiReader(NibabelReader):
+def _decoder_reason(text: str) -> str:
+    """Say which compression no installed decoder undoes, and what to install."""
+    kind = re.search(r"'([^']+)'", text)
+    name = f" ({kind.group(1)})" if kind else ""
+    return (
+        f"has compressed pixels that no installed decoder can read{name}; "
+        'install decoders with: pip install "monai-dpmm-ad[dicom]"'
+    )
+
+
+class _VolumeReader(NibabelReader):
     """MONAI's reader without its "correction": it may exchange the file's affine for another that fits its voxel sizes.
 
     What is written beside a scan must have the affine that the scan's file has.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, path: str, image: Any) -> None:
         super().__init__(squeeze_non_spatial_dims=True)
+        self.image = image
+        self.notes = describe_geometry(path, image)
 
     def read(self, data: Any, **kwargs: Any) -> Any:
-        """Open one file."""
+        """Hand on the image that was checked."""
         self.filenames = (data,) if isinstance(data, (str, os.PathLike)) else tuple(data)
-        return nib.load(self.filenames[0], **kwargs)
+        return self.image
+
+    def _get_affine(self, img: Any) -> NDArray[np.float64]:
+        return world_affine(img)
+
+    def _get_array_data(self, img: Any, filename: Any) -> NDArray[Any]:
+        return _fit_into_float32(np.asanyarray(img.dataobj))
 
 
-def nifti_reader(path: str, max_bytes: int) -> NibabelReader:
-    """Check a NIfTI header and return a reader for the file.
+def _fit_into_float32(values: NDArray[Any]) -> NDArray[Any]:
+    """Scale by a power of two what float32 cannot hold: which unit intensities have does not matter."""
+    if values.dtype.kind != "f" or values.dtype.itemsize <= 4:
+        return values
+    largest = float(np.max(np.abs(values), initial=0.0, where=np.isfinite(values)))
+    if largest and not 1e-30 < largest < float(np.finfo(np.float32).max):
+        return np.ldexp(values, -math.frexp(largest)[1])
+    return values
+
+
+def volume_reader(path: str, max_bytes: int) -> NibabelReader:
+    """Check the header of a NIfTI file, a pair or a FreeSurfer volume and return a reader for it.
 
     Args:
         path: the file.
@@ -94,8 +131,7 @@ def nifti_reader(path: str, max_bytes: int) -> NibabelReader:
     Raises:
         ScanError: when the header rules the file out.
     """
-    check_nifti_header(path)
-    image: Any = nib.load(path)
+    image = open_volume(path, max_bytes)
     dtype = image.get_data_dtype()
     if dtype.fields is not None or dtype.kind not in "biuf":
         raise ScanError(path, f"has voxels of type {dtype}; a scan needs one real number per voxel")
@@ -104,8 +140,68 @@ def nifti_reader(path: str, max_bytes: int) -> NibabelReader:
         raise ScanError(path, f"has shape {shape}; a scan has two or three dimensions")
     if any(size != 1 for size in shape[3:]):
         raise ScanError(path, f"is {len(shape)}D with shape {shape}; split it into 3D volumes first")
-    _check_size(path, shape, max_bytes)
-    return _NiftiReader()
+    check_size(path, shape, max_bytes)
+    return _VolumeReader(path, image)
+
+
+class _MetaImageReader(ImageReader):
+    """MetaImage through SimpleITK, in the form of MONAI's readers."""
+
+    def __init__(self, path: str, max_bytes: int) -> None:
+        import SimpleITK
+
+        self.itk = SimpleITK
+        self.path, self.max_bytes = path, max_bytes
+        self.notes: list[str] = []
+
+    def verify_suffix(self, filename: Any) -> bool:
+        return has_suffix(self.path, META_SUFFIXES)
+
+    def read(self, data: Any, **kwargs: Any) -> Any:
+        """Check the header, then read the file.
+
+        Raises:
+            ScanError: when it is too large, keeps its voxels elsewhere, or is no image with one number per voxel in two
+                or three dimensions.
+        """
+        _check_voxel_file(self.path)
+        reader = self.itk.ImageFileReader()
+        reader.SetFileName(self.path)
+        reader.ReadImageInformation()
+        size = tuple(reader.GetSize())
+        check_size(self.path, size, self.max_bytes)
+        if reader.GetNumberOfComponents() > 1:
+            raise ScanError(self.path, f"has {reader.GetNumberOfComponents()} numbers per voxel; a scan needs one")
+        if len(size) > 3 and any(extent != 1 for extent in size[3:]):
+            raise ScanError(self.path, f"is {len(size)}D with shape {size}; split it into 3D volumes first")
+        return reader.Execute()
+
+    def get_data(self, img: Any) -> tuple[NDArray[Any], dict[str, Any]]:
+        """Voxels in ITK's order of the axes, and MONAI's metadata with a RAS affine."""
+        values = _fit_into_float32(self.itk.GetArrayFromImage(img).T)
+        values = values.reshape(values.shape[:3])
+        rank = values.ndim
+        directions = np.asarray(img.GetDirection()).reshape(img.GetDimension(), -1)[:rank, :rank]
+        affine = np.eye(4)
+        affine[:rank, :rank] = directions * np.asarray(img.GetSpacing())[:rank]
+        affine[:rank, 3] = np.asarray(img.GetOrigin())[:rank]
+        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+        meta = {"affine": affine.copy(), "original_affine": affine, "spatial_shape": np.asarray(values.shape)}
+        return np.ascontiguousarray(values), {**meta, "space": "RAS", "original_channel_dim": float("nan")}
+
+
+def _check_voxel_file(path: str) -> None:
+    """Refuse a header whose voxels are not in one file beside it: it could name any file of the machine."""
+    with open(path, "rb") as file:
+        found = re.search(rb"^\s*ElementDataFile\s*=\s*(.*?)\s*$", file.read(_HEADER_BYTES), re.MULTILINE)
+    name = "" if found is None else os.fsdecode(found[1])
+    if name.upper() == "LIST" or "%" in name or os.path.basename(name.replace("\\", "/")) != name:
+        raise ScanError(path, "keeps its voxels in files elsewhere; write header and voxels into one .mha")
+
+
+def meta_image_reader(path: str, max_bytes: int) -> ImageReader:
+    """Return a reader for MetaImage files, which checks their header first."""
+    return _MetaImageReader(path, max_bytes)
 
 
 def picture_reader(path: str, max_bytes: int) -> PILReader:
@@ -145,17 +241,12 @@ class _PictureReader(PILReader):
         """
         path = str(data if isinstance(data, (str, os.PathLike)) else data[0])
         with Image.open(open_in_memory(path, self.max_bytes)) as picture:
-            _check_size(path, picture.size, self.max_bytes)
+            check_size(path, picture.size, self.max_bytes)
+            number = getattr(picture, "n_frames", 1)
+            if number > 1:
+                raise ScanError(path, f"holds {number} pictures; split it into single ones first")
             picture.load()
-            return self.make_grey(picture)
-
-
-def _check_size(path: str, shape: Sequence[int], max_bytes: int) -> None:
-    claimed = int(np.prod([int(size) for size in shape], dtype=object)) * _BYTES_PER_VOXEL
-    if claimed > max_bytes:
-        raise ScanError(
-            path, f"claims shape {tuple(shape)}, {claimed / 2**30:.1f} GiB; the limit is {max_bytes / 2**30:.1f} GiB"
-        )
+            return self.make_grey(ImageOps.exif_transpose(picture))
 
 
 def _is_plain(picture: Image.Image) -> bool:
@@ -178,109 +269,3 @@ def _to_brightest(picture: Image.Image) -> Image.Image:
 def _on_black(picture: Image.Image) -> Image.Image:
     rgba = picture.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
-
-
-class DicomSeriesReader(PydicomReader):
-    """Read one DICOM series, its slices in the order of their positions in the patient.
-
-    MONAI's reader orders by instance number, mixes series, and takes regular spacing for granted.
-
-    Args:
-        max_bytes: the most memory that the voxels may take as float32.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        import_extra("pydicom", "dicom")
-        super().__init__()
-        self.max_bytes = max_bytes
-        #: files of the series that was read last, in the order of the volume's slices
-        self.slice_files: list[str] = []
-
-    def read(self, data: Sequence[os.PathLike | str] | os.PathLike | str, **kwargs: Any) -> Any:
-        """Read a folder that holds one series, or the files of one series.
-
-        Args:
-            data: the folder, a file or the files.
-            kwargs: passed to ``pydicom.dcmread``.
-
-        Returns:
-            One pydicom data set, or a list of them in spatial order.
-
-        Raises:
-            ScanError: when the files are not one regular series of single-frame grey images.
-        """
-        files = [str(data)] if isinstance(data, (str, os.PathLike)) else [str(file) for file in data]
-        source = files[0]
-        if len(files) == 1 and os.path.isdir(source):
-            files = sorted(entry.path for entry in os.scandir(source) if entry.is_file())
-        slices = self._read_slices(source, files, kwargs)
-        shape = (int(slices[0][1].Rows), int(slices[0][1].Columns), len(slices))
-        _check_size(source, shape, self.max_bytes)
-        self.has_series = len(slices) > 1
-        if not self.has_series:
-            self.filenames = [slices[0][0]]
-            self.slice_files = [slices[0][0]]
-            return slices[0][1]
-        slices = _sort_by_position(source, slices)
-        self.slice_files = [file for file, _ in slices]
-        self.filenames: list[Any] = [self.slice_files]
-        for number, (_, dataset) in enumerate(slices, start=1):
-            dataset.InstanceNumber = number  # the base class sorts by it
-        return [dataset for _, dataset in slices]
-
-    def _read_slices(self, source: str, files: list[str], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
-        pydicom = import_extra("pydicom", "dicom")
-        slices = []
-        for file in files:
-            try:
-                content = open_in_memory(file, self.max_bytes)
-                _refuse_deflated(source, content)
-                dataset = pydicom.dcmread(content, **{**self.kwargs, **kwargs})
-            except pydicom.errors.InvalidDicomError:
-                continue  # a folder of DICOM files holds notes and indices too
-            if "PixelData" in dataset:
-                slices.append((file, dataset))
-        if not slices:
-            raise ScanError(source, "holds no DICOM image")
-        series = {str(dataset.get("SeriesInstanceUID", "")) for _, dataset in slices}
-        if len(series) > 1:
-            raise ScanError(source, f"holds {len(series)} DICOM series; give each a folder of its own")
-        for file, dataset in slices:
-            if int(dataset.get("NumberOfFrames", 1) or 1) > 1:
-                raise ScanError(source, "is a multi-frame DICOM; convert it to NIfTI first (dcm2niix does)")
-            if int(dataset.get("SamplesPerPixel", 1)) > 1:
-                raise ScanError(source, f"has a colour image ({os.path.basename(file)}); a scan needs one grey channel")
-        return slices
-
-
-def _refuse_deflated(source: str, content: BytesIO) -> None:
-    """Refuse a data set that is compressed as a whole: pydicom unpacks it before anyone can ask how large it is."""
-    from pydicom.filereader import read_partial
-    from pydicom.uid import DeflatedExplicitVRLittleEndian
-
-    header = read_partial(content, stop_when=lambda *_: True, force=False)
-    content.seek(0)
-    if header.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        raise ScanError(source, "is a deflated DICOM; decompress it first (dcmconv +te of DCMTK does)")
-
-
-def _sort_by_position(source: str, slices: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Order slices along their normal and make sure that they fill a regular grid."""
-    for tag in ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing"):
-        if any(not dataset.get(tag) for _, dataset in slices):
-            raise ScanError(source, f"has slices without {tag}, so the volume's geometry is unknown")
-    first = slices[0][1]
-    for tag in ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient"):
-        reference = np.asarray(first.get(tag), dtype=float)
-        if any(not np.allclose(np.asarray(d.get(tag), dtype=float), reference, atol=1e-3) for _, d in slices):
-            raise ScanError(source, f"has slices that differ in {tag}; one series must share it")
-    orientation = np.asarray(first.ImageOrientationPatient, dtype=float)
-    normal = np.cross(orientation[:3], orientation[3:])
-    positions = np.array([np.dot(normal, np.asarray(d.ImagePositionPatient, dtype=float)) for _, d in slices])
-    order = np.argsort(positions, kind="stable")
-    steps = np.diff(positions[order])
-    if steps.min() <= 1e-3:
-        raise ScanError(source, "has several slices at one position (4D); split it into single volumes first")
-    if steps.max() - steps.min() > 0.1 * np.median(steps):
-        raise ScanError(source, f"has slices {steps.min():.2f} to {steps.max():.2f} mm apart; a slice may be missing")
-    return [slices[index] for index in order]

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from monai_dpmm_ad.data.datalist import resolve_datalist
-from monai_dpmm_ad.data.subjects import split_by_subject
-from monai_dpmm_ad.errors import ScanError
+from monai_dpmm_ad.data.datalist import Found, find_scans, require_scans
+from monai_dpmm_ad.data.gate import LeftOut
+from monai_dpmm_ad.data.subjects import first_file, name_subject, split_by_subject
 
 __all__ = ["Split", "split_scans"]
 
@@ -23,11 +23,15 @@ class Split:
         train: datalist items.
         held_out: datalist items; the fitted ones again where there was nothing to hold out.
         is_held_out: whether the two are disjoint.
+        found: what else the paths led to.
+        note: what a user should know of the split, None if nothing.
     """
 
     train: list[dict[str, Any]]
     held_out: list[dict[str, Any]]
     is_held_out: bool
+    found: Found = field(default_factory=Found)
+    note: str | None = None
 
 
 def split_scans(
@@ -36,6 +40,7 @@ def split_scans(
     fraction: float,
     seed: int,
     keep: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] = list,
+    **choice: Any,
 ) -> Split:
     """Find the scans to fit and those to hold out: as the data say, else split by subject, never by slice.
 
@@ -45,28 +50,44 @@ def split_scans(
         fraction: share of the subjects that is held out where the data have no validation section.
         seed: of that split.
         keep: chooses among the items that were found.
+        choice: ``suffix``, ``pattern``, see :func:`~monai_dpmm_ad.data.find_scans`.
 
     Returns:
         The split. A single subject cannot be split: it is validated on itself, with a warning.
     """
-    train = keep(_normal(resolve_datalist(paths, section="training")))
+    found = find_scans(paths, section="training", **choice)
+    require_scans(found)
+    train = keep(_without_abnormal(found))
     fitted = {str(item["image"]) for item in train}
     # The data need not have a validation section, but where the user names held-out scans they must be there.
-    failures: list[ScanError] | None = None if validation_paths else []
-    candidates = keep(_normal(resolve_datalist(validation_paths or paths, section="validation", failures=failures)))
-    held_out = [item for item in candidates if str(item["image"]) not in fitted]
+    others = find_scans(validation_paths or paths, section="validation", **choice)
+    if validation_paths:
+        require_scans(others)
+        found.failures += others.failures
+        found.left_out += others.left_out
+    held_out = [item for item in keep(_without_abnormal(others)) if str(item["image"]) not in fitted]
     if held_out:
-        return Split(train, held_out, True)
+        return Split(train, held_out, True, found)
+    unknown = sum(name_subject(item) is None for item in train)
     train, held_out = split_by_subject(train, fraction, seed)
     if held_out:
-        return Split(train, held_out, True)
+        note = (
+            f"nothing says whose {unknown} of the {len(train) + len(held_out)} scans are, so each counts as a subject "
+            "of its own; where a person has several, name folders sub-01, sub-02, …, or give `subject` in a datalist"
+        )
+        return Split(train, held_out, True, found, note if unknown else None)
     warnings.warn(
         "there is one subject only, so thresholds are calibrated on the scans that were fitted and are too low; "
         "give held-out healthy scans with --held-out",
         stacklevel=2,
     )
-    return Split(train, train, False)
+    return Split(train, train, False, found)
 
 
-def _normal(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [item for item in items if not item.get("abnormal")]
+def _without_abnormal(found: Found) -> list[dict[str, Any]]:
+    """The normal scans; the others are left out with their reason."""
+    abnormal = [item for item in found.items if item.get("abnormal")]
+    reason = "is marked abnormal; only healthy scans are fitted"
+    found.left_out += [LeftOut(str(first_file(item)), "abnormal scans", reason) for item in abnormal]
+    found.items = [item for item in found.items if not item.get("abnormal")]
+    return found.items

@@ -11,7 +11,7 @@ import numpy as np
 
 from monai_dpmm_ad.data.types import Item
 
-__all__ = ["first_file", "split_by_subject"]
+__all__ = ["first_file", "name_subject", "split_by_subject"]
 
 # BIDS's sub-XX, and the common words for a person followed by a number: patient07, case_12, subject-3.
 _SUBJECT = re.compile(
@@ -22,8 +22,8 @@ _SUBJECT = re.compile(
 def split_by_subject(items: Sequence[Item], fraction: float, seed: int = 0) -> tuple[list[Item], list[Item]]:
     """Hold out a share of the subjects, never some of a subject's scans or slices.
 
-    A subject is what an item's ``subject`` says; else the part of its path that names a person (``sub-01``,
-    ``patient07``, ``case_3``), the innermost one; else the file itself.
+    A subject is what an item's ``subject`` says (of a DICOM series the patient or the study); else the part of its path
+    that names a person (``sub-01``, ``patient07``, ``case_3``), the innermost one; else the file itself.
 
     Args:
         items: a datalist.
@@ -39,7 +39,7 @@ def split_by_subject(items: Sequence[Item], fraction: float, seed: int = 0) -> t
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"`fraction` must be at least 0 and below 1, got {fraction}.")
-    subjects = [_subject(item) for item in items]
+    subjects = [name_subject(item) or str(first_file(item)) for item in items]
     unique = sorted(set(subjects))
     count = min(max(round(fraction * len(unique)), 1), len(unique) - 1) if fraction and unique else 0
     order = np.random.default_rng(seed).permutation(len(unique))
@@ -49,15 +49,15 @@ def split_by_subject(items: Sequence[Item], fraction: float, seed: int = 0) -> t
     return train, rest
 
 
-def _subject(item: Item) -> str:
+def name_subject(item: Item) -> str | None:
+    """Return the subject that an item's ``subject`` or path names; None where nothing does."""
     if item.get("subject") is not None:
         return f"subject:{item['subject']}"
-    path = first_file(item)
-    for part in reversed(path.parts):
+    for part in reversed(first_file(item).parts):
         match = _SUBJECT.search(part)
         if match:
             return match.group(1).lower()
-    return str(path)
+    return None
 
 
 def first_file(item: Item) -> Path:

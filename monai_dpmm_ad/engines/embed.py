@@ -146,11 +146,12 @@ def _embed_scan(
     cls = []
     for start, batch in _batches(slices, batch_size):
         images = torch.stack([item["image"].as_subclass(Tensor) for item in batch]).to(device)
-        encoded = network.encode(images, torch.tensor([item["position"] for item in batch], device=device))
+        positions, aspect = torch.tensor([item["position"] for item in batch], device=device), batch[0]["aspect"]
+        encoded = network.encode(images, positions, aspect=aspect)
         normal = network.choose_patches(encoded).clone()
         if "label" in batch[0]:
             labels = torch.stack([item["label"].as_subclass(Tensor) for item in batch]).to(device)
-            normal &= ~_touched(labels, images, network)
+            normal &= ~_touched(labels, images, network, aspect)
         numbers = torch.arange(start, start + len(batch), device=normal.device).view(-1, 1, 1).expand(normal.shape)
         rows = {**encoded.rows(), "slice_index": numbers}
         parts.append({name: values[normal].cpu() for name, values in rows.items()})
@@ -158,19 +159,25 @@ def _embed_scan(
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} | {"cls": torch.cat(cls)}
 
 
-def _touched(labels: Tensor, images: Tensor, network: AnomalyNet) -> Tensor:
+def _touched(labels: Tensor, images: Tensor, network: AnomalyNet, aspect: float) -> Tensor:
     """Patches ``(B, h, w)`` that an abnormal pixel of ``labels (B, 1, H, W)`` touches."""
-    resized = F.adaptive_max_pool2d((labels > 0).float(), network.resized_shape(*images.shape[-2:]))
+    resized = F.adaptive_max_pool2d(
+        (labels > 0).float(), network.resized_shape(images.shape[-2], images.shape[-1], aspect)
+    )
     return pool_foreground(resized, network.embedder.patch_size) > 0
 
 
 def _batches(slices: Sequence[dict[str, Any]], size: int) -> Iterator[tuple[int, Sequence[dict[str, Any]]]]:
-    """Consecutive slices of one shape, at most ``size`` of them, with the number of the first."""
+    """Consecutive slices of one shape and axis, at most ``size`` of them, with the number of the first."""
     start = 0
     while start < len(slices):
         stop = start + 1
-        shape = slices[start]["image"].shape
-        while stop < min(start + size, len(slices)) and slices[stop]["image"].shape == shape:
+        kind = _kind(slices[start])
+        while stop < min(start + size, len(slices)) and _kind(slices[stop]) == kind:
             stop += 1
         yield start, slices[start:stop]
         start = stop
+
+
+def _kind(item: dict[str, Any]) -> tuple[Any, ...]:
+    return item["image"].shape, item["aspect"]

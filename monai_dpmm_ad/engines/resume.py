@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class ResumeLog:
         self.settings = dict(settings)
         self.records: dict[str, dict[str, Any]] = {}
         self._keys: dict[str, str] = {}
+        self._items: dict[str, Mapping[str, Any]] = {}
         self._model = ""
 
     def remaining(self, items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -55,7 +56,7 @@ class ResumeLog:
         remaining = []
         for item in items:
             name = str(item["name"])
-            self._keys[name] = self._key(item)
+            self._keys[name], self._items[name] = self._key(item), item
             record = self._read(name)
             if record is None:
                 remaining.append(item)
@@ -73,17 +74,35 @@ class ResumeLog:
         """
         if name in self._keys:
             digests = {path.name: file_sha256(path) for path in outputs if path.is_file()}
-            record = {"key": self._keys[name], "outputs": digests, **content}
+            record = {"key": self._keys[name], "outputs": digests, "item": dict(self._items[name]), **content}
             write_json(self._path(name), {**record, "sha256": _digest(record)})
 
+    def list_earlier(self, asked_for: Container[str]) -> dict[str, dict[str, Any]]:
+        """The records of scans that earlier runs into this folder finished and this one was not asked for.
+
+        Args:
+            asked_for: names of the scans of this run, of all processes.
+        """
+        earlier = {}
+        for path in sorted((self.output_dir / FOLDER).glob("*.json")):
+            if path.stem not in asked_for:
+                record = self._load(path.stem)
+                if record is not None and {"row", "lesions", "item"} <= record.keys():
+                    earlier[path.stem] = record
+        return earlier
+
     def _read(self, name: str) -> dict[str, Any] | None:
+        record = self._load(name)
+        return record if record is not None and record.get("key") == self._keys[name] else None
+
+    def _load(self, name: str) -> dict[str, Any] | None:
+        """A scan's record, None where its outputs are not what they were."""
         try:
             record: dict[str, Any] = read_json(self._path(name))
             whole = record.pop("sha256") == _digest(record)
-            fits = whole and record["key"] == self._keys[name] and self._has_outputs(record["outputs"])
+            return record if whole and self._has_outputs(record["outputs"]) else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        return record if fits else None
 
     def _has_outputs(self, digests: Mapping[str, str]) -> bool:
         return all(file_sha256(self.output_dir / Path(file).name) == digest for file, digest in digests.items())

@@ -1,10 +1,11 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""Tell from the patches of each scan whether a cohort comes from the population that was fitted."""
+"""Tell from the patches of each scan whether it, and the cohort, comes from the population that was fitted."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ __all__ = ["DriftHandler"]
 
 
 class DriftHandler:
-    """Fill a network's drift reference with the calibration's scans, or compare a cohort with it.
+    """Fill a network's drift reference with the calibration's scans, or compare scans and the cohort with it.
+
+    A scan that lies off by more than healthy ones do, or is of another kind (modality, voxel sizes, …), gets a
+    ``warning`` in its output.
 
     It reads each scan's ``patch_summary``, for which the evaluator must have been asked with ``summarise``.
 
@@ -50,6 +54,7 @@ class DriftHandler:
         self.finished = finished
         self.result: dict[str, Any] | None = None
         self._scans: dict[str, dict[str, list[float]]] = {}
+        self._facts: dict[str, dict[str, Any]] = {}
 
     def attach(self, engine: ScanEvaluator) -> None:
         """Register the handler's events."""
@@ -58,15 +63,34 @@ class DriftHandler:
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def _start(self, engine: Engine) -> None:
-        self._scans = {}
+        self._scans, self._facts = {}, {}
         for name, record in (self.finished.records if self.finished else {}).items():
             if record.get(PATCH_SUMMARY):
                 self._scans[name] = record[PATCH_SUMMARY]
 
     def _update(self, engine: Engine) -> None:
         for scan in iteration_scans(engine):
-            if scan[PATCH_SUMMARY]:
-                self._scans[scan[CommonKeys.PRED].meta["name"]] = scan[PATCH_SUMMARY]
+            meta, summary = scan[CommonKeys.PRED].meta, scan[PATCH_SUMMARY]
+            facts = json.loads(meta["facts"]) if meta.get("facts") else None
+            if facts:
+                self._facts[meta["name"]] = facts
+            if summary:
+                self._scans[meta["name"]] = summary
+            if self.output_dir is not None:
+                scan["warning"] = self._warn(summary, facts, json.loads(meta.get("notes") or "[]"))
+
+    def _warn(
+        self, summary: dict[str, list[float]] | None, facts: dict[str, Any] | None, notes: Sequence[str]
+    ) -> str | None:
+        """What a user should know of one scan, as sentences; None where there is nothing to say."""
+        clauses = self.network.kind.compare(facts) if facts else []
+        if summary:
+            off = self.network.drift.judge(torch.tensor(summary["profile"]), torch.tensor(summary["usage"]))
+            clauses = [off, *clauses] if off else clauses
+        sentences = list(notes)
+        if clauses:
+            sentences.insert(0, f"this scan is unlike those that were fitted, do not rely on it: {'; '.join(clauses)}")
+        return ". ".join(sentence[0].upper() + sentence[1:] for sentence in sentences) or None
 
     def _finish(self, engine: Engine) -> None:
         scans: Mapping[str, Any] = dict(sorted(gather_lists(list(self._scans.items()))))
@@ -74,6 +98,8 @@ class DriftHandler:
         usage = torch.tensor([scan["usage"] for scan in scans.values()])
         reference = self.network.drift
         if self.output_dir is None:
+            facts = dict(sorted(gather_lists(list(self._facts.items()))))
+            self.network.kind.fit(list(facts.values()))
             if scans and self.held_out:
                 reference.fit(profiles, usage)
             return

@@ -90,7 +90,7 @@ def _healthy_pixels(
 ) -> Tensor:
     """Score and smoothed intensity ``(n, 2)`` of the healthy foreground pixels of one slice."""
     image = item["image"].as_subclass(Tensor)[None].to(device)
-    maps = network.compute_embedding_maps(image, torch.tensor([item["position"]], device=device))
+    maps = network.compute_embedding_maps(image, torch.tensor([item["position"]], device=device), item["aspect"])
     middle = image.shape[1] // 2
     smooth = tail.smooth(image[:, middle : middle + 1])
     healthy = smooth > 0

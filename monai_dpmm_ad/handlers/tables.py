@@ -15,12 +15,14 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.utils import CommonKeys
 
+from monai_dpmm_ad.data import Found
 from monai_dpmm_ad.data.dataset import write_failures
+from monai_dpmm_ad.data.gate import write_left_out
 from monai_dpmm_ad.engines import PATCH_SUMMARY, ScanEvaluator, iteration_scans
 from monai_dpmm_ad.engines.resume import ResumeLog
 from monai_dpmm_ad.handlers.lesions import Lesion, compute_lesions, write_lesions
 from monai_dpmm_ad.normative import Frame
-from monai_dpmm_ad.transforms import output_path
+from monai_dpmm_ad.transforms import output_path, own_format_path
 from monai_dpmm_ad.utils.distributed import gather_lists, get_rank
 from monai_dpmm_ad.utils.files import write_csv
 from monai_dpmm_ad.utils.outputs import OutputFolder
@@ -28,19 +30,21 @@ from monai_dpmm_ad.utils.outputs import OutputFolder
 __all__ = ["TABLES", "ScanRow", "ScanTable"]
 
 SAVED = ("mask", "percentile")  # beside the map, where they are made: key and postfix
-TABLES = ("scores.csv", "lesions.csv", "lesions.json", "failures.csv")
+TABLES = ("scores.csv", "lesions.csv", "lesions.json", "failures.csv", "left_out.csv")
 COLUMNS = (
-    "name", "image", "score", "p_value", "threshold", "flagged", "flagged_unit", "num_lesions", "abnormal", "frame",
-    "frame_quality",
-)  # fmt: skip
+    *("name", "image", "score", "p_value", "smallest_p_value", "threshold", "flagged", "flagged_unit", "num_lesions"),
+    *("abnormal", "frame", "frame_quality", "warning"),
+)
 
 
 @dataclass(frozen=True)
 class ScanRow:
     """One line of ``scores.csv``; ``flagged`` is a volume in mL, or an area in pixels for a picture.
 
-    ``frame`` says how the scan's places were brought to the cohort's, ``frame_quality`` how well the registered scan
-    agrees with the cohort's mean: a correlation.
+    ``smallest_p_value`` is the least that the calibration's number of scans allows. ``frame`` says how the scan's
+    places were brought to the cohort's, ``frame_quality`` how well the registered scan agrees with the cohort's mean: a
+    correlation. ``warning`` says why the scan should not be relied on, or what its file leaves open; None where nothing
+    does.
     """
 
     name: str
@@ -54,6 +58,8 @@ class ScanRow:
     abnormal: int | None
     frame: str | None = None
     frame_quality: float | None = None
+    warning: str | None = None
+    smallest_p_value: float | None = None
 
 
 class ScanTable:
@@ -63,7 +69,9 @@ class ScanTable:
         output_dir: folder of the tables.
         min_lesion_volume: smallest connected component that counts as a lesion, in mm³ (pixels for a picture).
         datalist: gives the order of the rows; without it they come in that of processing.
-        finished: keeps a record of each finished scan, and gives those of an interrupted run.
+        finished: keeps a record of each finished scan, gives those of an interrupted run, and those of earlier runs
+            into the same folder, whose rows stay.
+        found: what the paths led to: what failed or was left out there is written as well.
     """
 
     def __init__(
@@ -72,12 +80,16 @@ class ScanTable:
         min_lesion_volume: float = 0.0,
         datalist: Sequence[Mapping[str, Any]] = (),
         finished: ResumeLog | None = None,
+        found: Found | None = None,
     ) -> None:
+        self.found = found
         self.output_dir = Path(output_dir)
         self.min_lesion_volume = min_lesion_volume
         self.finished = finished
         self._order = {str(item["name"]): number for number, item in enumerate(datalist)}
         self.rows: list[ScanRow] = []
+        #: items of earlier runs into the same folder, by name
+        self.earlier: dict[str, dict[str, Any]] = {}
         self.lesions: dict[str, list[Lesion]] = {}
 
     def attach(self, engine: ScanEvaluator) -> None:
@@ -91,7 +103,13 @@ class ScanTable:
         self._folder.hold().check_all(TABLES if get_rank() == 0 else ())
         self.rows.clear()
         self.lesions.clear()
-        for name, record in (self.finished.records if self.finished else {}).items():
+        self.earlier.clear()
+        records = dict(self.finished.records) if self.finished else {}
+        if self.finished and get_rank() == 0:
+            for name, record in self.finished.list_earlier(self._order).items():
+                self.earlier[name] = record["item"]
+                records[name] = record
+        for name, record in records.items():
             self.rows.append(ScanRow(**record["row"]))
             if record["lesions"] is not None:
                 self.lesions[name] = [Lesion(**lesion) for lesion in record["lesions"]]
@@ -105,6 +123,8 @@ class ScanTable:
             if self.finished is not None:
                 paths = [output_path(self.output_dir, row.name, key, row.image) for key in ("anomaly", *SAVED)]
                 outputs = [path for path, key in zip(paths, (CommonKeys.PRED, *SAVED), strict=True) if key in scan]
+                own = [own_format_path(self.output_dir, row.name, key, row.image) for key in ("anomaly", *SAVED)]
+                outputs += [path for path in own if path is not None]
                 found = None if lesions is None else [asdict(lesion) for lesion in lesions]
                 summary = {PATCH_SUMMARY: scan[PATCH_SUMMARY]}
                 self.finished.save(row.name, outputs, row=asdict(row), lesions=found, **summary)
@@ -124,19 +144,22 @@ class ScanTable:
             image=str(pred.meta["filename_or_obj"]),
             score=scan["score"],
             p_value=scan.get("p_value"),
+            smallest_p_value=scan.get("smallest_p_value"),
             threshold=scan.get("threshold"),
             flagged=flagged,
             flagged_unit=unit,
             num_lesions=None if lesions is None else len(lesions),
             abnormal=pred.meta["abnormal"],
             **_describe_frame(scan.get("frame")),
+            warning=scan.get("warning"),
         )
         return row, lesions
 
     def _write(self, engine: ScanEvaluator) -> None:
-        rows = sorted(gather_lists(self.rows), key=lambda row: self._order.get(row.name, 0))
+        rows = sorted(gather_lists(self.rows), key=lambda row: self._order.get(row.name, len(self._order)))
         lesions = dict(gather_lists(list(self.lesions.items())))
         failures = gather_lists(engine.failures)
+        failures = [*(self.found.list_failures() if self.found else ()), *failures]
         self.rows, self.lesions = rows, {row.name: lesions[row.name] for row in rows if row.name in lesions}
         engine.failures[:] = failures
         if get_rank() == 0:
@@ -144,6 +167,7 @@ class ScanTable:
             write_csv(self.output_dir / "scores.csv", COLUMNS, table)
             write_lesions(self.output_dir / "lesions.csv", self.output_dir / "lesions.json", self.lesions)
             write_failures(self.output_dir, failures)
+            write_left_out(self.output_dir, self.found.left_out if self.found else ())
         self._folder.release()
 
 

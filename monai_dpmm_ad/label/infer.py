@@ -143,6 +143,8 @@ def _thresholds(prediction: Prediction, level: Level) -> float | NDArray[Any]:
 
 def _warnings(prediction: Prediction, wanted: MapRequest) -> list[str]:
     warnings = ["Research software, not a medical device."]
+    if prediction.row.warning:
+        warnings.append(f"{prediction.row.warning}.")
     fitted = prediction.bundle.defaults.axes
     if set(wanted.axes) != set(fitted):
         warnings.append(

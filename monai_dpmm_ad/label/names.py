@@ -10,13 +10,13 @@ from typing import Any
 
 from fastapi import HTTPException
 
-from monai_dpmm_ad.data.paths import IMAGE_SUFFIXES, NIFTI_SUFFIXES, NRRD_SUFFIXES, has_suffix
+from monai_dpmm_ad.data.paths import IMAGE_SUFFIXES, NIFTI_SUFFIXES, PAIR_HEADERS, has_suffix
 
 __all__ = ["LABEL_SUFFIXES", "UPLOAD_SUFFIXES", "check_file_name", "check_name", "check_settings", "check_tag"]
 
-#: Files that are taken as a study, and as a label of one.
-UPLOAD_SUFFIXES = (*IMAGE_SUFFIXES, ".dcm", ".ima")
-LABEL_SUFFIXES = (*NIFTI_SUFFIXES, *NRRD_SUFFIXES, ".png")
+#: Files that are taken as a study, which one file holds whole, and as a label of one.
+UPLOAD_SUFFIXES = (*(suffix for suffix in IMAGE_SUFFIXES if suffix not in PAIR_HEADERS), ".dcm", ".ima")
+LABEL_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".png")
 _MAX_BYTES = 200  # file systems take 255 with the suffix
 #: What the server itself puts into a request; a client that sets it would choose files on the server's disk.
 _RESERVED = ("model", "method", "strategy", "image", "images", "file", "session", "bundle_path", "datastore", "path")

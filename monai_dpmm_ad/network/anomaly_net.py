@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from monai_dpmm_ad.calibration import Calibration
 from monai_dpmm_ad.calibration.drift import DriftReference, PatchSummary, choose_patches_to_summarise
+from monai_dpmm_ad.calibration.kind import FittedKind
 from monai_dpmm_ad.detectors import Detector
 from monai_dpmm_ad.embedding import Embedder
 from monai_dpmm_ad.embedding.types import EncodedSlices
@@ -29,9 +30,9 @@ class AnomalyNet(nn.Module):
     """Frozen embedder, detector and calibration as one network: ``(B, C, H, W)`` → ``(B, 1, H, W)``.
 
     Background pixels of the images are exactly 0 and stay 0 in the map: what was never fitted never scores. Images are
-    resized so that their longer side is ``image_size``; the map comes back at the size of the input. The state dict
-    holds the detector, the normative map, the calibrations and a digest of the embedder's fingerprint, but not the
-    embedder's weights.
+    resized so that their pixels are square and their longer side is ``image_size``; the map comes back at the size of
+    the input. The state dict holds the detector, the normative map, the calibrations and a digest of the embedder's
+    fingerprint, but not the embedder's weights.
 
     Args:
         embedder: turns slices into patch embeddings.
@@ -107,6 +108,7 @@ class AnomalyNet(nn.Module):
         self.upsampling = upsampling
         self.patch_mask = PrincipalMask.make(patch_mask, mask_threshold, mask_closing)
         self.drift = DriftReference(detector.num_components)
+        self.kind = FittedKind()
         self.normative: NormativeMap | None = None
         if normative == "on" and frame != "none":
             if self.intensity_tail is not None:
@@ -131,21 +133,28 @@ class AnomalyNet(nn.Module):
             state_dict.setdefault(f"{prefix}regions.{name}", torch.zeros_like(buffer))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    def resized_shape(self, height: int, width: int) -> tuple[int, int]:
-        """Shape at which the embedder sees an image of ``height`` × ``width`` pixels."""
-        height, width = int(height), int(width)  # tensors while tracing
-        scale = self.image_size / max(height, width)
-        return max(1, round(height * scale)), max(1, round(width * scale))
+    def resized_shape(self, height: int, width: int, aspect: float = 1.0) -> tuple[int, int]:
+        """Shape at which the embedder sees ``height`` × ``width`` pixels that are ``aspect`` times as high as wide."""
+        rows, columns = int(height) * aspect, int(width)  # tensors while tracing
+        scale = self.image_size / max(rows, columns)
+        return max(1, round(rows * scale)), max(1, round(columns * scale))
 
-    def encode(self, images: Tensor, positions: Tensor | None = None, shift: tuple[int, int] = (0, 0)) -> EncodedSlices:
+    def encode(
+        self,
+        images: Tensor,
+        positions: Tensor | None = None,
+        shift: tuple[int, int] = (0, 0),
+        aspect: float = 1.0,
+    ) -> EncodedSlices:
         """Embed slices.
 
         Args:
             images: ``(B, C, H, W)`` in [0, 1], background exactly 0; C is 1 or 3.
             positions: ``(B,)``, relative position of each slice along its axis, in [0, 1]; 0.5 when None.
             shift: rows and columns, in resized pixels, by which the patch grid starts above and left of the image.
+            aspect: height of a pixel divided by its width.
         """
-        size = self.resized_shape(*images.shape[-2:])
+        size = self.resized_shape(images.shape[-2], images.shape[-1], aspect)
         resized = F.interpolate(images, size, mode="bilinear", antialias=True)
         foreground = F.adaptive_avg_pool2d(_foreground(images), size)
         embeddings = self.embedder.embed(_pad(resized * (foreground > 0), shift))
@@ -170,43 +179,44 @@ class AnomalyNet(nn.Module):
             raise ValueError(f"`network` must be one that a graph can hold, but {obstacle}. Run the bundle instead.")
 
     def forward(
-        self, images: Tensor, positions: Tensor | None = None, summarise: bool = False
+        self, images: Tensor, positions: Tensor | None = None, aspect: float = 1.0, summarise: bool = False
     ) -> Tensor | tuple[Tensor, PatchSummary]:
         """Compute anomaly maps.
 
         Args:
             images: ``(B, C, H, W)`` in [0, 1], background exactly 0; C is 1 or 3.
             positions: ``(B,)``, relative position of each slice along its axis; needed with ``location_weight`` only.
+            aspect: height of a pixel divided by its width; the embedder sees square pixels.
             summarise: whether to say how usual the patches are, too.
 
         Returns:
             ``(B, 1, H, W)``, non-negative, higher = more anomalous, 0 in the background; with ``summarise`` the maps
-            and a summary, on the CPU, of about 512 of the patches of the unshifted grid.
+            and a summary, on the CPU, of 64 to 127 of each slice's patches of the unshifted grid.
         """
         if is_exporting():
             self.check_graph()
-        maps, summary = self._compute_maps(images, positions, summarise)
+        maps, summary = self._compute_maps(images, positions, aspect, summarise)
         if self.intensity_tail is not None:
             maps = self.intensity_tail(maps, _middle(images)) * _foreground(images)
         return maps if summary is None else (maps, summary)
 
-    def compute_embedding_maps(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
+    def compute_embedding_maps(self, images: Tensor, positions: Tensor | None = None, aspect: float = 1.0) -> Tensor:
         """Compute anomaly maps from the patch embeddings alone; arguments and result as for :meth:`forward`."""
-        return self._compute_maps(images, positions)[0]
+        return self._compute_maps(images, positions, aspect)[0]
 
     def _compute_maps(
-        self, images: Tensor, positions: Tensor | None, summarise: bool = False
+        self, images: Tensor, positions: Tensor | None, aspect: float, summarise: bool = False
     ) -> tuple[Tensor, PatchSummary | None]:
         step = self.embedder.patch_size / self.num_shifts
         offsets = [round(number * step) for number in range(self.num_shifts)]
         maps, summary = [], None
         for shift in ((down, right) for down in offsets for right in offsets):
-            encoded = self.encode(images, positions, shift)
+            encoded = self.encode(images, positions, shift, aspect)
             valid = self.choose_patches(encoded)
             grid = self.detector.score_slices(encoded, valid)
             if summarise and not any(shift):
                 summary = self._summarise(encoded, valid, grid)
-            maps.append(self._place_scores(images, encoded, valid, grid, shift))
+            maps.append(self._place_scores(images, encoded, valid, grid, shift, aspect))
         return torch.stack(maps).mean(0) * _foreground(images), summary
 
     @torch.no_grad()
@@ -217,11 +227,17 @@ class AnomalyNet(nn.Module):
         return PatchSummary(log_density.cpu(), usage.cpu())
 
     def _place_scores(
-        self, images: Tensor, encoded: EncodedSlices, valid: Tensor, grid: Tensor, shift: tuple[int, int]
+        self,
+        images: Tensor,
+        encoded: EncodedSlices,
+        valid: Tensor,
+        grid: Tensor,
+        shift: tuple[int, int],
+        aspect: float,
     ) -> Tensor:
         """Maps ``(B, 1, H, W)`` of scores ``(B, h, w)`` on a grid that starts above and left of the images."""
         size = int(images.shape[-2]), int(images.shape[-1])
-        scale = [length / resized for length, resized in zip(size, self.resized_shape(*size), strict=True)]
+        scale = [length / resized for length, resized in zip(size, self.resized_shape(*size, aspect), strict=True)]
         patch_size = self.embedder.patch_size * scale[0], self.embedder.patch_size * scale[1]
         start = shift[0] * scale[0], shift[1] * scale[1]
         maps = refine_scores(grid, valid, _middle(images), self.upsampling, patch_size=patch_size, start=start)

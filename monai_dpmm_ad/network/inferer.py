@@ -12,7 +12,7 @@ from monai.utils import convert_to_dst_type
 from torch import Tensor
 
 from monai_dpmm_ad.calibration.drift import PatchSummary, summarise_scan
-from monai_dpmm_ad.ops.slices import assemble_slices, extract_slices
+from monai_dpmm_ad.ops.slices import assemble_slices, extract_slices, pixel_aspect, voxel_sizes
 from monai_dpmm_ad.transforms.slices import stack_neighbours
 
 __all__ = ["VolumeInferer", "iterate_slices"]
@@ -49,7 +49,8 @@ class VolumeInferer(Inferer):
 
         Args:
             inputs: preprocessed volumes or images, background exactly 0.
-            network: called as ``network(slices, positions)``, and with ``summarise=True`` where asked.
+            network: called as ``network(slices, positions)``, with ``aspect=`` where pixels are not square, and with
+                ``summarise=True`` where asked.
             args: unused, part of MONAI's interface.
             summarise: whether to say how usual each scan's patches are, too; the network must be an
                 :class:`~monai_dpmm_ad.network.AnomalyNet`, or return what that returns.
@@ -60,28 +61,34 @@ class VolumeInferer(Inferer):
             :func:`~monai_dpmm_ad.calibration.drift.summarise_scan` says of each of the B scans.
         """
         plain = inputs.as_subclass(Tensor)
+        sizes = voxel_sizes(inputs)
         if plain.ndim == 4:
-            pictures = plain.expand(-1, self.channels, -1, -1)
+            pictures, pixels = plain.expand(-1, self.channels, -1, -1), _shape_of_pixels(sizes, self.axes[0])
             parts = pictures.split(1) if summarise else [pictures]  # a forward pass has one summary
-            results = [_call(network, part, None, summarise) for part in parts]
+            results = [_call(network, part, None, pixels, summarise) for part in parts]
         else:
-            results = [self._infer_volume(volume, network, summarise) for volume in plain]
+            results = [self._infer_volume(volume, network, sizes, summarise) for volume in plain]
         maps = torch.cat([scan_maps for scan_maps, _ in results])
         placed = convert_to_dst_type(maps, inputs)[0]  # Invertd looks for the image's history on the map
         return (placed, [summarise_scan(summary) for _, summary in results]) if summarise else placed
 
     def _infer_volume(
-        self, volume: Tensor, network: Callable[..., Any], summarise: bool
+        self, volume: Tensor, network: Callable[..., Any], sizes: Tensor, summarise: bool
     ) -> tuple[Tensor, list[PatchSummary]]:
         total, summaries = torch.zeros_like(volume), []
         for axis in self.axes:
             slices = extract_slices(volume, axis)
-            maps = torch.zeros_like(slices)
+            maps, pixels = torch.zeros_like(slices), _shape_of_pixels(sizes, axis)
             for index, images, positions in iterate_slices(slices, self.batch_size, self.channels):
-                maps[index], parts = _call(network, images, positions, summarise)
+                maps[index], parts = _call(network, images, positions, pixels, summarise)
                 summaries += parts
             total += assemble_slices(maps, axis)
         return (total / len(self.axes))[None], summaries
+
+
+def _shape_of_pixels(sizes: Tensor, axis: str) -> dict[str, float]:
+    aspect = pixel_aspect(sizes, axis)
+    return {} if aspect == 1 else {"aspect": aspect}
 
 
 def iterate_slices(slices: Tensor, batch_size: int, channels: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -103,9 +110,9 @@ def iterate_slices(slices: Tensor, batch_size: int, channels: int) -> Iterator[t
 
 
 def _call(
-    network: Callable[..., Any], images: Tensor, positions: Tensor | None, summarise: bool
+    network: Callable[..., Any], images: Tensor, positions: Tensor | None, pixels: dict[str, float], summarise: bool
 ) -> tuple[Tensor, list[PatchSummary]]:
     if not summarise:
-        return network(images, positions), []
-    maps, summary = network(images, positions, summarise=True)
+        return network(images, positions, **pixels), []
+    maps, summary = network(images, positions, **pixels, summarise=True)
     return maps, [summary]

@@ -8,11 +8,14 @@ show it, by a permutation alone: no flip, no interpolation, hence an exact inver
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
 from monai_dpmm_ad.errors import unknown_option
 
-__all__ = ["AXES", "assemble_slices", "extract_slices"]
+__all__ = ["AXES", "assemble_slices", "extract_slices", "pixel_aspect", "voxel_sizes"]
 
 #: Permutation of (C, P, L, I) that makes (slice, C, rows, columns) of each axis.
 AXES: dict[str, tuple[int, int, int, int]] = {
@@ -20,6 +23,51 @@ AXES: dict[str, tuple[int, int, int, int]] = {
     "coronal": (1, 0, 3, 2),
     "sagittal": (2, 0, 3, 1),
 }
+
+
+#: What rounding leaves of square pixels must not resize a slice by one pixel.
+_NEARLY_SQUARE = 0.02
+
+
+def voxel_sizes(image: Tensor, batched: bool = True) -> Tensor:
+    """Return the voxel sizes that an image's affine gives.
+
+    Args:
+        image: ``(B, C, *spatial)``, or ``(C, *spatial)``; what carries no affine has voxels of 1 mm.
+        batched: whether the first dimension counts images; they share their sizes.
+
+    Returns:
+        ``(2,)`` or ``(3,)`` in mm.
+    """
+    rank = image.ndim - (2 if batched else 1)
+    affine = getattr(image, "affine", None)
+    if affine is None:
+        return torch.ones(rank)
+    matrix = torch.as_tensor(affine, dtype=torch.float64).cpu()
+    matrix = matrix[0] if matrix.ndim == 3 else matrix
+    return torch.linalg.vector_norm(matrix[:3, :rank], dim=0)
+
+
+def pixel_aspect(sizes: Tensor, axis: str) -> float:
+    """Return how many times as high as wide the pixels of an axis's slices are.
+
+    Args:
+        sizes: ``(3,)`` voxel sizes along P, L and I, or ``(2,)`` of the rows and columns of a picture, in mm.
+        axis: "axial", "coronal" or "sagittal"; a picture has one kind of slice.
+
+    Returns:
+        The height divided by the width; 1 where they differ by less than 2 %, or where a size is not positive.
+
+    Example:
+        >>> import torch
+        >>> pixel_aspect(torch.tensor([1.0, 1.0, 4.0]), "axial"), pixel_aspect(torch.tensor([1.0, 1.0, 4.0]), "coronal")
+        (1.0, 4.0)
+    """
+    rows, columns = (0, 1) if len(sizes) == 2 else (dim - 1 for dim in _permutation(axis)[2:])
+    height, width = float(sizes[rows]), float(sizes[columns])
+    if not (height > 0 and width > 0 and math.isfinite(height / width)):
+        return 1.0
+    return 1.0 if abs(height / width - 1) < _NEARLY_SQUARE else height / width
 
 
 def extract_slices(volume: Tensor, axis: str) -> Tensor:

@@ -77,7 +77,9 @@ def describe_scan(result: ScanResult, calibration: ScoreCalibration | None) -> s
     """Return the line of facts under a scan's name, as HTML."""
     facts = [f"score <b>{format_number(result.score)}</b>"]
     if result.p_value is not None:
-        facts.append(f"p <b>{format_number(result.p_value, 2)}</b>")
+        least = result.smallest_p_value
+        limit = "" if least is None else f" (not below {format_number(least, 2)})"
+        facts.append(f"p <b>{format_number(result.p_value, 2)}</b>{limit}")
     if result.volume_ml is not None:
         facts.append(f"flagged <b>{format_number(result.volume_ml, 3)} mL</b>")
     if result.num_lesions is not None:
@@ -118,6 +120,8 @@ def render_card(
         f'<article class="card" id="scan-{number}"><h3>{escape(result.name)}</h3>',
         f'<p class="facts">{describe_scan(result, calibration)}</p>',
     ]
+    if result.warning:
+        parts.append(f'<p class="warning">{escape(result.warning)}.</p>')
     if pictures.arrays is None:
         parts.append(f'<p class="small">No picture: {escape(pictures.problem or "")}.</p></article>')
         return "".join(parts)

@@ -30,6 +30,7 @@ def report_scans(
     settings: Mapping[str, Any],
     metrics: ScanMetrics | None = None,
     drift: Mapping[str, Any] | None = None,
+    note: str | None = None,
 ) -> Path:
     """Write ``report.html`` and ``overview.png`` beside the maps that an evaluator saved.
 
@@ -41,12 +42,13 @@ def report_scans(
         settings: shown as a table.
         metrics: of an evaluation, None after plain inference.
         drift: what ``drift.json`` says; a warning where the scans differ from those of the calibration.
+        note: what the calibration can promise.
 
     Returns:
         Path of the report.
     """
-    labels = {item["name"]: item.get("label") for item in items}
-    results = [_result(folder, row, labels.get(row.name)) for row in rows]
+    known = {item["name"]: item for item in items}
+    results = [_result(folder, row, known.get(row.name, {})) for row in rows]
     scores = [float(score) for score in network.calibration.image_scores if score < float("inf")]
     path = write_report(
         folder / "report.html",
@@ -57,6 +59,7 @@ def report_scans(
         component_usage=network.detector.component_weights(),
         settings={**settings, "fitted": network.detector.describe()},
         warning=describe_drift(drift),
+        note=note,
     )
     shown = sorted(results, key=lambda result: (not result.abnormal, -result.score))[:OVERVIEW_SCANS]
     with suppress(ScanError):  # no scan can be read any more; the report says why
@@ -64,13 +67,15 @@ def report_scans(
     return path
 
 
-def _result(folder: Path, row: ScanRow, label: str | None) -> ScanResult:
+def _result(folder: Path, row: ScanRow, item: Mapping[str, Any]) -> ScanResult:
     return ScanResult(
         name=row.name,
-        image=row.image,
+        image=item.get("image", row.image),
         anomaly_map=output_path(folder, row.name, "anomaly", row.image),
         mask=output_path(folder, row.name, "mask", row.image),
-        label=label,
+        label=item.get("label"),
+        warning=row.warning,
+        smallest_p_value=row.smallest_p_value,
         score=row.score,
         p_value=row.p_value,
         threshold=row.threshold,

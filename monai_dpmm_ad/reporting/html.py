@@ -35,6 +35,7 @@ _COLUMNS: tuple[tuple[str, Callable[[ScanResult], Any], bool], ...] = (
     ("p-value", lambda result: result.p_value, False),
     ("Flagged (mL)", lambda result: result.volume_ml, True),
     ("Lesions", lambda result: result.num_lesions, True),
+    ("Warning", lambda result: result.warning, False),
     ("Truth", lambda result: None if result.abnormal is None else ("healthy", "abnormal")[result.abnormal], False),
 )
 _SECTIONS = {"table": "Cohort", "metrics": "Metrics", "model": "Model", "curves": "Curves"}
@@ -57,6 +58,7 @@ def write_report(
     component_usage: Sequence[float] | None = None,
     settings: Mapping[str, Any] | None = None,
     warning: str | None = None,
+    note: str | None = None,
     title: str = "Anomaly report",
     max_viewers: int = 100,
     progress: Callable[[int, int], None] | None = None,
@@ -77,6 +79,7 @@ def write_report(
         component_usage: weights of the mixture's components, in any order.
         settings: shown as a table; may be nested.
         warning: a sentence that stands before everything else.
+        note: one that stands behind it, what the numbers can promise.
         title: of the page.
         max_viewers: embed the viewer of so many scans, those with the highest scores (about 0.2 MB each); the others
             have their picture only.
@@ -103,6 +106,7 @@ def write_report(
     ]
     sections = [
         f'<p class="warning" role="alert">Warning: {escape(warning)}.</p>' if warning else "",
+        f"<p>Note: {escape(note)}.</p>" if note else "",
         _render_table(ordered),
         _render_metrics(metrics),
         _render_charts(ordered, curves, calibration, component_usage),
@@ -193,7 +197,7 @@ def _render_legend(results: Sequence[ScanResult], scale: ColourScale) -> str:
     if any(result.label is not None for result in results):
         keys += '<span><i class="key truth"></i>truth</span>'
     note = ""
-    if not all(has_suffix(result.image, PICTURE_SUFFIXES) for result in results):
+    if not all(isinstance(result.image, str) and has_suffix(result.image, PICTURE_SUFFIXES) for result in results):
         note = "<span>Left of a scan is the patient's right. Each picture shows the most anomalous axial slice.</span>"
     return f"""<div class="legend"><div class="bar">
 <div style="background:linear-gradient(90deg,{stops})"></div>

@@ -18,7 +18,7 @@ class ScanResult:
 
     Args:
         name: shown to the reader.
-        image: the scan: NIfTI, a picture or a DICOM series.
+        image: the scan: a volume, a picture, or a DICOM series as its folder or files.
         anomaly_map: NIfTI on the scan's grid, or a 16-bit PNG in which mid-grey is the threshold.
         score: image score, higher is more anomalous.
         mask: flagged voxels, on the scan's grid.
@@ -28,10 +28,12 @@ class ScanResult:
         num_lesions: number of connected components of the mask.
         volume_ml: flagged volume in mL.
         abnormal: the truth about the whole scan.
+        warning: why the scan should not be relied on, or what its file leaves open.
+        smallest_p_value: the least that so few healthy scans allow.
     """
 
     name: str
-    image: PathLike
+    image: PathLike | Sequence[str]
     anomaly_map: PathLike
     score: float
     mask: PathLike | None = None
@@ -41,6 +43,8 @@ class ScanResult:
     num_lesions: int | None = None
     volume_ml: float | None = None
     abnormal: bool | None = None
+    warning: str | None = None
+    smallest_p_value: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

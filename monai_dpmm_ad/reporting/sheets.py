@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from monai_dpmm_ad.data.paths import MAKER
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.reporting.colours import (
     ColourScale,
@@ -121,7 +122,7 @@ def _plot(path: Path, cuts: Sequence[tuple[ScanResult, list[SliceArrays]]], scal
                 fontsize=9,
             )
     _plot_bar(bar.add_axes((0.1, 0.3, 0.18, 0.4)), scale)
-    replace_file(path, lambda temporary: figure.savefig(temporary, dpi=_DPI, metadata={"Software": None}))
+    replace_file(path, lambda temporary: figure.savefig(temporary, dpi=_DPI, metadata={"Software": MAKER}))
 
 
 def _plot_bar(axis: Axes, scale: ColourScale) -> None:

@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from nibabel import orientations
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
+from monai_dpmm_ad.data.nifti import open_volume
 from monai_dpmm_ad.data.paths import NIFTI_SUFFIXES, PICTURE_SUFFIXES, has_suffix
 from monai_dpmm_ad.data.readers import PICTURE_AFFINE
 from monai_dpmm_ad.errors import ScanError
@@ -90,15 +91,19 @@ def read_volumes(result: ScanResult) -> ScanVolumes:
         mask=None if mask is None else orient(mask),
         label=None if label is None else orient(label),
         affine=affine,
-        is_picture=has_suffix(result.image, PICTURE_SUFFIXES),
+        is_picture=isinstance(result.image, (str, os.PathLike)) and has_suffix(result.image, PICTURE_SUFFIXES),
     )
 
 
-def _read(path: PathLike, like: NDArray[Any] | None = None) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+def _read(
+    path: PathLike | Sequence[str], like: NDArray[Any] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Read a file as a 3D array with its affine, and check it against the scan's shape."""
     try:
-        if has_suffix(path, NIFTI_SUFFIXES):
-            image: Any = nib.load(path)
+        if not isinstance(path, (str, os.PathLike)):
+            data, affine = _read_other(path)
+        elif has_suffix(path, NIFTI_SUFFIXES):
+            image: Any = open_volume(os.fspath(path))
             data, affine = np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine, dtype=np.float64)
         elif has_suffix(path, PICTURE_SUFFIXES):
             data, affine = _read_picture(path), PICTURE_AFFINE
@@ -122,13 +127,14 @@ def _read(path: PathLike, like: NDArray[Any] | None = None) -> tuple[NDArray[np.
 
 def _read_picture(path: PathLike) -> NDArray[np.float32]:
     """Read a picture as grey values ``(columns, rows)``; 16 bits are kept."""
-    with Image.open(path) as image:
+    with Image.open(path) as picture:
+        image = ImageOps.exif_transpose(picture)
         grey = image if image.mode.startswith(("I", "F")) else image.convert("L")
         return np.asarray(grey, dtype=np.float32).T
 
 
-def _read_other(path: PathLike) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+def _read_other(path: PathLike | Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     from monai_dpmm_ad.transforms.load import LoadScan  # slow to import, and only DICOM needs it
 
-    image = LoadScan()(os.fspath(path))
+    image = LoadScan()(path)
     return np.asarray(image[0], dtype=np.float32), np.asarray(image.affine, dtype=np.float64)

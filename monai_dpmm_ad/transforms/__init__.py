@@ -14,7 +14,7 @@ from monai_dpmm_ad.transforms.intensity import (
 from monai_dpmm_ad.transforms.load import LoadScan, LoadScand
 from monai_dpmm_ad.transforms.pipeline import preprocess_scan, preprocess_slices
 from monai_dpmm_ad.transforms.regions import LoadRegionsd, count_regions, read_regions
-from monai_dpmm_ad.transforms.save import SaveScand, output_path, write_map
+from monai_dpmm_ad.transforms.save import SaveScand, output_path, own_format_path, write_map
 from monai_dpmm_ad.transforms.save_dicom import SaveDicomd
 from monai_dpmm_ad.transforms.slices import SampleSlices, SampleSlicesd
 
@@ -34,6 +34,7 @@ __all__ = [
     "find_scan_error",
     "naming_scan",
     "output_path",
+    "own_format_path",
     "preprocess_scan",
     "preprocess_slices",
     "read_regions",

@@ -20,7 +20,9 @@ def compute_foreground(image: Tensor, min_share: float = 0.1) -> Tensor:
     The threshold lies between the level of the background and that of the tissue, both found on a smoothed copy of at
     most 96 voxels a side. Of the voxels above it the largest connected parts are kept, and what they enclose, in the
     volume or in any axial slice (the last dimension), belongs to them: ventricles, sinuses, lungs. CT is told by its
-    air at -1000 HU and split at -500 HU.
+    air at -1000 HU and split at -500 HU; what is thin there, a head holder or table, is left out. Where a scan was
+    standardised inside a mask, its background is one value in the middle of the others, and everything else is
+    foreground.
 
     Args:
         image: ``(1, H, W)`` or ``(1, H, W, D)``, any intensities, finite.
@@ -43,12 +45,17 @@ def compute_foreground(image: Tensor, min_share: float = 0.1) -> Tensor:
     array = image.detach().cpu().numpy()[0].astype(np.float32, copy=False)
     if array.size == 0 or array.min() == array.max():
         raise ValueError("`image` must not be constant. A scan without contrast has no foreground.")
+    level = _level_inside(array)
+    if level is not None:
+        array = (array != level).astype(np.float32)
     steps = tuple(max(1, -(-size // _LARGEST_SIDE)) for size in array.shape)
     coarse = array[tuple(slice(None, None, step) for step in steps)]
     smooth = ndimage.gaussian_filter(coarse, 0.7)
     threshold = _threshold(coarse)
-    rough = _solid(smooth > threshold, min_share)
-    if _is_box(rough):
+    is_ct = threshold == _AIR_TISSUE_MIDPOINT
+    body = _without_thin_parts(smooth > threshold) if is_ct else smooth > threshold
+    rough = _solid(body, min_share)
+    if not is_ct and _is_box(rough):
         rough, threshold = _look_into_box(smooth, threshold, min_share)
     mask = _refine(array, rough, steps, threshold, min_share) if rough.any() else np.zeros(array.shape, dtype=bool)
     if not mask.any():  # the object is a few voxels, lost in the coarse copy
@@ -74,17 +81,71 @@ def _threshold(array: np.ndarray) -> float:
     return low + 0.1 * (high - low) if high > low else 0.5 * (float(array.min()) + float(array.max()))
 
 
+def _level_inside(array: np.ndarray) -> float | None:
+    """Return the background's value where it is one value and lies well inside the range of the others, else None.
+
+    Such are scans that were standardised inside a mask, with 0 outside. A few darker voxels are another matter:
+    interpolation leaves those at the rim of a stripped brain.
+    """
+    values, counts = np.unique(
+        array[tuple(slice(None, None, max(1, size // 64)) for size in array.shape)], return_counts=True
+    )
+    level = values[counts.argmax()]
+    if counts.max() < 0.1 * counts.sum():
+        return None
+    below, above = array[array < level], array[array > level]
+    if min(below.size, above.size) < 0.1 * (below.size + above.size):
+        return None
+    depth, height = float(level - np.median(below)), float(np.median(above) - level)
+    return float(level) if min(depth, height) > 0.1 * max(depth, height) else None
+
+
+def _without_thin_parts(mask: np.ndarray) -> np.ndarray:
+    """Take away what is thin beside the thickest part, in the plane of the slices: holders, tables and blankets.
+
+    A part counts as thin where no disc of a fifth of the largest one's radius fits into it; one that touches the body
+    is cut off where it is thin, unless it is as small as an ear.
+    """
+    depth = _depth_in_plane(mask)
+    radius = float(depth.max(initial=0.0))
+    if radius < 5.0:  # too coarse to tell
+        return mask
+    labels, count = ndimage.label(mask)
+    thickest = ndimage.maximum(depth, labels, np.arange(1, count + 1)) if count else np.zeros(0)
+    kept = mask & np.concatenate([[False], np.asarray(thickest) >= 0.2 * radius])[labels]
+    core = kept & (depth > 0.12 * radius)
+    near = _depth_in_plane(~core) <= 0.12 * radius + 1.5
+    thin, number = ndimage.label(kept & ~near)
+    if number:
+        sizes = np.bincount(thin.ravel())
+        sizes[0] = 0
+        kept &= ~(sizes > 0.02 * kept.sum())[thin]
+    return kept
+
+
+def _depth_in_plane(mask: np.ndarray) -> np.ndarray:
+    """Distance of each voxel of a mask to what is outside it, in its own axial slice, in pixels."""
+    if mask.ndim == 2:
+        return np.asarray(ndimage.distance_transform_edt(np.pad(mask, 1)))[1:-1, 1:-1]
+    return np.stack([_depth_in_plane(mask[..., index]) for index in range(mask.shape[-1])], axis=-1)
+
+
 def _is_box(mask: np.ndarray) -> bool:
     """Tell whether a mask fills the rim of its own bounding box, in the plane of the slices: noise does, a head not."""
     if not mask.any():
         return False
     inside = ndimage.binary_dilation(mask[_bounding_box(mask)], _in_plane(mask.ndim))  # noise is full of gaps
-    return bool(inside[_rim(inside)].mean() > 0.55)
+    rim = _rim(inside)
+    return bool(rim.any() and inside[rim].mean() > 0.55)
 
 
 def _rim(mask: np.ndarray) -> np.ndarray:
-    rim = np.ones(mask.shape, dtype=bool)
-    rim[3:-3, 3:-3] = False
+    """The outermost three rows and columns; of a slab, which the head runs through, only those along its plane."""
+    rim = np.zeros(mask.shape, dtype=bool)
+    for dim, other in ((0, 1), (1, 0)):
+        if mask.shape[dim] >= max(7, mask.shape[other] // 2):
+            edge = np.moveaxis(rim, dim, 0)
+            edge[:3] = edge[-3:] = True
     return rim
 
 
@@ -118,6 +179,8 @@ def _look_into_box(smooth: np.ndarray, threshold: float, min_share: float) -> tu
     box = _bounding_box(_largest(smooth > threshold, min_share))
     rim = np.zeros(smooth.shape, dtype=bool)
     rim[box] = _rim(smooth[box])
+    if not rim.any():
+        return _solid(smooth > threshold, min_share), threshold
     level = float(np.median(smooth[rim]))
     above = level + 4.0 * 1.4826 * float(np.median(np.abs(smooth[rim] - level)))
     if threshold < above < 0.5 * (threshold + float(np.quantile(smooth[box], 0.9))):

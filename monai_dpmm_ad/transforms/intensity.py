@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -15,9 +16,11 @@ from scipy import ndimage
 from torch import Tensor
 
 from monai_dpmm_ad.errors import naming_scan, unknown_option
+from monai_dpmm_ad.ops.slices import voxel_sizes
 from monai_dpmm_ad.transforms.foreground import compute_foreground
 
 __all__ = [
+    "CT_WINDOWS",
     "FOREGROUND_FLOOR",
     "INTENSITY_METHODS",
     "ScaleIntensityForeground",
@@ -28,9 +31,18 @@ __all__ = [
 #: The least value of a foreground voxel after scaling. The background is exactly 0, so ``image > 0`` is the mask.
 FOREGROUND_FLOOR = 1e-3
 
-INTENSITY_METHODS = ("median", "white_matter", "percentile", "ct_window")
+#: Centre and width (HU) of the windows that radiologists use, by kind of CT.
+CT_WINDOWS = {
+    "ct_brain": (40.0, 80.0),
+    "ct_subdural": (75.0, 215.0),
+    "ct_soft_tissue": (50.0, 400.0),
+    "ct_lung": (-600.0, 1500.0),
+    "ct_bone": (600.0, 2800.0),
+}
+INTENSITY_METHODS = ("median", "white_matter", "percentile", "ct_window", *CT_WINDOWS)
 
 _BINS = 256
+_AIR = -900.0  # HU and below
 
 
 def scale_foreground(
@@ -44,11 +56,12 @@ def scale_foreground(
 ) -> Tensor:
     """Scale an image's foreground to [FOREGROUND_FLOOR, 1] and set its background to 0.
 
-    With x₀ the level of the background (the median outside the mask, but no more than the 1st percentile inside):
-    "median" maps the foreground's median m to ``target``, y = target · (x - x₀) / (m - x₀); "white_matter" does so with
-    the mode of the brightest large peak of the histogram (white matter in T1, the main tissue peak elsewhere) in the
-    place of m; "percentile" maps the two percentiles of the foreground to 0 and 1; "ct_window" maps
-    ``center ± width / 2`` to 0 and 1.
+    With x₀ the level of the background (the median outside the mask; where more than 1 % of the foreground is darker,
+    as in scans standardised inside a mask, the foreground's least value): "median" maps the foreground's median m to
+    ``target``, y = target · (x - x₀) / (m - x₀); "white_matter" does so with the mode of the brightest large peak of
+    the histogram (white matter in T1, the main tissue peak elsewhere) in the place of m; "percentile" maps the two
+    percentiles of the foreground to 0 and 1; "ct_window" maps ``center ± width / 2`` to 0 and 1; "ct_brain",
+    "ct_subdural", "ct_soft_tissue", "ct_lung" and "ct_bone" do so with the usual window (``CT_WINDOWS``).
 
     A lesion that fills a share s of the foreground moves the median by at most s / 2 in rank and the mode hardly at
     all, but the percentiles by as much as it is bright: use "percentile" only where that does not matter.
@@ -56,7 +69,7 @@ def scale_foreground(
     Args:
         image: ``(1, *spatial)``, any intensities, finite.
         mask: the foreground, boolean, of the same shape.
-        method: "median", "white_matter", "percentile" or "ct_window".
+        method: "median", "white_matter", "percentile", "ct_window" or one of ``CT_WINDOWS``.
         target: what the median or mode becomes, in (0, 1).
         percentiles: lower and upper percentile, in percent.
         center: centre of the CT window (HU).
@@ -85,7 +98,8 @@ def scale_foreground(
     elif method == "percentile":
         zero, one = _quantiles(values, percentiles[0] / 100, percentiles[1] / 100)
         zero, one = (zero, one) if one > zero else (low, high)
-    elif method == "ct_window":
+    elif method == "ct_window" or method in CT_WINDOWS:
+        center, width = CT_WINDOWS.get(method, (center, width))
         zero, one = center - width / 2, center + width / 2
     else:
         raise unknown_option("method", method, INTENSITY_METHODS)
@@ -104,8 +118,10 @@ def _background_level(image: Tensor, mask: Tensor, values: Tensor) -> float:
     (lowest,) = _quantiles(values, 0.01)
     if not len(places):
         return min(0.0, lowest)
-    outside = torch.from_numpy(image.cpu().numpy().ravel()[places]).float()
-    return min(float(outside.median()), lowest)
+    outside = float(torch.from_numpy(image.cpu().numpy().ravel()[places]).float().median())
+    if outside > lowest:  # standardised inside a mask: what was black is the least of the foreground
+        return float(values.min())
+    return outside
 
 
 def _brightest_mode(values: Tensor) -> float:
@@ -128,7 +144,7 @@ class ScaleIntensityForeground(Transform):
     """Find an image's foreground, scale it, and set the background to exactly 0; see ``scale_foreground``.
 
     Args:
-        method: "median", "white_matter", "percentile" or "ct_window".
+        method: "median", "white_matter", "percentile", "ct_window" or one of ``CT_WINDOWS``.
         target: what the median or white-matter mode becomes.
         percentiles: for "percentile", in percent of the foreground.
         center: centre of the CT window (HU).
@@ -186,8 +202,36 @@ class ScaleIntensityForeground(Transform):
                 plain, inside, self.method, self.target, self.percentiles, self.center, self.width
             )
         if isinstance(img, MetaTensor):
-            return MetaTensor(scaled, meta=dict(img.meta), applied_operations=list(img.applied_operations))
+            meta = {**img.meta, "facts": json.dumps(describe_scan(img, inside))}  # as text, which collating leaves
+            return MetaTensor(scaled, meta=meta, applied_operations=list(img.applied_operations))
         return scaled
+
+
+def describe_scan(img: MetaTensor, inside: Tensor) -> dict[str, Any]:
+    """Say what kind of scan an image is, before its intensities are scaled.
+
+    Args:
+        img: ``(1, P, L, I)`` or ``(1, H, W)``.
+        inside: its foreground, boolean, of the same shape.
+
+    Returns:
+        ``spatial_dims``; ``modality``, "" where neither the file nor Hounsfield units of air say it; ``sizes`` of the
+        voxels along P, L and I in mm; ``range``, the 1st, 50th and 99th percentile of the foreground's intensities;
+        ``volume`` of the foreground in mL. A volume of one slice, and a single slice of a DICOM series, is 3D without
+        a volume.
+    """
+    values = img.as_tensor()[inside]
+    values = values[:: max(1, len(values) // 100_000)]
+    sizes = voxel_sizes(img, batched=False)
+    is_picture = img.ndim == 3 and not img.meta.get("modality")
+    thick = img.ndim == 4 and min(img.shape[1:]) > 1
+    return {
+        "spatial_dims": 2 if is_picture else 3,
+        "modality": str(img.meta.get("modality") or ("CT" if float(img.min()) <= _AIR else "")),
+        "sizes": [round(float(size), 4) for size in sizes],
+        "range": [float(value) for value in np.quantile(values.numpy(), [0.01, 0.5, 0.99])],
+        "volume": float(inside.sum()) * float(sizes.prod()) / 1000 if thick else 0.0,
+    }
 
 
 class ScaleIntensityForegroundd(MapTransform):

@@ -15,11 +15,15 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform, Transform
 
+from monai_dpmm_ad.data.dicom_reader import DicomSeriesReader
+from monai_dpmm_ad.data.limits import DEFAULT_MAX_BYTES
 from monai_dpmm_ad.data.nrrd import NrrdVolumeReader
 from monai_dpmm_ad.data.paths import (
-    NIFTI_SUFFIXES,
+    META_SUFFIXES,
+    NIBABEL_SUFFIXES,
     NRRD_SUFFIXES,
     PICTURE_SUFFIXES,
+    VOLUME_SUFFIXES,
     has_suffix,
     is_dicom_file,
     scan_stem,
@@ -27,19 +31,17 @@ from monai_dpmm_ad.data.paths import (
 )
 from monai_dpmm_ad.data.readers import (
     PICTURE_AFFINE,
-    DicomSeriesReader,
     label_reader,
-    nifti_reader,
+    meta_image_reader,
     picture_reader,
     quiet_readers,
     reading_reason,
+    volume_reader,
 )
 from monai_dpmm_ad.errors import ScanError
+from monai_dpmm_ad.transforms.background import fill_background
 
 __all__ = ["DEFAULT_MAX_BYTES", "LoadScan", "LoadScand", "largest_shift"]
-
-#: The largest scan that is read, as float32: 1024³ voxels. A header that claims more is damaged or not a head.
-DEFAULT_MAX_BYTES = 4 * 2**30
 
 PathOrSeries = str | os.PathLike | Sequence[str | os.PathLike]
 
@@ -47,10 +49,14 @@ PathOrSeries = str | os.PathLike | Sequence[str | os.PathLike]
 class LoadScan(Transform):
     """Load one scan as a channel-first float32 ``MetaTensor``, or raise a ``ScanError`` that says why not.
 
-    Reads NIfTI, NRRD, a DICOM series (its folder, its files, or a single file) and PNG, JPEG and BMP pictures, which
-    become grey (16 bits are kept). Pictures and single DICOM images have an array with columns first, as MONAI's
-    readers give it, and the affine diag(-1, -1, 1, 1), so that ``Orientation("PL")`` leaves rows and columns as the
-    picture has them.
+    Reads NIfTI, Analyze, FreeSurfer's, NRRD and MetaImage volumes, a DICOM series (its folder, its files, or a single
+    file) and PNG, JPEG, BMP and TIFF pictures, which become grey (16 bits are kept) and upright as their EXIF data say.
+    Pictures and single DICOM images have an array with columns first, as MONAI's readers give it, and the affine
+    diag(-width, -height, 1, 1), of a picture diag(-1, -1, 1, 1), so that ``Orientation("PL")`` leaves rows and columns
+    as the picture has them. NaN outside the head is background.
+
+    ``meta`` holds the scan's ``name``; ``notes``, a JSON list of what a user should know; ``modality``, where the file
+    says it; and of a DICOM series ``dicom_files``, a JSON list.
 
     Args:
         spatial_dims: 3 accepts volumes of two slices or more, 2 accepts flat images, ``None`` both; a volume that has
@@ -84,10 +90,11 @@ class LoadScan(Transform):
         Raises:
             ScanError: when the file is no scan that can be processed.
         """
-        image = self.read(path, is_label=False)
+        image = self._read(path, is_label=False)
         source = _source(path)
         _check_dims(source, tuple(image.shape[1:]), self.spatial_dims)
         _check_affine(source, image)
+        fill_background(image, source)
         low, high = torch.aminmax(image.as_tensor())
         if float(low) == float(high):
             raise ScanError(source, f"is constant: every voxel is {float(low):g}")
@@ -139,8 +146,19 @@ class LoadScan(Transform):
             float32, ``(1, *spatial)``.
 
         Raises:
-            ScanError: when the file cannot be read, or has voxels that are not finite.
+            ScanError: when the file cannot be read, or has voxels that are not finite (in a label NaN is 0).
         """
+        image = self._read(path, is_label)
+        values = image.as_tensor()
+        if is_label:
+            values = torch.nan_to_num_(values, nan=0.0)  # where nothing was drawn
+        if not torch.isfinite(values.sum(dtype=torch.float64)):  # one pass; the count only when it is needed
+            bad = int((~torch.isfinite(values)).sum())
+            raise ScanError(_source(path), f"has {bad} NaN or infinite voxels of {values.numel()}")
+        return image
+
+    def _read(self, path: PathOrSeries, is_label: bool) -> MetaTensor:
+        """Read the voxels, which may be NaN or infinite."""
         source = _source(path)
         try:
             with quiet_readers():
@@ -153,17 +171,13 @@ class LoadScan(Transform):
         except Exception as error:  # readers raise anything at all on damaged files
             raise ScanError(source, reading_reason(error)) from error
         meta = dict(image.meta)
-        is_picture = has_suffix(source, PICTURE_SUFFIXES)
-        if is_picture or (image.ndim == 2 and not has_suffix(source, NIFTI_SUFFIXES)):
+        if has_suffix(source, PICTURE_SUFFIXES):
             meta |= {"affine": torch.from_numpy(PICTURE_AFFINE), "original_affine": PICTURE_AFFINE.copy()}
         meta |= {"original_channel_dim": "no_channel", "filename_or_obj": source}
-        if isinstance(reader, DicomSeriesReader):  # as text, which collating leaves alone
-            meta["dicom_files"] = json.dumps(reader.slice_files)
-        values = image.as_tensor()
-        if not torch.isfinite(values.sum(dtype=torch.float64)):  # one pass; the count only when it is needed
-            bad = int((~torch.isfinite(values)).sum())
-            raise ScanError(source, f"has {bad} NaN or infinite voxels of {values.numel()}")
-        return MetaTensor(values.contiguous()[None], meta=meta)
+        meta["notes"] = json.dumps(getattr(reader, "notes", []))  # as text, which collating leaves alone
+        if isinstance(reader, DicomSeriesReader):
+            meta |= {"dicom_files": json.dumps(reader.slice_files), "modality": reader.modality}
+        return MetaTensor(image.as_tensor().contiguous()[None], meta=meta)
 
     def _reader(self, path: PathOrSeries, is_label: bool) -> Any:
         source = _source(path)
@@ -175,15 +189,20 @@ class LoadScan(Transform):
             raise ScanError(source, f"is {kind}, no file")
         if os.path.getsize(source) == 0:
             raise ScanError(source, "is empty (0 bytes)")
-        if has_suffix(source, NIFTI_SUFFIXES):
-            return nifti_reader(source, self.max_bytes)
+        if has_suffix(source, NIBABEL_SUFFIXES):
+            return volume_reader(source, self.max_bytes)
         if has_suffix(source, NRRD_SUFFIXES):
             return NrrdVolumeReader(self.max_bytes)
+        if has_suffix(source, META_SUFFIXES):
+            return meta_image_reader(source, self.max_bytes)
         if has_suffix(source, PICTURE_SUFFIXES):
             return (label_reader if is_label else picture_reader)(source, self.max_bytes)
         if is_dicom_file(Path(source)):
             return DicomSeriesReader(self.max_bytes)
-        raise ScanError(source, "is not an image that can be read (NIfTI, NRRD, DICOM, PNG, JPEG or BMP)")
+        if has_suffix(source, (".img",)):
+            raise ScanError(source, "holds the voxels of a pair; name its header, the .hdr file beside it")
+        known = ", ".join(suffix for suffix in (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES))
+        raise ScanError(source, f"is not an image that can be read (DICOM, {known})")
 
 
 class LoadScand(MapTransform):

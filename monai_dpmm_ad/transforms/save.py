@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping
+import shutil
+import tempfile
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,15 +17,19 @@ from monai.config import KeysCollection
 from monai.transforms import SaveImaged
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from monai_dpmm_ad.data.paths import NIFTI_SUFFIXES, PICTURE_SUFFIXES, has_suffix
+from monai_dpmm_ad.data.nifti import open_volume
+from monai_dpmm_ad.data.paths import MAKER, NIFTI_SUFFIXES, PICTURE_SUFFIXES, has_suffix
 from monai_dpmm_ad.data.readers import reading_reason
 from monai_dpmm_ad.errors import ScanError
-from monai_dpmm_ad.utils.files import replace_file
+from monai_dpmm_ad.utils.files import PARTIAL, replace_file
 
-__all__ = ["SaveScand", "output_path", "write_map"]
+__all__ = ["SaveScand", "output_path", "own_format_path", "write_map"]
 
 UINT16_MAX = 65535
+_SINGLE_FILES = {".nhdr": ".nrrd", ".mhd": ".mha"}  # of formats in two files the one in one
+_OWN_FORMATS = (".mgz", ".mgh", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd", ".tif", ".tiff")
 
 
 class SaveScand(SaveImaged):
@@ -36,20 +43,31 @@ class SaveScand(SaveImaged):
         output_dir: folder of the outputs.
         postfix: what the file holds, for example ``anomaly``.
         dtype: ``float32`` or ``uint8``.
+        own_format: write the map in the source's own format as well, where that is another that can hold it.
     """
 
     def __init__(
-        self, keys: KeysCollection, output_dir: str | os.PathLike[str], postfix: str, dtype: str = "float32"
+        self,
+        keys: KeysCollection,
+        output_dir: str | os.PathLike[str],
+        postfix: str,
+        dtype: str = "float32",
+        own_format: bool = False,
     ) -> None:
         super().__init__(keys, output_dir=Path(output_dir), output_postfix=postfix, allow_missing_keys=True)
         self.output_dir, self.postfix, self.dtype = Path(output_dir), postfix, np.dtype(dtype)
+        self.own_format = own_format
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the maps; ``data`` is handed on unchanged."""
         for key in self.key_iterator(dict(data)):
             meta = data[key].meta
-            path = output_path(self.output_dir, meta["name"], self.postfix, meta["filename_or_obj"])
-            write_map(path, np.asarray(data[key].cpu())[0].astype(self.dtype, copy=False), meta)
+            source = meta["filename_or_obj"]
+            values = np.asarray(data[key].cpu())[0].astype(self.dtype, copy=False)
+            write_map(output_path(self.output_dir, meta["name"], self.postfix, source), values, meta)
+            own = own_format_path(self.output_dir, meta["name"], self.postfix, source)
+            if self.own_format and own is not None:
+                write_map(own, values, meta)
         return dict(data)
 
 
@@ -67,14 +85,20 @@ def output_path(
     return Path(folder) / f"{name}_{postfix}{suffix or suited}"
 
 
+def own_format_path(folder: str | os.PathLike[str], name: str, postfix: str, source: str) -> Path | None:
+    """Path of an output in the source's own format; None where that has no other or cannot hold a map."""
+    own = next((suffix for suffix in _OWN_FORMATS if has_suffix(source, (suffix,))), None)
+    return None if own is None else output_path(folder, name, postfix, source, _SINGLE_FILES.get(own, own))
+
+
 def write_map(path: str | os.PathLike[str], values: NDArray[Any], meta: Mapping[str, Any]) -> None:
-    """Write a map as NIfTI with the source's own header, or as a PNG, under a temporary name first.
+    """Write a map as NIfTI with the source's own header, or as what its suffix says, under a temporary name first.
 
     A NIfTI keeps the source's affine, units and codes to the bit. A float map becomes a 16-bit PNG in which mid-grey is
     the threshold and white twice that or more; a mask becomes 0 and 255.
 
     Args:
-        path: ends in ``.nii.gz`` or ``.png``.
+        path: ends in ``.nii.gz`` or ``.png``, or in a suffix of another format that can be read.
         values: ``(X, Y, Z)``, or ``(columns, rows)`` for a picture, on the source's grid; its type is that of the file.
         meta: ``filename_or_obj``, the source; ``original_affine``; for a float PNG also ``threshold``.
 
@@ -83,33 +107,90 @@ def write_map(path: str | os.PathLike[str], values: NDArray[Any], meta: Mapping[
         OSError: the file cannot be written, or must not be: see :func:`~monai_dpmm_ad.utils.files.replace_file`.
     """
     source = str(meta["filename_or_obj"])
-    if has_suffix(str(path), PICTURE_SUFFIXES):
-        replace_file(path, lambda temporary: _write_picture(temporary, values, meta), owner=source)
+    if has_suffix(path, (".hdr",)):
+        _write_pair(Path(path), values, meta)
+        return
+    write = next((write for suffixes, write in _WRITERS.items() if has_suffix(path, suffixes)), None)
+    if write is not None:
+        replace_file(path, lambda temporary: write(temporary, values, meta), owner=source)
     else:
         image = _on_grid_of(source, values, meta)
         replace_file(path, lambda temporary: nib.save(image, temporary), owner=source)
 
 
+def _write_tiff(path: Path, values: NDArray[Any], meta: Mapping[str, Any]) -> None:
+    """The map's own numbers; a mask as 0 and 255."""
+    pixels = (values.T > 0).astype(np.uint8) * 255 if values.dtype == np.uint8 else values.T
+    Image.fromarray(pixels).save(path, software=MAKER)
+
+
+def _write_freesurfer(path: Path, values: NDArray[Any], meta: Mapping[str, Any]) -> None:
+    nib.save(nib.MGHImage(values, np.asarray(meta["original_affine"], dtype=np.float64)), path)
+
+
+def _write_itk(path: Path, values: NDArray[Any], meta: Mapping[str, Any]) -> None:
+    import SimpleITK
+
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(values.T))
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(meta["original_affine"], dtype=np.float64)
+    rank = values.ndim
+    spacing = np.linalg.norm(affine[:rank, :rank], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((affine[:rank, :rank] / spacing).ravel().tolist())
+    image.SetOrigin(affine[:rank, 3].tolist())
+    image.SetMetaData("ITK_InputFilterName", MAKER)
+    SimpleITK.WriteImage(image, str(path), True)
+
+
+def _write_pair(path: Path, values: NDArray[Any], meta: Mapping[str, Any]) -> None:
+    """Write a NIfTI pair, the voxels before the header that stands for both."""
+    image = nib.Nifti1Pair(values, np.asarray(meta["original_affine"], dtype=np.float64))
+    image.header["descrip"] = MAKER.encode()
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=PARTIAL) as folder:
+        nib.save(image, Path(folder) / path.name)
+        for name in (path.with_suffix(".img").name, path.name):
+            write = partial(shutil.copyfile, Path(folder) / name)
+            replace_file(path.with_name(name), write, str(meta["filename_or_obj"]))
+
+
 def _write_picture(path: Path, values: NDArray[Any], meta: Mapping[str, Any]) -> None:
-    pixels = values.T
+    pixels, info = values.T, PngInfo()
+    info.add_text("Software", MAKER)
     if pixels.dtype == np.uint8:
-        Image.fromarray((pixels > 0).astype(np.uint8) * 255).save(path)
+        Image.fromarray((pixels > 0).astype(np.uint8) * 255).save(path, pnginfo=info)
         return
     scale = UINT16_MAX / max(2 * float(meta["threshold"]), 1e-12)
-    Image.fromarray(np.clip(pixels * scale, 0, UINT16_MAX).astype(np.uint16)).save(path)
+    Image.fromarray(np.clip(pixels * scale, 0, UINT16_MAX).astype(np.uint16)).save(path, pnginfo=info)
 
 
 def _on_grid_of(source: str, values: NDArray[Any], meta: Mapping[str, Any]) -> nib.Nifti1Image:
     if not has_suffix(source, NIFTI_SUFFIXES):
-        return nib.Nifti1Image(values, np.asarray(meta["original_affine"], dtype=np.float64))
+        plain = nib.Nifti1Image(values, np.asarray(meta["original_affine"], dtype=np.float64))
+        plain.header["descrip"] = MAKER.encode()
+        return plain
     try:
-        image = cast(nib.Nifti1Image, nib.load(source))
+        image = cast(nib.Nifti1Image, open_volume(source))
     except Exception as error:  # it was read a moment ago
         raise ScanError(source, f"has changed while it was processed: {reading_reason(error)}") from error
     header = nib.Nifti1Header.from_header(image.header, check=False)
     header.set_data_dtype(values.dtype)
     header.set_slope_inter(1, 0)
     header.extensions.clear()  # they may hold the patient's data
-    for field, content in {"cal_min": 0, "cal_max": 0, "descrip": b"", "aux_file": b"", "db_name": b""}.items():
+    for field, content in {
+        "cal_min": 0,
+        "cal_max": 0,
+        "descrip": MAKER.encode(),
+        "aux_file": b"",
+        "db_name": b"",
+    }.items():
         header[field] = content
+    header["intent_code"] = 0  # a map is not what its source may be called
     return nib.Nifti1Image(values.reshape(image.shape), None, header)
+
+
+_WRITERS: dict[tuple[str, ...], Callable[[Path, NDArray[Any], Mapping[str, Any]], None]] = {
+    (".tif", ".tiff"): _write_tiff,
+    PICTURE_SUFFIXES: _write_picture,
+    (".mgz", ".mgh"): _write_freesurfer,
+    (".nrrd", ".mha"): _write_itk,
+}

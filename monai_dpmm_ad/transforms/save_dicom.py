@@ -20,7 +20,7 @@ from monai_dpmm_ad.data.readers import reading_reason
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.transforms.save import output_path
 from monai_dpmm_ad.utils.extras import import_extra
-from monai_dpmm_ad.utils.files import replace_file
+from monai_dpmm_ad.utils.files import remove_file, replace_file
 
 __all__ = ["SaveDicomd", "make_parametric_map", "make_segmentation", "read_sources"]
 
@@ -37,6 +37,9 @@ _OPTIONAL = (
 class SaveDicomd(MapTransform):
     """Save ``NAME_mask.dcm`` and ``NAME_anomaly.dcm`` for scans that come from DICOM; others are handed on.
 
+    They are an extra: where a series cannot be referred to, the other results stand, and ``notes`` in the map's
+    metadata say why there are none.
+
     Args:
         output_dir: folder of the outputs.
         mask_key: mask ``(1, columns, rows, slices)`` on the source's grid.
@@ -49,10 +52,10 @@ class SaveDicomd(MapTransform):
         import_extra("highdicom", "dicom")  # a missing package is said before the long work
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write the files; ``data`` is handed on unchanged.
+        """Write the files; of ``data`` nothing else than the map's notes is changed.
 
         Raises:
-            ScanError: naming the scan, when its files lack what has to be referred to.
+            OSError: the file cannot be written.
         """
         for key, postfix, make in (
             (self.mask_key, "mask", make_segmentation),
@@ -62,27 +65,37 @@ class SaveDicomd(MapTransform):
             if files:
                 meta = data[key].meta
                 path = output_path(self.output_dir, meta["name"], postfix, meta["filename_or_obj"], ".dcm")
-                dataset = _make(make, np.asarray(data[key].cpu())[0], files)
-                replace_file(path, dataset.save_as, owner=str(meta["filename_or_obj"]))
+                owner = str(meta["filename_or_obj"])
+                try:
+                    dataset = _make(make, np.asarray(data[key].cpu())[0], files)
+                except ScanError as error:
+                    remove_file(path, owner)  # an earlier run's
+                    _note(data[self.map_key].meta, f"no DICOM {postfix} was written: {error.path} {error.reason}")
+                    continue
+                replace_file(path, dataset.save_as, owner=owner)
         return dict(data)
+
+
+def _note(meta: dict[str, Any], note: str) -> None:
+    meta["notes"] = json.dumps([*json.loads(meta.get("notes") or "[]"), note])
 
 
 def _make(make: Callable[..., Any], values: NDArray[Any], files: Sequence[str]) -> Any:
     try:
         sources = read_sources(files)
+    except ScanError:
+        raise
     except Exception as error:  # pydicom raises anything at all on damaged headers
-        raise ScanError(
-            files[0], f"has a header that no DICOM output can refer to ({reading_reason(error)})"
-        ) from error
+        raise ScanError(files[0], f"cannot be referred to ({reading_reason(error)})") from error
+    if any(int(source.get("NumberOfFrames", 1) or 1) > 1 for source in sources):
+        raise ScanError(files[0], "is an enhanced multi-frame file, to which DICOM outputs do not refer yet")
     try:
         return make(values, sources)
-    except (TypeError, KeyError, IndexError, NotImplementedError) as error:
-        raise ScanError(
-            files[0], f"has a header that no DICOM output can refer to ({reading_reason(error)})"
-        ) from error
-    except AttributeError as error:  # highdicom expects each frame's description in what may have several, RT Dose say
+    except Exception as error:  # highdicom asks much of its sources, and says it in many ways
         kind = sources[0].SOPClassUID.name
-        raise ScanError(files[0], f"is of a kind that no DICOM output can refer to ({kind})") from error
+        raise ScanError(
+            files[0], f"cannot be referred to ({kind}: {str(error).splitlines()[0].rstrip('.')})"
+        ) from error
 
 
 def read_sources(files: Sequence[str | os.PathLike[str]]) -> list[Any]:
@@ -98,15 +111,34 @@ def read_sources(files: Sequence[str | os.PathLike[str]]) -> list[Any]:
         ScanError: a file that lacks what has to be referred to.
     """
     pydicom = import_extra("pydicom", "dicom")
-    sources = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+    sources = [pydicom.dcmread(file, stop_before_pixels=True, force=True) for file in files]
     for file, source in zip(files, sources, strict=True):
+        _empty_unusable(source)
         missing = [tag for tag in NEEDED if not source.get(tag)]
         if missing:
             raise ScanError(os.fspath(file), f"lacks {', '.join(missing)}, so no DICOM output can refer to it")
         for tag in _OPTIONAL:
             if tag not in source:
                 setattr(source, tag, None)
+        # Cosines differ in their last decimals from slice to slice; what was read as one orientation is written as one.
+        source.ImageOrientationPatient = sources[0].ImageOrientationPatient
     return sources
+
+
+def _empty_unusable(source: Any) -> None:
+    """Empty dates and times that are none, as anonymisers leave them."""
+    valuerep = import_extra("pydicom", "dicom").valuerep
+    kinds = {"DA": valuerep.DA, "TM": valuerep.TM, "DT": valuerep.DT}
+    for tag in list(source.keys()):
+        raw = source.get_item(tag)
+        if str(getattr(raw, "VR", "")) not in kinds:
+            continue
+        try:
+            value = source[tag].value
+            for part in [value] if isinstance(value, str) or value is None else list(value):
+                kinds[str(raw.VR)](part)
+        except Exception:
+            source.add_new(tag, str(raw.VR), None)
 
 
 def make_segmentation(mask: NDArray[Any], sources: Sequence[Any], names: Sequence[str] = ("Anomaly",)) -> Any:

@@ -13,8 +13,8 @@ from monai.transforms import MapTransform
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from monai_dpmm_ad.calibration import Calibration
-from monai_dpmm_ad.errors import unknown_option
+from monai_dpmm_ad.calibration import MAX_IMAGE_SCORES, Calibration
+from monai_dpmm_ad.errors import ScanError, source_of, unknown_option
 from monai_dpmm_ad.normative import REGION_THRESHOLD, RegionCalibration, keep_regions
 from monai_dpmm_ad.ops.pooling import POOLING_METHODS, pool_image_score
 
@@ -25,7 +25,7 @@ DEFAULT_RATE = 0.01
 
 
 class ScoreScand(MapTransform):
-    """Add ``mask``, ``percentile``, ``score``, ``p_value`` and ``threshold`` to a scan with ``pred`` in native space.
+    """Add mask, percentile, score, p-value, its smallest value and threshold to a scan with ``pred`` in native space.
 
     The mask holds regions, of which a healthy scan has ``false_regions`` in expectation, where a calibration of regions
     is fitted and no rate is asked for; else voxels. Thresholds are applied where they were calibrated: on the finished
@@ -70,6 +70,12 @@ class ScoreScand(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
         anomaly_map = torch.as_tensor(out["pred"]).float()
+        if not (anomaly_map > 0).any():
+            raise ScanError(
+                source_of(out["image"]),
+                "shows nothing that could be scored: no patch holds enough foreground; is it an image of the kind that "
+                "was fitted?",
+            )
         out["score"] = float(pool_image_score(anomaly_map, anomaly_map > 0, self._choose_pooling(out)))
         meta = {**out["image"].meta, **out["pred"].meta}
         # MONAI keeps what it knows of a scan beside the engine's output; the class has to travel with the map.
@@ -80,6 +86,7 @@ class ScoreScand(MapTransform):
             threshold, mask = self._flag(out, values, meta.get("original_affine"))
             out["threshold"] = meta["threshold"] = threshold
             out["p_value"] = float(calibration.p_value(out["score"]))
+            out["smallest_p_value"] = 1 / (min(int(calibration.num_scans), MAX_IMAGE_SCORES) + 1)
             out["mask"] = MetaTensor(mask, meta=meta)
             out["percentile"] = MetaTensor(calibration.percentile(values), meta={**meta, "threshold": 50.0})
         out["pred"] = MetaTensor(anomaly_map.as_subclass(torch.Tensor), meta=meta)

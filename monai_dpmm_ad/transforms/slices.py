@@ -16,7 +16,7 @@ from monai.transforms.traits import MultiSampleTrait
 from torch import Tensor
 
 from monai_dpmm_ad.errors import ScanError, source_of, unknown_option
-from monai_dpmm_ad.ops.slices import AXES, extract_slices
+from monai_dpmm_ad.ops.slices import AXES, extract_slices, pixel_aspect, voxel_sizes
 
 __all__ = ["SELECTIONS", "SampleSlices", "SampleSlicesd", "select_slices", "stack_neighbours"]
 
@@ -135,8 +135,8 @@ class SampleSlices(Randomizable, Transform, MultiSampleTrait):
 
         Returns:
             Dictionaries with ``image`` ``(channels, rows, columns)``, ``label`` ``(1, rows, columns)`` where a label
-            was given, ``slice_index``, ``axis`` and ``position``, the slice's relative place (index + ½) / n along
-            its axis of the (cropped) volume.
+            was given, ``slice_index``, ``axis``, ``position``, the slice's relative place (index + ½) / n along its
+            axis of the (cropped) volume, and ``aspect``, the height of its pixels divided by their width.
 
         Raises:
             ScanError: when no slice is left.
@@ -156,7 +156,12 @@ class SampleSlices(Randomizable, Transform, MultiSampleTrait):
                 (axis, extract_slices(image, axis), None if marked is None else extract_slices(marked, axis))
                 for axis in self.axes
             ]
-        samples = [sample for axis, images, labels in pairs for sample in self._sample(scan, axis, images, labels)]
+        sizes = voxel_sizes(img, batched=False)
+        samples = [
+            {**sample, "aspect": pixel_aspect(sizes, axis)}
+            for axis, images, labels in pairs
+            for sample in self._sample(scan, axis, images, labels)
+        ]
         if not samples:
             detail = " without a label mark" if self.exclude == "slices" and marked is not None else ""
             raise ScanError(source_of(img), f"no slice{detail} has enough foreground")

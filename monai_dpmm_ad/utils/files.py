@@ -97,8 +97,12 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object], 
         raise
 
 
-def remove_file(path: str | os.PathLike[str]) -> None:
+def remove_file(path: str | os.PathLike[str], owner: str = "") -> None:
     """Remove a file of an earlier run, where it is there.
+
+    Args:
+        path: the file.
+        owner: the scan that it is of, where it is of one.
 
     Raises:
         FileExistsError: as `replace_file`.
@@ -106,7 +110,7 @@ def remove_file(path: str | os.PathLike[str]) -> None:
     path = Path(path)
     claim = _claim_on(path)
     if claim is not None:
-        claim.check(path, "")
+        claim.check(path, owner)
     path.unlink(missing_ok=True)
 
 
@@ -225,7 +229,7 @@ def read_json(path: PathLike, max_bytes: int | None = None) -> Any:
         size = Path(path).stat().st_size
         if max_bytes is not None and size > max_bytes:
             raise ValueError(f"it has {size} bytes, more than {max_bytes}")
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))  # with a byte order mark or without
     except FileNotFoundError as error:
         raise ValueError(f"{path}: is missing") from error
     except (OSError, ValueError, RecursionError) as error:

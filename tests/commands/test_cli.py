@@ -50,7 +50,7 @@ def truncate(path: Path, scan: nib.Nifti1Image) -> Path:
 
 def with_nan(scan: nib.Nifti1Image) -> np.ndarray:
     data = scan.get_fdata(dtype=np.float32).copy()
-    data[3, 4, 5] = np.nan
+    data[tuple(size // 2 for size in data.shape)] = np.nan
     return data
 
 
@@ -250,12 +250,46 @@ def test_an_interrupted_fit_continues(cohort: Path, tiny_vit: Path, tmp_path: Pa
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_pictures_in_pictures_out(bundle: Path, scan: nib.Nifti1Image, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def picture_bundle(cohort: Path, tiny_vit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that was fitted on pictures."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(3):
+        data = nib.load(cohort.parent / "imagesTr" / f"train_00{number}.nii.gz").get_fdata()
+        for index in (3, 5):
+            (folder / f"sub-{number}").mkdir(exist_ok=True)
+            pixels = (255 * data[:, :, index] / data[:, :, index].max()).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"sub-{number}" / f"{index}.png")
+    assert not fit([folder], folder / "bundle", embedder_name=str(tiny_vit), **FAST).failures
+    return folder / "bundle"
+
+
+def save_pictures(folder: Path, scan: nib.Nifti1Image) -> np.ndarray:
     pixels = scan.get_fdata()[:, :, 3]
     pixels = (255 * pixels / pixels.max()).astype(np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "slice.png")
-    Image.fromarray(pixels).convert("RGB").save(tmp_path / "photo.jpg")
-    outcome = infer(bundle, [tmp_path], tmp_path / "out", report=False)
+    Image.fromarray(pixels).save(folder / "slice.png")
+    Image.fromarray(pixels).convert("RGB").save(folder / "photo.jpg")
+    return pixels
+
+
+def test_pictures_are_no_scans_for_a_bundle_of_volumes(
+    bundle: Path, scan: nib.Nifti1Image, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_pictures(tmp_path, scan)
+    arguments = ("infer", "--bundle", bundle, "--no-report", "--out", tmp_path / "out", "--images")
+    status, _, err = run(capsys, *arguments, tmp_path / "slice.png")
+    assert (status, "is a 2D picture; this bundle was fitted on 3D scans" in err) == (1, True)
+    nib.save(scan, tmp_path / "volume.nii.gz")
+    status, out, _ = run(capsys, *arguments, tmp_path)
+    assert status == 0
+    assert "took 1 scan, left out 2: 2 pictures among volumes" in out
+    with open(tmp_path / "out" / "left_out.csv", newline="") as file:
+        assert [Path(row["path"]).name for row in csv.DictReader(file)] == ["photo.jpg", "slice.png"]
+
+
+def test_pictures_in_pictures_out(picture_bundle: Path, scan: nib.Nifti1Image, tmp_path: Path) -> None:
+    pixels = save_pictures(tmp_path, scan)
+    outcome = infer(picture_bundle, [tmp_path], tmp_path / "out", report=False)
     assert not outcome.failures
     assert [row.flagged_unit for row in outcome.scans] == ["pixels", "pixels"]
     for name in ("slice", "photo"):

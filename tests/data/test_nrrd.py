@@ -35,7 +35,7 @@ def test_voxels_in_another_file_are_not_fetched(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(VALUES.tobytes())
     for field in ("data file", "datafile"):
         write_nrrd(tmp_path / "scan.nrrd", VALUES, AFFINE, "raw", extra=f"{field}: {tmp_path / 'secret'}\n", data=b"")
-        with pytest.raises(ScanError, match="voxels in another file"):
+        with pytest.raises(ScanError, match="keeps its voxels in files elsewhere"):
             LoadScan()(tmp_path / "scan.nrrd")
 
 

@@ -157,3 +157,76 @@ def test_constant_or_misshapen_image():
         compute_foreground(torch.ones(1, 8, 8))
     with pytest.raises(ValueError, match=r"`image` must have shape .*got \(2, 8, 8\)"):
         compute_foreground(torch.ones(2, 8, 8))
+
+
+# ------------------------------------------------------------------------------------------------ kinds that were met
+
+
+def _brain(shape: tuple[int, int, int] = (40, 48, 30), seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A brain in a volume, and its mask."""
+    generator = np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, size) for size in shape), indexing="ij"))
+    mask = np.hypot(np.hypot(grid[0] / 0.8, grid[1] / 0.85), grid[2] / 0.9) < 1
+    tissue = 300 + 200 * (np.sin(4 * grid[0]) > 0) + generator.normal(0, 40, shape)
+    return tissue.astype(np.float32), mask
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5, -0.5])
+def test_a_scan_standardised_inside_its_mask_keeps_its_whole_brain(shift: float) -> None:
+    tissue, mask = _brain()
+    standardised = np.where(mask, (tissue - tissue[mask].mean()) / tissue[mask].std() + shift, 0)
+    assert np.array_equal(compute_foreground(torch.from_numpy(standardised[None]))[0].numpy(), mask)
+
+
+def test_a_standardised_scan_with_another_background_keeps_its_whole_brain() -> None:
+    tissue, mask = _brain()
+    standardised = np.where(mask, (tissue - tissue[mask].mean()) / tissue[mask].std(), 0.3)
+    assert np.array_equal(compute_foreground(torch.from_numpy(standardised[None]))[0].numpy(), mask)
+
+
+@pytest.mark.parametrize("slices", [2, 3, 5, 6, 8, 12])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_few_slices_of_any_plane_show_their_head_whatever_specks_there_are(slices: int, dim: int) -> None:
+    generator = np.random.default_rng(0)
+    tissue, mask = _brain((48, 60, 40))
+    volume = np.pad(np.where(mask, tissue, 0), ((0, 0), (12, 12), (12, 12)))
+    mask = np.pad(mask, ((0, 0), (12, 12), (12, 12)))
+    volume = volume + np.abs(generator.normal(0, 4, volume.shape))
+    start = volume.shape[dim] // 2
+    part, truth = (np.take(array, range(start, start + slices), dim) for array in (volume, mask))
+    specked = part.copy()
+    corner = specked[:2, :2, :2] if dim else specked[:, :2, :2]
+    corner[...] = 450
+    for image in (part, specked):
+        found = compute_foreground(torch.from_numpy(image[None].astype(np.float32)))[0].numpy()
+        assert (found & truth).sum() > 0.98 * truth.sum()
+        assert (found & ~truth).sum() < 0.02 * truth.sum()
+
+
+@pytest.mark.parametrize("touching", [False, True])
+@pytest.mark.parametrize("thickness", [2, 5])
+def test_what_holds_a_head_in_ct_is_no_foreground(touching: bool, thickness: int) -> None:
+    size = 160
+    y, x = np.mgrid[:size, :size] - size / 2
+    head = np.hypot(x / 45, y / 55) < 1
+    inner = 56.0 if touching else 62.0
+    radius = np.hypot(x, y)
+    holder = (radius >= inner) & (radius < inner + thickness) & (y > 10) & ~head
+    table = (y > 72) & (y < 72 + thickness)
+    volume = np.where(head, 40.0, -1000.0)
+    volume[holder | table] = 150
+    volume = np.repeat(volume.T[:, :, None], 8, axis=2) + np.random.default_rng(0).normal(0, 8, (size, size, 8))
+    found = compute_foreground(torch.from_numpy(volume[None].astype(np.float32)))[0].numpy()
+    truth = np.repeat(head.T[:, :, None], 8, axis=2)
+    assert (found & truth).sum() > 0.98 * truth.sum()
+    assert (found & ~truth).sum() < 0.03 * truth.sum()
+
+
+def test_arms_beside_a_body_in_ct_are_foreground() -> None:
+    y, x = np.mgrid[:120, :200] - np.array([60, 100])[:, None, None]
+    body, arm = np.hypot(x / 50, y / 40) < 1, np.hypot((x - 76) / 17, y / 17) < 1
+    volume = np.repeat(np.where(body | arm, 40.0, -1000.0).T[:, :, None], 6, axis=2)
+    volume += np.random.default_rng(0).normal(0, 8, volume.shape)
+    found = compute_foreground(torch.from_numpy(volume[None].astype(np.float32)))[0].numpy()
+    assert found[176, 60, 3]
+    assert found.sum() > 0.98 * 6 * (body | arm).sum()

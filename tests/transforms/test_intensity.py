@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +20,7 @@ from monai_dpmm_ad.transforms import (
     ScaleIntensityForegroundd,
     scale_foreground,
 )
-from monai_dpmm_ad.transforms.intensity import INTENSITY_METHODS
+from monai_dpmm_ad.transforms.intensity import CT_WINDOWS, INTENSITY_METHODS
 
 SHAPE = (1, 24, 28, 20)
 
@@ -162,3 +165,38 @@ def test_bad_options():
         ScaleIntensityForeground(percentiles=(99, 1))
     with pytest.raises(ValueError, match="`width` must be positive, got 0"):
         ScaleIntensityForeground(width=0)
+
+
+def test_standardising_inside_a_mask_hardly_moves_the_scaled_values() -> None:
+    generator = np.random.default_rng(0)
+    values = np.concatenate([generator.normal(300, 60, 6000), generator.normal(500, 40, 5900), np.full(100, 3.0)])
+    image = torch.zeros(1, 200, 100)
+    image[0, :120] = torch.from_numpy(generator.permutation(values).reshape(120, 100).astype(np.float32))
+    mask = image > 0
+    inside = image[mask]
+    standardised = torch.where(mask, (image - inside.mean()) / inside.std(), 0)
+    plain, again = (scale_foreground(img, mask) for img in (image, standardised))
+    assert torch.equal(plain > 0, again > 0)
+    assert float((plain - again).abs().max()) < 0.02
+
+
+@pytest.mark.parametrize("method", CT_WINDOWS)
+def test_windows_of_ct_by_name(method: str) -> None:
+    center, width = CT_WINDOWS[method]
+    image = torch.linspace(center - width, center + width, 2000).reshape(1, 40, 50)
+    mask = torch.ones_like(image, dtype=torch.bool)
+    named = scale_foreground(image, mask, method)
+    assert torch.equal(named, scale_foreground(image, mask, "ct_window", center=center, width=width))
+    assert float(named[0].flatten()[1000]) == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_facts_of_a_scan_are_kept(tmp_path: Path) -> None:
+    image = torch.zeros(1, 10, 12, 8)
+    image[:, 2:8, 3:9, 1:7] = torch.linspace(100, 200, 216).reshape(1, 6, 6, 6)
+    scan = MetaTensor(image, affine=torch.diag(torch.tensor([2.0, 3.0, 5.0, 1.0])), meta={"modality": "MR"})
+    facts = json.loads(ScaleIntensityForeground()(scan).meta["facts"])
+    assert (facts["spatial_dims"], facts["modality"], facts["sizes"]) == (3, "MR", [2.0, 3.0, 5.0])
+    assert facts["range"] == pytest.approx([101, 150, 199], abs=0.1)
+    assert facts["volume"] == pytest.approx(216 * 30 / 1000)
+    ct = MetaTensor(torch.where(image > 0, image, -1000.0), affine=torch.eye(4))
+    assert json.loads(ScaleIntensityForeground()(ct).meta["facts"])["modality"] == "CT"

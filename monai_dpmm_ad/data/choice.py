@@ -1,0 +1,83 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Choose one kind of image where a tree holds several of each subject, as BIDS trees do."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from monai_dpmm_ad.data.gate import LeftOut
+from monai_dpmm_ad.data.paths import scan_stem
+from monai_dpmm_ad.data.types import Item
+from monai_dpmm_ad.errors import ScanError
+
+__all__ = ["check_one_kind", "choose_items", "is_wanted"]
+
+_BIDS = re.compile(r"^sub-[a-z0-9]+(?:_[a-z0-9]+-[a-z0-9+]+)*_([a-z0-9]+)$", re.IGNORECASE)
+_MOST_KINDS = 24
+
+
+def is_wanted(folder: Path, file: Path, pattern: str | None) -> bool:
+    """Tell whether a file's name, or its path below the folder, matches a shell pattern; None matches all."""
+    if pattern is None:
+        return True
+    inner = file.relative_to(folder).as_posix()
+    return any(fnmatch.fnmatchcase(name.lower(), pattern.lower()) for name in (file.name, inner))
+
+
+def choose_items(items: Sequence[Item], suffix: str | None) -> tuple[list[Item], list[LeftOut]]:
+    """Take the images whose name ends in a suffix, the last word of a name in BIDS: ``T1w``, ``FLAIR``.
+
+    Args:
+        items: each with one file.
+        suffix: None takes all.
+
+    Returns:
+        The chosen items and the others.
+    """
+    if suffix is None:
+        return list(items), []
+    wanted = suffix.lower().lstrip("_")
+    chosen, left_out = [], []
+    for item in items:
+        stem = scan_stem(item["image"]).lower()
+        if stem == wanted or stem.endswith(f"_{wanted}"):
+            chosen.append(item)
+        else:
+            left_out.append(LeftOut(item["image"], "other suffixes", f"does not end in _{suffix}", True))
+    return chosen, left_out
+
+
+def check_one_kind(folder: Path, items: Sequence[Item], suffix: str | None, pattern: str | None) -> None:
+    """Refuse several kinds of image of each subject where nothing chooses among them.
+
+    A kind is BIDS's suffix, else the last word of names whose last words recur in several folders.
+
+    Raises:
+        ScanError: with the list of what there is.
+    """
+    if suffix is not None or pattern is not None:
+        return
+    folders: dict[str, set[Path]] = defaultdict(set)
+    counts: dict[str, int] = defaultdict(int)
+    bids = True
+    for item in items:
+        path = Path(item["image"])
+        match = _BIDS.match(scan_stem(path))
+        bids &= match is not None
+        kind = match.group(1) if match else scan_stem(path).rsplit("_", 1)[-1]
+        folders[kind].add(path.parent)
+        counts[kind] += 1
+    if not 2 <= len(counts) <= _MOST_KINDS:
+        return
+    if not bids and (any(kind.isdigit() for kind in counts) or min(len(where) for where in folders.values()) < 2):
+        return
+    listed = ", ".join(f"{kind} ({count})" for kind, count in sorted(counts.items()))
+    first = sorted(counts)[0]
+    raise ScanError(
+        folder,
+        f"holds {len(counts)} kinds of image: {listed}; choose one with --suffix {first}, or by name with --pattern",
+    )

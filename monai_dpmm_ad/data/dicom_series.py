@@ -1,0 +1,148 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""From DICOM files, wherever they lie, to series: one item each, with the patient it shows and a name of its own."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from monai_dpmm_ad.data.gate import LeftOut, judge_dicom
+from monai_dpmm_ad.data.limits import open_in_memory
+from monai_dpmm_ad.data.paths import has_suffix, safe_name, scan_stem
+from monai_dpmm_ad.data.types import Item
+from monai_dpmm_ad.utils.extras import import_extra
+
+__all__ = ["find_series", "read_header"]
+
+_IDENTITY = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+_KIND = ("Modality", "ImageType", "Manufacturer", "SeriesDescription", "ProtocolName", "SeriesNumber")
+_GRID = ("Rows", "Columns", "NumberOfFrames", "ImageOrientationPatient", "ImagePositionPatient")
+#: What is read of each header.
+TAGS = [*_IDENTITY, *_KIND, *_GRID]
+_HEADER_BYTES = 64 * 2**20  # of a packed file that is unpacked for its header
+#: What anonymisers write for every patient alike.
+_NOBODY = re.compile(r"(anon\w*|none|unknown|patient|removed|deid\w*|n/?a|no.?id|[x0*\-_. ]*)", re.IGNORECASE)
+
+
+@dataclass
+class _Slice:
+    """One file of a series."""
+
+    path: Path
+    header: Any
+
+    def text(self, tag: str) -> str:
+        return str(self.header.get(tag, "") or "").strip()
+
+
+def read_header(path: Path) -> Any:
+    """Read the part of a DICOM header that says what the file is; preamble and file meta information may be absent.
+
+    Returns:
+        A pydicom data set, or None where the file cannot be read.
+    """
+    pydicom = import_extra("pydicom", "dicom")
+    source: Any = path
+    try:
+        if has_suffix(path, (".gz",)):
+            with gzip.GzipFile(fileobj=open_in_memory(path, _HEADER_BYTES)) as file:
+                source = BytesIO(file.read(_HEADER_BYTES))
+        return pydicom.dcmread(source, stop_before_pixels=True, force=True, specific_tags=TAGS)
+    except Exception:
+        return None
+
+
+def find_series(files: Sequence[Path]) -> tuple[list[Item], list[LeftOut]]:
+    """Group DICOM files by series.
+
+    The same series is one wherever its files lie; the same image counts once. Files without a series' identifier are
+    one series where everything that could tell them apart agrees, and they lie in one folder.
+
+    Args:
+        files: all DICOM files below one path.
+
+    Returns:
+        Items (``image``: the folder where it holds nothing else, else the file or files; ``subject``; ``name``) by
+        their first files, and what is no patient image.
+    """
+    slices, left_out, seen = [], [], set()
+    pixels = Counter[Path]()  # files of a folder that reading the folder would read
+    items: list[tuple[str, Item]] = []
+    for path in files:
+        header = read_header(path)
+        if header is None or not len(header):  # it fails on its own, with a reason
+            items.append((str(path), {"image": str(path)}))
+            continue
+        reason = judge_dicom(str(path), header)
+        if reason is None:
+            slice_ = _Slice(path, header)
+            uid = slice_.text("SOPInstanceUID")
+            if uid and uid in seen:
+                reason = LeftOut(str(path), "copies", "is a copy of an image that was taken already (SOPInstanceUID)")
+            seen.add(uid)
+        if header.get("Rows") and (reason is None or reason.kind != "copies"):
+            pixels[path.parent] += 1
+        if reason is not None:
+            left_out.append(reason)
+        else:
+            slices.append(slice_)
+    for group in _group(slices):
+        folders = {slice_.path.parent for slice_ in group}
+        alone = len(folders) == 1 and len(group) == pixels[group[0].path.parent] > 1
+        items.append((str(group[0].path), _item(group, alone)))
+    return [item for _, item in sorted(items, key=lambda pair: pair[0])], left_out
+
+
+def _group(slices: Sequence[_Slice]) -> list[list[_Slice]]:
+    groups: dict[tuple[Any, ...], list[_Slice]] = {}
+    for slice_ in slices:
+        groups.setdefault(_key(slice_), []).append(slice_)
+    return list(groups.values())
+
+
+def _key(slice_: _Slice) -> tuple[Any, ...]:
+    if int(slice_.header.get("NumberOfFrames", 1) or 1) > 1:  # a volume by itself
+        return ("frames", str(slice_.path))
+    if uid := slice_.text("SeriesInstanceUID"):
+        return ("series", uid)
+    if not slice_.header.get("ImagePositionPatient"):  # nothing says that it belongs to another
+        return ("file", str(slice_.path))
+    turn = tuple(round(float(x), 2) for x in slice_.header.get("ImageOrientationPatient") or ())
+    tags = ("PatientID", "StudyInstanceUID", "Modality", "SeriesNumber", "SeriesDescription", "Rows", "Columns")
+    return ("folder", str(slice_.path.parent), turn, *(slice_.text(tag) for tag in tags))
+
+
+def _item(group: Sequence[_Slice], alone: bool) -> Item:
+    """One series; ``alone``: its files are all the images of one folder."""
+    first = group[0]
+    members = [str(slice_.path) for slice_ in group]
+    item: Item = {"image": str(first.path.parent) if alone else members[0] if len(members) == 1 else members}
+    if subject := _subject(first):
+        item["subject"] = subject
+    item["series"] = hashlib.sha256((first.text("SeriesInstanceUID") or members[0]).encode()).hexdigest()[:8]
+    item["name"] = _name(first, alone=len(group) == 1)
+    return item
+
+
+def _subject(slice_: _Slice) -> str | None:
+    patient = slice_.text("PatientID")
+    if patient and not _NOBODY.fullmatch(patient):
+        return f"patient {patient}"
+    study = slice_.text("StudyInstanceUID")
+    return f"study {study}" if study else None
+
+
+def _name(slice_: _Slice, alone: bool) -> str:
+    """Description and number, as a viewer lists a series; a single image that has neither is named by its file."""
+    description = slice_.text("SeriesDescription") or slice_.text("ProtocolName")
+    number = slice_.text("SeriesNumber")
+    if alone and not description and not number:
+        return scan_stem(slice_.path)
+    return safe_name("_".join(filter(None, [description or slice_.text("Modality") or "series", number])))

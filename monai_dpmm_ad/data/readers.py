@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from monai_dpmm_ad.data.limits import check_nifti_header, open_in_memory
 from monai_dpmm_ad.data.paths import import_pydicom
 from monai_dpmm_ad.errors import ScanError
+from monai_dpmm_ad.utils.memory import describe_shortage
 
 __all__ = ["DicomSeriesReader", "label_reader", "nifti_reader", "picture_reader", "quiet", "reading_reason"]
 
@@ -157,6 +158,8 @@ def _check_size(path: str, shape: Sequence[int], max_bytes: int) -> None:
         raise ScanError(
             path, f"claims shape {tuple(shape)}, {claimed / 2**30:.1f} GiB; the limit is {max_bytes / 2**30:.1f} GiB"
         )
+    if shortage := describe_shortage(claimed):
+        raise ScanError(path, shortage)
 
 
 def _is_plain(picture: Image.Image) -> bool:

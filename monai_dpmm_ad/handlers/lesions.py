@@ -74,14 +74,8 @@ def compute_lesions(
     labels, number, box = label_components(mask)
     if number == 0:
         return []
-    where = np.nonzero(labels)  # from here on the cost is that of the flagged voxels, not of the box
-    owner = labels[where] - 1
-    scores = score_map[box][where].astype(np.float64)
-    sizes = np.bincount(owner, minlength=number)
-    peaks = np.full(number, -np.inf)
-    np.maximum.at(peaks, owner, scores)
-    means = np.bincount(owner, scores, number) / sizes
-    centres = np.stack([np.bincount(owner, index, number) / sizes for index in where], 1) + [s.start for s in box]
+    sizes, peaks, sums, places = _measure(labels, score_map[box], number)
+    means, centres = sums / sizes, places / sizes[:, None] + [s.start for s in box]
     world = centres @ matrix[:-1, :-1].T + matrix[:-1, -1]
     extents = ndimage.find_objects(labels)
     kept = [i for i in np.lexsort((-sizes, -peaks)) if sizes[i] * voxel_size >= min_volume_mm3]
@@ -101,6 +95,26 @@ def compute_lesions(
     ]
 
 
+def _measure(labels: np.ndarray, score_map: np.ndarray, number: int) -> tuple[np.ndarray, ...]:
+    """Size, peak, sum of scores ``(n,)`` and sum of indices ``(n, rank)`` of each component, slab by slab.
+
+    The cost is that of the flagged voxels, not of the box; the memory that of one slab.
+    """
+    sizes, peaks, sums = np.zeros(number, np.int64), np.full(number, -np.inf), np.zeros(number)
+    places = np.zeros((number, labels.ndim))
+    step = max(1, _SLAB // max(1, labels[0].size))
+    for start in range(0, len(labels), step):
+        where = np.nonzero(labels[start : start + step])
+        owner = labels[start : start + step][where] - 1
+        scores = score_map[start : start + step][where].astype(np.float64)
+        sizes += np.bincount(owner, minlength=number)
+        np.maximum.at(peaks, owner, scores)
+        sums += np.bincount(owner, scores, number)
+        for axis, index in enumerate(where):
+            places[:, axis] += np.bincount(owner, index + (start if axis == 0 else 0), number)
+    return sizes, peaks, sums, places
+
+
 def _check_affine(affine: np.ndarray | None) -> np.ndarray:
     matrix = None if affine is None else np.asarray(affine, dtype=np.float64)
     if matrix is None or matrix.shape != (4, 4) or not np.isfinite(matrix).all() or np.linalg.det(matrix) == 0:
@@ -108,6 +122,7 @@ def _check_affine(affine: np.ndarray | None) -> np.ndarray:
     return matrix
 
 
+_SLAB = 1 << 18  # voxels
 _COLUMNS = (
     "name", "lesion", "size", "unit", "num_voxels", "centroid_0", "centroid_1", "centroid_2",
     "peak_score", "mean_score", "first_0", "first_1", "first_2", "last_0", "last_1", "last_2",

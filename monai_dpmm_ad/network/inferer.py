@@ -11,7 +11,7 @@ from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 from torch import Tensor
 
-from monai_dpmm_ad.ops.slices import assemble_slices, extract_slices
+from monai_dpmm_ad.ops.slices import extract_slices
 from monai_dpmm_ad.transforms.slices import stack_neighbours
 
 __all__ = ["VolumeInferer", "iterate_slices"]
@@ -49,18 +49,20 @@ class VolumeInferer(Inferer):
         if plain.ndim == 4:
             maps = network(plain.expand(-1, self.channels, -1, -1), None)
         else:
-            maps = torch.stack([self._infer_volume(volume, network) for volume in plain])
+            # Each volume's map is written where it will be, slice by slice: a second copy may not fit into memory.
+            maps = torch.zeros_like(plain)
+            for volume, total in zip(plain, maps, strict=True):
+                self._infer_volume(volume, network, total)
         return convert_to_dst_type(maps, inputs)[0]  # Invertd looks for the image's history on the map
 
-    def _infer_volume(self, volume: Tensor, network: Callable[..., Tensor]) -> Tensor:
-        total = torch.zeros_like(volume)
+    def _infer_volume(self, volume: Tensor, network: Callable[..., Tensor], total: Tensor) -> None:
+        """Write the mean of the axes' maps into ``total``, zeros of the volume's shape."""
         for axis in self.axes:
-            slices = extract_slices(volume, axis)
-            maps = torch.zeros_like(slices)
+            slices, maps = extract_slices(volume, axis), extract_slices(total, axis)
             for index, images, positions in iterate_slices(slices, self.batch_size, self.channels):
-                maps[index] = network(images, positions)
-            total += assemble_slices(maps, axis)
-        return total / len(self.axes)
+                maps[index] += network(images, positions)
+        if len(self.axes) > 1:
+            total /= len(self.axes)
 
 
 def iterate_slices(slices: Tensor, batch_size: int, channels: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

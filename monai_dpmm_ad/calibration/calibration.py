@@ -18,6 +18,7 @@ __all__ = ["MAX_IMAGE_SCORES", "Calibration", "scans_needed"]
 MAX_IMAGE_SCORES = 4096
 #: m, see `Calibration`: how many more scans than the fewest a promise takes, as a share of those.
 _MARGIN = 0.25
+_PIECE = 1 << 18  # voxels
 
 
 def scans_needed(rate: float) -> int:
@@ -267,6 +268,10 @@ class Calibration(nn.Module):
         """
         self._check()
         scores = score_map.to(torch.float32)
-        found = scores > 0
-        shares = interpolate_shares(self.knots.to(scores.device), scores[found])
-        return torch.zeros_like(scores).masked_scatter_(found, 100 * shares)
+        knots, percentiles = self.knots.to(scores.device), torch.zeros(scores.shape, device=scores.device)
+        # Piece by piece: looking up takes several times the memory of what is looked up.
+        pieces = zip(scores.flatten().split(_PIECE), percentiles.view(-1).split(_PIECE), strict=True)
+        for piece, target in pieces:
+            found = piece > 0
+            target.masked_scatter_(found, 100 * interpolate_shares(knots, piece[found]))
+        return percentiles

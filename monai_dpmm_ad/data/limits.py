@@ -12,6 +12,7 @@ from io import BytesIO
 from typing import Any
 
 from monai_dpmm_ad.errors import ScanError
+from monai_dpmm_ad.utils.memory import describe_shortage
 
 __all__ = ["DEFAULT_MAX_BYTES", "check_nifti_header", "check_size", "open_in_memory"]
 
@@ -39,7 +40,7 @@ def open_in_memory(path: str | os.PathLike[str], max_bytes: int) -> BytesIO:
 
 
 def check_size(path: str, shape: Sequence[int], max_bytes: int) -> None:
-    """Refuse an image whose header claims more than there may be, before any memory is taken.
+    """Refuse an image whose header claims more than there may be or the machine has, before any memory is taken.
 
     Raises:
         ScanError: naming the file.
@@ -49,6 +50,8 @@ def check_size(path: str, shape: Sequence[int], max_bytes: int) -> None:
         raise ScanError(
             path, f"claims shape {tuple(shape)}, {claimed / 2**30:.1f} GiB; the limit is {max_bytes / 2**30:.1f} GiB"
         )
+    if shortage := describe_shortage(claimed):
+        raise ScanError(path, shortage)
 
 
 def check_nifti_header(path: str, content: bytes | None = None) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from monai.data import NrrdReader
 from monai.data.image_reader import NrrdImage
 
+from monai_dpmm_ad.data.limits import check_size
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.utils.extras import import_extra
 
@@ -91,11 +92,7 @@ def _check_header(path: str, header: dict[str, Any], max_bytes: int) -> tuple[np
         raise ScanError(path, f"is {len(sizes)}D with shape {tuple(sizes)}; a scan has two or three dimensions")
     if any(int(header.get(name, 0)) for name in ("byte skip", "byteskip", "line skip", "lineskip")):
         raise ScanError(path, "has voxels that do not follow its header; write it again without skips")
-    claimed = int(np.prod(sizes, dtype=object)) * 4
-    if claimed > max_bytes:
-        raise ScanError(
-            path, f"claims shape {tuple(sizes)}, {claimed / 2**30:.1f} GiB; the limit is {max_bytes / 2**30:.1f} GiB"
-        )
+    check_size(path, sizes, max_bytes)
     encoding = str(header.get("encoding", "")).lower()
     if encoding not in _UNPACK:
         raise ScanError(path, f"has voxels encoded as '{encoding}'; write it raw or with gzip")

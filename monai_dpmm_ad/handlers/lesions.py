@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy import ndimage
 
-from monai_dpmm_ad.ops.components import rank_components
+from monai_dpmm_ad.ops.components import iterate_slabs, rank_components
 from monai_dpmm_ad.utils.files import write_csv, write_json
 
 __all__ = ["Lesion", "compute_lesions", "write_lesions"]
@@ -71,13 +71,12 @@ def compute_lesions(
     if mask.ndim == 3:
         matrix, unit = _check_affine(affine), "mm3"
         voxel_size = float(abs(np.linalg.det(matrix[:3, :3])))
-    labels, box, where, sizes, peaks = rank_components(mask, score_map, voxel_size, min_volume_mm3)
+    labels, box, sizes, peaks = rank_components(mask, score_map, voxel_size, min_volume_mm3)
     number = len(sizes)
     if number == 0:
         return []
-    owner = labels[where] - 1
-    means = np.bincount(owner, score_map[box][where].astype(np.float64), number) / sizes
-    centres = np.stack([np.bincount(owner, index, number) / sizes for index in where], 1) + [s.start for s in box]
+    sums, places = _measure(labels, score_map[box], number)
+    means, centres = sums / sizes, places / sizes[:, None] + [s.start for s in box]
     world = centres @ matrix[:-1, :-1].T + matrix[:-1, -1]
     extents = ndimage.find_objects(labels)
     return [
@@ -94,6 +93,17 @@ def compute_lesions(
         )
         for i in range(number)
     ]
+
+
+def _measure(labels: np.ndarray, score_map: np.ndarray, number: int) -> tuple[np.ndarray, ...]:
+    """Sum of scores ``(n,)`` and sum of indices ``(n, rank)`` of each component."""
+    sums, places = np.zeros(number), np.zeros((number, labels.ndim))
+    for start, slab, where in iterate_slabs(labels):
+        owner = slab[where] - 1
+        sums += np.bincount(owner, score_map[start : start + len(slab)][where].astype(np.float64), number)
+        for axis, index in enumerate(where):
+            places[:, axis] += np.bincount(owner, index + (start if axis == 0 else 0), number)
+    return sums, places
 
 
 def _check_affine(affine: np.ndarray | None) -> np.ndarray:

@@ -12,7 +12,7 @@ from monai.utils import convert_to_dst_type
 from torch import Tensor
 
 from monai_dpmm_ad.calibration.drift import PatchSummary, summarise_scan
-from monai_dpmm_ad.ops.slices import assemble_slices, extract_slices, pixel_aspect, voxel_sizes
+from monai_dpmm_ad.ops.slices import extract_slices, pixel_aspect, voxel_sizes
 from monai_dpmm_ad.transforms.slices import stack_neighbours
 
 __all__ = ["VolumeInferer", "iterate_slices"]
@@ -66,24 +66,32 @@ class VolumeInferer(Inferer):
             pictures, pixels = plain.expand(-1, self.channels, -1, -1), _shape_of_pixels(sizes, self.axes[0])
             parts = pictures.split(1) if summarise else [pictures]  # a forward pass has one summary
             results = [_call(network, part, None, pixels, summarise) for part in parts]
+            maps, summaries = torch.cat([found for found, _ in results]), [summary for _, summary in results]
         else:
-            results = [self._infer_volume(volume, network, sizes, summarise) for volume in plain]
-        maps = torch.cat([scan_maps for scan_maps, _ in results])
+            # Each volume's map is written where it will be, slice by slice: a second copy may not fit into memory.
+            maps = torch.zeros_like(plain)
+            summaries = [
+                self._infer_volume(volume, network, sizes, summarise, total)
+                for volume, total in zip(plain, maps, strict=True)
+            ]
         placed = convert_to_dst_type(maps, inputs)[0]  # Invertd looks for the image's history on the map
-        return (placed, [summarise_scan(summary) for _, summary in results]) if summarise else placed
+        return (placed, [summarise_scan(summary) for summary in summaries]) if summarise else placed
 
     def _infer_volume(
-        self, volume: Tensor, network: Callable[..., Any], sizes: Tensor, summarise: bool
-    ) -> tuple[Tensor, list[PatchSummary]]:
-        total, summaries = torch.zeros_like(volume), []
+        self, volume: Tensor, network: Callable[..., Any], sizes: Tensor, summarise: bool, total: Tensor
+    ) -> list[PatchSummary]:
+        """Write the mean of the axes' maps into ``total``, zeros of the volume's shape."""
+        summaries = []
         for axis in self.axes:
-            slices = extract_slices(volume, axis)
-            maps, pixels = torch.zeros_like(slices), _shape_of_pixels(sizes, axis)
+            slices, maps = extract_slices(volume, axis), extract_slices(total, axis)
+            pixels = _shape_of_pixels(sizes, axis)
             for index, images, positions in iterate_slices(slices, self.batch_size, self.channels):
-                maps[index], parts = _call(network, images, positions, pixels, summarise)
-                summaries += parts
-            total += assemble_slices(maps, axis)
-        return (total / len(self.axes))[None], summaries
+                part, found = _call(network, images, positions, pixels, summarise)
+                maps[index] += part
+                summaries += found
+        if len(self.axes) > 1:
+            total /= len(self.axes)
+        return summaries
 
 
 def _shape_of_pixels(sizes: Tensor, axis: str) -> dict[str, float]:

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["Components", "compute_bounding_box", "label_components", "rank_components"]
+__all__ = ["Components", "compute_bounding_box", "iterate_slabs", "label_components", "rank_components"]
+
+_SLAB = 1 << 18  # voxels
 
 
 def compute_bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
@@ -57,14 +61,12 @@ class Components(NamedTuple):
     Args:
         labels: int32, inside ``box``; 0 is background.
         box: one slice per dimension.
-        where: indices into ``labels`` of the voxels of all components.
         sizes: (n,), voxels of each.
         peaks: (n,), highest score of each.
     """
 
     labels: np.ndarray
     box: tuple[slice, ...]
-    where: tuple[np.ndarray, ...]
     sizes: np.ndarray
     peaks: np.ndarray
 
@@ -85,15 +87,30 @@ def rank_components(
         array([[2, 0, 1, 1]], dtype=int32)
     """
     labels, number, box = label_components(mask)
-    where = np.nonzero(labels)  # from here on the cost is that of the flagged voxels, not of the box
-    owner = labels[where]
-    sizes = np.bincount(owner, minlength=number + 1)[1:]
-    peaks = np.full(number + 1, -np.inf)
-    np.maximum.at(peaks, owner, score_map[box][where])
-    order = np.lexsort((-sizes, -peaks[1:]))
+    scores = score_map[box]
+    sizes, peaks = np.zeros(number + 1, np.int64), np.full(number + 1, -np.inf)
+    for start, slab, where in iterate_slabs(labels):
+        sizes += np.bincount(slab[where], minlength=number + 1)
+        np.maximum.at(peaks, slab[where], scores[start : start + len(slab)][where])
+    order = np.lexsort((-sizes[1:], -peaks[1:])) + 1
     order = order[sizes[order] * voxel_size >= min_size]
     ranks = np.zeros(number + 1, np.int32)
-    ranks[order + 1] = np.arange(1, len(order) + 1)
-    labels[where] = ranks[owner]
-    kept = ranks[owner] > 0
-    return Components(labels, box, tuple(index[kept] for index in where), sizes[order], peaks[1:][order])
+    ranks[order] = np.arange(1, len(order) + 1)
+    for _, slab, where in iterate_slabs(labels):
+        slab[where] = ranks[slab[where]]
+    return Components(labels, box, sizes[order], peaks[order])
+
+
+def iterate_slabs(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray, tuple[np.ndarray, ...]]]:
+    """Go through labels slab by slab along the first axis: the indices of all voxels would take 24 times their memory.
+
+    Args:
+        labels: 2D or 3D, 0 is background.
+
+    Yields:
+        Where the slab begins, a view of it, and the indices in it of what is labelled.
+    """
+    step = max(1, _SLAB // max(1, math.prod(labels.shape[1:])))
+    for start in range(0, len(labels), step):
+        slab = labels[start : start + step]
+        yield start, slab, np.nonzero(slab)

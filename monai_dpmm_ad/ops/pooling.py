@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,8 +54,24 @@ def pool_image_score(score_map: Tensor, valid: Tensor | None = None, method: str
     else:
         keep = valid.flatten(1).to(torch.bool)
     # One image after the other: of a scan only the foreground is looked at, a fraction of the field of view.
-    pooled = [_mean_of_largest(scores[kept], method) for scores, kept in zip(flat, keep, strict=True)]
+    pooled = [_mean_of_largest(_select(scores, kept), method) for scores, kept in zip(flat, keep, strict=True)]
     return torch.stack(pooled) if pooled else flat.new_zeros(0)
+
+
+def _select(scores: Tensor, kept: Tensor) -> Tensor:
+    """``scores[kept]``, for which torch makes an index of eight bytes for each of them on a CPU."""
+    if scores.is_cuda or scores.requires_grad:
+        return scores[kept]
+    return torch.from_numpy(scores.as_subclass(Tensor).numpy()[kept.as_subclass(Tensor).numpy()])
+
+
+def _largest(scores: Tensor, count: int) -> Tensor:
+    """The largest scores, falling; reorders what it is given on a CPU, where ``topk`` takes 16 bytes for each score."""
+    if scores.is_cuda or scores.requires_grad or scores.dtype == torch.bfloat16:
+        return scores.topk(count).values
+    array = scores.numpy()
+    array.partition(len(array) - count)
+    return torch.from_numpy(np.sort(array[len(array) - count :])[::-1].copy())
 
 
 def _mean_of_largest(scores: Tensor, method: str) -> Tensor:
@@ -63,4 +80,4 @@ def _mean_of_largest(scores: Tensor, method: str) -> Tensor:
     count = counts.get(method, -(-len(scores) // 1000))
     if not count:
         return scores.new_zeros(())
-    return (scores if count == len(scores) else scores.topk(count).values).mean()
+    return (scores if count == len(scores) else _largest(scores, count)).mean()

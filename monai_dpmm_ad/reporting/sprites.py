@@ -61,7 +61,7 @@ def pack_viewer(volumes: ScanVolumes, grey: NDArray[np.uint8], highest: float | 
     size = np.where(shown, np.maximum(np.round(extent / step), 1), 1).astype(int)
     factor = shape / size  # source voxels in one display voxel
 
-    scan = _resample(grey[box].astype(np.float32), size)
+    scan = _resample(grey[box], size)
     anomaly_map = _resample(volumes.anomaly_map[box], size)
     low = float(anomaly_map[anomaly_map > 0].min()) if (anomaly_map > 0).any() else 0.0
     high = max(min(float(anomaly_map.max()), highest if highest is not None else math.inf), low + 1e-6)
@@ -91,10 +91,12 @@ def pack_viewer(volumes: ScanVolumes, grey: NDArray[np.uint8], highest: float | 
     }
 
 
-def _resample(array: NDArray[np.float32], size: NDArray[Any]) -> NDArray[np.float32]:
+def _resample(array: NDArray[Any], size: NDArray[Any]) -> NDArray[np.float32]:
     factor = np.array(array.shape) / size
     if (factor > 1.5).any():
-        array = ndimage.uniform_filter(array, np.maximum(np.round(factor), 1).astype(int), mode="nearest")
+        widths = np.maximum(np.round(factor), 1).astype(int)
+        array = ndimage.uniform_filter(array, widths, output=np.float32, mode="nearest")
+    array = array.astype(np.float32, copy=False)
     if tuple(size) == array.shape:
         return array
     return ndimage.zoom(array, 1 / factor, order=1, mode="nearest", grid_mode=True)
@@ -103,16 +105,17 @@ def _resample(array: NDArray[np.float32], size: NDArray[Any]) -> NDArray[np.floa
 def _resample_mask(mask: NDArray[np.bool_], size: NDArray[Any]) -> NDArray[np.bool_]:
     """Mark each display voxel that a marked voxel touches with its centre, or that lies in one."""
     out = np.zeros(size, bool)
-    where = np.argwhere(mask)
-    if where.size:
-        scale = size / np.array(mask.shape)
-        out[tuple(((where + 0.5) * scale).astype(int).T)] = True
-        if (scale > 1).any():
-            nearest = [
-                np.minimum(((np.arange(n) + 0.5) / s).astype(int), m - 1)
-                for n, s, m in zip(size, scale, mask.shape, strict=True)
-            ]
-            out |= mask[np.ix_(*nearest)]
+    scale = size / np.array(mask.shape)
+    for number, plane in enumerate(mask):  # plane by plane, since a place takes 24 bytes
+        where = np.argwhere(plane)
+        rows = ((where + 0.5) * scale[1:]).astype(int)
+        out[int((number + 0.5) * scale[0]), rows[:, 0], rows[:, 1]] = True
+    if mask.any() and (scale > 1).any():
+        nearest = [
+            np.minimum(((np.arange(n) + 0.5) / s).astype(int), m - 1)
+            for n, s, m in zip(size, scale, mask.shape, strict=True)
+        ]
+        out |= mask[np.ix_(*nearest)]
     return out
 
 

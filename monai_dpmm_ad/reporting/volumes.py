@@ -70,33 +70,36 @@ def read_volumes(result: ScanResult) -> ScanVolumes:
         ScanError: when a file cannot be read or lies on another grid than the scan.
     """
     scan, affine = _read(result.image)
-    anomaly_map, _ = _read(result.anomaly_map, like=scan)
-    if has_suffix(result.anomaly_map, PICTURE_SUFFIXES) and result.threshold is not None:
-        anomaly_map = anomaly_map * np.float32(2 * result.threshold / UINT16_MAX)
-    mask, label = (_read(path, like=scan)[0] > 0 if path is not None else None for path in (result.mask, result.label))
-    if label is not None and result.label is not None and has_suffix(result.label, (".jpg", ".jpeg")):
-        label = _read(result.label)[0] > 127  # edges ring in a JPEG
+    shape = scan.shape
     try:
         turn = orientations.ornt_transform(orientations.io_orientation(affine), orientations.axcodes2ornt("PLI"))
-        affine = affine @ orientations.inv_ornt_aff(turn, scan.shape)
+        affine = affine @ orientations.inv_ornt_aff(turn, shape)
     except (ValueError, np.linalg.LinAlgError) as error:
         raise ScanError(result.image, "has an affine that gives no orientation") from error
 
     def orient(array: NDArray[Any]) -> NDArray[Any]:
         return np.ascontiguousarray(orientations.apply_orientation(array, turn))
 
+    scan = orient(scan)  # one file after the other, so that each is in memory twice for a moment only
+    anomaly_map = orient(_read(result.anomaly_map, shape)[0])
+    if has_suffix(result.anomaly_map, PICTURE_SUFFIXES) and result.threshold is not None:
+        anomaly_map *= np.float32(2 * result.threshold / UINT16_MAX)
+    masks = []
+    for path in (result.mask, result.label):
+        limit = 127 if path is not None and has_suffix(path, (".jpg", ".jpeg")) else 0  # edges ring in a JPEG
+        masks.append(None if path is None else orient(_read(path, shape)[0] > limit))
     return ScanVolumes(
-        scan=orient(scan),
-        anomaly_map=orient(anomaly_map),
-        mask=None if mask is None else orient(mask),
-        label=None if label is None else orient(label),
+        scan=scan,
+        anomaly_map=anomaly_map,
+        mask=masks[0],
+        label=masks[1],
         affine=affine,
         is_picture=isinstance(result.image, (str, os.PathLike)) and has_suffix(result.image, PICTURE_SUFFIXES),
     )
 
 
 def _read(
-    path: PathLike | Sequence[str], like: NDArray[Any] | None = None
+    path: PathLike | Sequence[str], shape: tuple[int, ...] | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Read a file as a 3D array with its affine, and check it against the scan's shape."""
     try:
@@ -120,9 +123,9 @@ def _read(
         data = data[..., None]
     if data.ndim != 3 or data.size == 0:
         raise ScanError(path, f"has shape {data.shape}; the report shows 2D and 3D images")
-    if like is not None and data.shape != like.shape:
-        raise ScanError(path, f"has shape {data.shape} but the scan has {like.shape}")
-    return np.nan_to_num(data, nan=0.0, posinf=0.0, neginf=0.0), affine
+    if shape is not None and data.shape != shape:
+        raise ScanError(path, f"has shape {data.shape} but the scan has {shape}")
+    return np.nan_to_num(data, copy=not data.flags.writeable, nan=0.0, posinf=0.0, neginf=0.0), affine
 
 
 def _read_picture(path: PathLike) -> NDArray[np.float32]:

@@ -6,18 +6,19 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from pathlib import Path
 
-__all__ = ["keep_heap"]
+__all__ = ["available_memory", "describe_shortage", "keep_heap"]
 
-_OPTIONS = {-3: 1 << 30, -1: (1 << 31) - 1, -2: 64 << 20}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD: bytes
+_OPTIONS = {-3: 64 << 20, -1: (1 << 31) - 1, -2: 64 << 20}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD: bytes
 
 
 def keep_heap() -> bool:
     """Let the allocator keep what is freed, for a process that is ours alone.
 
     By default glibc gives the activations of each forward pass back to the system, which has to clear every page of
-    them again for the next pass: 4 to 8 per cent of a ViT-S/14's CPU time at 448×448. Kept, the process stays at its
-    peak until it ends, which does not make that peak higher.
+    them again for the next pass: 4 to 8 per cent of a ViT-S/14's CPU time at 448×448. What is larger than 64 MiB, large
+    volumes that is, goes back: kept, the places that they leave would not fit the next one.
 
     Returns:
         Whether that was done: not with another allocator, and not where the environment sets these things.
@@ -27,3 +28,40 @@ def keep_heap() -> bool:
         return False
     library = ctypes.CDLL(None)
     return all(library.mallopt(option, value) == 1 for option, value in _OPTIONS.items())
+
+
+#: Memory that a volume takes at most while it is processed, in units of its size as float32; see docs/scale.md.
+_FACTOR = 4
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_memory() -> int | None:
+    """Bytes that this process can still take without swapping, by the machine and the container; None if unknown."""
+    known = []
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+        known.append(int(lines["MemAvailable"].split()[0]) * 1024)
+    except (OSError, ValueError, KeyError):
+        pass
+    try:
+        limit, used = ((_CGROUP / name).read_text(encoding="ascii") for name in ("memory.max", "memory.current"))
+        known.append(int(limit) - int(used))  # "max" where there is no limit
+    except (OSError, ValueError):
+        pass
+    return min(known, default=None)
+
+
+def describe_shortage(size: int) -> str | None:
+    """Say why a volume cannot be processed here, before any memory is taken for it.
+
+    Args:
+        size: bytes of the volume as float32.
+
+    Returns:
+        The reason; None where there is enough memory, or nobody can tell.
+    """
+    available = available_memory()
+    if available is None or _FACTOR * size <= available:
+        return None
+    needed, there = _FACTOR * size / 2**30, available / 2**30
+    return f"needs about {needed:.1f} GiB of memory while it is processed; this machine has {there:.1f} GiB left"

@@ -39,14 +39,14 @@ def test_components_are_numbered_by_peak_then_size_however_the_array_is_turned(s
     generator = np.random.default_rng(0)
     mask = generator.random(shape) < 0.1
     scores = generator.integers(1, 4, shape).astype(np.float32)  # many equal peaks
-    labels, box, where, sizes, peaks = rank_components(mask, scores, 2.0, 4.0)
+    labels, box, sizes, peaks = rank_components(mask, scores, 2.0, 4.0)
     order = list(zip(-peaks, -sizes, strict=True))
     assert order == sorted(order)
     assert sizes.min() >= 2
     for number, (size, peak) in enumerate(zip(sizes, peaks, strict=True), start=1):
         assert (labels == number).sum() == size
         assert scores[box][labels == number].max() == peak
-    assert len(where[0]) == sizes.sum() == (labels > 0).sum()
+    assert sizes.sum() == (labels > 0).sum()
     turned = rank_components(mask[::-1], scores[::-1], 2.0, 4.0)
     assert list(zip(-turned.peaks, -turned.sizes, strict=True)) == order
 
@@ -54,5 +54,5 @@ def test_components_are_numbered_by_peak_then_size_however_the_array_is_turned(s
 def test_nothing_is_ranked_where_every_component_is_too_small():
     found = rank_components(np.eye(3, dtype=bool), np.eye(3), min_size=4)
     assert not found.labels.any()
-    assert len(found.sizes) == len(found.peaks) == len(found.where[0]) == 0
+    assert len(found.sizes) == len(found.peaks) == 0
     assert len(rank_components(np.zeros((3, 3), bool), np.eye(3)).sizes) == 0

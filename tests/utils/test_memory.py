@@ -7,8 +7,18 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
+import torch
+
+from monai_dpmm_ad.calibration import Calibration
+from monai_dpmm_ad.errors import ScanError
+from monai_dpmm_ad.handlers.lesions import compute_lesions
+from monai_dpmm_ad.transforms import LoadScan
+from monai_dpmm_ad.utils.memory import available_memory, describe_shortage
 
 SCRIPT = """
 import resource
@@ -46,3 +56,49 @@ def test_what_the_environment_says_stays() -> None:
     done, faults = run(MALLOC_MMAP_THRESHOLD_="131072")
     assert done == "False"
     assert int(faults) > 90_000
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/meminfo"), reason="needs Linux")
+def test_the_memory_that_is_left_is_known() -> None:
+    available = available_memory()
+    assert available is not None
+    assert 2**26 < available < 2**50
+    assert describe_shortage(available // 8) is None
+
+
+def test_a_volume_that_does_not_fit_is_refused_by_name_before_memory_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.nii.gz"
+    values = np.zeros((40, 50, 60), np.uint8)
+    values[10:30, 10:30, 10:30] = np.random.default_rng(0).integers(1, 9, (20, 20, 20))
+    nib.save(nib.Nifti1Image(values, np.eye(4)), path)
+    size = 4 * values.size
+    monkeypatch.setattr("monai_dpmm_ad.utils.memory.available_memory", lambda: 4 * size)
+    assert LoadScan()(path).shape == (1, 40, 50, 60)
+    monkeypatch.setattr("monai_dpmm_ad.utils.memory.available_memory", lambda: 4 * size - 1)
+    with pytest.raises(
+        ScanError, match=r"a\.nii\.gz: needs about 0\.0 GiB of memory .* this machine has 0\.0 GiB left"
+    ):
+        LoadScan()(path)
+    monkeypatch.setattr("monai_dpmm_ad.utils.memory.available_memory", lambda: None)
+    assert LoadScan()(path).shape == (1, 40, 50, 60)
+
+
+def test_what_is_done_piece_by_piece_is_what_is_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    scores = torch.from_numpy(generator.gamma(3, 1, (9, 30, 20)).astype(np.float32))
+    calibration = Calibration()
+    calibration.update(scores, None, 1.0)
+    calibration.finish()
+    mask, affine = (scores > 6).numpy(), np.diag([1.0, 2.0, 3.0, 1.0])
+    whole = calibration.percentile(scores), compute_lesions(mask, scores.numpy(), affine)
+    monkeypatch.setattr("monai_dpmm_ad.calibration.calibration._PIECE", 17)
+    monkeypatch.setattr("monai_dpmm_ad.ops.components._SLAB", 1)
+    assert torch.equal(calibration.percentile(scores), whole[0])
+    pieces = compute_lesions(mask, scores.numpy(), affine)
+    assert [lesion.first for lesion in pieces] == [lesion.first for lesion in whole[1]]
+    for one, two in zip(pieces, whole[1], strict=True):
+        assert one.mean_score == pytest.approx(two.mean_score, rel=1e-12)
+        assert one.centroid == pytest.approx(two.centroid, rel=1e-12)
+        assert (one.num_voxels, one.peak_score, one.last) == (two.num_voxels, two.peak_score, two.last)

@@ -1,7 +1,7 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
 """How often a healthy scan is warned of, and which scans of other kinds are, on real heads.
 
-    python benchmarks/scan_warnings.py --data ../shared/data/ixi_t1_2mm --out runs/warnings [--fit 16] [--held-out 24]
+    python benchmarks/scan_warnings.py --data ../shared/data/ixi_t1_2mm --out runs/warnings
 
 Fits the first scans, holds out the next, and maps the others as they are (healthy) and changed: as CT (Hounsfield
 units of the same head), with another sequence's contrast, inverted, as a child's head (0.75 of the size), and
@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/warnings"))
     parser.add_argument("--fit", type=int, default=16)
     parser.add_argument("--held-out", type=int, default=24)
+    parser.add_argument("--healthy", type=int, default=40, help="healthy scans that were neither fitted nor held out")
     parser.add_argument("--changed", type=int, default=5, help="scans of each other kind")
     arguments = parser.parse_args()
     paths = [Path(item["image"]) for item in find_scans(arguments.data.resolve() / "t1").items]
@@ -86,7 +87,8 @@ def main() -> None:
         fit([datalist], bundle, slice_selection="uniform", num_slices=30)
     for kind in CHANGES:
         folder = arguments.out / kind.replace(" ", "_")
-        write_changed(paths[held:] if kind == "healthy" else paths[held : held + arguments.changed], folder, kind)
+        number = arguments.healthy if kind == "healthy" else arguments.changed
+        write_changed(paths[held : held + number], folder, kind)
         outcome = infer(bundle, [folder], folder / "maps", report=False, save_percentile=False)
         warned = [row for row in outcome.scans if row.warning]
         print(f"{kind}: {len(warned)} of {len(outcome.scans)} scans with a warning", flush=True)

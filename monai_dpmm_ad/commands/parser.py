@@ -171,6 +171,10 @@ def _add_pretrain(commands: Any) -> None:
     parser.add_argument("--mixed", nargs="+", metavar="PATH", help="scans that may show lesions, learned from as well")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder that fit --embedder takes")
     parser.add_argument("--initial", metavar="DIR", help="weights to begin with, of the same architecture")
+    parser.add_argument(
+        "--label-maps", metavar="DIR", help="label maps of heads to render slices from (default: nilearn's)"
+    )
+    parser.add_argument("--synthetic-share", type=float, help="share of steps with rendered heads; 0 for another organ")
     parser.add_argument("--steps", type=int, help="optimiser steps")
     parser.add_argument("--checkpoint-every", type=int, help="steps between checkpoints (default 100)")
     parser.add_argument("--batch-size", type=int, help="slices in a step, of each process")

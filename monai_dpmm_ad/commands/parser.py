@@ -31,6 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_pretrain(commands)
     _add_label_app(commands)
+    _add_command(commands, "embedders", "list the embedders known by name, and which are on this disk")
     return parser
 
 

@@ -14,7 +14,7 @@ PRECISIONS = ("bf16", "fp32")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A pre-training's settings. The defaults made the weights that ship as ``compact``, on two processes.
+    """A pre-training's settings. The weights that ship as ``compact`` are of an earlier recipe, see their model card.
 
     Args:
         image_size: longer side of the slices in pixels, a multiple of ``patch_size``; position embeddings are made for

@@ -9,7 +9,7 @@ import pytest
 from helpers.tiny_vit import write_tiny_vit
 
 #: A fit that takes seconds; what is tested with it is the wiring, not how good the maps are.
-FAST = {"image_size": 56, "num_components": 8, "max_epochs": 2, "patches_per_batch": 512}
+FAST = {"image_size": 56, "num_components": 8, "max_epochs": 2, "patches_per_batch": 512, "frame": "box"}
 
 
 @pytest.fixture(scope="session")

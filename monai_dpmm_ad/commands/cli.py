@@ -147,6 +147,13 @@ def _pretrain(options: dict[str, Any]) -> int:
     return 0
 
 
+def _embedders(options: dict[str, Any]) -> int:
+    from monai_dpmm_ad.embedding.catalogue import format_embedders
+
+    print(format_embedders())
+    return 0
+
+
 def _label_app(options: dict[str, Any]) -> int:
     from importlib.util import find_spec
 
@@ -237,6 +244,7 @@ _RUNNERS: dict[str, Callable[[dict[str, Any]], int]] = {
     "export": _export,
     "pretrain": _pretrain,
     "label-app": _label_app,
+    "embedders": _embedders,
 }
 
 

@@ -31,6 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_pretrain(commands)
     _add_label_app(commands)
+    _add_command(commands, "embedders", "list the embedders known by name, and which are on this disk")
     return parser
 
 
@@ -184,6 +185,10 @@ def _add_pretrain(commands: Any) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder that fit --embedder takes")
     _add_overwrite(parser)
     parser.add_argument("--initial", metavar="DIR", help="weights to begin with, of the same architecture")
+    parser.add_argument(
+        "--label-maps", metavar="DIR", help="label maps of heads to render slices from (default: nilearn's)"
+    )
+    parser.add_argument("--synthetic-share", type=float, help="share of steps with rendered heads; 0 for another organ")
     parser.add_argument("--steps", type=int, help="optimiser steps")
     parser.add_argument("--checkpoint-every", type=int, help="steps between checkpoints (default 100)")
     parser.add_argument("--batch-size", type=int, help="slices in a step, of each process")

@@ -182,8 +182,10 @@ def demo(out: PathLike, seed: int = 0) -> Outcome:
     from monai_dpmm_ad.data.phantoms import write_cohort
 
     out = Path(out)
+    # Twenty held-out healthy subjects: the smallest p-value is 1 / 21.
+    sizes = {"num_train": 12, "num_valid": 20, "num_test_healthy": 4, "num_test_abnormal": 6}
     with hold_output(out / "cohort"):
-        datalist = write_cohort(out / "cohort", seed=seed)
+        datalist = write_cohort(out / "cohort", seed=seed, style="demo", **sizes)  # type: ignore[arg-type]
     fit([datalist], out / "bundle", seed=seed)
     return evaluate(out / "bundle", [datalist], out / "results")
 

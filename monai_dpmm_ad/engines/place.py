@@ -21,7 +21,7 @@ from monai_dpmm_ad.utils.progress import track
 __all__ = ["fit_normative"]
 
 #: Scans that the reference is the mean of, at most, evenly spaced among those that are fitted.
-_NUM_REFERENCE = 24
+_NUM_REFERENCE = 16
 #: Largest share of the fitted scans whose registration may fail before all are placed by their boxes.
 _MOST_FAILED = 0.25
 

@@ -1,0 +1,88 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""A fit learns places from what it keeps of its scans."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import FAST
+
+from monai_dpmm_ad.bundle import load_workflow, read_settings
+from monai_dpmm_ad.commands import fit, infer
+from monai_dpmm_ad.data.dataset import ScanDataset
+from monai_dpmm_ad.engines.thumbnails import FittedScan, FittedScans
+from monai_dpmm_ad.errors import EmbeddingStoreError
+from monai_dpmm_ad.normative import Frame, Lattice
+from monai_dpmm_ad.ops.slices import AXES, extract_slices
+
+SHAPE = (8, 10, 6)
+AFFINE = np.array([[0, -2.0, 0, 30], [-1.5, 0, 0, 20], [0, 0, -3.0, 10], [0, 0, 0, 1]])
+
+
+def test_a_patch_lies_where_its_voxels_are() -> None:
+    """Along each axis, the coordinates of every pixel against those of the voxel that it is."""
+    index = torch.from_numpy(np.indices(SHAPE).astype(np.float64))
+    for number, axis in enumerate(AXES):
+        voxels = torch.stack([extract_slices(part[None], axis)[:, 0] for part in index], -1)  # (n, rows, columns, 3)
+        count, height, width, _ = voxels.shape
+        n, row, column = (part.ravel() for part in np.indices((count, height, width)))
+        location = np.stack([(row + 0.5) / height, (column + 0.5) / width, (n + 0.5) / count], -1)
+        axes = np.full(count, number)
+        scan = FittedScan(np.zeros((2, 2, 2), np.float32), np.eye(4), np.array(SHAPE), AFFINE, axes)
+        expected = voxels.reshape(-1, 3).numpy() @ AFFINE[:3, :3].T + AFFINE[:3, 3]
+        np.testing.assert_allclose(scan.locate_rows(location.astype(np.float32), n), expected, atol=1e-4)
+
+
+def test_frames_are_read_as_they_were_written(tmp_path: Path) -> None:
+    scans = FittedScans(tmp_path, ScanDataset([], lambda item: item))
+    field = np.random.default_rng(0).normal(size=(3, 4, 5, 3)).astype(np.float32)
+    deformed = Frame("deformed", AFFINE, 0.9, field, Lattice((3, 4, 5), 2.0, (1.0, 2.0, 3.0)))
+    for name, frame in (("a", deformed), ("b", Frame("box", AFFINE))):
+        assert scans.read_frame(name, "key") is None
+        scans.save_frame(name, "key", frame)
+        again = scans.read_frame(name, "key")
+        assert again is not None
+        assert again.to_dict() == frame.to_dict()
+        points = np.random.default_rng(1).normal(size=(7, 3))
+        np.testing.assert_array_equal(again.locate(points), frame.locate(points))
+    assert scans.read_frame("a", "another reference") is None
+    next((tmp_path / "frames").glob("a-*")).write_text("hello")
+    with pytest.raises(EmbeddingStoreError, match="damaged"):
+        scans.read_frame("a", "key")
+
+
+def test_the_bundle_has_seen_every_fitted_scan_and_says_where_scans_lie(bundle: Path, cohort: Path) -> None:
+    with load_workflow(bundle, ["inference"], "inference", own_logging=False) as workflow:
+        normative, regions = workflow.network.normative, workflow.network.regions
+    assert normative is not None
+    assert normative.fitted
+    assert int(normative.scores.num_scans) == int(normative.intensity.num_scans) == 3
+    assert int(regions.num_scans) == 2
+    assert read_settings(bundle)["frame"] == normative.frame
+
+
+def test_a_store_without_small_copies_gives_the_same_bundle(cohort: Path, tiny_vit: Path, tmp_path: Path) -> None:
+    """As one that an older version embedded, or a fit without a normative map."""
+    states = []
+    for interrupted in (False, True):
+        if interrupted:
+            shutil.rmtree(tmp_path / "bundle" / "fit" / "embeddings" / "train-scans")
+        (tmp_path / "bundle" / "models" / "model.pt").unlink(missing_ok=True)
+        fit([cohort], tmp_path / "bundle", embedder_name=str(tiny_vit), **FAST)
+        states.append(torch.load(tmp_path / "bundle" / "models" / "model.pt", weights_only=True))
+    assert all(torch.equal(states[1][name], tensor) for name, tensor in states[0].items())
+
+
+def test_frames_that_the_user_chooses(cohort: Path, tiny_vit: Path, tmp_path: Path) -> None:
+    scan = sorted((cohort.parent / "imagesTs").glob("*.nii.gz"))[0]
+    options = {"embedder_name": str(tiny_vit), **FAST, "axes": ["axial", "sagittal"]}
+    for frame, expected in (("box", "box"), ("none", None), ("auto", "deformed")):
+        fit([cohort], tmp_path / frame, **{**options, "frame": frame})
+        (row,) = infer(tmp_path / frame, [scan], tmp_path / f"out-{frame}", report=False).scans
+        assert row.frame == expected
+        assert (row.frame_quality is None) == (expected != "deformed")
+        assert read_settings(tmp_path / frame)["normative"] == ("off" if expected is None else "on")

@@ -197,12 +197,13 @@ class AnomalyModel:
             ScanError: when the scan cannot be processed.
         """
         with tempfile.TemporaryDirectory(prefix="dpmm-ad-") as folder:
-            path = os.path.abspath(image) if is_path(image) else ""
-            if path:
-                _check_scan(path)
-            else:
-                path = str(write_image(image, Path(folder) / "image.nii", affine))
+            path = (
+                os.path.abspath(image)
+                if is_path(image)
+                else str(write_image(image, Path(folder) / "image.nii", affine))
+            )
             try:
+                _check_scan(path, self.network.kind.spatial_dims)
                 with showing_progress(progress):
                     return self._run(path, folder, overrides)
             except ScanError as error:
@@ -247,10 +248,10 @@ class AnomalyModel:
         return target
 
 
-def _check_scan(path: str) -> None:
+def _check_scan(path: str, spatial_dims: int | None) -> None:
     if path.lower().endswith(".json"):  # a server's client may upload one: it would make it open any file that it names
         raise ScanError(path, "is a list of scans, not a scan")
-    number = len(resolve_datalist(path))
+    number = len(resolve_datalist(path, spatial_dims=spatial_dims))
     if number != 1:
         raise ScanError(path, f"holds {number} scans; name one of them")
 

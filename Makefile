@@ -13,7 +13,7 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	# torch first and pinned: an unpinned one pulls gigabytes of CUDA where a CPU build would do
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[report,faiss,dicom,onnx,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[report,faiss,dicom,nrrd,onnx,dev]'
 	touch $@
 
 # MONAI Label has an environment of its own, since it needs older releases than the rest.
@@ -29,13 +29,19 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
+# Orthanc is the DICOM server that MONAI Label's DICOMweb is tried on; without it those tests are skipped.
 test-label: $(LABEL_INSTALLED)
+	@command -v Orthanc >/dev/null || ls /usr/sbin/Orthanc >/dev/null 2>&1 || \
+		apt-get install --yes --quiet --no-install-recommends orthanc orthanc-dicomweb || \
+		echo "Orthanc could not be installed (Debian, as root): the tests on a DICOM server are skipped"
 	$(LABEL)/bin/python -m pytest tests/label tests/ops tests/transforms tests/mixture/test_mixture.py tests/calibration
 
-# The lowest and the newest releases that setup.cfg allows, each in an environment of its own; see docs/dependencies.md
+# The lowest and the newest releases that setup.cfg allows, and newer Pythons; see docs/dependencies.md
 test-range:
 	$(PYTHON) .ci/dependency_range.py lowest
 	$(PYTHON) .ci/dependency_range.py highest
+	$(PYTHON) .ci/dependency_range.py 3.12
+	$(PYTHON) .ci/dependency_range.py 3.13
 	$(PYTHON) .ci/dependency_range.py audit
 
 lint: $(INSTALLED)

@@ -2,10 +2,11 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
 """Test the package with the lowest and with the newest releases that setup.cfg allows, and look for known flaws.
 
-    python .ci/dependency_range.py lowest      # or highest, or audit
+    python .ci/dependency_range.py lowest      # or highest, 3.12, 3.13, or audit
 
-Each makes an environment of its own, ``.venv-lowest`` or ``.venv-highest``, and runs a part of the tests in it. The
-lowest takes every ``>=`` of setup.cfg as ``==``. torch alone is the release of constraints.txt in both: its older ones
+Each makes an environment of its own, ``.venv-lowest``, ``.venv-highest``, …, and runs a part of the tests in it. The
+lowest takes every ``>=`` of setup.cfg as ``==``; 3.12 and 3.13 are the newest releases with that Python, and say so
+where it is not installed. torch alone is the release of constraints.txt in both: its older ones
 are CUDA builds of gigabytes where no CPU build is at hand. ``audit`` asks pip-audit about constraints.txt and says so
 where its service cannot be reached.
 """
@@ -16,13 +17,16 @@ import argparse
 import configparser
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("report", "faiss", "dicom", "onnx")
+#: Newer ones than the one that everything else is run with.
+PYTHONS = ("3.12", "3.13")
+EXTRAS = ("report", "faiss", "dicom", "nrrd", "onnx")
 #: The tests' own tools, at the releases of constraints.txt: it is not they that are tested.
 TOOLS = ("pytest", "pytest-timeout", "hypothesis", "mpmath", "jsonschema")
 #: What touches the fixed packages: reading, embedding, fitting, bundle, command line, figures, pictures, graphs.
@@ -63,10 +67,19 @@ def list_packages(which: str) -> list[str]:
     return [torch, *own, *(f"{tool}=={pins[tool]}" for tool in TOOLS)]
 
 
+def find_python(which: str) -> str:
+    """The interpreter: of the release that is asked for, else the one that runs this; "" where there is none."""
+    if which not in PYTHONS:
+        return sys.executable
+    python = shutil.which(f"python{which}")
+    works = python and subprocess.run([python, "--version"], capture_output=True).returncode == 0
+    return python if python and works else ""
+
+
 def make_environment(which: str) -> Path:
     """Make the environment anew, with the package itself: path of its Python."""
     folder = ROOT / f".venv-{which}"
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+    subprocess.run([find_python(which), "-m", "venv", "--clear", str(folder)], check=True)
     python = folder / "bin" / "python"
     subprocess.run([str(python), "-m", "pip", "install", "--quiet", *list_packages(which)], check=True)
     subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--editable", str(ROOT)], check=True)
@@ -111,10 +124,13 @@ def audit() -> int:
 def main() -> int:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("which", choices=("lowest", "highest", "audit"))
+    parser.add_argument("which", choices=("lowest", "highest", *PYTHONS, "audit"))
     which = parser.parse_args().which
     if which == "audit":
         return audit()
+    if not find_python(which):
+        print(f"skipped: python{which} is not installed, so nothing is known about it")
+        return 0
     python = make_environment(which)
     print_releases(python)
     return run_tests(python)

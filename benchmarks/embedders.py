@@ -1,5 +1,5 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""Compare embedders, each with the mixture and with memory banks, on four data sets; see docs/compact.md.
+"""Compare embedders, each with the mixture and with memory banks, on nine data sets; see docs/compact.md.
 
     python benchmarks/embedders.py --data ../shared/data --out runs/embedders \\
         --seed-weights ../shared/weights/seed_vit_ti14
@@ -16,20 +16,17 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
+from embedder_data import DATA_SETS, Slice
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import normalized_mutual_info_score, roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
-from monai_dpmm_ad.data import resolve_datalist
-from monai_dpmm_ad.data.phantoms import insert_lesion_2d, write_cohort
 from monai_dpmm_ad.embedding import create_embedder
 from monai_dpmm_ad.embedding.base import Embedder
 from monai_dpmm_ad.embedding.types import PatchEmbeddings
@@ -42,25 +39,12 @@ from monai_dpmm_ad.ops.patches import pad_to_multiple, pool_foreground
 from monai_dpmm_ad.ops.pooling import pool_image_score
 from monai_dpmm_ad.pretraining.checkpoints import export_backbone
 from monai_dpmm_ad.pretraining.model import build_backbone
-from monai_dpmm_ad.transforms.pipeline import preprocess_scan, preprocess_slices
 from monai_dpmm_ad.utils.progress import quiet_warnings
 
-COHORT_SEED = 902  # neither the demo's own nor the one that weights are chosen on
 MIN_FOREGROUND = 0.25
 TAIL_SLICES = 40  # fitted slices that the intensity tail sees
 PIXEL_FIGURES = ("pixel_auroc", "pixel_aupr", "aupro", "best_dice")
 Score = Callable[[Tensor], Tensor]
-
-
-@dataclass
-class Slice:
-    """One slice ``(1, 1, H, W)`` in [0, 1], with what is known of it."""
-
-    name: str
-    image: Tensor
-    mask: Tensor | None = None
-    abnormal: int | None = None
-    kind: str = ""
 
 
 class RawPatches(Embedder):
@@ -88,100 +72,6 @@ class RawPatches(Embedder):
     def fingerprint(self) -> dict[str, Any]:
         """Describe it."""
         return {"name": "raw patches", "patch_size": self._size}
-
-
-# ---------------------------------------------------------------------------------------------------------------- data
-
-
-def read_pictures(path: Path, count: int, seed: int = 0) -> list[Slice]:
-    """Read ``count`` random slices of a folder, preprocessed as for fitting; ``kind`` is the name before its number."""
-    items = resolve_datalist(path)
-    order = np.random.default_rng(seed).permutation(len(items))[:count]
-    chain = preprocess_slices()
-    return [
-        Slice(
-            items[i]["name"],
-            torch.as_tensor(chain(items[i])[0]["image"])[None],
-            kind=Path(items[i]["image"]).stem.rsplit("_", 1)[0],
-        )
-        for i in sorted(order)
-    ]
-
-
-def read_volume(item: dict[str, Any], every: int, keep: Callable[[int], bool] = lambda index: True) -> list[Slice]:
-    """Read every n-th axial slice of a preprocessed volume with its label."""
-    samples = preprocess_slices(min_foreground=0.3)({"name": Path(item["image"]).stem, **item})
-    chosen = [s for s in samples if s["slice_index"] % every == 0 and keep(s["slice_index"])]
-    return [
-        Slice(
-            f"{item['image']}:{s['slice_index']}",
-            torch.as_tensor(s["image"])[None],
-            torch.as_tensor(s["label"])[None] > 0 if "label" in s else None,
-        )
-        for s in chosen
-    ]
-
-
-def load_brain(options: argparse.Namespace) -> tuple[list[Slice], list[Slice]]:
-    """Tumour-free slices to fit; slices without and with a tumour to score."""
-    root = options.data / "brain_mri_2d"
-    tests = []
-    for folder, abnormal in (("good", 0), ("Ungood", 1)):
-        for part in read_pictures(root / options.split / folder / "img", options.num_test):
-            part.abnormal = abnormal
-            tests.append(part)
-    return read_pictures(root / "train" / "good" / "img", options.num_fit), tests
-
-
-def load_inserted(options: argparse.Namespace) -> tuple[list[Slice], list[Slice]]:
-    """The same slices to fit; lesions inserted into tumour-free slices of one source."""
-    root = options.data / "brain_mri_2d"
-    rng = np.random.default_rng(11)
-    tests = read_pictures(root / options.split / "good" / "img", options.num_test)
-    for part in tests:
-        image = F.interpolate(part.image, scale_factor=224 / max(part.image.shape[-2:]), mode="bilinear")
-        inside = F.interpolate((part.image > 0).float(), image.shape[-2:], mode="nearest") > 0
-        image = torch.where(inside, image.clamp(min=1e-3), 0.0)
-        marked, mask = insert_lesion_2d(image[0, 0].numpy(), inside[0, 0].numpy(), rng)
-        part.image = torch.from_numpy(np.clip(marked, 0, 1))[None, None].float()
-        part.mask = torch.from_numpy(mask)[None, None]
-    return read_pictures(root / "train" / "good" / "img", options.num_fit), tests
-
-
-def load_sclerosis(options: argparse.Namespace) -> tuple[list[Slice], list[Slice]]:
-    """FLAIR of patient 07 to fit, without what its mask touches; slices 40 to 139 of patient 19 to score."""
-    fit, test = (
-        {
-            "image": str(options.data / "ms_mri_3d" / patient / "FLAIR.nii.gz"),
-            "label": str(options.data / "ms_mri_3d" / patient / "lesions.nii.gz"),
-        }
-        for patient in ("patient07", "patient19")
-    )
-    scan = preprocess_scan()({"image": test["image"], "name": "patient19"})["image"]
-    to_file = np.linalg.inv(nib.load(test["image"]).affine) @ np.asarray(scan.affine)
-
-    def keep(index: int) -> bool:
-        return 40 <= round(float((to_file @ [0, 0, index, 1])[2])) <= 139
-
-    return read_volume(fit, 2), read_volume(test, options.every, keep)
-
-
-def load_cohort(options: argparse.Namespace) -> tuple[list[Slice], list[Slice]]:
-    """Phantoms: healthy ones to fit, ones with lesions to score."""
-    path = options.out / "cohort" / "datalist.json"
-    if not path.is_file():
-        write_cohort(path.parent, num_train=6, num_valid=0, num_test_healthy=0, num_test_abnormal=4, seed=COHORT_SEED)
-    fit = [part for item in resolve_datalist(path, section="training") for part in read_volume(item, 3)]
-    tests = [part for item in resolve_datalist(path, section="test") for part in read_volume(item, 2)]
-    return fit, tests
-
-
-DATA_SETS = {
-    "brain_mri_2d": load_brain,
-    "inserted": load_inserted,
-    "ms_patient19": load_sclerosis,
-    "cohort": load_cohort,
-}
 
 
 # -------------------------------------------------------------------------------------------------------------- scoring
@@ -217,13 +107,15 @@ def make_scorers(patches: Tensor, options: argparse.Namespace) -> dict[str, Scor
     """Fit the mixture and take memory banks of three sizes."""
     generator = torch.Generator().manual_seed(0)
     patches = patches[torch.randperm(len(patches), generator=generator)[: options.num_patches]]
-    mixture = DirichletProcessMixture(options.components, patches.shape[1], restarts=1)
+    mixture = DirichletProcessMixture(options.components, patches.shape[1])
     mixture.fit(patches.split(4096), max_epochs=options.epochs)
-    banks = {f"bank {len(bank)}": bank for bank in (patches[: options.components], patches[: options.bank])}
     scorers: dict[str, Score] = {
         f"mixture {options.components} cosine": mixture.cosine_distance,
         f"mixture {options.components} log density": lambda x: -mixture.log_prob(x),
     }
+    if options.quick:
+        return scorers
+    banks = {f"bank {len(bank)}": bank for bank in (patches[: options.components], patches[: options.bank])}
     return scorers | {name: lambda x, bank=bank: nearest_cosine_distance(x, bank) for name, bank in banks.items()}
 
 
@@ -238,7 +130,7 @@ def evaluate(embedder: Embedder, fit: list[Slice], tests: list[Slice], options: 
             continue
         maps = [draw_map(score, *pair) for pair in zip(tests, embedded, strict=True)]
         figures[name] = compute_pixel_figures(maps, tests)
-        if name.startswith("mixture"):
+        if name.startswith("mixture") and not options.quick:
             shown = fit[:: max(1, len(fit) // TAIL_SLICES)]
             healthy = [draw_map(score, part, embed(embedder, part, options.image_size)) for part in shown]
             for kind in ("bright", "both"):
@@ -402,6 +294,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--num-patches", type=int, default=40000, help="patches that the mixture is fitted to")
     parser.add_argument("--bank", type=int, default=20000, help="vectors of the larger memory bank")
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--num-heads", type=int, default=8, help="ixi heads to score; twice as many are fitted")
+    parser.add_argument("--quick", action="store_true", help="the mixture alone: no memory banks, no intensity tails")
     parser.add_argument("--every", type=int, default=3, help="take every n-th slice of patient 19")
     return parser.parse_args()
 

@@ -106,13 +106,16 @@ def make_bare(
 
 
 def measure_throughput(results: dict) -> None:
-    """One natural pass against what it is made of and the paper's online MAP-EM."""
+    """One natural pass against what it is made of and the paper's online MAP-EM; the start and the moves beside it."""
     num_data, dim, batch, chunk = 100_000, 384, 8192, 2048
     x = make_embeddings(num_data, dim, 60)
-    print(f"\nthroughput, N = {num_data}, D = {dim}, diagonal; shares of the pass")
-    print(f"{'K':>5} {'pass /s':>9} {'products':>9} {'screened':>9} {'vs N×K×D':>9}")
-    for num_components in (100, 500):
-        mixture = DirichletProcessMixture(num_components, dim, restarts=1).initialize(x[:5000], num_data)
+    print(f"\nthroughput, N = {num_data}, D = {dim}; products, screened, start and adapt as shares of the pass")
+    columns = ["pass /s", "products", "screened", "vs N×K×D", "start", "adapt", "assign /s"]
+    print(f"{'':>10} {'K':>5} " + " ".join(f"{column:>9}" for column in columns))
+    for covariance, num_components in (("diagonal", 100), ("rotated", 100), ("diagonal", 500), ("rotated", 500)):
+        mixture = DirichletProcessMixture(num_components, dim, covariance)
+        sample = x[: mixture.sample_size]
+        begin = measure(lambda m=mixture, s=sample: m.initialize(s, num_data), 1)
         run_products, run_screened = make_bare(num_data, dim, num_components, chunk)
 
         def run_pass(mixture: DirichletProcessMixture = mixture) -> None:
@@ -126,17 +129,35 @@ def measure_throughput(results: dict) -> None:
             oracle.partial_fit(x[:rows])
 
         products, screened, own, slow = measure_beside([run_products, run_screened, run_pass, run_oracle])
+        move = measure(lambda m=mixture, s=sample: m.adapt(s), 1)
+        floor = measure_faiss(x, num_components)
         row = {
             "per_second": num_data / own,
             "products_share": products / own,
             "screened_share": screened / own,
             "times_oracle": slow / rows * num_data / own,
+            "start_share": begin / own,
+            "adapt_share": move / own,
+            "faiss_per_second": floor,
         }
-        results[f"throughput_K{num_components}"] = row
+        results[f"throughput_{covariance}_K{num_components}"] = row
         print(
-            f"{num_components:>5} {row['per_second']:>9.0f} {row['products_share']:>9.2f} "
-            f"{row['screened_share']:>9.2f} {row['times_oracle']:>8.0f}×"
+            f"{covariance:>10} {num_components:>5} {row['per_second']:>9.0f} {row['products_share']:>9.2f} "
+            f"{row['screened_share']:>9.2f} {row['times_oracle']:>8.0f}× {row['start_share']:>9.2f} "
+            f"{row['adapt_share']:>9.2f} {'-' if floor is None else f'{floor:.0f}':>9}"
         )
+
+
+def measure_faiss(x: Tensor, num_components: int) -> float | None:
+    """Rows a second that FAISS assigns to their nearest of K centres, the practical floor; None where it is missing."""
+    try:
+        import faiss
+    except ImportError:
+        return None
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    index = faiss.IndexFlatL2(x.shape[1])
+    index.add(x[:num_components].numpy())
+    return len(x) / measure(lambda: index.search(x.numpy(), 1))
 
 
 def compare_peers(results: dict, name: str, train: Tensor, test: Tensor, num_components: int, budget: float) -> None:
@@ -172,7 +193,13 @@ def compare_covariances(results: dict, train: Tensor, test: Tensor) -> None:
     """Held-out log-likelihood of each likelihood on real embeddings."""
     print(f"\nlikelihoods on real embeddings, N = {len(train)}")
     print(f"{'':>10} {'K':>4} {'active':>7} {'held-out':>9} {'CPU s':>6}")
-    for covariance, num_components in [("spherical", 100), ("diagonal", 100), ("vmf", 100), ("full", 100)]:
+    for covariance, num_components in [
+        ("spherical", 100),
+        ("diagonal", 100),
+        ("rotated", 100),
+        ("vmf", 100),
+        ("full", 100),
+    ]:
         start = clock()
         mixture = DirichletProcessMixture(num_components, train.shape[1], covariance)
         batches = train.split(BATCH if covariance != "full" else 8 * BATCH)
@@ -221,15 +248,17 @@ def measure_scoring(results: dict) -> None:
     network = Dinov2Model(config).eval()
     image = torch.rand(1, 3, 448, 448)
     x = make_embeddings(20_000, 384, 60)
-    mixture = DirichletProcessMixture(500, 384, restarts=1).initialize(x)
+    mixture = DirichletProcessMixture(500, 384).initialize(x)
+    rotated = DirichletProcessMixture(500, 384, "rotated").initialize(x)
     with torch.no_grad():
         forward = measure(lambda: network(image), 5)
         with torch.autocast("cpu", torch.bfloat16):
             half = measure(lambda: network(image), 5)
     print("\nscoring 1 024 patches against 500 components, share of a ViT-S/14 pass at 448×448: float32, bfloat16")
     print(f"{'ViT-S/14':>22} {forward * 1000:>7.0f} ms, {half * 1000:.0f} ms in bfloat16")
-    for name in ("cosine_distance", "log_prob", "mahalanobis_distance", "euclidean_distance"):
-        compute = getattr(mixture, name)
+    names = ("cosine_distance", "log_prob", "mahalanobis_distance", "euclidean_distance")
+    scores = {name: getattr(mixture, name) for name in names} | {"rotated log_prob": rotated.log_prob}
+    for name, compute in scores.items():
         seconds = measure(lambda compute=compute: compute(x[:1024]), 20)
         results[f"score_{name}"] = {"share": seconds / forward, "share_of_bfloat16": seconds / half}
         print(f"{name:>22} {seconds * 1000:>7.2f} ms {seconds / forward:>7.2%} {seconds / half:>7.2%}")

@@ -183,11 +183,11 @@ def make_scores(
 ) -> dict[str, Score]:
     """All variants, fitted to the same patches."""
     components = options.components
-    plain = fit_mixture(tokens, components, "diagonal", seed)
-    scores: dict[str, Score] = {
-        "diagonal": lambda x, _: -plain.log_prob(x),
-        "diagonal, cosine": lambda x, _: plain.cosine_distance(x),
-    }
+    scores: dict[str, Score] = {}
+    for covariance in ("spherical", "vmf", "rotated", "diagonal"):
+        plain = fit_mixture(tokens, components, covariance, seed)
+        scores[covariance] = lambda x, _, m=plain: -m.log_prob(x)
+        scores[f"{covariance}, cosine"] = lambda x, _, m=plain: m.cosine_distance(x)
     for weight in options.weights if located else ():
         beside = fit_mixture(append(tokens, location, weight), components, "diagonal", seed)
         scores[f"location × {weight}"] = lambda x, at, m=beside, w=weight: -m.log_prob(append(x, at, w))

@@ -7,7 +7,6 @@ nothing of it is run.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from monai_dpmm_ad.bundle.settings import SETTINGS, complete_settings
 from monai_dpmm_ad.errors import CheckpointError
+from monai_dpmm_ad.utils.files import read_json
 
 __all__ = ["BROUGHT", "FORMAT_VERSION", "INFERENCE", "read_settings"]
 
@@ -58,16 +58,12 @@ def read_settings(bundle_root: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(bundle_root) / INFERENCE
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ValueError(f"it has more than {_MAX_BYTES} bytes")
-        config = json.loads(path.read_text(encoding="utf-8"))
-        version = config.get("format_version", 1) if isinstance(config, dict) else None
-        if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-            raise ValueError("it has no whole number as format_version")
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path}: is no readable config of this package ({error}). Copy the bundle again."
-        ) from error
+        config = read_json(path, _MAX_BYTES)
+    except ValueError as error:
+        raise CheckpointError(f"{error}. Copy the bundle again.") from error
+    version = config.get("format_version", 1) if isinstance(config, dict) else None
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise CheckpointError(f"{path}: `format_version` must be a whole number, got {version}. Copy the bundle again.")
     if version > FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: has format {version}, but this version of the package reads formats up to {FORMAT_VERSION}. "

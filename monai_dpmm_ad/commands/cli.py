@@ -138,6 +138,26 @@ def _pretrain(options: dict[str, Any]) -> int:
     return 0
 
 
+def _embedders(options: dict[str, Any]) -> int:
+    from monai_dpmm_ad.embedding.catalogue import format_embedders
+
+    print(format_embedders())
+    return 0
+
+
+def _label_app(options: dict[str, Any]) -> int:
+    from importlib.util import find_spec
+
+    from monai_dpmm_ad.commands.label_app import install_app, start_command
+
+    app = install_app(options.pop("out"))
+    print(f"app: {app}")
+    print(f"start: {start_command(app, **options)}")
+    if not find_spec("monailabel"):
+        print("note: start it in the environment that has MONAI Label, see docs/slicer.md", file=sys.stderr)
+    return 0
+
+
 def _print_progress(step: int, losses: Mapping[str, float]) -> None:
     print(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in losses.items()), file=sys.stderr)
 
@@ -200,6 +220,8 @@ _RUNNERS: dict[str, Callable[[dict[str, Any]], int]] = {
     "benchmark": _benchmark,
     "export": _export,
     "pretrain": _pretrain,
+    "label-app": _label_app,
+    "embedders": _embedders,
 }
 
 

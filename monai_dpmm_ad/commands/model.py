@@ -46,11 +46,14 @@ class AnomalyResult:
             grid, ``regions`` of an atlas where there is one, ….
         row: the scan's line of ``scores.csv``.
         regions: flagged, connected, by falling peak score.
+        drift: whether the scan is one of the population that was fitted, as ``drift.json`` says it; None where the
+            bundle cannot tell.
     """
 
     scan: dict[str, Any]
     row: ScanRow
     regions: list[Lesion]
+    drift: dict[str, Any] | None
 
     @property
     def score(self) -> float:
@@ -218,7 +221,7 @@ class AnomalyModel:
         if workflow.failures:
             raise ScanError(workflow.failures[0].path, workflow.failures[0].reason)
         row = workflow.table.rows[0]
-        return AnomalyResult(found[0], row, workflow.table.lesions.get(row.name, []))
+        return AnomalyResult(found[0], row, workflow.table.lesions.get(row.name, []), workflow.drift.result)
 
     def save(self, path: PathLike) -> Path:
         """Copy the bundle into a new folder; it is whole as soon as it is there.
@@ -245,7 +248,7 @@ class AnomalyModel:
 
 
 def _check_scan(path: str) -> None:
-    if path.endswith(".json"):  # a server's client may upload one: it would make it open any file that it names
+    if path.lower().endswith(".json"):  # a server's client may upload one: it would make it open any file that it names
         raise ScanError(path, "is a list of scans, not a scan")
     number = len(resolve_datalist(path))
     if number != 1:

@@ -13,7 +13,7 @@ from monai_dpmm_ad.bundle.settings import SETTINGS
 
 __all__ = ["make_parser"]
 
-PATHS = "a folder of NIfTI files, DICOM series or pictures, a BMAD-style tree, a datalist JSON, or single files"
+PATHS = "a folder of NIfTI or NRRD files, DICOM series or pictures, a BMAD-style tree, a datalist JSON, or single files"
 NOTICE = "Research software, not a medical device."
 
 
@@ -30,6 +30,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_benchmark(commands)
     _add_export(commands)
     _add_pretrain(commands)
+    _add_label_app(commands)
+    _add_command(commands, "embedders", "list the embedders known by name, and which are on this disk")
     return parser
 
 
@@ -38,6 +40,15 @@ def _add_command(commands: Any, name: str, description: str) -> argparse.Argumen
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(command=name)
     return parser
+
+
+def _add_label_app(commands: Any) -> None:
+    parser = _add_command(commands, "label-app", "install the MONAI Label app and print how its server is started")
+    parser.add_argument(
+        "--out", default="label_app", metavar="DIR", help="folder of the app, and of its logs (default label_app)"
+    )
+    parser.add_argument("--studies", metavar="PATH", help="folder of the studies, or a DICOM server's address")
+    parser.add_argument("--bundle", metavar="BUNDLE", help="folder that fit wrote")
 
 
 def _add_demo(commands: Any) -> None:
@@ -161,6 +172,10 @@ def _add_pretrain(commands: Any) -> None:
     parser.add_argument("--mixed", nargs="+", metavar="PATH", help="scans that may show lesions, learned from as well")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder that fit --embedder takes")
     parser.add_argument("--initial", metavar="DIR", help="weights to begin with, of the same architecture")
+    parser.add_argument(
+        "--label-maps", metavar="DIR", help="label maps of heads to render slices from (default: nilearn's)"
+    )
+    parser.add_argument("--synthetic-share", type=float, help="share of steps with rendered heads; 0 for another organ")
     parser.add_argument("--steps", type=int, help="optimiser steps")
     parser.add_argument("--checkpoint-every", type=int, help="steps between checkpoints (default 100)")
     parser.add_argument("--batch-size", type=int, help="slices in a step, of each process")

@@ -91,7 +91,8 @@ def fit(
         wait_for_all()
         with load_workflow(bundle, configs, "train", **overrides) as workflow:
             workflow.run()
-    note = _judge_network(workflow.network, read_settings(bundle))
+    notes = [_judge_network(workflow.network, read_settings(bundle)), workflow.network.detector.note()]
+    note = "; ".join(filter(None, notes)) or None
     return Outcome(failures=workflow.failures, metrics=describe_fit(bundle), note=note)
 
 
@@ -147,7 +148,9 @@ def demo(out: PathLike, seed: int = 0) -> Outcome:
     from monai_dpmm_ad.data.phantoms import write_cohort
 
     out = Path(out)
-    datalist = write_cohort(out / "cohort", seed=seed)
+    # Twenty held-out healthy subjects: the smallest p-value is 1 / 21.
+    sizes = {"num_train": 12, "num_valid": 20, "num_test_healthy": 4, "num_test_abnormal": 6}
+    datalist = write_cohort(out / "cohort", seed=seed, style="demo", **sizes)  # type: ignore[arg-type]
     fit([datalist], out / "bundle", seed=seed)
     return evaluate(out / "bundle", [datalist], out / "results")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from monai_dpmm_ad.data.paths import (
     IMAGE_SUFFIXES,
     NIFTI_SUFFIXES,
+    NRRD_SUFFIXES,
     PICTURE_SUFFIXES,
     has_suffix,
     is_dicom_file,
@@ -37,7 +38,8 @@ def search_folder(folder: Path, kind: str) -> list[Item]:
         files = _walk(folder)
     except OSError as error:
         raise ScanError(folder, f"cannot be read: {error.strerror}") from error
-    wanted = {"nifti": NIFTI_SUFFIXES, "picture": PICTURE_SUFFIXES, "dicom": (), "auto": IMAGE_SUFFIXES}[kind]
+    volumes = NIFTI_SUFFIXES + NRRD_SUFFIXES
+    wanted = {"nifti": volumes, "picture": PICTURE_SUFFIXES, "dicom": (), "auto": IMAGE_SUFFIXES}[kind]
     images = [file for file in files if has_suffix(file, wanted)] if wanted else []
     kept = [file for file in images if not scan_stem(file).endswith(_OWN_OUTPUTS)]
     items: list[Item] = [{"image": str(file)} for file in kept]

@@ -11,6 +11,7 @@ from pathlib import Path
 __all__ = [
     "IMAGE_SUFFIXES",
     "NIFTI_SUFFIXES",
+    "NRRD_SUFFIXES",
     "PICTURE_SUFFIXES",
     "has_suffix",
     "is_dicom_file",
@@ -20,8 +21,9 @@ __all__ = [
 ]
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
+NRRD_SUFFIXES = (".nrrd",)
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
-IMAGE_SUFFIXES = NIFTI_SUFFIXES + PICTURE_SUFFIXES
+IMAGE_SUFFIXES = NIFTI_SUFFIXES + NRRD_SUFFIXES + PICTURE_SUFFIXES
 
 
 def has_suffix(path: str | os.PathLike, suffixes: Iterable[str]) -> bool:
@@ -37,7 +39,7 @@ def scan_stem(path: str | os.PathLike) -> str:
         'FLAIR'
     """
     name = Path(path).name or Path(path).resolve().name
-    for suffix in (".nii.gz", ".nii", *PICTURE_SUFFIXES, ".dcm", ".ima"):
+    for suffix in (".nii.gz", ".nii", *NRRD_SUFFIXES, *PICTURE_SUFFIXES, ".dcm", ".ima"):
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             name = name[: -len(suffix)]
             break

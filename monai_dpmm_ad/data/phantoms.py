@@ -1,8 +1,9 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
 """Brain phantoms with lesions and exact masks, for the demo, for tests and for choosing methods.
 
-Every subject is the MNI152 brain with its own shape (elastic deformation and affine), its own tissue contrast, bias
-field, blur and noise, on its own voxel grid and orientation.
+Every subject is the MNI152 brain with its own shape, tissue contrast, bias field, blur and noise. The *hard* cohort
+bends the template and lets grids, orientations and lesions of any size differ; the *demo*'s is one study of thick
+slices, whose ventricles and sulci differ too, with lesions that one can see.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from monai_dpmm_ad.data.anatomies import draw_anatomy
 from monai_dpmm_ad.data.synthetic_lesions import insert_lesion_2d, insert_lesions
 from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.utils.files import replace_file, write_json
 
-__all__ = ["MODALITIES", "SIZES", "insert_lesion_2d", "insert_lesions", "write_cohort"]
+__all__ = ["MODALITIES", "SIZES", "STYLES", "insert_lesion_2d", "insert_lesions", "write_cohort"]
 
 #: Mean and spread over subjects of the intensity of grey matter, white matter and fluid (white matter of T1 = 1), and
 #: the range of the factor on the template's own texture (negative where the contrast is inverted against T1).
@@ -28,6 +30,9 @@ MODALITIES: dict[str, tuple[tuple[tuple[float, float], ...], tuple[float, float]
     "T1": (((0.70, 0.03), (1.00, 0.03), (0.27, 0.05)), (0.6, 1.1)),
     "FLAIR": (((0.82, 0.04), (0.66, 0.03), (0.20, 0.04)), (-0.5, -0.2)),
 }
+#: ``hard``: many grids, lesions of 3 to 20 mm; ``demo``: one grid of thick slices, more varied brains, lesions of 8 to
+#: 30 mm, some of them subtle.
+STYLES = ("hard", "demo")
 #: ``full`` is the whole brain, ``small`` a slab of 32 mm through the ventricles, for tests.
 SIZES = ("full", "small")
 
@@ -41,6 +46,8 @@ _GRIDS: tuple[tuple[str, tuple[float, float, float], float], ...] = (
     ("LPS", (1.0, 1.0, 1.0), 9.0),
     ("RSA", (1.0, 1.1, 1.0), -6.0),
 )
+_DEMO_GRID = ("LPS", (1.0, 1.0, 2.0), 0.0)
+_DEMO_LESIONS: dict[str, Any] = {"count": (1, 2), "diameter": (8.0, 30.0), "contrast": (0.15, 0.5)}
 _MARGIN_MM = 14.0  # room around the brain for the deformation
 _LARGEST_INT16 = 32767
 
@@ -56,13 +63,14 @@ def write_cohort(
     spacing: float = 2.0,
     seed: int = 0,
     size: str = "full",
+    style: str = "hard",
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write a cohort of brain phantoms as NIfTI files with a Decathlon-style datalist.
 
     The sections are ``training`` and ``validation`` (healthy, no labels) and ``test``, where every scan has a label,
-    all zero for the healthy ones. Subject *i* of a section depends on ``seed``, ``modality``, ``spacing`` and *i* only,
-    so that a larger cohort contains the smaller one, and the same call writes the same bytes.
+    all zero for the healthy ones. Subject *i* of a section depends on *i*, ``seed``, ``modality``, ``spacing`` and
+    ``style`` only, so that a larger cohort contains the smaller one, and the same call writes the same bytes.
 
     Args:
         out_dir: folder to write into, made if need be.
@@ -74,18 +82,21 @@ def write_cohort(
         spacing: voxel size, a whole number of mm; some subjects' voxels differ from it by up to 20 %.
         seed: seed of all randomness.
         size: one of ``SIZES``.
+        style: one of ``STYLES``.
         progress: called with the number of scans written and their total after each scan.
 
     Returns:
         The path of ``datalist.json``; paths in it are relative to its folder.
 
     Raises:
-        ValueError: on an unknown modality or size, a negative count or a fractional spacing.
+        ValueError: on an unknown modality, size or style, a negative count or a fractional spacing.
     """
     if modality not in MODALITIES:
         raise unknown_option("modality", modality, MODALITIES)
     if size not in SIZES:
         raise unknown_option("size", size, SIZES)
+    if style not in STYLES:
+        raise unknown_option("style", style, STYLES)
     if spacing < 1 or int(spacing) != spacing:
         raise ValueError(f"`spacing` must be a whole number of millimetres, got {spacing}. Give 1, 2, 3 or 4.")
     counts = {"train": num_train, "valid": num_valid, "test_healthy": num_test_healthy}
@@ -101,8 +112,8 @@ def write_cohort(
     for group, (name, section, suffix) in enumerate((*layout, ("test_abnormal", "test", "Ts"))):
         for index in range(counts[name]):
             rng = np.random.default_rng([seed, group, index])
-            grid = _GRIDS[index % len(_GRIDS)]
-            image, mask, affine = _make_subject(template, rng, modality, float(spacing), group == 3, size, grid)
+            grid = _DEMO_GRID if style == "demo" else _GRIDS[index % len(_GRIDS)]
+            image, mask, affine = _make_subject(template, rng, modality, float(spacing), group == 3, size, grid, style)
             item = {"image": f"images{suffix}/{name}_{index:03d}.nii.gz", "name": f"{name}_{index:03d}"}
             _write_nifti(root / item["image"], _quantise(image, rng), affine, grid[0])
             if section == "test":
@@ -147,16 +158,19 @@ def _make_subject(
     abnormal: bool,
     size: str,
     grid: tuple[str, tuple[float, float, float], float],
+    style: str,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]]:
     """Make one subject's image (white matter of T1 near 1, background exactly 0), lesion mask and affine."""
-    maps, affine, step = _deform(template, rng, spacing, size, relative=grid[1])
+    vary = _vary if style == "demo" else _deform
+    maps, affine, step = vary(template, rng, spacing, size, relative=grid[1])
     tissue_means, texture_range = MODALITIES[modality]
     means = np.array([rng.normal(mean, spread) for mean, spread in tissue_means], dtype=np.float32)
     brain = maps[:3].sum(0) > 0.5
     image = np.einsum("cxyz,c->xyz", maps[:3], means) + rng.uniform(*texture_range) * maps[3]
     image, mask = image.clip(min=0.02).astype(np.float32), np.zeros(brain.shape, dtype=bool)
     if abnormal:
-        image, mask = insert_lesions(image, brain & (maps[:2].sum(0) > 0.5), step, rng)
+        lesions = _DEMO_LESIONS if style == "demo" else {}
+        image, mask = insert_lesions(image, brain & (maps[:2].sum(0) > 0.5), step, rng, **lesions)
     image = _acquire(image, rng, spacing)
     tilt = np.deg2rad(grid[2])
     turn = np.eye(4)
@@ -208,6 +222,24 @@ def _deform(
     step = spacing * (old - 1) / (new - 1)
     affine[:3, :3] = np.diag(step)
     return np.asarray(maps, dtype=np.float32), affine, tuple(map(float, step))
+
+
+def _vary(
+    template: tuple[NDArray[np.float32], NDArray[np.float64]],
+    rng: np.random.Generator,
+    spacing: float,
+    size: str,
+    relative: tuple[float, float, float],
+) -> tuple[NDArray[np.float32], NDArray[np.float64], tuple[float, ...]]:
+    """The same as `_deform`, with ventricles and sulci of the subject's own."""
+    step = (spacing * relative[0], spacing * relative[1], spacing * relative[2])
+    maps, affine = draw_anatomy(template[0], spacing, step, rng), template[1].copy()
+    affine[:3, :3] = np.diag(step)
+    if size == "small":
+        low, high = (round((z - affine[2, 3]) / step[2]) for z in _SLAB_MM)
+        maps = maps[..., low:high]
+        affine[2, 3] += low * step[2]
+    return maps, affine, step
 
 
 def _acquire(image: NDArray[np.float32], rng: np.random.Generator, spacing: float) -> NDArray[np.float32]:

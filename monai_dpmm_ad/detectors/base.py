@@ -155,6 +155,10 @@ class Detector(nn.Module, ABC):
         """
         return PatchSummary(-scores, scores.new_zeros(self.num_components))
 
+    def note(self) -> str | None:
+        """What a user should know of the fitted model; None if nothing."""
+        return None
+
     def score_slices(self, encoded: EncodedSlices, valid: Tensor) -> Tensor:
         """Score all patches of a batch of slices.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 from monai_dpmm_ad.calibration.drift import PatchSummary
@@ -107,12 +108,31 @@ class DPMMDetector(Detector):
         """Log density and responsibilities of patches; ``scores`` are not needed."""
         return PatchSummary(self.criterion(rows), self.mixture.responsibilities(self.features(rows)).sum(0))
 
+    def note(self) -> str | None:
+        """Whether the truncation binds: the number of components is then the setting's, not the data's."""
+        found = self.mixture.posterior.summarise()
+        if not found["truncation_binds"]:
+            return None
+        return (
+            f"all {found['num_components']} components of the mixture are in use, so that more might fit better; "
+            "try a larger num_components"
+        )
+
     def criterion(self, rows: Mapping[str, Tensor]) -> Tensor:
         """Log density in nats, ``(n,)``: the paper's criterion for the best epoch."""
         return self.mixture.log_prob(self.features(rows))
 
+    @property
+    def log_prob_bound(self) -> Tensor:
+        """Highest log density, 0-dim, nats.
+
+        A property, since ``torch.jit.trace`` looks at every attribute before it traces: what the mixture computes once
+        for it is then computed, and does not become part of the graph.
+        """
+        return self.mixture.log_prob_bound() if self.score_name == "log_density" else torch.zeros(())
+
     def score(self, features: Tensor) -> Tensor:
         """Score features ``(n, F)``: ``(n,)``, non-negative, higher = more anomalous."""
         if self.score_name == "log_density":
-            return (self.mixture.log_prob_bound() - self.mixture.log_prob(features)).clamp_min(0)
+            return (self.log_prob_bound - self.mixture.log_prob(features)).clamp_min(0)
         return getattr(self.mixture, f"{self.score_name}_distance")(features)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -14,21 +15,35 @@ from monai_dpmm_ad.embedding.hf_vit import HFViTEmbedder
 from monai_dpmm_ad.embedding.pixels import PIXELS, PixelEmbedder
 from monai_dpmm_ad.errors import CheckpointError, unknown_option
 
-__all__ = ["COMPACT", "compact_path", "create_embedder"]
+__all__ = ["COMPACT", "COMPACT_WEIGHTS", "compact_path", "count_millions", "create_embedder"]
 
 COMPACT = "compact"
 
+#: The weights that ship and their licence, the default first.
+COMPACT_WEIGHTS = {COMPACT: "free, see its card"}
 
-def compact_path() -> Path:
-    """Find the folder of the weights that ship with the package, in the Hugging Face format.
+
+def compact_path(name: str = COMPACT) -> Path:
+    """Find the folder of weights that ship with the package, in the Hugging Face format.
+
+    Args:
+        name: one of `COMPACT_WEIGHTS`.
 
     Raises:
         CheckpointError: an installation without them.
     """
-    folder = Path(str(resources.files("monai_dpmm_ad.embedding") / "weights" / COMPACT))
+    folder = Path(str(resources.files("monai_dpmm_ad.embedding") / "weights" / name))
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: the compact embedder's weights are missing. Install the package again.")
     return folder
+
+
+def count_millions(folder: Path) -> float:
+    """Count the parameters in a folder's weights, in millions, without reading them."""
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys()) / 1e6  # noqa: SIM118
 
 
 def create_embedder(
@@ -56,12 +71,12 @@ def create_embedder(
         8
     """
     name = os.fspath(name_or_path)
-    if name == COMPACT:
-        return HFViTEmbedder(compact_path(), revision, stages, autocast, name=COMPACT)
+    if name in COMPACT_WEIGHTS:
+        return HFViTEmbedder(compact_path(name), revision, stages, autocast, name=name)
     pixels = re.fullmatch(rf"{PIXELS}(?:-(\d+))?", name)
     if pixels:
         return PixelEmbedder(int(pixels[1])) if pixels[1] else PixelEmbedder()
     if not os.path.exists(name) and os.sep not in name and "/" not in name:
-        options = (COMPACT, PIXELS, "ORGANISATION/MODEL of Hugging Face", "/PATH/TO/A/FOLDER")
+        options = (*COMPACT_WEIGHTS, PIXELS, "ORGANISATION/MODEL of Hugging Face", "/PATH/TO/A/FOLDER")
         raise unknown_option("embedder", name, options)
     return HFViTEmbedder(name, revision, stages, autocast)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monai_dpmm_ad.embedding.catalogue import KNOWN_EMBEDDERS, explain_gate
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.utils.files import file_sha256, read_json
 
@@ -97,11 +98,27 @@ def _download(name: str, revision: str | None) -> Path:
         )
     except Exception as error:  # the hub, its HTTP client and the sockets below each have their own families
         reason = str(error).strip().splitlines() or [type(error).__name__]
+        gate = f" {explain_gate(name)}." if _is_gated(name, error) else ""
         raise CheckpointError(
-            f"The Hugging Face backbone '{name}' cannot be loaded: {reason[0]} ({type(error).__name__}). Without "
+            f"The Hugging Face backbone '{name}' cannot be loaded: {reason[0]} ({type(error).__name__}).{gate} Without "
             f"access, copy its {_NEEDED} from another machine into a folder and give that: --embedder /PATH/TO/FOLDER. "
-            "A gated model needs `hf auth login` first. `compact` needs no download."
+            "`compact` needs no download."
         ) from error
+
+
+def _is_gated(name: str, error: BaseException | None) -> bool:
+    """Tell whether a download failed for want of an accepted licence, or of an id known to ask for one."""
+    from huggingface_hub.errors import GatedRepoError
+
+    if any(known.gated for known in KNOWN_EMBEDDERS if known.name == name):
+        return True
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, GatedRepoError):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:

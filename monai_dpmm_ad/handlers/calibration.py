@@ -14,7 +14,6 @@ from monai_dpmm_ad.engines import ScanEvaluator, iteration_scans
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.normative import REGION_THRESHOLD, measure_regions
-from monai_dpmm_ad.transforms.score import voxel_volume
 from monai_dpmm_ad.utils.distributed import gather_lists
 
 __all__ = ["CalibrationHandler"]
@@ -58,8 +57,8 @@ class CalibrationHandler:
             calibration.update(anomaly_map, foreground, scan["score"], meta["name"], regions)
             if self.network.normative is not None:
                 healthy = np.where(foreground[0].cpu(), anomaly_map[0].cpu(), 0)
-                _, statistics, _ = measure_regions(healthy, REGION_THRESHOLD, voxel_volume(meta["original_affine"]))
-                self.network.regions.update(meta["name"], statistics)
+                _, peaks, _ = measure_regions(healthy, REGION_THRESHOLD)
+                self.network.regions.update(meta["name"], peaks)
 
     def _finish(self, engine: ScanEvaluator) -> None:
         failures = gather_lists(engine.failures)

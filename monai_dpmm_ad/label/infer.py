@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from monai_dpmm_ad.bundle import MODEL
-from monai_dpmm_ad.data.paths import PICTURE_SUFFIXES, has_suffix
+from monai_dpmm_ad.calibration.drift import describe_drift
+from monai_dpmm_ad.data.paths import NRRD_SUFFIXES, PICTURE_SUFFIXES, has_suffix
 from monai_dpmm_ad.label.refusals import refusing
 from monai_dpmm_ad.label.requests import AXES_SEPARATOR, MapRequest, check_output, parse_request
 from monai_dpmm_ad.label.runner import BundleRunner, Prediction
@@ -27,7 +28,10 @@ from monai_dpmm_ad.label.severity import LEVEL_NAMES, Level, compute_levels, dra
 from monai_dpmm_ad.ops.slices import AXES
 from monai_dpmm_ad.transforms.save import write_map
 
-__all__ = ["AnomalyInfer"]
+__all__ = ["AnomalyInfer", "draw_prediction"]
+
+#: Of the table's row: the file's place on the server, and what the client knows already.
+_NOT_TOLD = ("name", "image", "abnormal")
 
 
 class AnomalyInfer(InferTask):
@@ -90,27 +94,43 @@ class AnomalyInfer(InferTask):
         return path, facts
 
 
-def _read(prediction: Prediction, wanted: MapRequest, is_mask: bool) -> tuple[NDArray[Any], dict[str, Any]]:
-    """The result's voxels, and what the answer says of the study."""
-    calibration = prediction.bundle.network.calibration
-    levels = compute_levels(calibration, wanted.rate)
-    score_map = np.asarray(prediction.scan["pred"].as_subclass(torch.Tensor)[0].cpu())
+def draw_prediction(prediction: Prediction, wanted: MapRequest) -> tuple[NDArray[np.uint8], list[Level]]:
+    """Draw the label map of a prediction.
+
+    Args:
+        prediction: of a study.
+        wanted: how it is drawn.
+
+    Returns:
+        Levels on the study's grid, 0 below all of them; and what each means.
+    """
+    levels = compute_levels(prediction.bundle.network.calibration, wanted.rate)
+    score_map = _score_map(prediction)
     affine = np.asarray(prediction.scan["pred"].meta["original_affine"], dtype=np.float64)
     voxel = float(abs(np.linalg.det(affine[:3, :3]))) if score_map.ndim == 3 else 1.0
     drawn = draw_levels(score_map, [_thresholds(prediction, level) for level in levels])
-    label_map = remove_small(drawn, voxel, wanted.min_lesion)
+    return remove_small(drawn, voxel, wanted.min_lesion), levels
+
+
+def _score_map(prediction: Prediction) -> NDArray[np.float32]:
+    return np.asarray(prediction.scan["pred"].as_subclass(torch.Tensor)[0].cpu())
+
+
+def _read(prediction: Prediction, wanted: MapRequest, is_mask: bool) -> tuple[NDArray[Any], dict[str, Any]]:
+    """The result's voxels, and what the answer says of the study."""
+    label_map, levels = draw_prediction(prediction, wanted)
     row = asdict(prediction.row)
-    facts = {name: row[name] for name in ("score", "p_value", "threshold", "flagged", "flagged_unit", "num_lesions")}
+    facts = {name: value for name, value in row.items() if name not in _NOT_TOLD}  # columns to come are told too
     facts |= {
         "rate": wanted.rate,
         "axes": list(wanted.axes),
         "min_lesion": wanted.min_lesion,
         "levels": [asdict(level) | {"num_voxels": int((label_map >= level.level).sum())} for level in levels],
-        "lesions": [asdict(lesion) for lesion in prediction.lesions],
+        "regions": [asdict(region) for region in prediction.lesions],
         "bundle": prediction.bundle.digest,
-        "notes": _notes(prediction, wanted),
+        "warnings": _warnings(prediction, wanted),
     }
-    return (label_map if is_mask else score_map), facts
+    return (label_map if is_mask else _score_map(prediction)), facts
 
 
 def _thresholds(prediction: Prediction, level: Level) -> float | NDArray[Any]:
@@ -121,23 +141,26 @@ def _thresholds(prediction: Prediction, level: Level) -> float | NDArray[Any]:
     return np.asarray(calibration.threshold_map(regions.as_subclass(torch.Tensor)[0].cpu(), level.rate))
 
 
-def _notes(prediction: Prediction, wanted: MapRequest) -> list[str]:
-    notes = ["Research software, not a medical device."]
+def _warnings(prediction: Prediction, wanted: MapRequest) -> list[str]:
+    warnings = ["Research software, not a medical device."]
     fitted = prediction.bundle.defaults.axes
     if set(wanted.axes) != set(fitted):
-        notes.append(
+        warnings.append(
             f"The thresholds were calibrated along {AXES_SEPARATOR.join(fitted)}, not along "
             f"{AXES_SEPARATOR.join(wanted.axes)}: here the rates are not calibrated."
         )
     if not prediction.bundle.network.calibration.guaranteed(wanted.rate):
-        notes.append(f"Too few held-out healthy scans to guarantee a rate of {wanted.rate:g}.")
-    return notes
+        warnings.append(f"Too few held-out healthy scans to guarantee a rate of {wanted.rate:g}.")
+    if different := describe_drift(prediction.drift):
+        warnings.append(different)
+    return warnings
 
 
 def _write(values: NDArray[Any], prediction: Prediction, extension: str | None, compress: bool) -> str:
     meta = prediction.scan["pred"].meta
-    is_picture = has_suffix(str(meta["filename_or_obj"]), PICTURE_SUFFIXES)
-    extension = extension or (".png" if is_picture else ".nii.gz")
+    source = str(meta["filename_or_obj"])
+    suited = next((kind[0] for kind in (PICTURE_SUFFIXES, NRRD_SUFFIXES) if has_suffix(source, kind)), ".nii.gz")
+    extension = extension or suited
     handle, name = tempfile.mkstemp(prefix="dpmm-ad-", suffix=extension)
     os.close(handle)
     try:

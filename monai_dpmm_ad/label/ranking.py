@@ -8,11 +8,14 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from fastapi import HTTPException
 from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.exception import ImageNotFoundException
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from monai_dpmm_ad.errors import ScanError
+from monai_dpmm_ad.errors import CheckpointError, ScanError
+from monai_dpmm_ad.handlers import ScanRow
 from monai_dpmm_ad.label.refusals import refusing
 from monai_dpmm_ad.label.requests import check_names, check_number
 from monai_dpmm_ad.label.runner import BundleRunner
@@ -35,34 +38,51 @@ class StudyScores:
 
     def __init__(self, runner: BundleRunner) -> None:
         self.runner = runner
+        self._unkept: dict[str, dict[str, Any]] = {}
 
     def cached(self, image_id: str, datastore: Datastore) -> dict[str, Any] | None:
         """What the datastore holds of a study, None where that is nothing or out of date."""
+        if image_id in self._unkept:
+            return self._unkept[image_id]
         info = datastore.get_image_info(image_id).get(KEY)
-        current = isinstance(info, dict) and all(info.get(k) == v for k, v in self._state(image_id, datastore).items())
-        return info if current else None
+        if not isinstance(info, dict):  # asked first: to look at the file, a DICOM server's would be fetched
+            return None
+        try:
+            state = self._state(image_id, datastore)
+        except HTTPException:  # a link that leads out of the studies folder
+            return info if "error" in info else None
+        return info if state.items() <= info.items() else None
 
     def compute(self, image_id: str, datastore: Datastore) -> dict[str, Any]:
         """Score a study and keep the score: ``score``, ``p_value``, ``flagged`` and its unit, or ``error``."""
-        info = self._state(image_id, datastore)
+        info: dict[str, Any] = {}
         try:
-            row = self.runner.run(datastore.get_image_uri(image_id)).row
-            info |= {
-                "score": row.score,
-                "p_value": row.p_value,
-                "flagged": row.flagged,
-                "flagged_unit": row.flagged_unit,
-            }
+            info = self._state(image_id, datastore)
+            info |= _kept(self.runner.run(datastore.get_image_uri(image_id)).row)
         except ScanError as error:
-            logger.warning("not scored: %s", error)
             info["error"] = error.reason
-        datastore.update_image_info(image_id, {KEY: info})
+        except HTTPException as error:  # a link that leads out of the studies folder
+            info["error"] = error.detail
+        except CheckpointError:
+            raise
+        except Exception as error:  # a DICOM server, or what reads its series, fails in its own ways
+            info["error"] = str(error) or type(error).__name__
+        if "error" in info:
+            logger.warning("%s is not scored: %s", image_id, info["error"])
+        try:
+            datastore.update_image_info(image_id, {KEY: info})
+        except ImageNotFoundException:  # a series that could not be fetched has no place in the cache
+            self._unkept[image_id] = info
         return info
 
     def _state(self, image_id: str, datastore: Datastore) -> dict[str, Any]:
         path = datastore.get_image_uri(image_id)
         modified = os.stat(path).st_mtime_ns if os.path.exists(path) else 0
         return {"bundle": self.runner.load().digest, "modified": modified}
+
+
+def _kept(row: ScanRow) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in ("score", "p_value", "flagged", "flagged_unit")}
 
 
 class AnomalyScoring(ScoringMethod):

@@ -56,12 +56,15 @@ class Prediction:
         row: the scan's line of ``scores.csv``.
         lesions: by falling peak score.
         bundle: what drew the map.
+        drift: whether the scan is one of the population that was fitted, as ``drift.json`` says it; None where the
+            bundle cannot tell.
     """
 
     scan: dict[str, Any]
     row: ScanRow
     lesions: list[Lesion]
     bundle: LoadedBundle
+    drift: dict[str, Any] | None
 
 
 class BundleRunner:
@@ -119,7 +122,7 @@ class BundleRunner:
                 axes=list(wanted.axes),
                 min_lesion_volume=wanted.min_lesion,
             )
-        return Prediction(result.scan, result.row, result.regions, bundle)
+        return Prediction(result.scan, result.row, result.regions, bundle, result.drift)
 
 
 def _state_of(root: Path) -> tuple[Any, ...]:

@@ -1,76 +1,94 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""MONAI Label's training task: refit the mixture on the studies that readers marked as normal."""
+"""MONAI Label's training tasks: learn from the studies that readers marked as normal, test on the abnormal ones."""
 
 from __future__ import annotations
 
 import json
-import logging
-import os
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from monai.transforms import LoadImage
-from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
-from monai_dpmm_ad.label.refit import MIN_SCANS, refit_bundle
+from monai_dpmm_ad.label.labels import list_read_studies
+from monai_dpmm_ad.label.refit import Refit, refit_bundle, update_bundle
 from monai_dpmm_ad.label.refusals import refusing
 from monai_dpmm_ad.label.requests import check_names, check_number
 from monai_dpmm_ad.label.runner import BundleRunner
+from monai_dpmm_ad.label.sensitivity import measure_sensitivity
 
-__all__ = ["NORMAL", "RefitNormal", "find_normal_studies", "is_normal"]
+__all__ = ["LearnNormal"]
 
-#: Name of the segment that marks a study as normal.
-NORMAL = "normal"
-OPTIONS = ("max_epochs", "seed")
-logger = logging.getLogger(__name__)
+OPTIONS = ("max_epochs", "seed", "force")
 
 
-class RefitNormal(TrainTask):
-    """Refit the bundle's mixture and calibration on the normal studies; the old bundle is kept beside the new one.
+class LearnNormal(TrainTask):
+    """Update or refit the bundle with the normal studies; the old bundle is kept beside the new one.
 
     Args:
         runner: holds the bundle.
+        is_update: whether the studies are added to what the bundle knows, or take its place.
     """
 
-    def __init__(self, runner: BundleRunner) -> None:
-        super().__init__("Refit the mixture on the studies that were marked as normal")
+    def __init__(self, runner: BundleRunner, is_update: bool) -> None:
+        what = "Add the studies marked as normal to" if is_update else "Fit anew, on the studies marked as normal,"
+        super().__init__(f"{what} the bundle")
         self.runner = runner
+        self.is_update = is_update
 
     def config(self) -> dict[str, Any]:
         """Options with the defaults of the bundle's ``configs/train.json``."""
         path = self.runner.root / "configs" / "train.json"
         config = json.loads(path.read_text(encoding="utf-8"))
-        return {name: int(config[name]) for name in OPTIONS}
+        names = ("max_epochs",) if self.is_update else ("max_epochs", "seed")
+        return {**{name: int(config[name]) for name in names}, "force": False}
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Refit.
+        """Learn, then look for what readers marked in the abnormal studies: they are never learnt.
 
         Args:
-            request: ``max_epochs``, ``seed``.
+            request: ``max_epochs``; ``seed`` of a refit; ``force``: even where fewer scans than before stay behind the
+                bundle or its calibration.
             datastore: with the readers' final labels.
 
         Returns:
-            Folders of the new and the previous bundle, the studies, and those that could not be used.
+            Folders of the new and the previous bundle; the studies, and those that could not be used; ``fitted`` and
+            ``calibration``, numbers before and after; ``sensitivity``, see
+            :func:`~monai_dpmm_ad.label.sensitivity.measure_sensitivity`.
         """
         with refusing():
             check_names(request, OPTIONS)
-            options: dict[str, Any] = {name: _whole(name, request[name]) for name in OPTIONS if name in request}
-            studies = find_normal_studies(datastore)
-            if len(studies) < MIN_SCANS:
+            options: dict[str, Any] = {name: _whole(name, request[name]) for name in OPTIONS[:2] if name in request}
+            force = _truth("force", request.get("force", False))
+            studies = list_read_studies(datastore)
+            normal = [study for study in studies if study.is_normal]
+            if not normal:
                 raise ValueError(
-                    f"Training needs at least {MIN_SCANS} studies marked as normal, got {len(studies)}. "
-                    f"Submit an empty label, or one with a segment '{NORMAL}' only."
+                    "Training needs studies marked as normal, got none. Submit an empty label, or one with a segment "
+                    "'normal' only."
                 )
             options |= self.runner.overrides  # device and regions are the server's
-            result = refit_bundle(self.runner.root, [datastore.get_image_uri(study) for study in studies], **options)
-        return {
-            "bundle": str(result.bundle),
-            "previous": str(result.previous),
-            "studies": studies,
-            "failures": [f"{failure.path}: {failure.reason}" for failure in result.failures],
-        }
+            learn = update_bundle if self.is_update else refit_bundle
+            result = learn(self.runner.root, [study.image for study in normal], force=force, **options)
+            abnormal = [study for study in studies if not study.is_normal]
+            return {**_describe(result), "studies": [study.name for study in normal]} | {
+                "sensitivity": measure_sensitivity(self.runner, abnormal)
+            }
+
+
+def _describe(result: Refit) -> dict[str, Any]:
+    return {
+        "bundle": str(result.bundle),
+        "previous": str(result.previous),
+        "fitted": {"before": result.before.fitted, "after": result.after.fitted},
+        "calibration": {
+            "scans_before": result.before.calibrating,
+            "scans_after": result.after.calibrating,
+            "held_out": result.after.is_held_out,
+            "smallest_p_value": 1 / (result.after.calibrating + 1),
+        },
+        "failures": [f"{failure.path}: {failure.reason}" for failure in result.failures],
+    }
 
 
 def _whole(name: str, value: Any) -> int:
@@ -80,29 +98,8 @@ def _whole(name: str, value: Any) -> int:
     return int(number)
 
 
-def find_normal_studies(datastore: Datastore) -> list[str]:
-    """Find the studies that a reader marked as normal, sorted."""
-    tag = DefaultLabelTag.FINAL.value
-    studies = []
-    for image_id in sorted(datastore.get_labeled_images()):
-        label_id = datastore.get_label_by_image_id(image_id, tag)
-        info = datastore.get_label_info(label_id, tag)
-        try:
-            if is_normal(datastore.get_label_uri(label_id, tag), info):
-                studies.append(image_id)
-        except Exception as error:  # readers raise anything at all on damaged files
-            logger.warning("label of %s cannot be read, so it marks nothing: %s", image_id, error)
-    return studies
-
-
-def is_normal(label: str | os.PathLike[str], info: Mapping[str, Any]) -> bool:
-    """Whether a final label says that its study is normal: no voxel is marked but as ``normal``.
-
-    Args:
-        label: file of the label map.
-        info: what the client sent with it; 3D Slicer sends ``label_info``, the names of the values.
-    """
-    segments = info.get("label_info") or []
-    allowed = {0, *(int(segment["idx"]) for segment in segments if segment["name"].lower() == NORMAL)}
-    values = np.unique(np.asarray(LoadImage(image_only=True)(os.fspath(label))))
-    return set(values.tolist()) <= allowed
+def _truth(name: str, value: Any) -> bool:
+    text = str(value).lower()
+    if text not in ("true", "false"):
+        raise ValueError(f"`{name}` must be true or false, got {value!r}.")
+    return text == "true"

@@ -28,8 +28,9 @@ from monai_dpmm_ad.mixture.initialise import seed_labels
 __all__ = ["estimate_axes", "refine_axes", "whiten_within"]
 
 ROUNDS = 2  # of clustering: the first in the data's own coordinates, the second along the axes that it gives
-MAX_STEPS = 10
-LEAST_GAIN = 0.01  # nats a datum: a step that gains less is the last
+MAX_STEPS = 20
+LEAST_GAIN = 0.02  # nats a datum: a step that gains less is the last
+REFINED_ROWS = 100  # for each dimension: a step costs two products with so many rows
 LEAST_CURVATURE = 0.1  # where all components have one shape, turning two axes against each other changes nothing
 HALVINGS = 5
 PRIOR_SIZE = 2.0  # pseudo-data of unit variance in every cluster's variances
@@ -53,11 +54,12 @@ def estimate_axes(scale: DataScale, sample: Tensor, num_components: int, generat
     centred = scale.to(sample.dtype).place(sample)
     turned = scale
     for _ in range(ROUNDS):
-        labels = seed_labels(turned, sample, num_components, 1, generator)
+        labels = seed_labels(turned, sample, num_components, generator)
         residual = _take_residuals(centred, labels, num_components)
         turned = _turn(scale, centred, whiten_within(residual, labels, scale.variance))
     assert turned.axes is not None
-    return _turn(scale, centred, refine_axes(turned.axes, residual, labels))
+    step = -(-len(sample) // (REFINED_ROWS * sample.shape[1]))
+    return _turn(scale, centred, refine_axes(turned.axes, residual[::step], labels[::step]))
 
 
 def whiten_within(residual: Tensor, labels: Tensor, variance: Tensor) -> Tensor:
@@ -111,7 +113,7 @@ def refine_axes(axes: Tensor, residual: Tensor, labels: Tensor) -> Tensor:
     eye = torch.eye(len(axes), dtype=axes.dtype, device=axes.device)
 
     def measure(y: Tensor, turn: Tensor) -> _Clusters:
-        squares = counts.new_zeros(len(counts), y.shape[1]).index_add_(0, labels, y.square().double())
+        squares = y.new_zeros(len(counts), y.shape[1]).index_add_(0, labels, y.square()).double()
         variance = (squares + PRIOR_SIZE) / (counts + PRIOR_SIZE)[:, None]
         volume = torch.linalg.slogdet(turn).logabsdet
         return _Clusters(y, variance, float(volume - 0.5 * (share @ variance.log()).sum()))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -10,9 +11,9 @@ from torch import Tensor
 
 from monai_dpmm_ad.mixture.screening import LEAST_SIZE_FIT, MARGIN, Candidates, find_candidates, make_screen
 from monai_dpmm_ad.mixture.statistics import Statistics
-from monai_dpmm_ad.mixture.variational import Factors, Prior, normalise
+from monai_dpmm_ad.mixture.variational import Factors, Prior, normalise, weigh
 
-__all__ = ["LocalStep", "run_local_step"]
+__all__ = ["LocalStep", "label_rows", "measure_group_entropy", "run_local_step"]
 
 NEGLIGIBLE = 1e-8  # responsibility below float32's rounding of the others
 
@@ -56,8 +57,7 @@ def run_local_step(
     Returns:
         statistics, evidence and, for each group, the entropy of its joint assignment.
     """
-    coefficients = factors.coefficients
-    coefficients = coefficients._replace(offset=coefficients.offset + factors.log_weights).to(x.dtype)
+    coefficients = weigh(factors, x.dtype)
     scale = prior.scale.to(x.dtype)
     workspace = x.new_empty(min(chunk_size, x.shape[0]), prior.family.num_written)
     screen = make_screen(coefficients, LEAST_SIZE_FIT) if screened and groups is None else None
@@ -85,6 +85,63 @@ def run_local_step(
     likelihood = prior.family.compute_likelihood(statistics, factors.coefficients)
     entropy = evidence - counts * factors.log_weights - likelihood
     return LocalStep(statistics._replace(entropy=entropy), evidence.sum(), group_entropy)
+
+
+def measure_group_entropy(prior: Prior, factors: Factors, x: Tensor, chunk_size: int, groups: Tensor) -> Tensor:
+    """Compute the entropy of each group's joint assignment, as `run_local_step` does, and nothing else.
+
+    Args:
+        prior: priors and likelihood.
+        factors: the global factors.
+        x: (n, D).
+        chunk_size: rows at a time.
+        groups: (C, K) bool.
+
+    Returns:
+        (C,), nats, of these rows.
+    """
+    entropy = factors.log_weights.new_zeros(groups.shape[0])
+    if not groups.shape[0]:
+        return entropy
+    members = groups.to(x.dtype).T.contiguous()
+    for features, found, rest in _screen_rows(prior, factors, x, chunk_size):
+        if found is not None:
+            resp = normalise(found.log_prob)[0] * found.complete[:, None]
+            joint = torch.zeros(len(features), members.shape[1], dtype=x.dtype, device=x.device)
+            for place in range(resp.shape[1]):
+                joint += resp[:, place, None] * members[found.component[:, place]]
+            entropy += torch.special.entr(joint.clamp_(max=1.0)).sum(0, dtype=torch.float64)
+        if len(rest):
+            dense = prior.family.compute_log_prob(rest, weigh(factors, x.dtype))
+            entropy += _measure_groups(normalise(dense)[0], groups)
+    return entropy
+
+
+def label_rows(prior: Prior, factors: Factors, x: Tensor, chunk_size: int) -> Tensor:
+    """Find the most likely component of each row of x (n, D): (n,)."""
+    labels = []
+    for features, found, rest in _screen_rows(prior, factors, x, chunk_size):
+        part = torch.empty(len(features), dtype=torch.long, device=x.device)
+        complete = torch.zeros(len(features), dtype=torch.bool, device=x.device)
+        if found is not None:
+            part = found.component.gather(1, found.log_prob.argmax(1, keepdim=True))[:, 0]
+            complete = found.complete
+        if len(rest):
+            part[~complete] = prior.family.compute_log_prob(rest, weigh(factors, x.dtype)).argmax(1)
+        labels.append(part)
+    return torch.cat(labels)
+
+
+def _screen_rows(
+    prior: Prior, factors: Factors, x: Tensor, chunk_size: int
+) -> Iterator[tuple[Tensor, Candidates | None, Tensor]]:
+    """Chunks of x (n, D): their features, candidates where screening pays, and the features of what these leave out."""
+    screen = make_screen(weigh(factors, x.dtype), LEAST_SIZE_FIT)
+    scale = prior.scale.to(x.dtype)
+    for rows in x.split(chunk_size):
+        features = prior.family.make_features(rows, scale)
+        found = None if screen is None else find_candidates(screen, features, MARGIN)
+        yield features, found, features if found is None else features[~found.complete]
 
 
 def _add_candidates(found: Candidates, features: Tensor, counts: Tensor, sums: Tensor, evidence: Tensor) -> None:

@@ -16,15 +16,16 @@ from monai_dpmm_ad.mixture.expectation import run_local_step
 from monai_dpmm_ad.mixture.families import DataScale, make_family
 from monai_dpmm_ad.mixture.hyperparameters import Hyperparameters
 from monai_dpmm_ad.mixture.inference import Batch, make_inference
-from monai_dpmm_ad.mixture.initialise import compute_data_scale, draw_sample, seed_statistics
-from monai_dpmm_ad.mixture.posterior import Posterior, build_posterior
+from monai_dpmm_ad.mixture.initialise import compute_data_scale, draw_sample, drop_far_rows, seed_statistics
+from monai_dpmm_ad.mixture.posterior import MIN_COUNT, Posterior, build_posterior
 from monai_dpmm_ad.mixture.statistics import Statistics, zero_statistics
-from monai_dpmm_ad.mixture.validation import check_embeddings, refuse_bad_rows
+from monai_dpmm_ad.mixture.validation import check_embeddings, check_num_data, limit_length, refuse_bad_rows
 from monai_dpmm_ad.mixture.variational import Factors, MixtureState, Prior
 from monai_dpmm_ad.utils.distributed import gather_rows, get_world_size, reduce_sum
 
 __all__ = ["DirichletProcessMixture"]
 
+LEAST_SHARE = 200  # data for each component of a truncation that grows
 CPU_CHUNK, DEVICE_CHUNK = 2048, 32768  # rows: the workspace stays in a CPU's cache, and fills a GPU
 
 
@@ -38,7 +39,8 @@ class DirichletProcessMixture(nn.Module):
     Args:
         num_components: K, the truncation: the largest number of components.
         embed_dim: D.
-        covariance: "spherical", "diagonal", "full", or "vmf" for von Mises–Fisher components.
+        covariance: "spherical", "diagonal", "rotated" for diagonal along axes that all components share and that the
+            start of a fit estimates, "full", or "vmf" for von Mises–Fisher components.
         inference: "natural", stochastic natural gradients; "pyro", Pyro's gradient SVI; "memoized", incremental
             variational Bayes with one cached statistic per batch.
         alpha_prior: shape and rate of the Gamma prior on the concentration α.
@@ -49,7 +51,8 @@ class DirichletProcessMixture(nn.Module):
         forgetting: idem.
         learning_rate: idem.
         top_components: idem.
-        restarts: k-means++ seedings to try.
+        max_components: let the truncation grow: ``adapt`` doubles it where no component is empty, up to this and to one
+            component for every 200 data. ``num_components`` then tells how many there are now. Natural inference only.
         sample_size: how many embeddings ``fit`` draws to start from; by default 20 000 or 40 a component.
         chunk_size: rows at a time; by default as many as suit the device.
         seed: of every random draw.
@@ -96,14 +99,15 @@ class DirichletProcessMixture(nn.Module):
         forgetting: float = Hyperparameters.forgetting,
         learning_rate: float = Hyperparameters.learning_rate,
         top_components: int = Hyperparameters.top_components,
-        restarts: int = 3,
+        max_components: int | None = None,
         sample_size: int | None = None,
         chunk_size: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in [("num_components", num_components), ("embed_dim", embed_dim), ("restarts", restarts)]:
-            if value < 1:
+        sizes = {"num_components": num_components, "embed_dim": embed_dim, "sample_size": sample_size}
+        for name, value in {**sizes, "chunk_size": chunk_size}.items():
+            if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be positive, got {value}.")
         hyper = Hyperparameters(
             alpha_shape=alpha_prior[0],
@@ -117,11 +121,16 @@ class DirichletProcessMixture(nn.Module):
             top_components=top_components,
         )
         self._inference = make_inference(inference, covariance, hyper)
+        if max_components is not None and not (inference == "natural" and max_components >= num_components):
+            raise ValueError(
+                f"`max_components` must be at least num_components, and inference natural, got {max_components} for "
+                f"{num_components} components and {inference} inference. Leave it out for a fixed truncation."
+            )
+        self.max_components = max_components
         self.num_components = num_components
         self.embed_dim = embed_dim
         self.covariance = covariance
         self.inference = inference
-        self.restarts = restarts
         self.sample_size = max(20_000, 40 * num_components) if sample_size is None else sample_size
         self.chunk_size = chunk_size
         self.seed = seed
@@ -184,7 +193,7 @@ class DirichletProcessMixture(nn.Module):
 
         Args:
             batches: any iterable of tensors (n, D) that can be read again and again; an embedding store is one.
-            num_data: N; counted while the sample is drawn if not given.
+            num_data: N, if the batches stand for a larger data set; counted while the sample is drawn if not given.
             sample: embeddings to start from, drawn over the whole data set; drawn in one pass if not given.
             max_epochs: passes over the data at most.
             tolerance: stop when an epoch raises the mean ELBO per datum by less than this, nats.
@@ -200,10 +209,12 @@ class DirichletProcessMixture(nn.Module):
             raise ValueError(
                 "`batches` must be readable more than once, got an iterator. Pass a list, a store or a loader."
             )
+        check_num_data(num_data)
         if sample is None or num_data is None:
             drawn, seen = draw_sample(batches, -(-self.sample_size // get_world_size()), self._make_generator())
             sample = gather_rows(drawn) if sample is None else sample
-            num_data = int(reduce_sum(seen, self.data_mean.device))
+            counted = int(reduce_sum(seen, self.data_mean.device))
+            num_data = counted if num_data is None else num_data
         self.initialize(sample, num_data)
         self.history = []
         for _ in range(max_epochs):
@@ -217,7 +228,7 @@ class DirichletProcessMixture(nn.Module):
 
     @torch.no_grad()
     def initialize(self, sample: Tensor, num_data: int | None = None) -> DirichletProcessMixture:
-        """Start from a sample: the data's scale, then k-means++ with restarts.
+        """Start from a sample: the data's scale, then k-means.
 
         Args:
             sample: (n, D), drawn over the whole data set, from many images; the same on all processes.
@@ -227,18 +238,21 @@ class DirichletProcessMixture(nn.Module):
             self, ready for ``partial_fit`` and for scoring.
 
         Raises:
-            ValueError: if the sample is empty, of another dimension, or holds values that are not finite.
+            ValueError: if the sample is empty, of another dimension, or holds values that are not finite, or if
+                ``num_data`` is not positive.
         """
+        check_num_data(num_data)
         sample = check_embeddings(sample, self.embed_dim, self.data_mean.device)
         refuse_bad_rows(sample, self.prior.family.unit)
         num_data = sample.shape[0] if num_data is None else num_data
-        scale = compute_data_scale(sample)
+        typical = drop_far_rows(sample)
+        scale = compute_data_scale(typical)
         if self.prior.family.turned:
-            scale = estimate_axes(scale, sample, self.num_components, self._make_generator())
+            scale = estimate_axes(scale, typical, self.num_components, self._make_generator())
         self.data_mean, self.data_variance, self.data_axes, self._log_volume = scale
         prior = self.prior
         statistics = seed_statistics(
-            prior.family, prior.scale, sample, self.num_components, self.restarts, self._make_generator()
+            prior.family, prior.scale, sample, self.num_components, self._make_generator()
         ).scale(num_data / sample.shape[0])
         fresh = self.state._replace(
             alpha_rate=torch.full_like(self.alpha_rate, self._hyper.alpha_rate),
@@ -253,21 +267,27 @@ class DirichletProcessMixture(nn.Module):
     def partial_fit(self, batch: Tensor, num_data: int | None = None, index: int | None = None) -> Tensor:
         """Take one step on a batch; nothing waits for the device.
 
+        A fresh mixture does not start from its first batch, as scikit-learn's estimators do: that is one image often,
+        and components that are placed on one image stay there. ``initialize`` wants rows of many.
+
         Args:
             batch: (n, D), n ≥ 1; under torch.distributed each process gives its own.
             num_data: N, the size of the data set; by default as before.
             index: which batch of the data set this is; memoized inference needs it.
 
         Returns:
-            0-dim, the ELBO per datum before the step, nats: the batch's estimate, for memoized inference the whole
-            data set's after the step.
+            0-dim, the ELBO per datum before the step, nats: the batch's estimate; for memoized inference the whole
+            data set's after the step. In its first lap the start stands for batches that have not come yet, so the
+            value is the data's own ELBO from the lap's last batch on, and does not fall from there on.
 
         Raises:
             NotFittedError: before ``initialize``.
-            ValueError: if the batch is of another dimension, or holds values that are not finite. On other devices
-                than the CPU such a batch changes nothing and its ELBO is NaN.
+            ValueError: if the batch is of another dimension, or holds values that are not finite, or if ``num_data``
+                is not positive. On other devices than the CPU a batch that is not finite changes nothing and its ELBO
+                is NaN.
         """
         self._require_fitted()
+        check_num_data(num_data)
         rows = check_embeddings(batch, self.embed_dim, self.data_mean.device, allow_empty=get_world_size() > 1)
         size = self.statistic_size if num_data is None else torch.full_like(self.statistic_size, num_data)
         step = Batch(rows, size, self._choose_chunk(rows.device), index)
@@ -298,7 +318,7 @@ class DirichletProcessMixture(nn.Module):
             refuse_bad_rows(sample, self.prior.family.unit)
         chunk_size = self._choose_chunk(self.data_mean.device)
         state, accepted = self._inference.finish_epoch(
-            self.prior, self.state, sample, chunk_size, self._make_generator()
+            self.prior, self._grow(self.state), sample, chunk_size, self._make_generator()
         )
         self._set_state(state)
         return accepted
@@ -336,8 +356,10 @@ class DirichletProcessMixture(nn.Module):
 
         Raises:
             NotFittedError: before a fit.
+            ValueError: if ``num_data`` is not positive.
         """
         self._require_fitted()
+        check_num_data(num_data)
         x = check_embeddings(x, self.embed_dim, self.data_mean.device)
         evidence = run_local_step(self.prior, self.factors, x, self._choose_chunk(x.device)).evidence
         return evidence * ((num_data or x.shape[0]) / x.shape[0]) - self.factors.kl
@@ -392,8 +414,16 @@ class DirichletProcessMixture(nn.Module):
             setattr(self, f"statistic_{name}", value)
         self.alpha_rate = state.alpha_rate
         self.num_seen = state.num_seen
+        self.num_components = len(state.statistics.counts)
         self._factors = None
         self._posterior = None
+
+    def _grow(self, state: MixtureState) -> MixtureState:
+        """Double the truncation where it may grow and no component is empty; splits then fill the new ones."""
+        most = min(2 * self.num_components, self.max_components or 0, int(state.statistics.size) // LEAST_SHARE)
+        if most <= self.num_components or bool((state.statistics.counts < MIN_COUNT).any()):
+            return state
+        return state._replace(statistics=state.statistics.widen(most - self.num_components))
 
     def _refresh(self) -> None:
         """Derive everything afresh from the buffers: they have been changed from outside."""
@@ -423,6 +453,10 @@ class DirichletProcessMixture(nn.Module):
         Raises:
             CheckpointError: if it is not.
         """
+        counts = state_dict.get(prefix + "statistic_counts")
+        if counts is not None and self.max_components is not None and 0 < len(counts) <= self.max_components:
+            num_features = self.statistic_sums.shape[1]  # the stored truncation may have grown
+            self._set_state(self.state._replace(statistics=zero_statistics(len(counts), num_features, counts.device)))
         for name, buffer in self.named_buffers(recurse=False):
             saved = state_dict.get(prefix + name)
             if saved is not None and saved.shape != buffer.shape:
@@ -444,6 +478,7 @@ class DirichletProcessMixture(nn.Module):
         """Run a method of the posterior in float32, whatever autocast says: half precision cancels."""
         posterior = self.posterior
         x = check_embeddings(x, self.embed_dim, self.data_mean.device, allow_empty=True).float()
+        x = limit_length(x)
         # Elsewhere the score is NaN: asking would wait, and a graph that is exported cannot ask.
         if posterior.family.unit and x.device.type == "cpu" and not torch.compiler.is_exporting():
             refuse_bad_rows(x, unit=True)

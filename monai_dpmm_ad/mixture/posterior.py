@@ -133,13 +133,15 @@ class Posterior:
         """Report how many components there are, how many score, and how the data's mass is spread over them.
 
         Returns:
-            ``num_components`` K, ``num_active``, ``components_for_90_percent`` and ``…_99_percent`` of the mass, and
-            ``effective_components``, the exponential of the entropy of the shares.
+            ``num_components`` K, ``num_active``, ``components_for_90_percent`` and ``…_99_percent`` of the mass,
+            ``effective_components``, the exponential of the entropy of the shares, and ``truncation_binds``, whether
+            every component is active: more might be, were there more.
         """
         share = self.counts.clamp(min=0.0) / self.counts.sum()
         return {
             "num_components": self.weights.shape[0],
             "num_active": self.num_active,
+            "truncation_binds": self.num_active == self.weights.shape[0],
             "components_for_90_percent": self.count_components(0.9),
             "components_for_99_percent": self.count_components(0.99),
             "effective_components": round(float(torch.special.entr(share).sum().exp()), 1),

@@ -50,6 +50,19 @@ class Statistics(NamedTuple):
             )
         )
 
+    def widen(self, count: int) -> Statistics:
+        """Add components that hold nothing.
+
+        Args:
+            count: how many.
+        """
+        pad = torch.nn.functional.pad
+        return self._replace(
+            counts=pad(self.counts, (0, count)),
+            sums=pad(self.sums, (0, 0, 0, count)),
+            entropy=pad(self.entropy, (0, count)),
+        )
+
     def select(self, order: Tensor) -> Statistics:
         """Reorder the components.
 

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-__all__ = ["check_embeddings", "refuse_bad_rows"]
+__all__ = ["check_embeddings", "check_num_data", "limit_length", "refuse_bad_rows"]
 
+LARGEST = 1e12  # a score of larger values is that of this size: their squares would be infinite, and differences NaN
 UNIT_TOLERANCE = 0.02  # of the squared length: what half precision may leave
 
 
@@ -39,6 +42,26 @@ def check_embeddings(x: Tensor, embed_dim: int, device: torch.device, allow_empt
         raise ValueError(f"Embeddings must have at least one row, got shape {tuple(x.shape)}.")
     x = x.to(device, non_blocking=True)
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def check_num_data(num_data: float | None) -> None:
+    """Check the size of a data set, where one is given.
+
+    Raises:
+        ValueError: if it is not a positive number.
+    """
+    if num_data is not None and not 0 < num_data < math.inf:
+        raise ValueError(
+            f"`num_data` must be a positive number, got {num_data}. It is how many rows the whole data set has."
+        )
+
+
+def limit_length(x: Tensor) -> Tensor:
+    """Shorten rows (n, D) with values beyond any embedding's, so that their scores stay finite.
+
+    Rows that hold NaN or infinite values become NaN.
+    """
+    return x * (LARGEST / x.abs().amax(1, keepdim=True)).clamp(max=1.0)
 
 
 def refuse_bad_rows(x: Tensor, unit: bool = False) -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "compute_weighted_log_prob",
     "normalise",
     "reduce_log_prob",
+    "weigh",
 ]
 
 
@@ -101,6 +102,12 @@ class Prior(NamedTuple):
         return state._replace(statistics=statistics, alpha_rate=rate)
 
 
+def weigh(factors: Factors, dtype: torch.dtype) -> Any:
+    """Get the coefficients of E[log π_k] + E[log p(y | θ_k)] in a dtype."""
+    coefficients = factors.coefficients
+    return coefficients._replace(offset=coefficients.offset + factors.log_weights).to(dtype)
+
+
 def compute_elbo(prior: Prior, statistics: Statistics, factors: Factors) -> Tensor:
     """Compute the ELBO of the data that the statistics describe.
 
@@ -146,8 +153,7 @@ def reduce_log_prob(
     Returns:
         (n,).
     """
-    coefficients = factors.coefficients
-    coefficients = coefficients._replace(offset=coefficients.offset + factors.log_weights).to(x.dtype)
+    coefficients = weigh(factors, x.dtype)
     scale = prior.scale.to(x.dtype)
     return torch.cat(
         [reduce(compute_weighted_log_prob(prior.family, coefficients, scale, rows)) for rows in x.split(chunk_size)]

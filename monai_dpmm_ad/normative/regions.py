@@ -21,31 +21,30 @@ _MAX_SCANS = 4096
 
 
 def measure_regions(
-    anomaly_map: NDArray[np.float32], threshold: float, voxel_size: float = 1.0
+    anomaly_map: NDArray[np.float32], threshold: float
 ) -> tuple[NDArray[np.int32], NDArray[np.float64], tuple[slice, ...]]:
-    """Find the connected regions above a threshold and their statistic, Σ (score − threshold) · volume.
+    """Find the connected regions above a threshold and their statistic, the peak.
+
+    On real heads the peak finds more small lesions at the same number of false regions than the sum of what exceeds
+    the threshold: a healthy scan's largest region is wide and low, a small lesion's narrow and high.
 
     Args:
         anomaly_map: 2D or 3D.
         threshold: a region's scores are greater.
-        voxel_size: in mm³ (pixels in 2D).
 
     Returns:
-        Labels inside the box around all regions, the statistic of each region, and the box.
+        Labels inside the box around all regions, the highest score of each region, and the box.
     """
     labels, number, box = label_components(anomaly_map > threshold)
-    excess = anomaly_map[box].astype(np.float64) - threshold
-    statistics = ndimage.sum_labels(excess, labels, np.arange(1, number + 1)) * voxel_size if number else np.zeros(0)
-    return labels, np.asarray(statistics, dtype=np.float64), box
+    peaks = ndimage.maximum(anomaly_map[box], labels, np.arange(1, number + 1)) if number else np.zeros(0)
+    return labels, np.asarray(peaks, dtype=np.float64), box
 
 
-def keep_regions(
-    anomaly_map: NDArray[np.float32], threshold: float, least: float, voxel_size: float = 1.0
-) -> NDArray[np.bool_]:
-    """The mask of the regions whose statistic is greater than ``least``; the rest as for `measure_regions`."""
-    labels, statistics, box = measure_regions(anomaly_map, threshold, voxel_size)
+def keep_regions(anomaly_map: NDArray[np.float32], threshold: float, least: float) -> NDArray[np.bool_]:
+    """The mask of the regions whose peak is greater than ``least``; the rest as for `measure_regions`."""
+    labels, peaks, box = measure_regions(anomaly_map, threshold)
     mask = np.zeros(anomaly_map.shape, dtype=bool)
-    mask[box] = np.concatenate([[False], statistics > least])[labels]
+    mask[box] = np.concatenate([[False], peaks > least])[labels]
     return mask
 
 

@@ -80,7 +80,6 @@ def fit_kmeans(
     generator: torch.Generator,
     restarts: int = 1,
     max_iterations: int = 10,
-    seeding_size: int | None = None,
     chunk_size: int = CHUNK_SIZE,
 ) -> KMeans:
     """Cluster points with Lloyd's algorithm from k-means++ seeds, the best of several restarts.
@@ -93,7 +92,6 @@ def fit_kmeans(
         generator: the source of randomness, a CPU generator.
         restarts: how many seedings to try; the one with the least inertia is kept.
         max_iterations: Lloyd iterations per restart.
-        seeding_size: draw the seeds from this many random points instead of all.
         chunk_size: rows at a time.
 
     Returns:
@@ -106,19 +104,11 @@ def fit_kmeans(
         raise ValueError(f"`restarts` must be positive, got {restarts}.")
     return min(
         (
-            _iterate_lloyd(x, _seed_from_pool(x, num_clusters, generator, seeding_size), max_iterations, chunk_size)
+            _iterate_lloyd(x, seed_kmeans(x, num_clusters, generator), max_iterations, chunk_size)
             for _ in range(restarts)
         ),
         key=lambda found: float(found.inertia),
     )
-
-
-def _seed_from_pool(x: Tensor, num_clusters: int, generator: torch.Generator, seeding_size: int | None) -> Tensor:
-    """Seeds (≤ K, D) among all points or among a random ``seeding_size`` of them."""
-    if seeding_size is None or seeding_size >= x.shape[0]:
-        return seed_kmeans(x, num_clusters, generator)
-    rows = torch.randperm(x.shape[0], generator=generator)[:seeding_size].to(x.device)
-    return seed_kmeans(x[rows], num_clusters, generator)
 
 
 def _iterate_lloyd(x: Tensor, centres: Tensor, max_iterations: int, chunk_size: int) -> KMeans:

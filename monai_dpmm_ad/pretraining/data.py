@@ -16,13 +16,12 @@ from torch.nn import functional as F
 
 from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.errors import ScanError, find_scan_error
+from monai_dpmm_ad.pretraining.batch import Batch
 from monai_dpmm_ad.pretraining.recipe import Recipe
-from monai_dpmm_ad.pretraining.synthetic import SyntheticAnatomy
-from monai_dpmm_ad.transforms.intensity import ScaleIntensityForeground
 from monai_dpmm_ad.transforms.pipeline import preprocess_slices
 from monai_dpmm_ad.utils.progress import track
 
-__all__ = ["Paths", "SlicePool", "join_pools", "load_slices", "make_pool", "make_synthetic_slices"]
+__all__ = ["Paths", "SlicePool", "join_pools", "load_slices", "make_pool"]
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -49,26 +48,22 @@ class SlicePool:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw slices with replacement.
+    def draw(self, count: int, generator: Generator) -> Batch:
+        """Draw slices with replacement: one group, seen twice in the same contrast.
 
         Args:
             count: how many.
             generator: source of randomness; its device is where the slices go.
-
-        Returns:
-            Images ``(count, 1, S, S)`` in [0, 1], frames ``(count, 2)`` and whether each is clean ``(count,)``.
         """
         edges = np.cumsum(self.shares)
         spots = torch.rand(count, generator=generator, device=generator.device, dtype=torch.float64).cpu().numpy()
         index = np.minimum(np.searchsorted(edges, spots * edges[-1], side="right"), len(self) - 1)
-        return self.take(index, generator.device)
-
-    def take(self, index: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Return chosen slices; see `draw`."""
+        device = generator.device
         images = torch.from_numpy(self.pixels[index])[:, None].to(device).float() / 255
         frames = torch.from_numpy(self.frames[index]).to(device).float()
-        return images, frames, torch.from_numpy(self.clean[index]).to(device)
+        clean = torch.from_numpy(self.clean[index]).to(device)
+        groups = torch.zeros(count, dtype=torch.long, device=device)
+        return Batch(images, images, frames, clean, groups, torch.zeros_like(clean))
 
 
 def load_slices(paths: Paths, image_size: int, clean: bool, intensity: str) -> tuple[SlicePool, list[ScanError]]:
@@ -104,29 +99,6 @@ def load_slices(paths: Paths, image_size: int, clean: bool, intensity: str) -> t
     return _make_pool(slices, image_size, clean), failures
 
 
-def make_synthetic_slices(count: int, image_size: int, seed: int, intensity: str) -> SlicePool:
-    """Draw synthetic brain slices.
-
-    Args:
-        count: how many.
-        image_size: longer side of the slices in pixels.
-        seed: seed of all randomness.
-        intensity: see ``ScaleIntensityForeground``.
-
-    Returns:
-        Clean slices.
-    """
-    scale = ScaleIntensityForeground(intensity)
-    endless = SyntheticAnatomy().slices(np.random.default_rng(seed))
-    slices = []
-    for plane in track((next(endless) for _ in range(count)), count, "synthesise"):
-        rows, columns = np.flatnonzero(plane.any(1)), np.flatnonzero(plane.any(0))
-        box = plane[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        image = torch.from_numpy(np.ascontiguousarray(box))[None]
-        slices.append(_to_bytes(scale(image, image > 0), image_size))
-    return _make_pool(slices, image_size, True)
-
-
 def make_pool(images: Paths, recipe: Recipe, mixed: Paths = ()) -> SlicePool:
     """Read all slices that a pre-training draws from; arguments as for ``pretrain``.
 
@@ -136,21 +108,15 @@ def make_pool(images: Paths, recipe: Recipe, mixed: Paths = ()) -> SlicePool:
         ValueError: when there are fewer slices than a batch.
     """
     pools: list[tuple[SlicePool, float]] = []
-    rest = 1.0
-    if recipe.num_synthetic and recipe.synthetic_share:
-        made = make_synthetic_slices(recipe.num_synthetic, recipe.image_size, recipe.seed, recipe.intensity)
-        pools.append((made, recipe.synthetic_share))
-        rest -= recipe.synthetic_share
     if _given(mixed) and recipe.mixed_share:
         pools.append((_load(mixed, recipe, clean=False), recipe.mixed_share))
-        rest -= recipe.mixed_share
     if _given(images):
-        pools.append((_load(images, recipe, clean=True), max(rest, 0.05)))
+        pools.append((_load(images, recipe, clean=True), 1 - recipe.mixed_share))
     count = sum(len(pool) for pool, _ in pools)
     if count < recipe.batch_size:
         raise ValueError(
             f"`images` must give at least a batch of {recipe.batch_size} slices, got {count}. "
-            "Give more images, ask for synthetic ones (`num_synthetic`) or make `batch_size` smaller."
+            "Give more images or make `batch_size` smaller."
         )
     return join_pools(pools)
 

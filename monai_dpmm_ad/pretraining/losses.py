@@ -32,13 +32,7 @@ def compute_contrast(one: Tensor, two: Tensor, excluded: Tensor, temperature: fl
 
 
 def compute_lesion_loss(
-    queries: Tensor,
-    owners: Tensor,
-    changed: Tensor,
-    support: Tensor,
-    support_owners: Tensor,
-    scale: Tensor,
-    offset: Tensor,
+    queries: Tensor, changed: Tensor, support: Tensor, allowed: Tensor, scale: Tensor, offset: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Score patches by their similarity to clean patches of *other* slices, as a memory bank does, and classify.
 
@@ -47,10 +41,9 @@ def compute_lesion_loss(
 
     Args:
         queries: ``(N, D)`` tokens, L2-normalised.
-        owners: ``(N,)`` the slice that each query comes from.
         changed: ``(N,)`` boolean, whether a lesion changed the patch.
         support: ``(M, D)`` clean tokens, L2-normalised.
-        support_owners: ``(M,)`` the slice that each comes from.
+        allowed: ``(N, M)`` boolean, whether a query may be compared: another slice of the same group.
         scale: positive scalar, learned.
         offset: scalar, learned.
 
@@ -60,7 +53,7 @@ def compute_lesion_loss(
     if not bool(changed.any()) or bool(changed.all()):
         return 0.0 * queries.sum(), queries.new_tensor(0.5)
     temperature = 0.05
-    similarity = (queries @ support.T).masked_fill(owners[:, None] == support_owners[None], -1.0)
+    similarity = (queries @ support.T).masked_fill(~allowed, -1.0)
     nearest = temperature * torch.logsumexp(similarity / temperature, 1)
     logit = scale * (offset - nearest)
     loss = F.binary_cross_entropy_with_logits(logit, changed.float(), reduction="none")

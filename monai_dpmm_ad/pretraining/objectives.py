@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from monai_dpmm_ad.pretraining.batch import Batch
 from monai_dpmm_ad.pretraining.implants import implant_lesions, measure_change
 from monai_dpmm_ad.pretraining.losses import (
     compute_contrast,
@@ -25,6 +26,7 @@ __all__ = ["StepViews", "compute_loss", "make_step_views"]
 
 _CHANGED, _UNCHANGED = 0.015, 0.002  # mean absolute change of a patch's intensity, where tissue is near 1/3
 _LESION_SHARE = 0.8  # of the clean slices
+_WHOLE_ZOOM = (0.9, 1.15)  # slice pixels per view pixel of whole slices
 _MASKED_SHARE = 0.3  # of the patches of every second view
 _NEIGHBOUR = 14.0  # pixels of the slice within which two patches are no negatives of each other
 _PAIRS, _LESION_QUERIES, _CLEAN_QUERIES, _SUPPORT = 1024, 512, 1024, 2048
@@ -43,6 +45,8 @@ class StepViews:
         partner: ``(B, n)`` index of the patch of the second view at the same place.
         paired: ``(B, n)`` boolean, whether there is one, unchanged and tissue on both sides.
         clean: ``(B,)`` boolean, whether the slice is taken to show no lesion of its own.
+        groups: ``(B,)`` see `Batch`.
+        crossed: ``(B,)`` boolean, whether the second view has another contrast.
     """
 
     views: Views
@@ -52,33 +56,39 @@ class StepViews:
     partner: Tensor
     paired: Tensor
     clean: Tensor
+    groups: Tensor
+    crossed: Tensor
 
 
-def make_step_views(batch: tuple[Tensor, Tensor, Tensor], recipe: Recipe, generator: Generator) -> StepViews:
+def make_step_views(batch: Batch, recipe: Recipe, generator: Generator, whole: bool = False) -> StepViews:
     """Cut, implant and augment.
 
     Args:
-        batch: what `SlicePool.draw` gives.
+        batch: the slices.
         recipe: the settings.
         generator: source of randomness.
+        whole: whether views are whole slices.
     """
-    images, frames, clean = batch
-    zoom, patch = (recipe.min_zoom, recipe.max_zoom), recipe.patch_size
-    one, two = sample_view_pair(images, frames, recipe.view_size, patch, zoom, recipe.position_shift, generator)
+    size, patch = recipe.image_size if whole else recipe.view_size, recipe.patch_size
+    zoom = _WHOLE_ZOOM if whole else (recipe.min_zoom, recipe.max_zoom)
+    one, two = sample_view_pair(
+        batch.images, batch.others, batch.frames, size, patch, zoom, recipe.position_shift, generator
+    )
     share = _LESION_SHARE if recipe.lesions else 0.0
-    chosen = clean & (torch.rand(len(images), generator=generator, device=generator.device) < share)
-    marked = implant_lesions(one.images, torch.linalg.det(one.rotation).abs().sqrt(), chosen, generator)
-    change = measure_change(one.images, marked, patch)
+    chosen = batch.clean & (torch.rand(len(batch.clean), generator=generator, device=generator.device) < share)
+    marked, around = implant_lesions(one.images, torch.linalg.det(one.rotation).abs().sqrt(), chosen, generator)
     tissue = torch.cat([F.avg_pool2d((v.images > 0).float(), patch).flatten(1) > 0.5 for v in (one, two)])
     partner, found = match_patches(one, two, patch)
-    unchanged = change < _UNCHANGED
+    unchanged = measure_change(one.images, marked, patch) < _UNCHANGED
+    # What a lesion only pushes aside is neither lesion nor untouched.
+    changed = measure_change(around, marked, patch) > _CHANGED
     first, second = tissue.chunk(2)
     paired = found & first & unchanged & second.gather(1, partner)
     both = _stack(
         replace(one, images=augment_intensity(marked, generator)),
         replace(two, images=augment_intensity(two.images, generator)),
     )
-    return StepViews(both, tissue, change > _CHANGED, unchanged, partner, paired, clean)
+    return StepViews(both, tissue, changed, unchanged, partner, paired, batch.clean, batch.groups, batch.crossed)
 
 
 def compute_loss(
@@ -181,19 +191,18 @@ def _lesions(
     first, second = usable.chunk(2)
     changed = _pick(first & step.changed, _LESION_QUERIES, generator)
     same = _pick(first & step.unchanged, _CLEAN_QUERIES, generator)
-    support = _pick(second, _SUPPORT, generator)
+    # Healthy tissue of the same contrast: in the second views, or in the first ones where the second's is another.
+    crossed = step.crossed[:, None]
+    support = _pick(torch.cat([first & step.unchanged & crossed, second & ~crossed]), _SUPPORT, generator)
     queries = torch.cat([changed, same])
-    one, two = (half.flatten(0, 1) for half in F.normalize(tokens.float(), dim=-1).chunk(2))
+    patches, count = first.shape[1], len(first)
+    flat = F.normalize(tokens.float(), dim=-1).flatten(0, 1)
+    owners, support_owners = queries // patches, support // patches % count
+    groups, support_groups = step.groups[owners], step.groups[support_owners]
+    allowed = (owners[:, None] != support_owners[None]) & (groups[:, None] == support_groups[None])
     is_changed = torch.arange(len(queries), device=queries.device) < len(changed)
-    patches = first.shape[1]
     return compute_lesion_loss(
-        one[queries],
-        queries // patches,
-        is_changed,
-        two[support],
-        support // patches,
-        student.log_scale.exp(),
-        student.offset,
+        flat[queries], is_changed, flat[support], allowed, student.log_scale.exp(), student.offset
     )
 
 

@@ -14,7 +14,7 @@ PRECISIONS = ("bf16", "fp32")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A pre-training's settings. The defaults made the weights that ship as ``compact``, on two processes.
+    """A pre-training's settings. The weights that ship as ``compact`` are of an earlier recipe, see their model card.
 
     Args:
         image_size: longer side of the slices in pixels, a multiple of ``patch_size``; position embeddings are made for
@@ -39,9 +39,11 @@ class Recipe:
         min_zoom: least number of slice pixels per view pixel.
         max_zoom: greatest number of slice pixels per view pixel.
         position_shift: greatest random shift of a view's positions, relative to the slice.
-        num_synthetic: synthetic brain slices beside the images given; 0 for none.
-        synthetic_share: share of draws that falls to them.
-        mixed_share: share of draws that falls to images that may show lesions, where there are any.
+        synthetic_share: share of steps whose slices are rendered from label maps; 0 for none.
+        cross_share: share of rendered groups whose two views have different contrasts.
+        whole_share: share of steps whose views are whole slices, as at inference; they have fewer slices, so that a
+            step costs about the same.
+        mixed_share: share of the other steps' draws that falls to images that may show lesions, where there are any.
         intensity: see ``ScaleIntensityForeground``.
         precision: ``"bf16"`` (autocast) or ``"fp32"``.
         seed: of everything random.
@@ -71,8 +73,9 @@ class Recipe:
     min_zoom: float = 0.5
     max_zoom: float = 1.5
     position_shift: float = 0.2
-    num_synthetic: int = 2000
-    synthetic_share: float = 0.3
+    synthetic_share: float = 0.4
+    cross_share: float = 0.4
+    whole_share: float = 0.3
     mixed_share: float = 0.25
     intensity: str = "median"
     precision: str = "bf16"
@@ -108,9 +111,9 @@ class Recipe:
             least = 0 if field.name in _MAY_BE_ZERO else 1 if kind is int else 1e-12
             if not value >= least:
                 raise ValueError(f"`{field.name}` must be {'not negative' if least == 0 else 'positive'}, got {value}.")
-        for name in ("synthetic_share", "mixed_share"):
-            if not getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be below 1, got {getattr(self, name)}.")
+        for name in ("synthetic_share", "cross_share", "whole_share", "mixed_share"):
+            if not getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` must be at most 1, got {getattr(self, name)}.")
 
 
 _MAY_BE_ZERO = {
@@ -121,8 +124,9 @@ _MAY_BE_ZERO = {
     "koleo",
     "position_shift",
     "projection_dim",
-    "num_synthetic",
     "synthetic_share",
+    "cross_share",
+    "whole_share",
     "mixed_share",
     "seed",
 }

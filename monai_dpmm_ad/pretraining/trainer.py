@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Generator, nn
 
 from monai_dpmm_ad.errors import CheckpointError
+from monai_dpmm_ad.pretraining.anatomy import load_label_maps, load_template_labels
 from monai_dpmm_ad.pretraining.checkpoints import (
     export_backbone,
     latest_checkpoint,
@@ -24,9 +25,10 @@ from monai_dpmm_ad.pretraining.checkpoints import (
 )
 from monai_dpmm_ad.pretraining.data import Paths, SlicePool, make_pool
 from monai_dpmm_ad.pretraining.model import PretrainModel, build_backbone, update_teacher
-from monai_dpmm_ad.pretraining.objectives import compute_loss, make_step_views
+from monai_dpmm_ad.pretraining.objectives import StepViews, compute_loss, make_step_views
 from monai_dpmm_ad.pretraining.probe import check_collapse, probe_features
 from monai_dpmm_ad.pretraining.recipe import Recipe
+from monai_dpmm_ad.pretraining.renderer import Renderer
 from monai_dpmm_ad.utils.distributed import average, average_gradients, get_rank, get_world_size
 from monai_dpmm_ad.utils.files import remove_leftovers, write_json
 
@@ -37,6 +39,8 @@ Report = Callable[[int, Mapping[str, float]], None]
 _WARM_UP = 100  # steps
 _DECAY = 0.3  # of the steps, at the end: until then a training can be made longer or shorter
 _CLIP = 1.0
+_GROUP = 16  # rendered slices of one contrast in a step
+_LEAST_WHOLE = 4  # slices in a step of whole ones
 _CALIBRATION_RATE = 10.0  # the lesion score's scale and offset learn faster than the network
 
 
@@ -47,6 +51,7 @@ def pretrain(
     *,
     mixed: Paths = (),
     initial: str | os.PathLike[str] | None = None,
+    label_maps: str | os.PathLike[str] | None = None,
     device: str | torch.device = "cpu",
     checkpoint_every: int = 100,
     report_every: int = 10,
@@ -63,6 +68,7 @@ def pretrain(
         recipe: the settings; None for the defaults.
         mixed: scans or pictures that may show lesions: learned from, never taken for clean.
         initial: folder of backbone weights to begin with, of the recipe's architecture; None begins at random.
+        label_maps: folder of label maps of heads to render slices from; None renders from nilearn's template.
         device: ``"cpu"`` or ``"cuda"``.
         checkpoint_every: steps between checkpoints, each with a probe of the features.
         report_every: steps between reports.
@@ -82,7 +88,11 @@ def pretrain(
         raise ValueError(f"`checkpoint_every` must be at least 1, got {checkpoint_every}.")
     with _processes():
         pool = make_pool(images, recipe, mixed)
-        trainer = Trainer(pool, recipe, torch.device(device), initial)
+        renderer = None
+        if recipe.synthetic_share:
+            maps = load_template_labels() if label_maps is None else load_label_maps(label_maps)
+            renderer = Renderer(maps, recipe.image_size, device)
+        trainer = Trainer(pool, recipe, torch.device(device), initial, renderer)
         if trainer.rank == 0:
             remove_leftovers(out, Path(out) / "checkpoints")
         trainer.run(Path(out) / "checkpoints", checkpoint_every, report_every, report)
@@ -116,6 +126,7 @@ class Trainer:
         recipe: the settings.
         device: where to train.
         initial: folder of backbone weights to begin with; None begins at random.
+        renderer: draws healthy slices for the recipe's ``synthetic_share`` of the steps; None for no such steps.
     """
 
     def __init__(
@@ -124,8 +135,9 @@ class Trainer:
         recipe: Recipe,
         device: torch.device,
         initial: str | os.PathLike[str] | None = None,
+        renderer: Renderer | None = None,
     ) -> None:
-        self.pool, self.recipe, self.device = pool, recipe, device
+        self.pool, self.recipe, self.device, self.renderer = pool, recipe, device, renderer
         self.rank = get_rank()
         self.world = get_world_size()
         self.student = _build(recipe)
@@ -173,8 +185,7 @@ class Trainer:
         rate = self.recipe.learning_rate * compute_schedule(self.step, self.recipe.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["rate"]
-        batch = self.pool.draw(self.recipe.batch_size, self.generator)
-        views = make_step_views(batch, self.recipe, self.generator)
+        views = self._draw_views()
         loss, parts = compute_loss(self.student, self.teacher, self.centre, views, self.recipe, self.generator)
         loss.backward()
         average_gradients(self.student.parameters())
@@ -186,6 +197,21 @@ class Trainer:
         # A young teacher follows at once; later its memory grows to a few hundred steps.
         update_teacher(self.teacher, self.student, min(1 - 1 / (1 + self.step), 0.996))
         return parts
+
+    def _draw_views(self) -> StepViews:
+        """Draw what kind of step comes next, and its views."""
+        recipe = self.recipe
+        kind = torch.rand(2, generator=self.generator, device=self.device).tolist()
+        whole = kind[0] < recipe.whole_share
+        count = recipe.batch_size
+        if whole:
+            count = max(_LEAST_WHOLE, round(count * (recipe.view_size / recipe.image_size) ** 2))
+        if self.renderer is not None and kind[1] < recipe.synthetic_share:
+            groups = max(1, count // _GROUP)
+            batch = self.renderer.draw(count, self.generator, groups, recipe.cross_share)
+        else:
+            batch = self.pool.draw(count, self.generator)
+        return make_step_views(batch, recipe, self.generator, whole)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on. Every process must call it."""

@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-__all__ = ["Views", "augment_intensity", "match_patches", "sample_view_pair"]
+__all__ = ["Views", "augment_intensity", "blur_images", "match_patches", "sample_view_pair"]
 
 _MAX_ANGLE = 0.19  # radians, 11 degrees
 _SIGMA_BLUR = 1.2  # pixels, largest blur
@@ -53,6 +53,7 @@ def _grid(count: int, step: float, device: torch.device) -> Tensor:
 
 def sample_view_pair(
     images: Tensor,
+    others: Tensor,
     frames: Tensor,
     size: int,
     patch_size: int,
@@ -64,6 +65,7 @@ def sample_view_pair(
 
     Args:
         images: ``(B, 1, S, S)`` in [0, 1], background exactly 0, each slice at the upper left.
+        others: ``(B, 1, S, S)`` what the second views are cut from: the same slices, perhaps of another contrast.
         frames: ``(B, 2)`` height and width of each slice.
         size: side of the views in pixels, a multiple of ``patch_size``.
         patch_size: side of a patch.
@@ -85,8 +87,8 @@ def sample_view_pair(
     second = first + half * _uniform((count, 2), -0.6, 0.6, generator)
     second = torch.minimum(torch.maximum(second, 0.5 * frames - room), 0.5 * frames + room)
     one, two = (
-        _cut(images, frames, mirrored, centre, scale, size, patch_size, position_shift, generator)
-        for centre, scale in ((first, zooms[0]), (second, zooms[1]))
+        _cut(source, frames, mirrored, centre, scale, size, patch_size, position_shift, generator)
+        for source, centre, scale in ((images, first, zooms[0]), (others, second, zooms[1]))
     )
     return one, two
 
@@ -165,14 +167,14 @@ def augment_intensity(images: Tensor, generator: Generator) -> Tensor:
     coarse = torch.randn((count, 1, 3, 3), generator=generator, device=generator.device) * draw(0.0, 0.08)
     shade = F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=True)
     out = out * torch.exp(shade) * draw(0.92, 1.08)
-    out = _blur(out, inside, draw(0.0, _SIGMA_BLUR) * (draw(0, 1) < 0.5))
+    out = blur_images(out, inside, draw(0.0, _SIGMA_BLUR) * (draw(0, 1) < 0.5))
     out = out + torch.randn(out.shape, generator=generator, device=generator.device) * draw(0.0, 0.03) * (
         draw(0, 1) < 0.7
     )
     return torch.where(inside, out.clamp(_FLOOR, 1), 0.0)
 
 
-def _blur(images: Tensor, inside: Tensor, sigma: Tensor) -> Tensor:
+def blur_images(images: Tensor, inside: Tensor, sigma: Tensor) -> Tensor:
     """Blur each image with its own sigma (pixels, 0 for none), normalised by the foreground."""
     count, reach = len(images), 3
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float32, device=images.device)

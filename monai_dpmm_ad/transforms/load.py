@@ -15,7 +15,15 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform, Transform
 
-from monai_dpmm_ad.data.paths import NIFTI_SUFFIXES, PICTURE_SUFFIXES, has_suffix, is_dicom_file, scan_stem
+from monai_dpmm_ad.data.nrrd import NrrdVolumeReader
+from monai_dpmm_ad.data.paths import (
+    NIFTI_SUFFIXES,
+    NRRD_SUFFIXES,
+    PICTURE_SUFFIXES,
+    has_suffix,
+    is_dicom_file,
+    scan_stem,
+)
 from monai_dpmm_ad.data.readers import (
     PICTURE_AFFINE,
     DicomSeriesReader,
@@ -38,10 +46,10 @@ PathOrSeries = str | os.PathLike | Sequence[str | os.PathLike]
 class LoadScan(Transform):
     """Load one scan as a channel-first float32 ``MetaTensor``, or raise a ``ScanError`` that says why not.
 
-    Reads NIfTI, a DICOM series (its folder, its files, or a single file) and PNG, JPEG and BMP pictures, which become
-    grey (16 bits are kept). Pictures and single DICOM images have an array with columns first, as MONAI's readers give
-    it, and the affine diag(-1, -1, 1, 1), so that ``Orientation("PL")`` leaves rows and columns as the picture has
-    them.
+    Reads NIfTI, NRRD, a DICOM series (its folder, its files, or a single file) and PNG, JPEG and BMP pictures, which
+    become grey (16 bits are kept). Pictures and single DICOM images have an array with columns first, as MONAI's
+    readers give it, and the affine diag(-1, -1, 1, 1), so that ``Orientation("PL")`` leaves rows and columns as the
+    picture has them.
 
     Args:
         spatial_dims: 3 accepts volumes of two slices or more, 2 accepts flat images, ``None`` both; a volume that has
@@ -166,11 +174,13 @@ class LoadScan(Transform):
             raise ScanError(source, "is empty (0 bytes)")
         if has_suffix(source, NIFTI_SUFFIXES):
             return nifti_reader(source, self.max_bytes)
+        if has_suffix(source, NRRD_SUFFIXES):
+            return NrrdVolumeReader(self.max_bytes)
         if has_suffix(source, PICTURE_SUFFIXES):
             return (label_reader if is_label else picture_reader)(source, self.max_bytes)
         if is_dicom_file(Path(source)):
             return DicomSeriesReader(self.max_bytes)
-        raise ScanError(source, "is not an image that can be read (NIfTI, DICOM, PNG, JPEG or BMP)")
+        raise ScanError(source, "is not an image that can be read (NIfTI, NRRD, DICOM, PNG, JPEG or BMP)")
 
 
 class LoadScand(MapTransform):

@@ -99,36 +99,40 @@ def read_sources(files: Sequence[str | os.PathLike[str]]) -> list[Any]:
     return sources
 
 
-def make_segmentation(mask: NDArray[Any], sources: Sequence[Any]) -> Any:
+def make_segmentation(mask: NDArray[Any], sources: Sequence[Any], names: Sequence[str] = ("Anomaly",)) -> Any:
     """Make a binary DICOM Segmentation.
 
     Args:
-        mask: ``(columns, rows, slices)`` or ``(columns, rows)``, nonzero is marked.
+        mask: ``(columns, rows, slices)`` or ``(columns, rows)``: 0 is unmarked, 1 the first segment, 2 the second, ….
         sources: headers of the slices, in their order, see :func:`read_sources`.
+        names: of the segments.
 
     Returns:
         A ``highdicom.seg.Segmentation``; slices without a marked pixel have no frame, unless none has one.
     """
     highdicom = import_extra("highdicom", "dicom")
     codes = _codes()
-    segment = highdicom.seg.SegmentDescription(
-        segment_number=1,
-        segment_label="Anomaly",
-        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-        segmented_property_type=codes.SCT.Abnormal,
-        algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=highdicom.AlgorithmIdentificationSequence(
-            name=MAKER, version=__version__, family=codes.DCM.ArtificialIntelligence
-        ),
-    )
-    frames = _to_frames(mask, sources) > 0
+    segments = [
+        highdicom.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=name,
+            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+            segmented_property_type=codes.SCT.Abnormal,
+            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=highdicom.AlgorithmIdentificationSequence(
+                name=MAKER, version=__version__, family=codes.DCM.ArtificialIntelligence
+            ),
+        )
+        for number, name in enumerate(names, start=1)
+    ]
+    frames = np.minimum(_to_frames(mask, sources), len(names)).astype(np.uint8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of source headers that bend the standard
         return highdicom.seg.Segmentation(
             source_images=list(sources),
-            pixel_array=frames.astype(np.uint8),
+            pixel_array=frames,
             segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=[segment],
+            segment_descriptions=segments,
             omit_empty_frames=bool(frames.any()),
             content_label="ANOMALY",
             content_description="Anomaly mask. Research only, not a medical device",

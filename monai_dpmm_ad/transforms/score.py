@@ -6,11 +6,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from monai_dpmm_ad.calibration import Calibration
@@ -18,7 +16,7 @@ from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.normative import REGION_THRESHOLD, RegionCalibration, keep_regions
 from monai_dpmm_ad.ops.pooling import POOLING_METHODS, pool_image_score
 
-__all__ = ["DEFAULT_RATE", "ScoreScand", "voxel_volume"]
+__all__ = ["DEFAULT_RATE", "ScoreScand"]
 
 #: False-positive rate of a mask by voxels, where nobody says another.
 DEFAULT_RATE = 0.01
@@ -77,7 +75,7 @@ class ScoreScand(MapTransform):
         calibration = self.calibration
         if calibration.fitted:
             values = anomaly_map.as_subclass(torch.Tensor)
-            threshold, mask = self._flag(out, values, meta.get("original_affine"))
+            threshold, mask = self._flag(out, values)
             out["threshold"] = meta["threshold"] = threshold
             out["p_value"] = float(calibration.p_value(out["score"]))
             out["mask"] = MetaTensor(mask, meta=meta)
@@ -90,13 +88,13 @@ class ScoreScand(MapTransform):
             return self.pooling
         return "top1pct" if data.get("frame") is None else "top01pct"
 
-    def _flag(self, data: Mapping[Hashable, Any], values: Tensor, affine: Any) -> tuple[float, Tensor]:
+    def _flag(self, data: Mapping[Hashable, Any], values: Tensor) -> tuple[float, Tensor]:
         """The score above which a voxel may be flagged, and the mask."""
         regions = self.regions
         placed = getattr(data.get("frame"), "kind", "none") != "none"  # healthy pictures' regions are not known
         if self.rate is None and placed and regions is not None and regions.fitted:
             least = regions.least_statistic(self.false_regions)
-            mask = keep_regions(values[0].cpu().numpy(), REGION_THRESHOLD, least, voxel_volume(affine))
+            mask = keep_regions(values[0].cpu().numpy(), REGION_THRESHOLD, least)
             return REGION_THRESHOLD, torch.from_numpy(mask)[None]
         rate = DEFAULT_RATE if self.rate is None else self.rate
         threshold = float(self.calibration.threshold(rate))
@@ -105,8 +103,3 @@ class ScoreScand(MapTransform):
             return threshold, values > threshold
         labels = torch.as_tensor(atlas).as_subclass(torch.Tensor).to(values.device)
         return threshold, values > self.calibration.threshold_map(labels, rate)
-
-
-def voxel_volume(affine: ArrayLike) -> float:
-    """Volume of a voxel, mm³, by its affine ``(4, 4)``."""
-    return float(abs(np.linalg.det(np.asarray(affine, dtype=np.float64)[:3, :3])))

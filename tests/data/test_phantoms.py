@@ -9,8 +9,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from monai_dpmm_ad.data.phantoms import write_cohort
+from monai_dpmm_ad.data.anatomies import draw_anatomy
+from monai_dpmm_ad.data.phantoms import _load_template, write_cohort
 
 pytest.importorskip("nilearn", reason="the phantoms need nilearn (extra demo)")
 
@@ -109,9 +111,52 @@ def test_same_seed_same_bytes_whatever_the_size_of_the_cohort(cohort: Path, tmp_
     assert (other / "imagesTr/train_000.nii.gz").read_bytes() != (tmp_path / "imagesTr/train_000.nii.gz").read_bytes()
 
 
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sizes = {"num_train": 2, "num_valid": 1, "num_test_healthy": 1, "num_test_abnormal": 2}
+    return write_cohort(tmp_path_factory.mktemp("demo"), style="demo", spacing=4, **sizes)  # type: ignore[arg-type]
+
+
+def test_demo_is_one_study_of_thick_slices(demo: Path) -> None:
+    content = json.loads(demo.read_text())
+    items = [item for key in ("training", "validation", "test") for item in content[key]]
+    images = [_load(demo, item["image"])[0] for item in items]
+    assert {nib.aff2axcodes(image.affine) for image in images} == {("L", "P", "S")}
+    assert len({image.shape for image in images}) == 1
+    np.testing.assert_allclose(images[0].header.get_zooms(), (4, 4, 8))
+
+
+def test_demo_lesions_are_large_enough_to_see(demo: Path) -> None:
+    found = []
+    for item in json.loads(demo.read_text())["test"]:
+        label, mask = _load(demo, item["label"])
+        assert mask.any() == bool(item["abnormal"])
+        parts, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
+        voxel = float(np.prod(label.header.get_zooms()))
+        found += [float((6 / np.pi * voxel * (parts == i).sum()) ** (1 / 3)) for i in range(1, count + 1)]
+    assert found
+    assert max(found) > 12
+    assert max(found) < 36
+
+
+def test_demo_subjects_differ_in_more_than_shape() -> None:
+    maps, _ = _load_template(4.0, "full")
+    drawn = [draw_anatomy(maps, 4.0, (4.0, 4.0, 4.0), np.random.default_rng(seed)) for seed in range(6)]
+    assert all(np.allclose(found[:3].sum(0).clip(0, 1), found[:3].sum(0), atol=1e-5) for found in drawn)
+    fluid = np.array([found[2].sum() / found[:3].sum() for found in drawn])
+    assert fluid.max() > 1.25 * fluid.min()
+    again = draw_anatomy(maps, 4.0, (4.0, 4.0, 4.0), np.random.default_rng(0))
+    np.testing.assert_array_equal(again, drawn[0])
+    coarse = draw_anatomy(maps, 4.0, (4.0, 4.0, 8.0), np.random.default_rng(0))
+    assert coarse.shape[1:3] == maps.shape[1:3]
+    assert coarse.shape[3] == pytest.approx(maps.shape[3] / 2, abs=1)
+
+
 def test_bad_options_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"`modality` must be one of FLAIR, T1, got 'T1w'\. Did you mean 'T1'"):
         write_cohort(tmp_path, modality="T1w")
+    with pytest.raises(ValueError, match=r"`style` must be one of .*Did you mean 'demo'"):
+        write_cohort(tmp_path, style="dmeo")
     with pytest.raises(ValueError, match="`size` must be one of"):
         write_cohort(tmp_path, size="tiny")
     with pytest.raises(ValueError, match="`spacing` must be a whole number"):

@@ -31,6 +31,7 @@ def test_what_was_fitted_scores_lower_than_what_was_not(score: str) -> None:
     detector.initialize(rows, len(normal))
     for _ in range(5):
         detector.fit_batch(rows, len(normal))
+        detector.finish_epoch(lambda: rows)
     features = detector.features(rows)
     strange = detector.features({"patches": torch.randn(400, 1, 16, generator=generator)})
     assert detector.score(features).max() < detector.score(strange).min()
@@ -65,3 +66,17 @@ def test_every_epoch_ends_with_merges_and_the_model_says_how_mass_is_spread() ->
 def test_memoized_inference_is_refused_before_anything_is_embedded() -> None:
     with pytest.raises(ValueError, match="`inference` must be natural or pyro for a detector, got 'memoized'"):
         DPMMDetector(8, inference="memoized")
+
+
+def test_a_fit_that_uses_all_components_says_so() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.nn.functional.normalize(torch.randn(4, 8, generator=generator), dim=1)
+    rows = {"patches": (centres[torch.arange(500) % 4] + 0.05 * torch.randn(500, 8, generator=generator))[:, None]}
+    few, many = DPMMDetector(8, num_components=2), DPMMDetector(8, num_components=40)
+    for detector in (few, many):
+        detector.initialize(rows, 500)
+        detector.finish_epoch(lambda: rows)
+    assert few.note() == (
+        "all 2 components of the mixture are in use, so that more might fit better; try a larger num_components"
+    )
+    assert many.note() is None

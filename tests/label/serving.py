@@ -18,7 +18,8 @@ from typing import Any
 
 import requests
 
-APP = Path(__file__).parents[2] / "bundles" / "label_app"
+ROOT = Path(__file__).parents[2]
+APP = ROOT / "bundles" / "label_app"
 START_SECONDS = 240
 
 
@@ -31,14 +32,14 @@ class Server:
     bundle: Path
     log: Path
     temporary: Path
-    at_start: frozenset[str]
+    at_start: frozenset[Path]
 
     def post(self, path: str, **arguments: Any) -> requests.Response:
         return requests.post(f"{self.url}{path}", timeout=300, **arguments)
 
-    def list_leftovers(self) -> set[str]:
+    def list_leftovers(self) -> set[Path]:
         """What requests have left in the temporary folder; the configuration of MONAI Label's log is not theirs."""
-        return set(os.listdir(self.temporary)) - self.at_start
+        return set(self.temporary.rglob("*")) - self.at_start
 
 
 def free_port() -> int:
@@ -48,9 +49,28 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_server(folder: Path, bundle: Path, scans: list[Path]) -> Iterator[Server]:
-    """Serve a copy of a bundle; every process that the server started is gone afterwards."""
-    shutil.copytree(APP, folder / "app", ignore=shutil.ignore_patterns("logs", "model", "lib", "bin", "__pycache__"))
+def running_server(
+    folder: Path,
+    bundle: Path,
+    scans: list[Path],
+    *options: str,
+    url: str | None = None,
+    host: str = "127.0.0.1",
+    **environment: str,
+) -> Iterator[Server]:
+    """Serve a copy of a bundle; every process that the server started is gone afterwards.
+
+    Args:
+        folder: gets everything that the server has.
+        bundle: is copied.
+        scans: are copied into the studies folder.
+        options: of ``start_server``, beside those that are always given.
+        url: of a DICOM server, in place of the studies folder.
+        host: where it listens.
+        environment: MONAI Label's settings.
+    """
+    (folder / "app").mkdir()
+    shutil.copy(APP / "main.py", folder / "app")
     shutil.copytree(bundle, folder / "bundle")
     (folder / "studies").mkdir()
     temporary = folder / "temporary"
@@ -58,20 +78,23 @@ def running_server(folder: Path, bundle: Path, scans: list[Path]) -> Iterator[Se
     for scan in scans:
         shutil.copy(scan, folder / "studies")
     port = free_port()
-    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", "app", "--studies", "studies"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--conf", "bundle", "bundle"]
+    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", "app", "--studies", url or "studies"]
+    command += ["--host", host, "--port", str(port), "--conf", "bundle", "bundle"]
+    command += ["--uvicorn_app", "monai_dpmm_ad.label.server:app", *options]
     # Otherwise it scores everything as soon as it is up, which the tests ask for when they want it.
-    environment = {**os.environ, "MONAI_LABEL_AUTO_UPDATE_SCORING": "false", "TMPDIR": str(temporary)}
+    always = {"MONAI_LABEL_AUTO_UPDATE_SCORING": "false", "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
+    always["MONAI_LABEL_SESSION_PATH"] = str(folder / "sessions")
+    settings = {**os.environ, **always, **environment}
     log = folder / "server.log"
     with open(log, "wb") as out:
         process = subprocess.Popen(
-            command, cwd=folder, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            command, cwd=folder, stdout=out, stderr=subprocess.STDOUT, env=settings, start_new_session=True
         )
     try:
-        url = f"http://127.0.0.1:{port}"
-        _wait(process, url, log)
-        at_start = frozenset(os.listdir(temporary))
-        yield Server(url, folder / "studies", folder / "bundle", log, temporary, at_start)
+        address = f"http://127.0.0.1:{port}"
+        _wait(process, address, log)
+        at_start = frozenset(temporary.rglob("*"))
+        yield Server(address, folder / "studies", folder / "bundle", log, temporary, at_start)
     finally:
         _stop(process)
 
@@ -82,7 +105,7 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
         if process.poll() is not None:
             break
         try:
-            if requests.get(f"{url}/info/", timeout=60).ok:
+            if requests.get(f"{url}/info/", timeout=60).status_code in (200, 401):
                 return
         except requests.ConnectionError:
             time.sleep(0.5)

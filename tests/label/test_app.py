@@ -28,7 +28,7 @@ from monailabel.interfaces.exception import MONAILabelException
 from monai_dpmm_ad.commands import fit, infer
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.label.app import AnomalyApp
-from monai_dpmm_ad.label.train import is_normal
+from monai_dpmm_ad.label.labels import load_marked
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 STUDIES = ("test_abnormal_000", "test_abnormal_001", "test_healthy_000", "test_healthy_001")
@@ -66,6 +66,28 @@ def test_a_bundle_must_be_named(tmp_path: Path) -> None:
     for conf in ({}, {"bundle": str(tmp_path)}):
         with pytest.raises(CheckpointError, match="--conf bundle BUNDLE"):
             AnomalyApp(str(tmp_path), str(tmp_path), conf)
+
+
+def test_the_packages_own_copy_of_the_app_is_not_started(bundle: Path, tmp_path: Path) -> None:
+    folder = Path(sys.modules["monai_dpmm_ad"].__file__ or "").parents[1] / "bundles" / "label_app"
+    with pytest.raises(ValueError, match="monai-dpmm-ad label-app"):
+        AnomalyApp(str(folder), str(tmp_path), {"bundle": str(bundle)})
+
+
+def test_without_the_gate_nothing_is_served(app: AnomalyApp) -> None:
+    app.server_mode(True)
+    with pytest.raises(RuntimeError, match=r"--uvicorn_app monai_dpmm_ad\.label\.server:app"):
+        app.on_init_complete()
+
+
+def test_a_file_that_is_no_upload_is_no_study(app: AnomalyApp, tmp_path: Path) -> None:
+    scan = tmp_path / "elsewhere.nii.gz"
+    scan.write_bytes(Path(app.datastore().get_image_uri(STUDIES[0])).read_bytes())
+    (tmp_path / "temporary" / "linked.nii.gz").symlink_to(scan)
+    for path in (scan, tmp_path / "temporary" / "linked.nii.gz", tmp_path / "temporary" / ".." / "elsewhere.nii.gz"):
+        with pytest.raises(HTTPException) as caught:
+            app.infer({"model": "dpmm_ad_map", "image": str(path)})
+        assert caught.value.status_code == 404
 
 
 def test_a_bundle_that_has_gone_is_said(app: AnomalyApp, tmp_path: Path) -> None:
@@ -121,9 +143,10 @@ def test_scores_outlive_neither_the_file_nor_the_bundle(app: AnomalyApp) -> None
 
 def test_a_picture_in_a_picture_out(app: AnomalyApp, tmp_path: Path) -> None:
     pixels = nib.load(app.datastore().get_image_uri(STUDIES[1])).get_fdata()[:, :, 5].T
-    Image.fromarray((255 * pixels / pixels.max()).astype(np.uint8)).save(tmp_path / "slice.png")
-    infer(app.runner.root, [tmp_path / "slice.png"], tmp_path / "out", report=False)
-    answers = {model: app.infer({"model": model, "image": str(tmp_path / "slice.png")}) for model in app._infers}
+    picture = tmp_path / "temporary" / "slice.png"  # where uploads lie
+    Image.fromarray((255 * pixels / pixels.max()).astype(np.uint8)).save(picture)
+    infer(app.runner.root, [picture], tmp_path / "out", report=False)
+    answers = {model: app.infer({"model": model, "image": str(picture)}) for model in app._infers}
     with Image.open(answers["dpmm_ad_map"]["file"]) as ours, Image.open(tmp_path / "out/slice_anomaly.png") as theirs:
         assert np.array_equal(np.asarray(ours), np.asarray(theirs))
     with Image.open(answers["dpmm_ad_mask"]["file"]) as ours, Image.open(tmp_path / "out/slice_mask.png") as theirs:
@@ -145,7 +168,9 @@ def test_the_levels_follow_each_regions_own_threshold(
     scan = app.datastore().get_image_uri(STUDIES[1])
     infer(regional, [scan], tmp_path / "out", report=False, regions=str(atlas), false_positive_rate=0.3)
     conf = {"bundle": str(regional), "regions": str(atlas), "device": "cpu"}
-    answer = AnomalyApp(str(tmp_path), app.studies, conf).infer({"model": "dpmm_ad_mask", "image": scan, "rate": 0.3})
+    answer = AnomalyApp(str(tmp_path), app.studies, conf).infer(
+        {"model": "dpmm_ad_mask", "image": STUDIES[1], "rate": 0.3}
+    )
     mask, plain = (nib.load(path) for path in (tmp_path / f"out/{STUDIES[1]}_mask.nii.gz", answer["file"]))
     assert np.array_equal(np.asarray(plain.dataobj) > 0, np.asarray(mask.dataobj) > 0)
     score_map = np.asarray(nib.load(tmp_path / f"out/{STUDIES[1]}_anomaly.nii.gz").dataobj)
@@ -168,7 +193,8 @@ def test_what_marks_a_study_as_normal(tmp_path: Path, values: list[int], segment
     label = np.zeros((3, 3, 3), np.uint8)
     label.flat[: len(values)] = values
     nib.save(nib.Nifti1Image(label, np.eye(4)), tmp_path / "label.nii.gz")
-    assert is_normal(tmp_path / "label.nii.gz", {"label_info": segments} if segments else {}) is normal
+    marked = load_marked(tmp_path / "label.nii.gz", {"label_info": segments} if segments else {})
+    assert bool(marked.any()) is not normal
 
 
 @pytest.fixture
@@ -196,7 +222,7 @@ def test_the_stock_bundle_app_draws_the_same_map_and_no_more(bundle: Path, cohor
     assert np.array_equal(np.asarray(theirs.dataobj), np.asarray(ours.dataobj))
     assert np.allclose(theirs.affine, ours.affine)
     assert task.labels == {"anomaly": 0}  # the map is one channel, which the app takes for a label
-    assert not {"score", "p_value", "lesions"} & set(facts)
+    assert not {"score", "p_value", "regions"} & set(facts)
 
 
 def test_the_stock_app_cannot_be_imported_without_torchvision() -> None:

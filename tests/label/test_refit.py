@@ -10,9 +10,10 @@ import torch
 
 import monai_dpmm_ad.utils.files as module
 from monai_dpmm_ad.bundle import is_fitted, read_settings, write_settings
+from monai_dpmm_ad.bundle.provenance import FILE, load_provenance
 from monai_dpmm_ad.errors import CheckpointError, find_user_error
-from monai_dpmm_ad.label.refit import refit_bundle
-from monai_dpmm_ad.utils.files import exchange_folders
+from monai_dpmm_ad.label.refit import Scans, refit_bundle, update_bundle
+from monai_dpmm_ad.utils.files import exchange_folders, write_json
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -40,7 +41,7 @@ def test_a_refit_takes_the_bundles_place_and_keeps_it(copy: Path, normal: list[s
     config = read_settings(copy)
     write_settings(copy, {"false_positive_rate": 0.07})
     old = state_of(copy)
-    result = refit_bundle(copy, normal, max_epochs=1)
+    result = refit_bundle(copy, normal, force=True, max_epochs=1)
     assert result.bundle == copy.resolve()
     assert not result.failures
     assert same(state_of(result.previous), old)
@@ -57,7 +58,7 @@ def test_a_failed_refit_leaves_everything_as_it_was(copy: Path, tmp_path: Path, 
     for path in bad:
         Path(path).write_text("hello")
     with pytest.raises(RuntimeError) as caught:  # MONAI's parser wraps the reason
-        refit_bundle(copy, bad)
+        refit_bundle(copy, bad, force=True)
     assert "None of the 1 scans could be embedded" in str(find_user_error(caught.value))
     with pytest.raises(ValueError, match="at least 2 normal scans, got 1"):
         refit_bundle(copy, normal[:1])
@@ -65,6 +66,36 @@ def test_a_failed_refit_leaves_everything_as_it_was(copy: Path, tmp_path: Path, 
         refit_bundle(tmp_path / "scans", normal)
     assert same(state_of(copy), old)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "scans"]
+
+
+def test_a_refit_on_fewer_scans_is_refused(copy: Path, normal: list[str]) -> None:
+    old = state_of(copy)
+    with pytest.raises(ValueError, match="2 scans in the place of the 5 behind the bundle"):
+        refit_bundle(copy, normal)
+    assert same(state_of(copy), old)
+
+
+def test_an_update_adds_and_keeps_the_calibration(copy: Path, normal: list[str]) -> None:
+    result = update_bundle(copy, normal[:1], max_epochs=1)
+    assert (result.before, result.after) == (Scans(3, 2, True), Scans(4, 2, True))
+    assert {scan["name"] for scan in load_provenance(copy)["scans"] if scan["fit"] == 1} == {"test_healthy_000"}
+    assert load_provenance(result.previous)["scans"] != load_provenance(copy)["scans"]
+    with pytest.raises(ValueError, match="scans that the bundle has not seen, got none"):
+        update_bundle(copy, normal[:1])
+
+
+def test_an_update_that_would_calibrate_on_less_is_refused(copy: Path, normal: list[str]) -> None:
+    provenance = load_provenance(copy)  # of a bundle whose held-out scans are not on this machine
+    for scan in provenance["scans"]:
+        scan["image"] = f"/not/here/{scan['name']}.nii.gz"
+    write_json(copy / FILE, provenance)
+    with pytest.raises(ValueError, match="would rest on 1 held-out scans, today on 2"):
+        update_bundle(copy, normal)
+    result = update_bundle(copy, normal, force=True, max_epochs=1)
+    assert result.after == Scans(4, 1, True)
+    (copy / FILE).unlink()
+    with pytest.raises(CheckpointError, match="nothing is known of the fitted scans"):
+        update_bundle(copy, normal)
 
 
 @pytest.mark.parametrize("at_once", [True, False])

@@ -76,7 +76,7 @@ def test_a_state_moved_there_gives_the_same_scores(covariance, score, make_direc
 
 def test_many_components_give_the_scores_of_the_cpu_where_those_are_screened(make_directions):
     x = make_directions(2000, 256, 40)
-    mixture = DirichletProcessMixture(600, 256, restarts=1).initialize(x)
+    mixture = DirichletProcessMixture(600, 256).initialize(x)
     assert mixture.posterior.screen is not None
     for score in ("log_prob", "mahalanobis_distance"):
         expected = getattr(mixture.cpu(), score)(x)

@@ -102,3 +102,15 @@ def test_memoized_needs_an_index(make_clusters):
     mixture = DirichletProcessMixture(5, 4, inference="memoized").initialize(x)
     with pytest.raises(ValueError, match=r"`index` must say which batch"):
         mixture.partial_fit(x)
+
+
+def test_memoized_values_are_the_data_s_own_elbo_from_the_end_of_the_first_lap(make_clusters):
+    """From a start on a tenth of the data: before that end another sum is returned, which falls."""
+    x = make_clusters(400, 6, 8, spread=0.5).double()
+    mixture = DirichletProcessMixture(6, 6, inference="memoized").initialize(x[:40], 400)
+    laps = [[float(mixture.partial_fit(rows, 400, i)) for i, rows in enumerate(x.split(40))] for _ in range(3)]
+    assert min(laps[0]) < laps[0][0] - 0.1
+    assert laps[1][-1] == pytest.approx(compute_cached_elbo(mixture), abs=2.0)
+    later = [laps[0][-1], *laps[1], *laps[2]]
+    assert all(b >= a - 1e-9 for a, b in pairwise(later))
+    assert later[-1] == pytest.approx(compute_cached_elbo(mixture))

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from monai_dpmm_ad.mixture import DirichletProcessMixture, screening
-from monai_dpmm_ad.mixture.expectation import run_local_step
+from monai_dpmm_ad.mixture.expectation import label_rows, measure_group_entropy, run_local_step
 from monai_dpmm_ad.mixture.families.base import Coefficients
 from monai_dpmm_ad.mixture.screening import MARGIN, find_candidates, make_screen, take_largest
+from monai_dpmm_ad.mixture.variational import reduce_log_prob
 
 LINEAR = ["spherical", "diagonal", "rotated", "vmf"]
 
@@ -133,3 +134,20 @@ def test_tracing_takes_the_dense_way(always, make_directions):
     posterior = mixture.posterior
     traced = torch.jit.trace(posterior.log_prob, x[:10])
     torch.testing.assert_close(traced(x[300:310]), posterior.log_prob(x[300:310]), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("covariance", LINEAR)
+@pytest.mark.parametrize("spread", [0.1, 0.6])
+def test_screened_labels_and_group_entropies_are_the_dense_ones(covariance, spread, precision, always, make_directions):
+    mixture, x = make_mixture(covariance, make_directions, spread)
+    groups = torch.rand(12, 40, generator=torch.Generator().manual_seed(0)) < 0.2
+    found = measure_group_entropy(mixture.prior, mixture.factors, x, 256, groups)
+    expected = run_local_step(mixture.prior, mixture.factors, x, 256, groups).group_entropy
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-2)
+    labels = label_rows(mixture.prior, mixture.factors, x, 256)
+    log_prob = reduce_log_prob(mixture.prior, mixture.factors, x, 256, lambda rows: rows.amax(1))
+    one_hot = torch.nn.functional.one_hot(labels, 40).bool()
+    chosen = reduce_log_prob(
+        mixture.prior, mixture.factors, x, 600, lambda rows: rows.masked_fill(~one_hot, -torch.inf).amax(1)
+    )
+    torch.testing.assert_close(chosen, log_prob, rtol=1e-4, atol=1e-3)

@@ -1,5 +1,5 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""Splits: when they are proposed, what they cost, and that the ELBO decides."""
+"""Splits: when they are proposed, what they cost, when they are made, and that other rows decide."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import torch
 
 from monai_dpmm_ad.mixture import DirichletProcessMixture
 from monai_dpmm_ad.mixture.initialise import compute_hard_statistics
-from monai_dpmm_ad.mixture.moves.merges import MergeTree
-from monai_dpmm_ad.mixture.moves.splits import Split, accept_splits, propose_splits, trade_splits
+from monai_dpmm_ad.mixture.moves.merges import MergeTree, compute_merge_gains
+from monai_dpmm_ad.mixture.moves.schedule import MoveSchedule
+from monai_dpmm_ad.mixture.moves.splits import Labelled, Split, apply_trades, propose_splits, trade_splits
 from monai_dpmm_ad.mixture.statistics import Statistics
 
 FAMILIES = ["spherical", "diagonal", "rotated", "full", "vmf"]
@@ -22,6 +23,13 @@ def start(x, labels, num_components, covariance="diagonal"):
     statistics = compute_hard_statistics(prior.family, prior.scale, x, labels, num_components)
     mixture._set_state(mixture.state._replace(statistics=statistics))
     return mixture
+
+
+def settle(mixture, x):
+    """A pass in a few batches, which makes the splits that were proposed."""
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    for rows in x[order].split(100):
+        mixture.partial_fit(rows, len(x))
 
 
 @pytest.fixture
@@ -37,8 +45,10 @@ def test_a_component_with_two_groups_is_split_into_an_empty_one(covariance, grou
     mixture = start(x, torch.tensor([0, 0, 1])[truth], 3, covariance)
     before = float(mixture.elbo(x))
     assert mixture.adapt(x) == 1
+    assert float(mixture.elbo(x)) == pytest.approx(before, abs=20.0)  # not before a pass can settle it
+    settle(mixture, x)
     assert float(mixture.elbo(x)) > before + 100.0
-    assert sorted(mixture.statistic_counts.round().tolist()) == [200, 200, 200]
+    assert sorted(mixture.statistic_counts.round().tolist()) == pytest.approx([200, 200, 200], abs=15)
 
 
 @pytest.mark.parametrize("covariance", FAMILIES)
@@ -47,30 +57,58 @@ def test_where_none_is_empty_a_merge_makes_room(covariance, groups):
     labels = torch.tensor([0, 0, 1])[truth]
     labels[400::2] = 2  # the third group is held by two components at random
     mixture = start(x, labels, 3, covariance)
-    mixture.adapt(x)
-    mixture.adapt(x)
-    assert sorted(mixture.statistic_counts.round().tolist()) == [200, 200, 200]
+    for _ in range(3):
+        mixture.adapt(x)
+        settle(mixture, x)
+    assert sorted(mixture.statistic_counts.round().tolist()) == pytest.approx([200, 200, 200], abs=15)
 
 
 @pytest.mark.parametrize("covariance", FAMILIES)
-def test_one_group_is_not_split(covariance, make_directions):
-    x = make_directions(400, 6, 1, spread=0.05)
+def test_one_group_is_not_split(covariance, make_clusters):
+    x = make_clusters(400, 6, 1, spread=0.05)
+    x = torch.nn.functional.normalize(x, dim=1) if covariance == "vmf" else x  # a cap is bent: two Gaussians fit better
     mixture = start(x, torch.zeros(400, dtype=torch.long), 4, covariance)
     assert mixture.adapt(x) == 0
     assert mixture.posterior.num_active == 1
 
 
-def test_the_gain_is_that_of_the_elbo_where_weights_do_not_change(groups):
+@pytest.mark.parametrize("num_rows", [60, 400])
+def test_noise_in_many_dimensions_is_not_split(num_rows):
+    """Two centres fit the rows that placed them tens of nats a row better, and no other."""
+    x = torch.randn(num_rows, 384, generator=torch.Generator().manual_seed(0))
+    mixture = start(x, torch.zeros(num_rows, dtype=torch.long), 4)
+    assert mixture.adapt(x) == 0
+
+
+def test_the_gain_is_that_of_rows_that_had_no_part(groups):
     x, truth = groups
     mixture = start(x.double(), torch.tensor([0, 0, 1])[truth], 3)
     labels = torch.tensor([0, 0, 1])[truth]
-    found = propose_splits(mixture.prior, x, labels, torch.tensor(1.0), 3, torch.Generator().manual_seed(0))
+    proposing, judging = (Labelled(x[part::2], labels[part::2]) for part in (0, 1))
+    generator = torch.Generator().manual_seed(0)
+    found = propose_splits(mixture.prior, mixture.state, proposing, judging, generator)
     assert [split.component for split in found] == [0]
-    assert found[0].halves.counts.tolist() == [200.0, 200.0]
+    assert found[0].halves.counts.tolist() == [100.0, 100.0]  # of 200 rows that propose, at the scale of all 600
     before = float(mixture.elbo(x.double()))
     mixture.adapt(x.double())
+    settle(mixture, x.double())
     change = float(mixture.elbo(x.double())) - before
-    assert found[0].gain == pytest.approx(change, rel=0.02)  # the rest is what the sticks and α make of it
+    assert 0.8 * change < found[0].gain < 1.05 * change  # learnt from a third of the rows that settle it
+
+
+def test_splits_that_the_next_pass_does_not_settle_are_undone(groups):
+    x, truth = groups
+    mixture = start(x.double(), truth, 6)
+    prior, state = mixture.prior, mixture.state
+    schedule = MoveSchedule()
+    worse = state.statistics.select(torch.tensor([0, 1, 2, 3, 4, 5]))
+    worse.sums[:] = worse.sums.flip(0)  # a pass that has ended elsewhere
+    schedule._before = state
+    found, _ = schedule.finish_pass(
+        prior, prior.update(worse, state), x.double(), 100, torch.Generator().manual_seed(0)
+    )
+    assert schedule.undone
+    torch.testing.assert_close(found.statistics.counts.sort().values, state.statistics.counts.sort().values)
 
 
 def test_trades_keep_the_total_and_never_use_a_component_twice(groups):
@@ -80,13 +118,12 @@ def test_trades_keep_the_total_and_never_use_a_component_twice(groups):
     half = compute_hard_statistics(mixture.prior.family, mixture.prior.scale, x[:200], torch.arange(200) % 2, 2)
     splits = [Split(0, 50.0, half), Split(1, 40.0, half), Split(2, 30.0, half)]
     pairs = MergeTree(torch.tensor([[False, True, True]]), [(-2, -3)])
-    cheap = torch.tensor([1e9], dtype=torch.float64)
-    trades = trade_splits(mixture.prior, mixture.state, splits, pairs, cheap)
+    one = torch.ones(1, dtype=torch.float64)
+    trades = trade_splits(mixture.statistic_counts, splits, pairs, one, one)
     assert [(trade.split.component, trade.target, trade.merged) for trade in trades] == [(0, 2, 1)]
-    state, accepted = accept_splits(mixture.prior, mixture.state, trades, lambda s: -float(s.statistics.counts[0]))
-    assert accepted == 1
-    torch.testing.assert_close(state.statistics.counts.sum(), statistics.counts.sum())
-    torch.testing.assert_close(state.statistics.sums.sum(0), statistics.sums.sum(0), rtol=1e-6, atol=1e-4)
+    after = apply_trades(statistics, trades)
+    torch.testing.assert_close(after.counts.sum(), statistics.counts.sum())
+    torch.testing.assert_close(after.sums.sum(0), statistics.sums.sum(0), rtol=1e-6, atol=1e-4)
 
 
 def test_a_trade_that_loses_more_than_it_gains_is_not_made(groups):
@@ -96,16 +133,31 @@ def test_a_trade_that_loses_more_than_it_gains_is_not_made(groups):
     half = Statistics(*(part[:2] for part in statistics[:3]), statistics.size)
     pairs = MergeTree(torch.tensor([[False, True, True]]), [(-2, -3)])
     nothing = torch.zeros(1, dtype=torch.float64)
-    assert trade_splits(mixture.prior, mixture.state, [Split(0, 1.0, half)], pairs, nothing) == []
+    gains = compute_merge_gains(mixture.prior, mixture.state, pairs.groups, nothing)
+    assert float(gains) < -100.0
+    assert trade_splits(mixture.statistic_counts, [Split(0, 1.0, half)], pairs, gains, nothing) == []
+    assert len(trade_splits(mixture.statistic_counts, [Split(0, 1.0 - float(gains), half)], pairs, gains, nothing)) == 1
 
 
-def test_no_elbo_that_rises_means_no_split(groups):
-    x, truth = groups
-    mixture = start(x, torch.tensor([0, 0, 1])[truth], 3)
-    half = compute_hard_statistics(mixture.prior.family, mixture.prior.scale, x[:400], truth[:400], 2)
-    pairs = MergeTree(torch.zeros(0, 3, dtype=torch.bool), [])
-    trades = trade_splits(mixture.prior, mixture.state, [Split(0, 1.0, half)], pairs, torch.zeros(0))
-    assert len(trades) == 1
-    state, accepted = accept_splits(mixture.prior, mixture.state, trades, lambda _: 0.0)
-    assert accepted == 0
-    assert state is mixture.state or torch.equal(state.statistics.counts, mixture.statistic_counts)
+@pytest.mark.parametrize("dim", [2, 32, 384])
+@pytest.mark.parametrize("num_components", [6, 60], ids=["fewer than true", "more than true"])
+def test_held_out_density_never_falls_when_components_adapt(dim, num_components, make_clusters):
+    """Fifteen clusters, and a sample of few rows a component: neither a move nor the pass that settles it costs any."""
+    x = make_clusters(8000, dim, 15, spread=0.2)
+    x, held_out = x[:6000], x[6000:]
+    sample = x[:1200]
+    mixture = DirichletProcessMixture(num_components, dim).initialize(sample, len(x))
+    values = []
+    for _ in range(4):
+        for rows in x.split(500):
+            mixture.partial_fit(rows, len(x))
+        before = mixture.log_prob(held_out)
+        mixture.adapt(sample)
+        after = mixture.log_prob(held_out)
+        noise = float((after - before).std()) / len(held_out) ** 0.5
+        # Of two densities that are nearly alike the ELBO takes the simpler one: 0.02 nats.
+        assert float((after - before).mean()) >= -3.0 * noise - 0.02
+        values.append(float(after.mean()))
+    assert values[-1] >= values[0] - 0.02
+    if num_components > 15 and dim > 2:
+        assert mixture.posterior.num_active == 15

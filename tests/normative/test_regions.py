@@ -22,15 +22,15 @@ def _calibrate(rng: np.random.Generator, number: int, held_out: bool = True) -> 
     return calibration
 
 
-def test_regions_are_measured_by_their_excess() -> None:
+def test_regions_are_measured_by_their_peak() -> None:
     scores = np.zeros((6, 6, 6), np.float32)
-    scores[1, 1, 1:3] = 3.0
+    scores[1, 1, 1:5] = 3.0
     scores[4, 4, 4] = 5.0
-    labels, statistics, box = measure_regions(scores, 2.0, voxel_size=8.0)
-    assert sorted(statistics.tolist()) == [16.0, 24.0]
+    labels, statistics, box = measure_regions(scores, 2.0)
+    assert sorted(statistics.tolist()) == [3.0, 5.0]
     assert labels.shape == tuple(part.stop - part.start for part in box)
-    assert keep_regions(scores, 2.0, 20.0, 8.0).sum() == 1
-    assert keep_regions(scores, 2.0, 20.0, 8.0)[4, 4, 4]
+    np.testing.assert_array_equal(np.argwhere(keep_regions(scores, 2.0, 3.0)), [[4, 4, 4]])
+    assert keep_regions(scores, 2.0, 2.9).sum() == 5
     assert keep_regions(scores, 9.0, 0.0).sum() == 0
 
 

@@ -65,7 +65,7 @@ def test_more_restarts_are_no_worse(blobs):
 
 def test_same_seed_same_result(blobs):
     x, _ = blobs
-    a, b = (fit_kmeans(x, 6, make_generator(3), seeding_size=100) for _ in range(2))
+    a, b = (fit_kmeans(x, 6, make_generator(3)) for _ in range(2))
     assert torch.equal(a.centres, b.centres)
 
 

@@ -41,7 +41,8 @@ def make_recipe() -> Callable[..., Recipe]:
             "batch_size": 4,
             "projection_dim": 16,
             "num_prototypes": 16,
-            "num_synthetic": 0,
+            "synthetic_share": 0.0,
+            "whole_share": 0.0,
             "precision": "fp32",
         }
         return Recipe(**{**small, **changes})

@@ -1,18 +1,14 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
-import itertools
-
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from pretraining.heads import draw_head
 
 from monai_dpmm_ad.errors import ScanError
-from monai_dpmm_ad.pretraining.data import join_pools, load_slices, make_pool, make_synthetic_slices
-from monai_dpmm_ad.pretraining.synthetic import SyntheticAnatomy
+from monai_dpmm_ad.pretraining.data import join_pools, load_slices, make_pool
 
 
 @pytest.fixture
@@ -87,30 +83,8 @@ def test_shares_decide_how_often_a_pool_is_drawn(pool, generator):
     joined = join_pools([(pool, 0.9), (pool, 0.1)])
     first = joined.shares[: len(pool)].sum() / joined.shares.sum()
     assert first == pytest.approx(0.9)
-    images, frames, clean = joined.draw(300, generator)
-    assert images.shape == (300, 1, 64, 64)
-    assert frames.shape == (300, 2)
-    assert float(clean.float().mean()) == pytest.approx(2 / 3, abs=0.12)
-
-
-def test_synthetic_anatomy_is_endless_varied_and_repeatable():
-    pytest.importorskip("nilearn")
-    anatomy = SyntheticAnatomy(2)
-    slices = list(itertools.islice(anatomy.slices(np.random.default_rng(4)), 6))
-    again = list(itertools.islice(anatomy.slices(np.random.default_rng(4)), 6))
-    for plane, same in zip(slices, again, strict=True):
-        np.testing.assert_array_equal(plane, same)
-        assert 0.05 < (plane > 0).mean() < 0.95
-        assert plane.min() == 0
-    means = [plane[plane > 0].mean() for plane in slices]
-    assert np.ptp(means) > 0.05
-    assert len({plane.shape for plane in slices}) > 1
-
-
-def test_synthetic_slices_are_preprocessed_like_scans():
-    pytest.importorskip("nilearn")
-    pool = make_synthetic_slices(3, 64, 0, "median")
-    assert pool.clean.all()
-    assert torch.equal(torch.from_numpy(pool.frames.max(1)), torch.full((3,), 64))
-    medians = [np.median(plane[plane > 0]) / 255 for plane in pool.pixels]
-    np.testing.assert_allclose(medians, 1 / 3, atol=0.06)
+    drawn = joined.draw(300, generator)
+    assert drawn.images.shape == (300, 1, 64, 64)
+    assert drawn.frames.shape == (300, 2)
+    assert not drawn.crossed.any()
+    assert float(drawn.clean.float().mean()) == pytest.approx(2 / 3, abs=0.12)

@@ -45,18 +45,9 @@ def test_contrast_ignores_excluded_pairs():
     assert with_twins > plain
 
 
-def lesion_loss(queries, changed, support, owners=None):
-    count = len(queries)
-    owners = torch.zeros(count, dtype=torch.long) if owners is None else owners
-    return compute_lesion_loss(
-        queries,
-        owners,
-        changed,
-        support,
-        torch.ones(len(support), dtype=torch.long),
-        torch.tensor(10.0),
-        torch.tensor(0.5),
-    )
+def lesion_loss(queries, changed, support, allowed=None):
+    allowed = torch.ones(len(queries), len(support), dtype=torch.bool) if allowed is None else allowed
+    return compute_lesion_loss(queries, changed, support, allowed, torch.tensor(10.0), torch.tensor(0.5))
 
 
 def test_lesion_loss_falls_as_changed_patches_leave_the_support():
@@ -69,12 +60,13 @@ def test_lesion_loss_falls_as_changed_patches_leave_the_support():
     assert right == 1
 
 
-def test_lesion_loss_does_not_look_at_the_own_slice():
+def test_lesion_loss_looks_only_where_it_is_allowed_to():
     support = torch.eye(8)[:4]
     changed = torch.tensor([False, True])
     queries = torch.eye(8)[[0, 6]]
-    own, _ = lesion_loss(queries, changed, support, owners=torch.tensor([1, 0]))
-    other, _ = lesion_loss(queries, changed, support, owners=torch.tensor([0, 0]))
+    allowed = torch.tensor([[False, True, True, True], [True] * 4])
+    own, _ = lesion_loss(queries, changed, support, allowed)
+    other, _ = lesion_loss(queries, changed, support)
     assert own > other
 
 

@@ -16,7 +16,7 @@ import pytest
         ({"lesions": -1.0}, "`lesions` must be not negative"),
         ({"contrast": 0.0}, "`contrast` or `distillation` must be positive"),
         ({"min_zoom": 2.0}, "`min_zoom` must be positive and at most `max_zoom`"),
-        ({"mixed_share": 1.0}, "`mixed_share` must be below 1"),
+        ({"mixed_share": 1.5}, "`mixed_share` must be at most 1, got 1.5"),
         ({"precision": "bf61"}, "Did you mean 'bf16'"),
     ],
 )

@@ -14,7 +14,13 @@ from transformers import Dinov2Model
 
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.pretraining import average_backbones, pretrain
-from monai_dpmm_ad.pretraining.checkpoints import export_backbone
+from monai_dpmm_ad.pretraining.checkpoints import (
+    export_backbone,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from monai_dpmm_ad.pretraining.renderer import Renderer
 from monai_dpmm_ad.pretraining.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -64,6 +70,24 @@ def test_interrupted_and_resumed_equals_uninterrupted(pool, make_recipe, tmp_pat
     assert resumed.history == whole.history
 
 
+def test_rendered_and_whole_slices_are_resumed_too(pool, make_recipe, tmp_path):
+    labels = np.zeros((90, 70, 80), dtype=np.uint8)
+    labels[5:-5, 5:-5, 5:-5], labels[30:60, 20:50, 30:50] = 2, 1
+    renderer = Renderer([labels], 64)
+    recipe = make_recipe(synthetic_share=0.5, whole_share=0.5, steps=6)
+    whole = Trainer(pool, recipe, CPU, renderer=renderer)
+    whole.run(tmp_path / "whole", 3, 1, None)
+    for steps in (3, 6):
+        parts = Trainer(pool, make_recipe(synthetic_share=0.5, whole_share=0.5, steps=6), CPU, renderer=renderer)
+        last = latest_checkpoint(tmp_path / "parts")
+        if last is not None:
+            parts.load_state_dict(load_checkpoint(last))
+        while parts.step < steps:
+            parts.train_step()
+        save_checkpoint(tmp_path / "parts", parts.state_dict())
+    assert torch.equal(flat(parts.student), flat(whole.student))
+
+
 def test_pretrain_writes_what_from_pretrained_loads(folder, make_recipe, tmp_path):
     seen = []
     out = pretrain(
@@ -84,7 +108,7 @@ def test_exported_backbone_embeds_whole_slices_as_training_did(pool, make_recipe
     from monai_dpmm_ad.pretraining.views import Views
 
     trainer = Trainer(pool, make_recipe(), CPU)
-    images, _, _ = pool.draw(2, generator)
+    images = pool.draw(2, generator).images
     axis = (torch.arange(8) + 0.5) / 8
     positions = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).expand(2, 8, 8, 2)
     unused = torch.zeros(2, 2, 2)

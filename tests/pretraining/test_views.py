@@ -20,7 +20,7 @@ FRAMES = torch.full((6, 2), 64.0)
 
 
 def test_places_say_where_the_pixels_come_from(ramps, generator):
-    view, _ = sample_view_pair(ramps, FRAMES, 32, 8, (0.5, 0.9), 0.1, generator)
+    view, _ = sample_view_pair(ramps, ramps, FRAMES, 32, 8, (0.5, 0.9), 0.1, generator)
     means = F.avg_pool2d(view.images, 8)[:, 0]
     whole = F.avg_pool2d((view.images > 0).float(), 8)[:, 0] == 1
     expected = 0.2 + 0.6 * (view.places - 0.5) / 63
@@ -31,7 +31,7 @@ def test_places_say_where_the_pixels_come_from(ramps, generator):
 
 
 def test_matched_patches_lie_within_half_a_patch(ramps, generator):
-    one, two = sample_view_pair(ramps, FRAMES, 32, 8, (0.8, 1.0), 0.1, generator)
+    one, two = sample_view_pair(ramps, ramps, FRAMES, 32, 8, (0.8, 1.0), 0.1, generator)
     partner, found = match_patches(one, two, 8)
     assert found.any()
     places = two.places.flatten(1, 2).gather(1, partner[..., None].expand(-1, -1, 2))
@@ -40,7 +40,7 @@ def test_matched_patches_lie_within_half_a_patch(ramps, generator):
 
 
 def test_positions_are_mirrored_where_the_view_is(ramps, generator):
-    view, _ = sample_view_pair(ramps, FRAMES, 32, 8, (0.9, 1.0), 0.1, generator)
+    view, _ = sample_view_pair(ramps, ramps, FRAMES, 32, 8, (0.9, 1.0), 0.1, generator)
     mirrored = torch.linalg.det(view.rotation) < 0
     assert mirrored.any()
     assert not mirrored.all()
@@ -51,16 +51,19 @@ def test_positions_are_mirrored_where_the_view_is(ramps, generator):
 
 
 def test_background_stays_exactly_zero(pool, generator):
-    images, frames, _ = pool.draw(8, generator)
-    view, _ = sample_view_pair(images, frames, 32, 8, (0.5, 1.5), 0.1, generator)
+    drawn = pool.draw(8, generator)
+    view, _ = sample_view_pair(drawn.images, drawn.others, drawn.frames, 32, 8, (0.5, 1.5), 0.1, generator)
     changed = augment_intensity(view.images, generator)
     assert torch.equal(changed > 0, view.images > 0)
     assert changed.max() <= 1
 
 
 def test_same_generator_gives_same_views(pool):
-    images, frames, _ = pool.draw(4, Generator().manual_seed(3))
+    drawn = pool.draw(4, Generator().manual_seed(3))
     first, second = (
-        sample_view_pair(images, frames, 32, 8, (0.5, 1.5), 0.1, Generator().manual_seed(5))[0].images for _ in range(2)
+        sample_view_pair(drawn.images, drawn.others, drawn.frames, 32, 8, (0.5, 1.5), 0.1, Generator().manual_seed(5))[
+            0
+        ].images
+        for _ in range(2)
     )
     assert torch.equal(first, second)

@@ -1,6 +1,9 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
 """Incremental variational Bayes: one cached statistic per shard, no learning rate, an ELBO that never decreases.
 
+That is the ELBO of all data, which there is from the end of the first lap on: before, the statistics of a sample stand
+for shards that have not come yet, and what is computed may fall as they come.
+
 Reference:
     Neal and Hinton 1998, A view of the EM algorithm that justifies incremental variants; Hughes and Sudderth 2013,
     Memoized online variational inference for Dirichlet process mixture models, section 3. Here shards not yet seen
@@ -18,6 +21,7 @@ from monai_dpmm_ad.mixture.inference.base import Batch, Inference, keep_if_finit
 from monai_dpmm_ad.mixture.moves.merges import (
     MergeTree,
     accept_merges,
+    compute_merge_gains,
     merge_statistics,
     propose_merges,
     sort_components,
@@ -107,8 +111,9 @@ class MemoizedInference(Inference):
         if self._tree is None or not self._tree.children:
             return state, 0
         group_entropy = torch.stack([shard.group_entropy for shard in self._shards.values()]).sum(0)
+        gains = compute_merge_gains(prior, state, self._tree.groups, group_entropy)
         state, accepted = accept_merges(
-            prior, state, self._tree, group_entropy, lambda s: float(self._evaluate(prior, s))
+            prior, state, self._tree, gains, group_entropy, lambda s: float(self._evaluate(prior, s))
         )
         groups = self._tree.groups[accepted]
         if accepted:

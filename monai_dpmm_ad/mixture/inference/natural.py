@@ -8,9 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from monai_dpmm_ad.mixture.hyperparameters import Hyperparameters
 from monai_dpmm_ad.mixture.inference.base import Batch, Inference, keep_if_finite, measure_batch
 from monai_dpmm_ad.mixture.moves.novelty import admit_novelty
-from monai_dpmm_ad.mixture.moves.schedule import adapt_to_sample
+from monai_dpmm_ad.mixture.moves.schedule import MoveSchedule
 from monai_dpmm_ad.mixture.statistics import Statistics
 from monai_dpmm_ad.mixture.variational import Factors, MixtureState, Prior
 
@@ -21,10 +22,15 @@ class NaturalInference(Inference):
     """Stochastic natural gradients. In an update the statistics of former data are kept beside."""
 
     name = "natural"
-    _kept: Statistics | None = None
+
+    def __init__(self, hyper: Hyperparameters) -> None:
+        super().__init__(hyper)
+        self._schedule = MoveSchedule()
+        self._kept: Statistics | None = None
 
     def step(self, prior: Prior, state: MixtureState, factors: Factors, batch: Batch) -> tuple[MixtureState, Tensor]:
         """Mix the batch's statistics into the running ones; the ELBO is the batch's estimate, before the step."""
+        state, factors = self._schedule.start_pass(prior, state, factors)
         found = measure_batch(prior, factors, batch, screened=True)
         size = found.statistics.size
         rate = compute_learning_rate(state.num_seen, size, self.hyper.forgetting)
@@ -36,20 +42,22 @@ class NaturalInference(Inference):
     def finish_epoch(
         self, prior: Prior, state: MixtureState, sample: Tensor | None, chunk_size: int, generator: torch.Generator
     ) -> tuple[MixtureState, int]:
-        """Merge and split; in an update, open components for what is new."""
+        """Merge and propose splits; in an update, open components for what is new."""
         sample = self.require(sample)
         if self._kept is None:
-            return adapt_to_sample(prior, state, sample, chunk_size, generator)
+            return self._schedule.finish_pass(prior, state, sample, chunk_size, generator)
         state, self._kept, accepted = admit_novelty(prior, state, self._kept, sample, chunk_size, generator)
         return state, accepted
 
     def start_update(self, state: MixtureState) -> MixtureState:
         """Keep the statistics of the former data, and begin to count anew."""
+        self._schedule = MoveSchedule()
         self._kept = Statistics(*(part.clone() for part in state.statistics))
         return state._replace(num_seen=torch.zeros_like(state.num_seen))
 
     def follow(self, move: Callable[[Tensor], Tensor]) -> NaturalInference:
-        """Take the former data's statistics along to another device."""
+        """Take the former data's statistics along to another device; splits that no pass has settled are left."""
+        self._schedule = MoveSchedule()
         if self._kept is not None:
             self._kept = Statistics(*(move(part) for part in self._kept))
         return self

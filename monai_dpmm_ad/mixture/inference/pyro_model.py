@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from monai_dpmm_ad.mixture.families.base import Coefficients
 from monai_dpmm_ad.mixture.families.gaussian import FactorisedGaussian
+from monai_dpmm_ad.mixture.hyperparameters import Hyperparameters
 from monai_dpmm_ad.mixture.inference.base import Batch, Inference
-from monai_dpmm_ad.mixture.moves.schedule import adapt_to_sample
+from monai_dpmm_ad.mixture.moves.schedule import MoveSchedule
 from monai_dpmm_ad.mixture.statistics import Statistics
 from monai_dpmm_ad.mixture.validation import refuse_bad_rows
-from monai_dpmm_ad.mixture.variational import Factors, MixtureState, Prior, compute_weighted_log_prob
+from monai_dpmm_ad.mixture.variational import Factors, MixtureState, Prior, compute_weighted_log_prob, weigh
 from monai_dpmm_ad.utils.distributed import average_gradients
 
 __all__ = ["ExpectedLikelihood", "ExpectedOneHot", "PyroInference", "PyroOptimizer"]
@@ -130,10 +131,8 @@ def sample_guide(prior: Prior, factors: Factors, x: Tensor, num_data: float | Te
     spread = (params.kappa[:, None] * precision).rsqrt().expand_as(params.mean)
     pyro.sample("mean", dist.Normal(params.mean, spread).to_event(2))
     with torch.no_grad():  # q(z) is at its optimum: the ELBO has no slope along it
-        coefficients = factors.coefficients
-        coefficients = coefficients._replace(offset=coefficients.offset + factors.log_weights).to(x.dtype)
         scale = prior.scale.to(x.dtype)
-        log_resp = compute_weighted_log_prob(prior.family, coefficients, scale, x).log_softmax(1)
+        log_resp = compute_weighted_log_prob(prior.family, weigh(factors, x.dtype), scale, x).log_softmax(1)
     with pyro.poutine.scale(scale=num_data / x.shape[0]):
         pyro.sample("z", ExpectedOneHot(log_resp, x.shape[0]).to_event(1))
 
@@ -166,11 +165,16 @@ class PyroInference(Inference):
     """Gradient SVI: Pyro's ELBO of a batch, differentiated, and Adam."""
 
     name = "pyro"
-    _optimizer: PyroOptimizer | None = None
+
+    def __init__(self, hyper: Hyperparameters) -> None:
+        super().__init__(hyper)
+        self._schedule = MoveSchedule()
+        self._optimizer: PyroOptimizer | None = None
 
     def step(self, prior: Prior, state: MixtureState, factors: Factors, batch: Batch) -> tuple[MixtureState, Tensor]:
         """Take a step of Adam along the gradient of Pyro's estimate, which is the ELBO that it returns."""
         refuse_bad_rows(batch.rows, prior.family.unit)
+        state, _ = self._schedule.start_pass(prior, state, factors)
         if self._optimizer is None:
             self._optimizer = PyroOptimizer(prior, state, self.hyper.learning_rate)
         moved, elbo = self._optimizer.step(prior, batch.rows, batch.num_data)
@@ -179,9 +183,9 @@ class PyroInference(Inference):
     def finish_epoch(
         self, prior: Prior, state: MixtureState, sample: Tensor | None, chunk_size: int, generator: torch.Generator
     ) -> tuple[MixtureState, int]:
-        """Merge and split; Adam's momentum outlives an epoch that changed nothing."""
-        moved, accepted = adapt_to_sample(prior, state, self.require(sample), chunk_size, generator)
-        if not accepted:
+        """Merge and propose splits; Adam's momentum outlives an epoch that changed nothing."""
+        moved, accepted = self._schedule.finish_pass(prior, state, self.require(sample), chunk_size, generator)
+        if not accepted and not self._schedule.undone:
             return state, 0
         self._optimizer = None
         return moved, accepted

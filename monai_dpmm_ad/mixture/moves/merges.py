@@ -121,7 +121,12 @@ def choose_groups(tree: MergeTree, gains: list[float]) -> list[int]:
 
 
 def accept_merges(
-    prior: Prior, state: MixtureState, tree: MergeTree, group_entropy: Tensor, evaluate: Callable[[MixtureState], float]
+    prior: Prior,
+    state: MixtureState,
+    tree: MergeTree,
+    gains: Tensor,
+    group_entropy: Tensor,
+    evaluate: Callable[[MixtureState], float],
 ) -> tuple[MixtureState, list[int]]:
     """Make as many of the promising merges at once as raise the ELBO; where a set does not, try its better half.
 
@@ -129,13 +134,13 @@ def accept_merges(
         prior: priors and likelihood.
         state: the present state.
         tree: the candidates.
+        gains: (C,), of `compute_merge_gains`.
         group_entropy: (C,), of the groups, over the data set.
         evaluate: computes the ELBO of a state.
 
     Returns:
         the state, the same one if nothing was accepted, and the nodes that were merged.
     """
-    gains = compute_merge_gains(prior, state, tree.groups, group_entropy)
     chosen = choose_groups(tree, gains.tolist())
     present = evaluate(state) if chosen else 0.0
     while chosen:

@@ -58,7 +58,7 @@ def admit_novelty(
         evidence = run_local_step(prior, factors, sample, chunk_size, screened=True).evidence
         return float(evidence * factor + compute_elbo(prior, part, factors))
 
-    labels = seed_labels(prior.scale, sample, kept.counts.shape[0], 1, generator)
+    labels = seed_labels(prior.scale, sample, kept.counts.shape[0], generator)
     born = _find_groups(prior, state, sample, labels, factor, chunk_size)
     if not born.numel():
         return state, kept, 0
@@ -67,8 +67,8 @@ def admit_novelty(
     place = numbers[labels]
     opened = compute_hard_statistics(prior.family, prior.scale, sample[place >= 0], place[place >= 0], len(born))
     settled = run_local_step(prior, prior.build(state), sample[place < 0], chunk_size).statistics
-    wide_kept = _widen(kept, len(born))
-    wide = wide_kept + _widen(settled.scale(factor), len(born))
+    wide_kept = kept.widen(len(born))
+    wide = wide_kept + settled.scale(factor).widen(len(born))
     wide.counts[-len(born) :] += opened.counts * factor
     wide.sums[-len(born) :] += opened.sums * factor
     wide = wide._replace(size=state.statistics.size)
@@ -113,13 +113,3 @@ def _choose_merges(prior: Prior, state: MixtureState, num_components: int) -> Te
         price = 0.5 * (low + high)
         low, high = (low, price) if int(freed[choose(price)].sum()) >= surplus else (price, high)
     return tree.groups[choose(high)]
-
-
-def _widen(statistics: Statistics, count: int) -> Statistics:
-    """Add components that hold nothing."""
-    pad = torch.nn.functional.pad
-    return statistics._replace(
-        counts=pad(statistics.counts, (0, count)),
-        sums=pad(statistics.sums, (0, 0, 0, count)),
-        entropy=pad(statistics.entropy, (0, count)),
-    )

@@ -21,13 +21,9 @@ from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.network.inferer import VolumeInferer, iterate_slices
 from monai_dpmm_ad.ops.components import rank_components
 from monai_dpmm_ad.ops.patches import join_stages, pool_foreground
-<<<<<<< HEAD
 from monai_dpmm_ad.ops.slices import extract_slices, pixel_aspect, voxel_sizes
-=======
-from monai_dpmm_ad.ops.slices import extract_slices
 from monai_dpmm_ad.transforms.place import JudgeByPlaced
 from monai_dpmm_ad.transforms.score import ScoreScand
->>>>>>> normint
 from monai_dpmm_ad.utils.progress import track
 
 __all__ = ["KINDS", "Instance", "InstanceCollector", "Thumbnail"]
@@ -222,13 +218,9 @@ class InstanceCollector:
         """Label the lesions on the preprocessed grid, numbered as in ``lesions.csv``: labels, map, sizes."""
         device = self.network.backbone_digest.device
         inferer = VolumeInferer(self.axes, self.batch_size, self.channels)
-<<<<<<< HEAD
-        maps = inferer(image[None].to(device), self.network)[0, 0].cpu().as_subclass(Tensor)
-=======
-        maps = inferer(image.as_subclass(Tensor)[None].to(device), self.network)[0].cpu()
+        maps = inferer(image[None].to(device), self.network)[0].cpu().as_subclass(Tensor)
         scan: Any = self._flag({"image": image, "pred": MetaTensor(maps, meta=image.meta)})
         maps, mask = (scan[key].as_subclass(Tensor)[0] for key in ("pred", "mask"))
->>>>>>> normint
         voxel_size = 1.0 if image.ndim == 3 else float(abs(np.linalg.det(np.asarray(image.affine)[:3, :3])))
         found = rank_components(mask.numpy(), maps.numpy(), voxel_size, self.min_volume)
         labels = np.zeros(maps.shape, np.int32)

@@ -83,7 +83,6 @@ def cluster(
     check_options(weights, tau, linkage, num_clusters)
     check_device(overrides)
     out = Path(out).absolute()
-<<<<<<< HEAD
     with hold_output(out, overwrite, OUTPUTS):
         paths = absolute_paths(images)
         overrides |= {"dataset_dir": paths, "trust_bundle": trust_bundle}
@@ -94,8 +93,8 @@ def cluster(
             raise ValueError(f"`images` must be at least two scans that may be abnormal, got {len(scans)}.")
         settings = {name: values[name] for name in ("axes", "channels", "batch_size")}
         settings |= {"max_patches": max_patches, "seed": seed}
-        rate, min_volume = values["false_positive_rate"] or DEFAULT_RATE, values["min_lesion_volume"]
-        collector = InstanceCollector(network, kind=items, rate=rate, min_volume=min_volume, **settings)
+        mask = {"rate": values["false_positive_rate"], "false_regions": values["false_regions"]}
+        collector = InstanceCollector(network, kind=items, min_volume=values["min_lesion_volume"], **mask, **settings)
         found = collector.collect(scans)
         normal, failures = None, list(scans.failures)
         if weights == "semi-supervised":
@@ -110,34 +109,6 @@ def cluster(
         chosen_options = {"items": items, "weights": weights, "tau": str(tau), "linkage": linkage}
         write_groups(out, groups, {"bundle": str(bundle), **chosen_options, "max_patches": max_patches, "seed": seed})
         return ClusterOutcome(groups, failures)
-=======
-    check_writable(out)
-    paths = absolute_paths(images)
-    overrides |= {"dataset_dir": paths, "trust_bundle": trust_bundle}
-    with load_workflow(bundle, ["inference"], "inference", **overrides) as workflow:
-        network, values = workflow.network, workflow.settings
-        scans = ScanDataset(_abnormal(workflow.datalist), workflow.preprocessing)
-    if items == "images" and len(scans) < 2:
-        raise ValueError(f"`images` must be at least two scans that may be abnormal, got {len(scans)}.")
-    settings = {name: values[name] for name in ("axes", "channels", "batch_size")}
-    settings |= {"max_patches": max_patches, "seed": seed}
-    mask = {"rate": values["false_positive_rate"], "false_regions": values["false_regions"]}
-    collector = InstanceCollector(network, kind=items, min_volume=values["min_lesion_volume"], **mask, **settings)
-    found = collector.collect(scans)
-    normal, failures = None, list(scans.failures)
-    if weights == "semi-supervised":
-        chosen = _dataset_of_normals(normals, workflow.preprocessing) if normals else None
-        normal = gather_normal(network, Path(bundle), chosen, **settings)
-        failures += chosen.failures if chosen is not None else []
-    write_failures(out, failures)
-    _check_number(found, items, len(scans), failures)
-    descriptors = describe_instances(found, score_instances(found, weights, collector.bags, normal), tau)
-    grouping = group_descriptors(descriptors, num_clusters, linkage)
-    groups = InstanceGroups.judge(found, grouping, find_types([instance.image for instance in found], paths, types))
-    chosen_options = {"items": items, "weights": weights, "tau": str(tau), "linkage": linkage}
-    write_groups(out, groups, {"bundle": str(bundle), **chosen_options, "max_patches": max_patches, "seed": seed})
-    return ClusterOutcome(groups, failures)
->>>>>>> normint
 
 
 def _check_number(found: Sequence[Instance], items: str, num_scans: int, failures: Sequence[ScanFailure]) -> None:

@@ -67,7 +67,7 @@ def run_ms(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     label = np.asarray(nib.load(entries["test"][0]["label"]).dataobj) > 0
     maps = {}
     for tail, title in (("none", "mixture"), ("bright", "mixture and bright tail")):
-        _fit(out / "flair.json", out / f"bundle-{tail}", intensity_tail=tail, **options)
+        _fit(out / "flair.json", out / f"bundle-{tail}", intensity_tail=tail, normative="off", **options)
         evaluate(out / f"bundle-{tail}", [out / "flair.json"], out / f"results-{tail}")
         anomaly = np.asarray(nib.load(out / f"results-{tail}" / "FLAIR_anomaly.nii.gz").dataobj)
         maps[f"MS patient 19, {title} at {arguments.image_size}"] = anomaly

@@ -43,7 +43,8 @@ def run_pipeline(
 ) -> None:
     """Fit, evaluate."""
     fast = ["--image-size", FAST["image_size"], "--num-components", FAST["num_components"], "--max-epochs", 2]
-    options = ["--embedder", backbone, "--detector", detector, "--intensity-tail", "bright", *fast]
+    frame = "deformed" if detector == "dpmm" else "box"  # registration is the same for all
+    options = ["--embedder", backbone, "--detector", detector, "--frame", frame, *fast]
     run(["fit", "--images", cohort, "--out", folder / "bundle", *options], threads)
     run(["evaluate", "--bundle", folder / "bundle", "--data", cohort, "--out", folder / "out"], threads)
 

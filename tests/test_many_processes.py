@@ -42,6 +42,7 @@ def run_bundle(bundle: Path, configs: list[str], **overrides: object) -> None:
 
 def fit(out: Path, images: Path, backbone: Path, processes: int, *options: object) -> dict[str, torch.Tensor]:
     fast = ["--image-size", FAST["image_size"], "--num-components", FAST["num_components"], "--max-epochs", 2]
+    fast += ["--frame", FAST["frame"]]  # unless the options say another
     run(
         [
             "monai_dpmm_ad",
@@ -80,9 +81,10 @@ def assert_same_maps(one: Path, two: Path) -> None:
 
 
 def test_fitting_with_two_processes_is_fitting_with_one(cohort: Path, tiny_vit: Path, tmp_path: Path) -> None:
-    options = ["--intensity-tail", "bright"]
+    options = ["--frame", "deformed"]
     one, two = (fit(tmp_path / str(n), cohort, tiny_vit, n, *options) for n in (1, 2))
-    assert int(two["calibration.num_scans"]) == 2
+    assert int(two["calibration.num_scans"]) == int(two["regions.num_scans"]) == 2
+    assert int(two["normative.scores.num_scans"]) == 3
     assert_same_state(one, two)
     configs = [json.loads((tmp_path / name / "configs" / "inference.json").read_text()) for name in ("1", "2")]
     assert configs[0] == configs[1]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
+from monai.transforms import Compose
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,6 +22,8 @@ from monai_dpmm_ad.network.inferer import VolumeInferer, iterate_slices
 from monai_dpmm_ad.ops.components import rank_components
 from monai_dpmm_ad.ops.patches import join_stages, pool_foreground
 from monai_dpmm_ad.ops.slices import extract_slices, pixel_aspect, voxel_sizes
+from monai_dpmm_ad.transforms.place import JudgeByPlaced
+from monai_dpmm_ad.transforms.score import ScoreScand
 from monai_dpmm_ad.utils.progress import track
 
 __all__ = ["KINDS", "Instance", "InstanceCollector", "Thumbnail"]
@@ -99,10 +102,12 @@ class InstanceCollector:
         channels: of the slices, as in the bundle.
         batch_size: slices in one forward pass.
         kind: ``images`` or ``lesions``.
-        rate: false-positive rate of the mask whose connected components are the lesions.
+        rate: false-positive rate of the mask whose connected components are the lesions, see
+            :class:`~monai_dpmm_ad.transforms.score.ScoreScand`.
         min_volume: smallest lesion, mm³, or pixels of a picture.
         max_patches: largest number of patches of an instance; more are drawn from at random.
         seed: of that draw.
+        false_regions: of the mask, see there.
 
     Attributes:
         bags: for ``lesions``, all foreground patches of each scan (at most ``max_patches``), by its name.
@@ -115,10 +120,11 @@ class InstanceCollector:
         channels: int = 1,
         batch_size: int = 8,
         kind: str = "images",
-        rate: float = 0.01,
+        rate: float | None = None,
         min_volume: float = 0.0,
         max_patches: int = 2000,
         seed: int = 0,
+        false_regions: float = 1.0,
     ) -> None:
         if kind not in KINDS:
             raise unknown_option("items", kind, KINDS)
@@ -127,7 +133,8 @@ class InstanceCollector:
         self.network = network
         self.axes, self.channels, self.batch_size = tuple(axes), channels, batch_size
         self.kind, self.min_volume, self.max_patches, self.seed = kind, min_volume, max_patches, seed
-        self.threshold = float(network.calibration.threshold(rate)) if kind == "lesions" else None
+        flag = ScoreScand(network.calibration, rate, regions=network.regions, false_regions=false_regions)
+        self._flag = Compose([JudgeByPlaced(network), flag])
         self.bags: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -211,9 +218,11 @@ class InstanceCollector:
         """Label the lesions on the preprocessed grid, numbered as in ``lesions.csv``: labels, map, sizes."""
         device = self.network.backbone_digest.device
         inferer = VolumeInferer(self.axes, self.batch_size, self.channels)
-        maps = inferer(image[None].to(device), self.network)[0, 0].cpu().as_subclass(Tensor)
+        maps = inferer(image[None].to(device), self.network)[0].cpu().as_subclass(Tensor)
+        scan: Any = self._flag({"image": image, "pred": MetaTensor(maps, meta=image.meta)})
+        maps, mask = (scan[key].as_subclass(Tensor)[0] for key in ("pred", "mask"))
         voxel_size = 1.0 if image.ndim == 3 else float(abs(np.linalg.det(np.asarray(image.affine)[:3, :3])))
-        found = rank_components(maps.numpy() > self.threshold, maps.numpy(), voxel_size, self.min_volume)
+        found = rank_components(mask.numpy(), maps.numpy(), voxel_size, self.min_volume)
         labels = np.zeros(maps.shape, np.int32)
         labels[found.box] = found.labels
         return torch.from_numpy(labels), maps, [float(size * voxel_size) for size in found.sizes]

@@ -24,7 +24,6 @@ from monai_dpmm_ad.clustering.normals import gather_normal
 from monai_dpmm_ad.commands.checks import absolute_paths, check_device, hold_output
 from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.data.dataset import ScanDataset, ScanFailure, write_failures
-from monai_dpmm_ad.transforms.score import DEFAULT_RATE
 from monai_dpmm_ad.utils.files import PathLike
 
 __all__ = ["ClusterOutcome", "cluster"]
@@ -94,8 +93,8 @@ def cluster(
             raise ValueError(f"`images` must be at least two scans that may be abnormal, got {len(scans)}.")
         settings = {name: values[name] for name in ("axes", "channels", "batch_size")}
         settings |= {"max_patches": max_patches, "seed": seed}
-        rate, min_volume = values["false_positive_rate"] or DEFAULT_RATE, values["min_lesion_volume"]
-        collector = InstanceCollector(network, kind=items, rate=rate, min_volume=min_volume, **settings)
+        mask = {"rate": values["false_positive_rate"], "false_regions": values["false_regions"]}
+        collector = InstanceCollector(network, kind=items, min_volume=values["min_lesion_volume"], **mask, **settings)
         found = collector.collect(scans)
         normal, failures = None, list(scans.failures)
         if weights == "semi-supervised":

@@ -72,7 +72,7 @@ def update_bundle(
         bundle: folder of a fitted bundle, with its provenance.
         images: normal scans; those that the bundle has seen are left out.
         force: even where fewer scans than before can calibrate.
-        overrides: values of ids in ``configs/train.json``.
+        overrides: settings by name, and values of other ids in ``configs/train.json``.
 
     Raises:
         CheckpointError: when the folder holds no fitted bundle or nothing is known of its scans.

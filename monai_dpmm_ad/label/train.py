@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
+from monai_dpmm_ad.bundle import SETTINGS
 from monai_dpmm_ad.label.labels import list_read_studies
 from monai_dpmm_ad.label.refit import Refit, refit_bundle, update_bundle
 from monai_dpmm_ad.label.refusals import refusing
@@ -37,11 +37,9 @@ class LearnNormal(TrainTask):
         self.is_update = is_update
 
     def config(self) -> dict[str, Any]:
-        """Options with the defaults of the bundle's ``configs/train.json``."""
-        path = self.runner.root / "configs" / "train.json"
-        config = json.loads(path.read_text(encoding="utf-8"))
+        """What a request may set, with the defaults of a fit."""
         names = ("max_epochs",) if self.is_update else ("max_epochs", "seed")
-        return {**{name: int(config[name]) for name in names}, "force": False}
+        return {**{name: SETTINGS[name].default for name in names}, "force": False}
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Learn, then look for what readers marked in the abnormal studies: they are never learnt.

@@ -195,6 +195,18 @@ class NormativeMap(nn.Module):
         finished[image <= 0] = 0
         return finished
 
+    def judge_anywhere(self, anomaly_map: Array) -> Array:
+        """Finish the map of what has no place, by its scores against those of all places; intensities are as expected.
+
+        Args:
+            anomaly_map: any shape, 0 in the background.
+        """
+        mean, square = (float(row) for row in self.scores.overall[:, 0])
+        z = torch.from_numpy(anomaly_map - np.float32(mean)) / max(square - mean**2, 1e-12) ** 0.5
+        channels = [z, *(torch.zeros_like(z) for _ in _SCALES if self.side != "off")]
+        combined = combine(channels, self.weights[: len(channels)]).numpy()
+        return np.where(anomaly_map > 0, combined, 0).astype(np.float32)
+
     def standardize(self, anomaly_map: Array, image: Array, affine: Matrix, frame: Frame) -> list[Tensor]:
         """The detector's map and, unless ``side`` is off, the intensity at each scale as standard deviates by place.
 

@@ -21,9 +21,14 @@ if TYPE_CHECKING:
 __all__ = ["fit_box", "measure_quality", "register"]
 
 Matrix = NDArray[np.float64]
+Cut = tuple[tuple[bool, bool], tuple[bool, bool], tuple[bool, bool]]
 
 #: Turns that are tried from the header's orientation, degrees about x, y and z.
 _TILTS = (-30.0, 0.0, 30.0)
+#: The same for a part of a scan, which is tried at many places.
+_SLID_TILTS = ((0.0, 0.0, 0.0), (-30.0, 0.0, 0.0), (30.0, 0.0, 0.0), (0.0, 0.0, -30.0), (0.0, 0.0, 30.0))
+#: Starts that are nowhere further apart than this, in places of the lattice, end in the same.
+_NEAR = 2.0
 #: How many of the starts are followed.
 _NUM_FOLLOWED = 3
 #: Lattice cells that a scan is given as empty space where its field of view ends beyond it.
@@ -37,27 +42,30 @@ def register(image: NDArray[np.float32], affine: Matrix, reference: Volume, limi
     """Register a scan to a reference.
 
     The starts are the header's orientation, turned by up to 30° about each axis, and the principal axes of the
-    foreground; the few that agree best with the reference are followed, and the best end is kept. The same input gives
-    the same bits: no sample is random, one thread sums.
+    foreground; of a scan that was cut off also what is seen of it, slid along the reference. The few that agree best
+    with the reference are followed, and the best end is kept. The same input gives the same bits: no sample is random,
+    one thread sums.
 
     Args:
         image: ``(X, Y, Z)``, scaled so that lesions cannot move it, background exactly 0.
         affine: ``(4, 4)``, from its indices to scanner coordinates (RAS, mm).
         reference: the cohort's mean.
-        limit: least quality.
+        limit: least quality l of a whole scan. A part agrees with wrong places too: where the scan sees a share s of
+            the reference, its quality has to be l + (1 − l) (1 − s).
 
     Returns:
         A frame of kind ``affine``; or of kind ``box``, with the quality that was too low.
     """
     spacing = reference.lattice.spacing
-    moving = pad_where_it_ends(resample(image, affine, spacing))
-    coarse_reference, coarse = halve(reference), halve(moving)
-    starts = rank_starts(coarse_reference, coarse)[:_NUM_FOLLOWED]
-    followed = [optimize(coarse_reference, coarse, start) for start in starts]
+    whole = resample(image, affine, spacing)
+    cut = find_cut(whole)
+    moving = pad_where_it_ends(whole, cut)
+    coarse_reference, coarse = halve(reference), pad_where_it_ends(resample(image, affine, 2 * spacing), cut)
+    followed = [optimize(coarse_reference, coarse, start) for start in rank_starts(coarse_reference, coarse, cut)]
     best = max(followed, key=lambda matrix: measure_quality(coarse_reference, coarse, matrix))
-    end = optimize(reference, moving, best)
-    quality = measure_quality(reference, moving, end)
-    if quality < limit:
+    ends = (optimize(reference, moving, best), best)
+    quality, end = max(((measure_quality(reference, moving, end), end) for end in ends), key=lambda pair: pair[0])
+    if quality < limit + (1 - limit) * (1 - _measure_seen(reference, _see(reference, moving, end))):
         return Frame("box", fit_box(image, affine, reference).matrix, quality)
     return Frame("affine", np.asarray(np.linalg.inv(end), dtype=np.float64), quality)
 
@@ -97,15 +105,10 @@ def measure_quality(reference: Volume, moving: Volume, matrix: Matrix) -> float:
     Returns:
         In [-1, 1]; -1 where too little of the reference is seen.
     """
-    index = np.linalg.inv(moving.lattice.affine) @ matrix @ reference.lattice.affine
-    shape = reference.lattice.shape
-    values = ndimage.affine_transform(
-        moving.values * moving.weight, index[:3, :3], index[:3, 3], output_shape=shape, order=1, cval=-1.0
-    )
-    seen = values >= 0
+    values = _see(reference, moving, matrix)
     fixed = reference.values * reference.weight
-    counted = seen & ((fixed > 0.05) | (values > 0.05))
-    if np.count_nonzero(seen & (reference.weight > 0.5)) < _MIN_OVERLAP * np.count_nonzero(reference.weight > 0.5):
+    counted = (values >= 0) & ((fixed > 0.05) | (values > 0.05))
+    if _measure_seen(reference, values) < _MIN_OVERLAP:
         return -1.0
     a, b = fixed[counted], values[counted]
     if a.size < 8 or a.std() == 0 or b.std() == 0:
@@ -113,21 +116,64 @@ def measure_quality(reference: Volume, moving: Volume, matrix: Matrix) -> float:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def rank_starts(reference: Volume, moving: Volume) -> list[Matrix]:
-    """Order the starts by how well they agree with the reference."""
+def _see(reference: Volume, moving: Volume, matrix: Matrix) -> NDArray[np.float32]:
+    """The scan at the places of the reference; -1 where it has no data."""
+    index = np.linalg.inv(moving.lattice.affine) @ matrix @ reference.lattice.affine
+    return ndimage.affine_transform(
+        moving.values * moving.weight,
+        index[:3, :3],
+        index[:3, 3],
+        output_shape=reference.lattice.shape,
+        order=1,
+        cval=-1.0,
+    )
+
+
+def _measure_seen(reference: Volume, values: NDArray[np.float32]) -> float:
+    """Share of the reference's foreground where a scan has data; padding is data."""
+    inside = reference.weight > 0.5
+    return int((inside & (values >= 0)).sum()) / max(int(inside.sum()), 1)
+
+
+def rank_starts(reference: Volume, moving: Volume, cut: Cut) -> list[Matrix]:
+    """Order the starts by how well they agree with the reference; of those close to each other the best alone."""
     starts = [*tilted_starts(reference, moving), *principal_starts(reference, moving)]
-    return sorted(starts, key=lambda start: -measure_quality(reference, moving, start))
+    for axis in range(3):
+        if any(cut[axis]):
+            starts += slid_starts(reference, moving, axis)
+    ranked = sorted(starts, key=lambda start: -measure_quality(reference, moving, start))
+    kept: list[Matrix] = []
+    low, high = find_box(reference)
+    corners = np.stack(np.meshgrid(*zip(low, high, strict=True)), -1).reshape(-1, 3)
+    for start in ranked:
+        moves = [np.abs(corners @ (start - other)[:3, :3].T + (start - other)[:3, 3]).max() for other in kept]
+        if not kept or min(moves) > _NEAR * reference.lattice.spacing:
+            kept.append(start)
+        if len(kept) == _NUM_FOLLOWED:
+            break
+    return kept
 
 
 def tilted_starts(reference: Volume, moving: Volume) -> list[Matrix]:
-    """The header's orientation and turns of it, centre on centre, and along a cut axis end on end."""
+    """The header's orientation and turns of it, centre on centre."""
     fixed, centre = centroid(reference), centroid(moving)
-    matrices = [join(turn(angles), fixed, centre) for angles in itertools.product(_TILTS, repeat=3)]
+    return [join(turn(angles), fixed, centre) for angles in itertools.product(_TILTS, repeat=3)]
+
+
+def slid_starts(reference: Volume, moving: Volume, axis: int) -> list[Matrix]:
+    """The header's orientation and turns of it, what is seen slid along an axis of the reference from end to end.
+
+    Along that axis the centre of a part says nothing of where it belongs.
+    """
     (low, high), (target_low, target_high) = find_box(moving), find_box(reference)
-    for axis, side in itertools.product(range(3), (0, 1)):
-        shift = np.zeros(3)
-        shift[axis] = ((low, high)[side] - centre)[axis] - ((target_low, target_high)[side] - fixed)[axis]
-        matrices += [join(turn((angle, 0.0, 0.0)), fixed, centre + shift) for angle in _TILTS]
+    fixed, centre = centroid(reference), centroid(moving)
+    matrices = []
+    room = (target_high - target_low)[axis] - (high - low)[axis]
+    steps = np.arange(min(room, 0.0), max(room, 0.0) + 1, 2 * reference.lattice.spacing)
+    for step, angles in itertools.product(steps, _SLID_TILTS):
+        at = centre.copy()
+        at[axis] = low[axis] + (fixed - target_low)[axis] - step
+        matrices.append(join(turn(angles), fixed, at))
     return matrices
 
 
@@ -172,18 +218,37 @@ def join(linear: Matrix, fixed: Matrix, moving: Matrix) -> Matrix:
     return matrix
 
 
-def pad_where_it_ends(volume: Volume) -> Volume:
-    """Give a scan empty space on all sides but those where it was cut off: what lies beyond those is not known."""
-    pads = []
+def find_cut(volume: Volume) -> Cut:
+    """Along each axis, whether a scan was cut off at the lower and at the upper end of its field of view."""
+    cut = []
     for axis in range(3):
         area = (volume.weight > 0.5).sum(tuple(other for other in range(3) if other != axis))
-        ends = area[:2].max(), area[-2:].max()
-        pads.append(tuple(0 if end > _CUT * area.max() else _MARGIN for end in ends))
+        cut.append((bool(area[:2].max() > _CUT * area.max()), bool(area[-2:].max() > _CUT * area.max())))
+    return (cut[0], cut[1], cut[2])
+
+
+def pad_where_it_ends(volume: Volume, cut: Cut) -> Volume:
+    """Give a scan empty space on all sides but those where it was cut off: what lies beyond those is not known.
+
+    At those the cells that the field of view fills in part are taken away: they look like the head's own surface.
+    """
+    part, pads = [], []
+    for axis, (lower, upper) in enumerate(cut):
+        area = volume.weight.sum(tuple(other for other in range(3) if other != axis))
+        size = len(area)
+        part.append(slice(_count_partial(area) if lower else 0, size - (_count_partial(area[::-1]) if upper else 0)))
+        pads.append((0 if lower else _MARGIN, 0 if upper else _MARGIN))
     lattice = volume.lattice
-    origin = [o - before * lattice.spacing for o, (before, _) in zip(lattice.origin, pads, strict=True)]
-    values, weight = np.pad(volume.values, pads), np.pad(volume.weight, pads)
+    shifts = [(piece.start - before) * lattice.spacing for piece, (before, _) in zip(part, pads, strict=True)]
+    first = [start + shift for start, shift in zip(lattice.origin, shifts, strict=True)]
+    values, weight = (np.pad(array[tuple(part)], pads) for array in (volume.values, volume.weight))
     x, y, z = values.shape
-    return Volume(values, weight, Lattice((x, y, z), lattice.spacing, (origin[0], origin[1], origin[2])))
+    return Volume(values, weight, Lattice((x, y, z), lattice.spacing, (first[0], first[1], first[2])))
+
+
+def _count_partial(area: Matrix) -> int:
+    """How many of the first two cells along an axis hold clearly less than the next."""
+    return 2 if area[1] < 0.9 * area[2] else int(area[0] < 0.9 * area[1])
 
 
 def halve(volume: Volume) -> Volume:

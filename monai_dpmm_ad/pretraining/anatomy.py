@@ -107,17 +107,9 @@ def load_template_labels(spacing: int = 1) -> list[NDArray[np.uint8]]:
 
     Args:
         spacing: voxel size in mm.
-
-    Raises:
-        ImportError: when nilearn is not installed.
     """
-    try:
-        from nilearn import datasets
-    except ImportError as error:
-        raise ImportError(
-            "Synthetic anatomy needs nilearn, which carries the MNI152 maps. "
-            "Run: pip install nilearn, give `label_maps`, or give `synthetic_share` as 0."
-        ) from error
+    from nilearn import datasets
+
     loaders = (datasets.load_mni152_template, datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)
     arrays = [np.asarray(load(resolution=spacing).dataobj, dtype=np.float32).clip(min=0) for load in loaders]
     t1, grey, white = arrays

@@ -14,8 +14,7 @@ from monai.utils import CommonKeys, convert_to_dst_type
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monai_dpmm_ad.errors import ScanError, source_of
-from monai_dpmm_ad.normative import NormativeMap
+from monai_dpmm_ad.normative import Frame, NormativeMap
 from monai_dpmm_ad.normative.thumbnail import shrink
 
 __all__ = ["JudgeByPlaced", "TakeThumbnaild", "Thumbnail", "is_volume"]
@@ -67,7 +66,8 @@ class JudgeByPlaced(MapTransform):
     """Finish a scan's ``pred`` against healthy scans at the same place, and add ``frame``, where the scan lies.
 
     It belongs after the network and before the map goes back to the scan's own grid. Nothing is done without a
-    normative map.
+    normative map. A picture or a single slice has no place: its scores are judged against those of all places, and its
+    frame is of kind ``none``.
 
     Args:
         network: its ``normative`` is read at call time, when a fit has decided.
@@ -78,20 +78,18 @@ class JudgeByPlaced(MapTransform):
         self.network = network
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Finish a map.
-
-        Raises:
-            ScanError: for a picture or a single slice.
-        """
+        """Finish a map."""
         out, normative = dict(data), self.network.normative
         if normative is None:
             return out
         image, pred = out[CommonKeys.IMAGE], out[CommonKeys.PRED]
-        if not is_volume(image):
-            raise ScanError(source_of(image), "is no volume, but the bundle was fitted to volumes and judges by place")
-        values, affine = _read(image)
-        frame = normative.find_frame(values, affine)
-        finished = normative(_to_array(pred), values, affine, frame)
+        if is_volume(image):
+            values, affine = _read(image)
+            frame = normative.find_frame(values, affine)
+            finished = normative(_to_array(pred), values, affine, frame)
+        else:
+            frame = Frame("none", np.eye(4))
+            finished = normative.judge_anywhere(_to_array(pred))
         out[CommonKeys.PRED] = convert_to_dst_type(torch.from_numpy(finished)[None], pred)[0]
         out["frame"] = frame
         return out

@@ -98,7 +98,8 @@ class ScoreScand(MapTransform):
     def _flag(self, data: Mapping[Hashable, Any], values: Tensor) -> tuple[float, Tensor]:
         """The score above which a voxel may be flagged, and the mask."""
         regions = self.regions
-        if self.rate is None and regions is not None and regions.fitted:
+        placed = getattr(data.get("frame"), "kind", "none") != "none"  # healthy pictures' regions are not known
+        if self.rate is None and placed and regions is not None and regions.fitted:
             least = regions.least_statistic(self.false_regions)
             mask = keep_regions(values[0].cpu().numpy(), REGION_THRESHOLD, least)
             return REGION_THRESHOLD, torch.from_numpy(mask)[None]

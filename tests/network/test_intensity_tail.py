@@ -65,7 +65,7 @@ def test_bad_arguments_and_order_are_refused() -> None:
 
 
 def test_a_bundle_with_the_tail_sees_a_bright_spot(cohort: Path, tiny_vit: Path, tmp_path: Path) -> None:
-    fit([cohort], tmp_path / "bundle", embedder_name=str(tiny_vit), intensity_tail="bright", **FAST)
+    fit([cohort], tmp_path / "bundle", embedder_name=str(tiny_vit), intensity_tail="bright", normative="off", **FAST)
     workflow = load_workflow(tmp_path / "bundle", ["inference"], "inference", dataset_dir=str(cohort))
     workflow.initialize()
     network: AnomalyNet = workflow.network_def

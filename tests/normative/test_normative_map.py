@@ -1,6 +1,8 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +10,21 @@ from helpers.heads import SHAPE, affine_of, make_head
 from numpy.typing import NDArray
 
 from monai_dpmm_ad.errors import NotFittedError
+from monai_dpmm_ad.normative import normative_map
 from monai_dpmm_ad.normative.lattice import resample
 from monai_dpmm_ad.normative.normative_map import NormativeMap
 
 Array = NDArray[np.float32]
+SMALL = {"_REFERENCE": (24, 28, 24), "_FINE": (40, 48, 40), "_COARSE": (20, 24, 20)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_lattices() -> Iterator[None]:
+    """Heads of these tests have voxels of 5 mm: lattices half as fine serve them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, shape in SMALL.items():
+            patch.setattr(normative_map, name, shape)
+        yield
 
 
 def _scores(seed: int) -> Array:
@@ -25,7 +38,7 @@ def _fit(names: list[int], frame: str = "affine") -> NormativeMap:
     normative, affine = NormativeMap(frame), affine_of()
     scans = {seed: make_head(noise=0.3, seed=seed) for seed in names}
     ordered = [scans[seed] for seed in sorted(scans)]
-    normative.set_reference([resample(image, affine, 5.0) for image in ordered[:2]])
+    normative.set_reference([resample(image, affine, 5.0) for image in ordered[:1]])
     frames = {seed: normative.find_frame(image, affine) for seed, image in scans.items()}
     for seed, image in scans.items():
         normative.observe_intensity(str(seed), image, affine, frames[seed])
@@ -44,7 +57,7 @@ def _fit(names: list[int], frame: str = "affine") -> NormativeMap:
 
 @pytest.fixture(scope="module")
 def normative() -> NormativeMap:
-    return _fit(list(range(8)))
+    return _fit(list(range(6)))
 
 
 def test_a_lesion_outranks_what_is_always_bright(normative: NormativeMap) -> None:
@@ -63,7 +76,7 @@ def test_a_lesion_outranks_what_is_always_bright(normative: NormativeMap) -> Non
 
 
 def test_order_of_scans_and_state_do_not_matter(normative: NormativeMap) -> None:
-    other = _fit(list(reversed(range(8))))
+    other = _fit(list(reversed(range(6))))
     again = NormativeMap("affine")
     again.load_state_dict(normative.state_dict())
     image, affine = make_head(noise=0.3, seed=50), affine_of()
@@ -99,7 +112,8 @@ def test_sides_and_frames(normative: NormativeMap) -> None:
 
 def test_buffers_are_small_and_fixed(normative: NormativeMap) -> None:
     empty = NormativeMap("affine")
-    assert sum(buffer.nbytes for buffer in empty.buffers()) < 10e6
+    halves = 2**3  # the lattices of these tests are half as fine along each axis
+    assert sum(buffer.nbytes for buffer in empty.buffers()) * halves < 10e6
     shapes = {name: buffer.shape for name, buffer in empty.state_dict().items()}
     assert shapes == {name: buffer.shape for name, buffer in normative.state_dict().items()}
     assert all(isinstance(value, torch.Tensor) for value in normative.state_dict().values())

@@ -1,6 +1,9 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+from pathlib import Path
+
+import nibabel as nib
 import numpy as np
 import pytest
 from helpers.heads import SHAPE, affine_of, make_head
@@ -11,6 +14,7 @@ from monai_dpmm_ad.normative.lattice import Volume, resample
 from monai_dpmm_ad.normative.reference import build_reference
 from monai_dpmm_ad.normative.registration import (
     find_box,
+    find_cut,
     fit_box,
     measure_quality,
     pad_where_it_ends,
@@ -19,6 +23,7 @@ from monai_dpmm_ad.normative.registration import (
 )
 
 Matrix = NDArray[np.float64]
+COHORT = Path(__file__).parents[2] / "../shared/data/ixi_t1_2mm"
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +34,13 @@ def reference() -> Volume:
 def _points() -> Matrix:
     """Some places in the head, mm."""
     return np.random.default_rng(0).uniform(-40, 40, (50, 3))
+
+
+def _cut(image: NDArray[np.float32], affine: Matrix, axis: int, kept: slice) -> tuple[NDArray[np.float32], Matrix]:
+    """A part of an image, and its affine."""
+    moved = affine.copy()
+    moved[:3, 3] += affine[:3, axis] * (kept.start or 0)
+    return np.ascontiguousarray(image[(slice(None),) * axis + (kept,)]), moved
 
 
 def _error(frame: Frame, moved: Matrix) -> float:
@@ -43,7 +55,8 @@ def test_known_pose_is_recovered(reference: Volume, angles: tuple[float, float, 
     moved[:3, :3], moved[:3, 3] = turn(angles) * 1.08, (12, -7, 20)
     frame = register(make_head(), moved @ affine_of(), reference)
     assert frame.kind == "affine"
-    true_pose = measure_quality(reference, pad_where_it_ends(resample(make_head(), moved @ affine_of(), 5.0)), moved)
+    volume = resample(make_head(), moved @ affine_of(), 5.0)
+    true_pose = measure_quality(reference, pad_where_it_ends(volume, find_cut(volume)), moved)
     assert frame.quality == pytest.approx(true_pose, abs=0.01)
     assert _error(frame, moved) < 0.5
 
@@ -64,13 +77,45 @@ def test_thick_slices_are_registered(reference: Volume) -> None:
     assert _error(register(thick, affine, reference), np.eye(4)) < 2
 
 
-@pytest.mark.parametrize("kept", [slice(None, 20), slice(11, None)])
-def test_part_of_a_head_is_registered(reference: Volume, kept: slice) -> None:
-    affine = affine_of()
-    affine[2, 3] += affine[2, 2] * (kept.start or 0)
-    frame = register(np.ascontiguousarray(make_head()[:, :, kept]), affine, reference)
+@pytest.mark.parametrize(("axis", "kept"), [(2, slice(None, 20)), (2, slice(11, None)), (1, slice(20, None))])
+def test_part_of_a_head_is_registered(reference: Volume, axis: int, kept: slice) -> None:
+    frame = register(*_cut(make_head(), affine_of(), axis, kept), reference)
     assert frame.kind == "affine"
-    assert _error(frame, np.eye(4)) < 6
+    assert _error(frame, np.eye(4)) < 3
+
+
+@pytest.fixture(scope="module")
+def brains() -> tuple[Volume, NDArray[np.float32], Matrix, Frame]:
+    """A real brain to register to; another, cut out as well, its affine, and its frame."""
+    if not COHORT.exists():
+        pytest.skip(f"needs the real heads in {COHORT}")
+    found = []
+    for path in sorted((COHORT / "t1").glob("*.nii.gz"))[:2]:
+        image = nib.load(path)
+        labels = np.asarray(nib.load(COHORT / "labels" / path.name).dataobj)
+        values = np.where(labels > 0, np.asarray(image.dataobj, dtype=np.float32), 0)
+        found.append((values / np.median(values[values > 0]), image.affine))
+    target = resample(*found[0], 5.0, margin=15.0)
+    return target, *found[1], register(*found[1], target)
+
+
+@pytest.mark.parametrize(("axis", "upper"), [(0, False), (1, True), (2, True)])
+def test_half_of_a_real_brain_is_registered(
+    brains: tuple[Volume, NDArray[np.float32], Matrix, Frame], axis: int, upper: bool
+) -> None:
+    target, image, affine, whole = brains
+    inside = np.argwhere(image > 0)
+    middle = int(np.median(inside[:, axis]))
+    part = register(*_cut(image, affine, axis, slice(middle, None) if upper else slice(None, middle)), target)
+    places = inside[(inside[:, axis] >= middle) == upper][::500] @ affine[:3, :3].T + affine[:3, 3]
+    assert np.linalg.norm(part.locate(places) - whole.locate(places), axis=1).mean() < 8
+
+
+def test_a_part_must_agree_better_than_the_limit(reference: Volume) -> None:
+    image, affine = _cut(make_head(noise=0.6, seed=3), affine_of(), 2, slice(14, None))
+    quality = register(image, affine, reference).quality
+    assert register(image, affine, reference, limit=quality - 0.1 * (1 - quality)).kind == "box"
+    assert register(image, affine, reference, limit=1 - 3 * (1 - quality)).kind == "affine"
 
 
 def test_same_scan_gives_the_same_bits(reference: Volume) -> None:

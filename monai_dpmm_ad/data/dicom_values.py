@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -71,10 +72,10 @@ def real_values(dataset: Any, stored: NDArray[Any], groups: Sequence[Any] = ()) 
 def _import_lut() -> Any:
     """pydicom's function for lookup tables, which release 3 has moved."""
     try:
-        from pydicom.pixels import apply_modality_lut
+        pixels = import_module("pydicom.pixels")
     except ImportError:
-        from pydicom.pixel_data_handlers.util import apply_modality_lut
-    return apply_modality_lut
+        pixels = import_module("pydicom.pixel_data_handlers.util")
+    return pixels.apply_modality_lut
 
 
 def _find_padding(dataset: Any, stored: NDArray[Any]) -> NDArray[Any] | None:

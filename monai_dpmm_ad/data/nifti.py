@@ -72,9 +72,11 @@ def _raw_header(path: str, layers: int) -> np.ndarray | None:
             stream = gzip.GzipFile(fileobj=stream, mode="rb")
         start = stream.read(540)
     for size, dtype in _TYPES.items():
-        for order in "<>":
-            if len(start) >= size and start[:4] == np.array(size, dtype=f"{order}i4").tobytes():
-                return np.frombuffer(start[:size], dtype=dtype.newbyteorder(order))[0:1].copy()
+        for ordered in (dtype.newbyteorder("<"), dtype.newbyteorder(">")):
+            if len(start) >= size:
+                header = np.frombuffer(start[:size], dtype=ordered).copy()
+                if header["sizeof_hdr"][0] == size:
+                    return header
     return None
 
 

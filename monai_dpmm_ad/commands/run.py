@@ -35,7 +35,7 @@ __all__ = ["Outcome", "demo", "evaluate", "fit", "infer"]
 
 FITTED_ALREADY = "the bundle was fitted by this very command before; nothing was done"
 #: What is written into a folder of results beside the scans' own files.
-TABLES = ("scores.csv", "lesions.csv", "lesions.json", "failures.csv", "left_out.csv", "drift.json")
+TABLES = ("scores.csv", "regions.csv", "regions.json", "failures.csv", "left_out.csv", "drift.json")
 METRICS = ("metrics.json", "metrics.csv")
 REPORT = ("report.html", "overview.png")
 NO_REPORT = "no report.html was written, since matplotlib is missing; pip install 'monai-dpmm-ad[report]' brings it"
@@ -53,6 +53,7 @@ class Outcome:
         report: path of the HTML report, None where none was written.
         note: what the user should know: why the calibration promises less, why there is no report; None if nothing.
         found: what was taken and left out, in one line; None where everything was taken.
+        regions: scan → its flagged regions, see :class:`~monai_dpmm_ad.handlers.regions.Region`.
         drift: whether the scans come from the population that was fitted, as ``drift.json`` says it; None where the
             bundle cannot tell.
     """
@@ -64,6 +65,7 @@ class Outcome:
     note: str | None = None
     found: str | None = None
     drift: dict[str, Any] | None = None
+    regions: dict[str, list[Any]] = field(default_factory=dict)
 
 
 def fit(
@@ -229,6 +231,7 @@ def _write_results(
     table, metrics, drift = workflow.table, workflow.metrics, workflow.drift.result
     rows = table.rows
     outcome = Outcome([row for row in rows if row.name not in table.earlier], workflow.failures, drift=drift)
+    outcome.regions = {row.name: table.regions[row.name] for row in outcome.scans if row.name in table.regions}
     outcome.found = workflow.found.summary()
     outcome.note = _judge_network(workflow.network, workflow.settings)
     if metrics is not None:

@@ -126,7 +126,7 @@ def _read(prediction: Prediction, wanted: MapRequest, is_mask: bool) -> tuple[ND
         "axes": list(wanted.axes),
         "min_lesion": wanted.min_lesion,
         "levels": [asdict(level) | {"num_voxels": int((label_map >= level.level).sum())} for level in levels],
-        "regions": [asdict(region) for region in prediction.lesions],
+        "regions": [asdict(region) for region in prediction.regions],
         "bundle": prediction.bundle.digest,
         "warnings": _warnings(prediction, wanted),
     }

@@ -13,7 +13,7 @@ from monai_dpmm_ad.bundle import INFERENCE, MODEL
 from monai_dpmm_ad.commands import AnomalyModel
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.handlers import ScanRow
-from monai_dpmm_ad.handlers.lesions import Lesion
+from monai_dpmm_ad.handlers.regions import Region
 from monai_dpmm_ad.label.requests import MapRequest
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.transforms.score import DEFAULT_RATE
@@ -54,7 +54,7 @@ class Prediction:
         scan: what the evaluator holds of it: ``pred`` (1, *spatial) on the scan's own grid, ``regions`` where the
             bundle has an atlas, ….
         row: the scan's line of ``scores.csv``.
-        lesions: by falling peak score.
+        regions: by rising p-value, then by falling peak score.
         bundle: what drew the map.
         drift: whether the scan is one of the population that was fitted, as ``drift.json`` says it; None where the
             bundle cannot tell.
@@ -62,7 +62,7 @@ class Prediction:
 
     scan: dict[str, Any]
     row: ScanRow
-    lesions: list[Lesion]
+    regions: list[Region]
     bundle: LoadedBundle
     drift: dict[str, Any] | None
 

@@ -82,8 +82,8 @@ def describe_scan(result: ScanResult, calibration: ScoreCalibration | None) -> s
         facts.append(f"p <b>{format_number(result.p_value, 2)}</b>{limit}")
     if result.volume_ml is not None:
         facts.append(f"flagged <b>{format_number(result.volume_ml, 3)} mL</b>")
-    if result.num_lesions is not None:
-        facts.append(f"<b>{result.num_lesions}</b> lesion{'' if result.num_lesions == 1 else 's'}")
+    if result.num_regions is not None:
+        facts.append(f"<b>{result.num_regions}</b> region{'' if result.num_regions == 1 else 's'}")
     if result.abnormal is not None:
         facts.append(f"truth <b>{'abnormal' if result.abnormal else 'healthy'}</b>")
     return " · ".join(facts) + render_badge(result, calibration)

@@ -79,7 +79,7 @@ def _result(folder: Path, row: ScanRow, item: Mapping[str, Any]) -> ScanResult:
         score=row.score,
         p_value=row.p_value,
         threshold=row.threshold,
-        num_lesions=row.num_lesions,
+        num_regions=row.num_regions,
         volume_ml=row.flagged if row.flagged_unit == "mL" else None,
         abnormal=None if row.abnormal is None else bool(row.abnormal),
     )

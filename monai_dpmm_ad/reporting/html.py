@@ -34,7 +34,7 @@ _COLUMNS: tuple[tuple[str, Callable[[ScanResult], Any], bool], ...] = (
     ("Score", lambda result: result.score, True),
     ("p-value", lambda result: result.p_value, False),
     ("Flagged (mL)", lambda result: result.volume_ml, True),
-    ("Lesions", lambda result: result.num_lesions, True),
+    ("Regions", lambda result: result.num_regions, True),
     ("Warning", lambda result: result.warning, False),
     ("Truth", lambda result: None if result.abnormal is None else ("healthy", "abnormal")[result.abnormal], False),
 )

@@ -25,7 +25,7 @@ class ScanResult:
         label: true abnormal voxels, on the scan's grid.
         p_value: conformal p-value of the score.
         threshold: what the map is compared with to give the mask, in the map's unit.
-        num_lesions: number of connected components of the mask.
+        num_regions: number of flagged regions.
         volume_ml: flagged volume in mL.
         abnormal: the truth about the whole scan.
         warning: why the scan should not be relied on, or what its file leaves open.
@@ -40,7 +40,7 @@ class ScanResult:
     label: PathLike | None = None
     p_value: float | None = None
     threshold: float | None = None
-    num_lesions: int | None = None
+    num_regions: int | None = None
     volume_ml: float | None = None
     abnormal: bool | None = None
     warning: str | None = None

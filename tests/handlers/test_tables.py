@@ -30,7 +30,7 @@ def rows(folder: Path) -> dict[str, dict[str, str]]:
         return {row["name"]: row for row in csv.DictReader(file)}
 
 
-def test_scan_by_scan_into_one_folder_adds_rows_lesions_and_report(
+def test_scan_by_scan_into_one_folder_adds_rows_regions_and_report(
     bundle: Path, scans: list[Path], tmp_path: Path
 ) -> None:
     for number, scan in enumerate(scans[:3], start=1):
@@ -39,8 +39,8 @@ def test_scan_by_scan_into_one_folder_adds_rows_lesions_and_report(
         assert len(rows(tmp_path / "single")) == number
     infer(bundle, scans[:3], tmp_path / "together", report=False)
     assert rows(tmp_path / "single") == rows(tmp_path / "together")
-    lesions = [json.loads((tmp_path / name / "lesions.json").read_text()) for name in ("single", "together")]
-    assert lesions[0] == lesions[1]
+    regions = [json.loads((tmp_path / name / "regions.json").read_text()) for name in ("single", "together")]
+    assert regions[0] == regions[1]
     page = (tmp_path / "single" / "report.html").read_text()
     assert all(name in page for name in rows(tmp_path / "single"))
     maps = {path.name.removesuffix("_anomaly.nii.gz") for path in (tmp_path / "single").glob("*_anomaly.nii.gz")}

@@ -36,7 +36,7 @@ pytestmark = [
     pytest.mark.slow,
 ]
 STUDY = "test_abnormal_001"
-SCORES = ("score", "p_value", "threshold", "flagged", "num_lesions")
+SCORES = ("score", "p_value", "threshold", "flagged", "num_regions")
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_the_map_is_the_command_lines_to_the_bit(client: MONAILabelClient, serve
         assert ours.shape == nib.load(scan).shape
         row = row_of(expected, name)
         assert [str(facts[key]) for key in SCORES] == [row[key] for key in SCORES]
-        assert facts["regions"] == json.loads((expected / "lesions.json").read_text())[name]
+        assert facts["regions"] == json.loads((expected / "regions.json").read_text())[name]
 
 
 def test_what_slicer_asks_for(client: MONAILabelClient, server: Server, expected: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_request_sets_rate_axes_and_lesion_size(client: MONAILabelClient, serv
     wanted = {"rate": "0.2", "axes": "axial+coronal", "min_lesion": 2000}
     path, facts = client.infer("dpmm_ad_map", STUDY, wanted)
     assert np.array_equal(voxels(path), voxels(out / f"{STUDY}_anomaly.nii.gz"))
-    assert facts["regions"] == json.loads((out / "lesions.json").read_text())[STUDY]
+    assert facts["regions"] == json.loads((out / "regions.json").read_text())[STUDY]
     assert "not calibrated" in " ".join(facts["warnings"])
     mask, _ = client.infer("dpmm_ad_mask", STUDY, wanted)
     sizes = [lesion["num_voxels"] for lesion in facts["regions"]]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from monai_dpmm_ad.calibration import Calibration
-from monai_dpmm_ad.handlers.lesions import compute_lesions
+from monai_dpmm_ad.handlers.regions import compute_regions
 from monai_dpmm_ad.label.severity import FACTORS, LEVEL_NAMES, compute_levels, draw_levels, remove_small
 
 
@@ -47,11 +47,11 @@ def test_a_voxel_has_a_level_exactly_where_it_exceeds_the_threshold(values: np.n
 
 
 @given(hnp.arrays(np.uint8, (6, 5, 4), elements=st.integers(0, 3)), st.floats(0, 60))
-def test_what_stays_is_what_the_lesion_table_lists(levels: np.ndarray, min_size: float) -> None:
+def test_what_stays_is_what_the_table_of_regions_lists(levels: np.ndarray, min_size: float) -> None:
     affine = np.diag([1.5, 2.0, 1.0, 1.0])
     before = levels.copy()
     kept = remove_small(levels, 3.0, min_size)
     assert np.array_equal(levels, before)
     assert set(np.unique(kept[kept != levels])) <= {0}
-    listed = compute_lesions(levels > 0, levels.astype(np.float32), affine, min_size)
-    assert (kept > 0).sum() == sum(lesion.num_voxels for lesion in listed)
+    listed = compute_regions(levels > 0, levels.astype(np.float32), affine, min_size).listed
+    assert (kept > 0).sum() == sum(region.num_voxels for region in listed)

@@ -69,7 +69,7 @@ def test_only_the_report_s_own_script_may_run(make_volume: Maker, tmp_path: Path
 
 
 def test_every_section_is_there_only_when_there_is_something_to_show(make_volume: Maker, tmp_path: Path) -> None:
-    result = make_volume(p_value=0.04, num_lesions=1, volume_ml=1.25)
+    result = make_volume(p_value=0.04, num_regions=1, volume_ml=1.25)
     bare = write_report(tmp_path / "bare.html", [make_volume("bare", abnormal=None)]).read_text()
     full = write_report(
         tmp_path / "full.html",
@@ -87,7 +87,7 @@ def test_every_section_is_there_only_when_there_is_something_to_show(make_volume
     assert "fit.seed" in full
     assert "above threshold" in full
     assert "1 above the threshold (set to flag 5 % of healthy scans)" in full
-    assert "<b>1</b> lesion" in full
+    assert "<b>1</b> region" in full
 
 
 def test_the_same_cohort_gives_the_same_bytes_in_any_order(make_volume: Maker, tmp_path: Path) -> None:

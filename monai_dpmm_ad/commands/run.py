@@ -244,8 +244,18 @@ def _write_results(
         from monai_dpmm_ad.reporting.cohort import report_scans
 
         settings = pick_settings(workflow.settings, "model")
-        items = [*workflow.datalist, *({**item, "name": name} for name, item in table.earlier.items())]
-        outcome.report = report_scans(out, rows, items, workflow.network, settings, metrics, drift, note=outcome.note)
+        outcome.report = report_scans(
+            out,
+            rows,
+            [*workflow.datalist, *({**item, "name": name} for name, item in table.earlier.items())],
+            workflow.network,
+            settings,
+            metrics,
+            drift,
+            regions=table.regions,
+            bundle=bundle,
+            note=outcome.note,
+        )
     return outcome
 
 

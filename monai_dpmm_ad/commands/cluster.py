@@ -94,7 +94,7 @@ def cluster(
         settings = {name: values[name] for name in ("axes", "channels", "batch_size")}
         settings |= {"max_patches": max_patches, "seed": seed}
         mask = {"rate": values["false_positive_rate"], "false_regions": values["false_regions"]}
-        collector = InstanceCollector(network, kind=items, min_volume=values["min_lesion_volume"], **mask, **settings)
+        collector = InstanceCollector(network, kind=items, min_volume=values["min_region_volume"], **mask, **settings)
         found = collector.collect(scans)
         normal, failures = None, list(scans.failures)
         if weights == "semi-supervised":

@@ -38,6 +38,7 @@ FITTED_ALREADY = "the bundle was fitted by this very command before; nothing was
 TABLES = ("scores.csv", "regions.csv", "regions.json", "failures.csv", "left_out.csv", "drift.json")
 METRICS = ("metrics.json", "metrics.csv")
 REPORT = ("report.html", "overview.png")
+ONLY_NAMES = "the atlas names flagged regions only: thresholds for its labels need a bundle fitted with --regions"
 NO_REPORT = "no report.html was written, since matplotlib is missing; pip install 'monai-dpmm-ad[report]' brings it"
 
 
@@ -221,10 +222,6 @@ def _write_results(
         **overrides,
     )
     with workflow:
-        if overrides.get("regions") and not workflow.settings["num_regions"]:
-            raise ValueError(
-                f"`regions` must be given to a bundle that was fitted with them, got {bundle}. Fit with --regions."
-            )
         if "evaluate" in configs:
             _check_truth(workflow.datalist)
         workflow.run()
@@ -233,7 +230,10 @@ def _write_results(
     outcome = Outcome([row for row in rows if row.name not in table.earlier], workflow.failures, drift=drift)
     outcome.regions = {row.name: table.regions[row.name] for row in outcome.scans if row.name in table.regions}
     outcome.found = workflow.found.summary()
-    outcome.note = _judge_network(workflow.network, workflow.settings)
+    notes = [_judge_network(workflow.network, workflow.settings)]
+    if overrides.get("regions") and not workflow.settings["num_regions"]:
+        notes.append(ONLY_NAMES)
+    outcome.note = "; ".join(filter(None, notes)) or None
     if metrics is not None:
         outcome.metrics = metrics.figures
         if is_first():
@@ -243,7 +243,7 @@ def _write_results(
     elif report and rows and is_first():
         from monai_dpmm_ad.reporting.cohort import report_scans
 
-        settings = pick_settings(workflow.settings, "model")
+        settings = pick_settings(workflow.settings, "outputs")
         outcome.report = report_scans(
             out,
             rows,

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from monai_dpmm_ad.normative import Frame, RegionCalibration
+from monai_dpmm_ad.normative import REGION_THRESHOLD, Frame, RegionCalibration
 from monai_dpmm_ad.ops.components import Components, iterate_slabs, rank_components
 from monai_dpmm_ad.utils.files import write_csv, write_json
 
-__all__ = ["Region", "compute_regions", "name_regions", "write_regions"]
+__all__ = ["Region", "Regions", "compute_regions", "name_regions", "write_regions"]
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,9 @@ def compute_regions(
     extents = [np.array([[e.start, e.stop - 1] for e in extent]) for extent in ndimage.find_objects(found.labels)]
     p_values = None
     if calibration is not None and calibration.fitted:
-        p_values = calibration.p_values(np.asarray(found.peaks, dtype=np.float64)).tolist()
+        # Of healthy scans only what exceeds this was measured: below it nothing is unusual.
+        judged = calibration.p_values(np.asarray(found.peaks, dtype=np.float64))
+        p_values = np.where(found.peaks > REGION_THRESHOLD, judged, 1.0).tolist()
     listed = [
         Region(
             index=i + 1,

@@ -78,7 +78,7 @@ class ScanTable:
 
     Args:
         output_dir: folder of the tables.
-        min_lesion_volume: smallest connected component that counts as a region, in mm³ (pixels for a picture).
+        min_region_volume: smallest connected component that counts as a region, in mm³ (pixels for a picture).
         datalist: gives the order of the rows; without it they come in that of processing.
         finished: keeps a record of each finished scan, gives those of an interrupted run, and those of earlier runs
             into the same folder, whose rows stay.
@@ -89,7 +89,7 @@ class ScanTable:
     def __init__(
         self,
         output_dir: str | os.PathLike[str],
-        min_lesion_volume: float = 0.0,
+        min_region_volume: float = 0.0,
         datalist: Sequence[Mapping[str, Any]] = (),
         finished: ResumeLog | None = None,
         found: Found | None = None,
@@ -98,7 +98,7 @@ class ScanTable:
         self.found = found
         self.calibration = calibration
         self.output_dir = Path(output_dir)
-        self.min_lesion_volume = min_lesion_volume
+        self.min_region_volume = min_region_volume
         self.finished = finished
         self._order = {str(item["name"]): number for number, item in enumerate(datalist)}
         self.rows: list[ScanRow] = []
@@ -177,7 +177,7 @@ class ScanTable:
         # What has no place among the healthy scans is not what the regions were calibrated on.
         calibration = None if frame is None or frame.kind == "none" else self.calibration
         values = _to_array(scan[CommonKeys.PRED])
-        regions = compute_regions(mask, values, affine, self.min_lesion_volume, calibration, frame)
+        regions = compute_regions(mask, values, affine, self.min_region_volume, calibration, frame)
         if atlas is None:
             return regions.listed
         return name_regions(regions, _to_array(atlas), _names(atlas.meta["filename_or_obj"]))

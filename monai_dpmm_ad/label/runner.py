@@ -42,7 +42,7 @@ class LoadedBundle:
     def defaults(self) -> MapRequest:
         """What the command line takes when it is told nothing."""
         settings = self.model.settings
-        rate, smallest = settings["false_positive_rate"] or DEFAULT_RATE, settings["min_lesion_volume"]
+        rate, smallest = settings["false_positive_rate"] or DEFAULT_RATE, settings["min_region_volume"]
         return MapRequest(float(rate), tuple(settings["axes"]), float(smallest))
 
 
@@ -120,7 +120,7 @@ class BundleRunner:
                 image,
                 **asked,
                 axes=list(wanted.axes),
-                min_lesion_volume=wanted.min_lesion,
+                min_region_volume=wanted.min_region,
             )
         return Prediction(result.scan, result.row, result.regions, bundle, result.drift)
 

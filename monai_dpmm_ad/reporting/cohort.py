@@ -20,6 +20,7 @@ from monai_dpmm_ad.reporting.results import ScanResult, ScoreCalibration
 from monai_dpmm_ad.reporting.sheets import plot_overview
 from monai_dpmm_ad.reporting.text import format_p_value
 from monai_dpmm_ad.transforms import output_path
+from monai_dpmm_ad.transforms.score import DEFAULT_RATE
 from monai_dpmm_ad.utils.files import PathLike
 
 __all__ = ["report_scans"]
@@ -91,6 +92,11 @@ def _describe_question(network: AnomalyNet, settings: Mapping[str, Any], bundle:
         seen = "held-out healthy scans" if calibration.held_out else "scans that were also fitted"
         asked["Calibrated on"] = f"{number} {seen}"
         asked["Smallest possible p"] = format_p_value(1 / (number + 1))
+    rate = settings["false_positive_rate"]
+    if rate is None and network.regions.fitted:
+        asked["Flagged"] = f"regions, {settings['false_regions']:g} expected in a healthy scan"
+    elif calibration.fitted:
+        asked["Flagged"] = f"{100 * (rate or DEFAULT_RATE):g} % of healthy voxels"
     return asked
 
 

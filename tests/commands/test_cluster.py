@@ -99,11 +99,11 @@ def test_normal_scans_may_be_named(bundle: Path, scans: list[Path], cohort: Path
 
 
 def test_regions_are_those_of_the_mask(bundle: Path, scans: list[Path], tmp_path: Path) -> None:
-    infer(bundle, scans, tmp_path / "maps", report=False, false_positive_rate=0.05, min_lesion_volume=300.0)
+    infer(bundle, scans, tmp_path / "maps", report=False, false_positive_rate=0.05, min_region_volume=300.0)
     with open(tmp_path / "maps" / "regions.csv", newline="") as file:
         flagged = {(row["name"], row["region"]): float(row["size"]) for row in csv.DictReader(file)}
     outcome = cluster(
-        bundle, scans, tmp_path, items="regions", num_clusters=2, false_positive_rate=0.05, min_lesion_volume=300.0
+        bundle, scans, tmp_path, items="regions", num_clusters=2, false_positive_rate=0.05, min_region_volume=300.0
     )
     found = {(item.scan, str(item.region)): item.size for item in outcome.groups.instances}
     assert len(found) >= 2

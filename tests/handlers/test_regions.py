@@ -80,6 +80,8 @@ def test_the_peak_s_p_value(volume, calibration):
     (first, second), *_ = compute_regions(mask, scores, AFFINE, calibration=calibration)
     assert (first.peak_score, first.p_value) == (25.0, 2 / 4)
     assert (second.p_value, second.index) == (1.0, 2)
+    low = scores * 2.9 / scores.max()  # below what was measured of healthy scans
+    assert {region.p_value for region in compute_regions(mask, low, AFFINE, calibration=calibration).listed} == {1.0}
     empty = RegionCalibration()
     assert compute_regions(mask, scores, AFFINE, calibration=empty).listed[0].p_value is None, "no scan was seen"
 

@@ -42,7 +42,7 @@ def test_it_is_the_command_lines_own_result(
 ) -> None:
     overrides = {} if wanted is None else {"false_positive_rate": 0.05, "axes": ["coronal", "axial"]}
     if wanted is not None:
-        overrides["min_lesion_volume"] = 500.0
+        overrides["min_region_volume"] = 500.0
     assert not infer(bundle, scans[:2], tmp_path, report=False, **overrides).failures
     rows = csv.DictReader((tmp_path / "scores.csv").read_text().splitlines())
     table = {row["name"]: row for row in rows}

@@ -10,7 +10,16 @@ from hypothesis.extra import numpy as hnp
 
 from monai_dpmm_ad.calibration import Calibration
 from monai_dpmm_ad.handlers.regions import compute_regions
-from monai_dpmm_ad.label.severity import FACTORS, LEVEL_NAMES, compute_levels, draw_levels, remove_small
+from monai_dpmm_ad.label.severity import (
+    FACTORS,
+    LEVEL_NAMES,
+    compute_levels,
+    compute_region_levels,
+    draw_levels,
+    draw_region_levels,
+    remove_small,
+)
+from monai_dpmm_ad.normative import RegionCalibration
 
 
 @pytest.fixture
@@ -55,3 +64,26 @@ def test_what_stays_is_what_the_table_of_regions_lists(levels: np.ndarray, min_s
     assert set(np.unique(kept[kept != levels])) <= {0}
     listed = compute_regions(levels > 0, levels.astype(np.float32), affine, min_size).listed
     assert (kept > 0).sum() == sum(region.num_voxels for region in listed)
+
+
+def test_a_region_has_the_level_of_its_p_value() -> None:
+    calibration = RegionCalibration()
+    for number in range(99):
+        calibration.update(str(number), np.array([float(number)]))
+    calibration.finish()
+    scores = np.zeros((3, 9, 9), np.float32)
+    scores[0, 0, :2], scores[1, 4, 4], scores[2, 8, 8] = [50, 20], 96, 1000  # p-values 0.5, 0.04 and 0.01
+    regions = compute_regions(scores > 0, scores, np.eye(4), calibration=calibration)
+    levels = compute_region_levels(calibration)
+    assert [(level.level, level.p_value, level.guaranteed) for level in levels] == [
+        (1, 1.0, True),
+        (2, 0.05, True),
+        (3, 0.01, True),
+    ]
+    drawn = draw_region_levels(regions, scores.shape, levels)
+    assert [int(drawn[0, 0, 1]), int(drawn[1, 4, 4]), int(drawn[2, 8, 8])] == [1, 2, 3]
+    assert np.array_equal(drawn > 0, scores > 0)
+    few = RegionCalibration()
+    few.update("one", np.array([5.0]))
+    few.finish()
+    assert [level.guaranteed for level in compute_region_levels(few)] == [True, False, False]

@@ -56,7 +56,7 @@ def cluster(
     overwrite: bool = False,
     **overrides: Any,
 ) -> ClusterOutcome:
-    """Group scans or lesions: ``clusters.csv``, ``clusters.json``, a picture sheet per group, a dendrogram.
+    """Group scans or flagged regions: ``clusters.csv``, ``clusters.json``, a picture sheet per group, a dendrogram.
 
     Scans that the data call normal are left out.
 
@@ -64,7 +64,7 @@ def cluster(
         bundle: folder of a fitted bundle.
         images: where the scans are.
         out: folder of the outputs.
-        items: ``images``, or ``lesions``: the connected components of each scan's mask.
+        items: ``images``, or ``regions``: the connected components of each scan's mask.
         weights: how patches are weighed, one of :data:`~monai_dpmm_ad.clustering.groups.WEIGHTS`.
         tau: see :func:`~monai_dpmm_ad.clustering.groups.describe_instances`.
         linkage: ``ward``, ``average``, ``complete`` or ``single``.
@@ -94,7 +94,7 @@ def cluster(
         settings = {name: values[name] for name in ("axes", "channels", "batch_size")}
         settings |= {"max_patches": max_patches, "seed": seed}
         mask = {"rate": values["false_positive_rate"], "false_regions": values["false_regions"]}
-        collector = InstanceCollector(network, kind=items, min_volume=values["min_lesion_volume"], **mask, **settings)
+        collector = InstanceCollector(network, kind=items, min_volume=values["min_region_volume"], **mask, **settings)
         found = collector.collect(scans)
         normal, failures = None, list(scans.failures)
         if weights == "semi-supervised":

@@ -55,7 +55,7 @@ def test_the_same_scan_again_is_replaced(bundle: Path, scans: list[Path], tmp_pa
     assert list(after) == [scans[0].name.split(".")[0], scans[1].name.split(".")[0]]
     changed, kept = after
     assert after[kept] == before[kept]
-    assert float(after[changed]["threshold"]) < float(before[changed]["threshold"])
+    assert after[changed]["threshold"] != before[changed]["threshold"]
 
 
 def test_a_scan_whose_maps_were_removed_has_no_row(bundle: Path, scans: list[Path], tmp_path: Path) -> None:
@@ -78,8 +78,8 @@ def test_the_smallest_p_value_stands_beside_p(
     assert "not below 0.33" in " ".join(out.split())
     page = (tmp_path / "report.html").read_text()
     assert "not below 0.33" in page
-    assert page.count("is guaranteed with 99 held-out healthy scans") == 1
-    assert "99 held-out" not in out + err
+    assert page.count("are guaranteed with 7 held-out healthy scans") == 1
+    assert "7 held-out" not in out + err
 
 
 @pytest.mark.filterwarnings("default")

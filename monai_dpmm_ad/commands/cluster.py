@@ -24,11 +24,12 @@ from monai_dpmm_ad.clustering.normals import gather_normal
 from monai_dpmm_ad.commands.checks import absolute_paths, check_device, hold_output
 from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.data.dataset import ScanDataset, ScanFailure, write_failures
+from monai_dpmm_ad.data.gate import write_left_out
 from monai_dpmm_ad.utils.files import PathLike
 
 __all__ = ["ClusterOutcome", "cluster"]
 
-OUTPUTS = ("clusters.csv", "clusters.json", "dendrogram.png", "failures.csv")
+OUTPUTS = ("clusters.csv", "clusters.json", "dendrogram.png", "failures.csv", "left_out.csv")
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,13 @@ def cluster(
         mask = {"rate": values["false_positive_rate"], "false_regions": values["false_regions"]}
         collector = InstanceCollector(network, kind=items, min_volume=values["min_region_volume"], **mask, **settings)
         found = collector.collect(scans)
-        normal, failures = None, list(scans.failures)
+        normal, failures = None, [*workflow.found.list_failures(), *scans.failures]
         if weights == "semi-supervised":
             chosen = _dataset_of_normals(normals, workflow.preprocessing) if normals else None
             normal = gather_normal(network, Path(bundle), chosen, **settings)
             failures += chosen.failures if chosen is not None else []
         write_failures(out, failures)
+        write_left_out(out, workflow.found.left_out)
         _check_number(found, items, len(scans), failures)
         descriptors = describe_instances(found, score_instances(found, weights, collector.bags, normal), tau)
         grouping = group_descriptors(descriptors, num_clusters, linkage)

@@ -204,10 +204,10 @@ def test_semi_supervised_weights_need_normal_patches() -> None:
     assert "detector" in WEIGHTS
 
 
-def test_pictures_are_items_too(bundle: Path, scans: list[Path], tmp_path: Path) -> None:
-    data = nib.load(scans[0]).get_fdata()
+def test_single_slices_are_items_too(bundle: Path, scans: list[Path], tmp_path: Path) -> None:
+    scan = nib.load(scans[0])
     for index in range(3):
-        slice_ = data[:, :, data.shape[2] // 2 + index]
-        Image.fromarray((slice_ / slice_.max() * 255).astype(np.uint8)).save(tmp_path / f"{index}.png")
+        slice_ = scan.slicer[:, :, scan.shape[2] // 2 + index : scan.shape[2] // 2 + index + 1]
+        nib.save(slice_, tmp_path / f"{index}.nii.gz")
     outcome = cluster(bundle, [tmp_path], tmp_path / "out", num_clusters=2)
     assert [item.name for item in outcome.groups.instances] == ["0", "1", "2"]

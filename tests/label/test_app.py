@@ -122,7 +122,7 @@ def test_scores_outlive_neither_the_file_nor_the_bundle(app: AnomalyApp) -> None
 def test_a_picture_in_a_picture_out(app: AnomalyApp, picture_bundle: Path, tmp_path: Path) -> None:
     pixels = nib.load(app.datastore().get_image_uri(STUDIES[1])).get_fdata()[:, :, 5].T
     Image.fromarray((255 * pixels / pixels.max()).astype(np.uint8)).save(tmp_path / "slice.png")
-    with pytest.raises(MONAILabelException, match="was fitted on 3D scans"):
+    with pytest.raises(HTTPException, match="was fitted on 3D scans"):
         app.infer({"model": "dpmm_ad_map", "image": str(tmp_path / "slice.png")})
     app = AnomalyApp(str(tmp_path), str(tmp_path / "studies"), {"bundle": str(picture_bundle)})
     infer(app.runner.root, [tmp_path / "slice.png"], tmp_path / "out", report=False)

@@ -4,14 +4,14 @@
     OMP_NUM_THREADS=1 python benchmarks/inference.py --out runs/inference [--volumes 2] [--scans FILE…]
 
 Brain phantoms of 1 mm voxels, or the scans that are named, are mapped by the command line's own way,
-``commands.infer``: read, preprocess, network, inversion, thresholds, lesions, files. Beside it, in turns: the bare
+``commands.infer``: read, preprocess, network, inversion, thresholds, regions, files. Beside it, in turns: the bare
 bfloat16 passes of the very slices that are mapped, in the same batches, and (with ViT-S/14) a plain pipeline as the
 paper describes it: every axial slice, background too, resized to 448×448, a float32 pass of transformers, 1 − largest
 cosine to a component, bilinear upsampling, one file. Its time is that of every ``--stride``-th slice, scaled. The
 ViT-S/14 has random weights in DINOv2's shape: speed does not depend on their values. Prints a table and a JSON line:
 medians over the repeats of CPU and wall seconds and of their ratios, the steps' share of the CPU seconds, and how far
 scores of bfloat16 and float32 embeddings differ. "network's thread" is the ratio that the wall clock shows where
-another core is free for the rest: reading, preprocessing, inversion, thresholds, lesions and files overlap with it.
+another core is free for the rest: reading, preprocessing, inversion, thresholds, regions and files overlap with it.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ STEPS: tuple[tuple[Any, str, str], ...] = (
     (network_module, "refine_scores", "upsampling"),
     (Invertd, "__call__", "inversion"),
     (ScoreScand, "__call__", "thresholds, percentiles"),
-    (ScanTable, "_update", "lesions, tables"),
+    (ScanTable, "_update", "regions, tables"),
     (SaveScand, "__call__", "files"),
 )
 Seconds = dict[str, float]

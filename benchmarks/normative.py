@@ -1,34 +1,42 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""What judging scores by place buys, on real healthy heads with implants.
+"""What judging scores by place buys, on real healthy heads with implants, measured through the product.
 
     python benchmarks/normative.py --data ../shared/data/ixi_t1_2mm --out runs/normative [--part choose] [--seeds 0]
 
-Part ``choose`` fits 50 heads and looks at the 25 of the calibration, each healthy, with small and with a large implant:
-what is chosen is chosen there. Part ``test`` looks at the 35 test heads, in thirds. Maps of the detector are kept in
-``--out``, so that another way to finish them costs minutes; an interrupted run goes on.
+A seed fits a bundle to 50 heads with the command's defaults and calibrates it on 25. Part ``choose`` looks at those 25,
+each healthy, with small, with large implants and with the mask of a real patient's lesions: what is chosen is chosen
+there. Part ``test`` looks at 35 others, in thirds, and the masks in two thirds. ``mixture`` is the detector's own map,
+flagged where 1 % of the held-out healthy voxels are exceeded; ``finished`` the map, the score and the regions that a
+user gets. What is measured of a scan is kept in ``--out``: an interrupted run goes on. ``--picture FILE`` draws both
+maps of some heads.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import warnings
-from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import torch
-from normative_cohort import IMPLANTS, Deal, deal, write_scan
-from numpy.typing import NDArray
+from normative_cohort import IMPLANTS, Deal, deal, write_lesion_masks, write_scan
+from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from monai_dpmm_ad.bundle import is_fitted
-from monai_dpmm_ad.commands import fit, infer
-from monai_dpmm_ad.normative import Frame, NormativeMap, resample
-from monai_dpmm_ad.transforms import preprocess_scan
+from monai_dpmm_ad.commands import fit
+from monai_dpmm_ad.commands.model import AnomalyModel
+from monai_dpmm_ad.ops.pooling import pool_image_score
+from monai_dpmm_ad.utils.files import replace_file
 
-Array = NDArray[np.float32]
-KINDS = ("healthy", *IMPLANTS)
+KINDS = (*IMPLANTS, "masks")
+WAYS = ("mixture", "finished")
+RATE = 0.01
+FRAME_KINDS = ("deformed", "affine", "box")
 
 
 def main() -> None:
@@ -37,123 +45,162 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/normative"))
     parser.add_argument("--part", choices=("choose", "test"), default="choose")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--frame", default="deformed")
     parser.add_argument("--heads", action="store_true", help="whole heads instead of brains")
+    parser.add_argument("--limit", type=int, help="look at so many heads of the part only")
+    parser.add_argument("--picture", type=Path, help="draw the maps of some heads into this file")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     for seed in arguments.seeds:
-        out = arguments.out / ("heads" if arguments.heads else "brains") / f"seed{seed}"
-        run(Study(arguments.data.resolve(), out, seed, not arguments.heads), arguments.part, arguments.frame)
+        out = arguments.out.resolve() / ("heads" if arguments.heads else "brains") / f"seed{seed}"
+        study = Study(arguments.data.resolve(), out, seed, not arguments.heads)
+        report(study, arguments.part, study.cases(arguments.part, arguments.limit))
+        if arguments.picture:
+            draw(study, arguments.part, arguments.picture, arguments.limit)
 
 
 class Study:
-    """Scans, maps and frames of one seed, made when they are asked for and kept."""
+    """A fitted bundle and what it says of scans, made when it is asked for and kept."""
 
     def __init__(self, data: Path, out: Path, seed: int, brains: bool) -> None:
         self.data, self.out, self.seed, self.brains = data, out, seed, brains
         self.deal: Deal = deal(data, seed)
 
-    def scan(self, name: str, kind: str) -> Path:
-        return write_scan(self.data, self.out / "scans", name, kind, self.seed, self.brains)
+    def cases(self, part: str, limit: int | None) -> list[tuple[str, str]]:
+        """Name and kind of the scans of a part."""
+        if part == "choose":
+            return [(name, kind) for name in self.deal.calibrated[:limit] for kind in ("healthy", *KINDS)]
+        dealt = [(name, self.deal.kind(name)) for name in self.deal.test[:limit]]
+        return dealt + [(name, "masks") for name, kind in dealt if kind != "healthy"]
 
-    def draw_maps(self, part: str, cases: Iterable[tuple[str, str]]) -> None:
-        """Fit the detector where that is still to be done, and draw the maps of the cases that lack one."""
+    @cached_property
+    def model(self) -> AnomalyModel:
         bundle = self.out / "bundle"
         if not is_fitted(bundle):
             fitted, held_out = (
-                [self.scan(n, "healthy") for n in names] for names in (self.deal.fitted, self.deal.calibrated)
+                [self.write(name, "healthy") for name in names] for names in (self.deal.fitted, self.deal.calibrated)
             )
             fit(fitted, bundle, held_out=held_out, seed=self.seed)
-        for kind in KINDS:
-            paths = [self.scan(name, kind) for name, k in cases if k == kind]
-            if paths:
-                infer(bundle, paths, self.out / "maps" / f"{part}-{kind}", report=False, save_percentile=False)
+        return AnomalyModel.load(bundle)
 
-    def read(self, name: str, kind: str) -> tuple[Array, NDArray[np.float64]]:
-        """A scan as the network sees it, and its affine."""
-        image = preprocess_scan()({"image": str(self.scan(name, kind)), "name": name})["image"]
-        return image.numpy()[0], image.affine.numpy()
+    def write(self, name: str, kind: str) -> Path:
+        if kind == "masks":
+            normative = self.model.network.normative
+            assert normative is not None
+            return write_lesion_masks(self.data, self.out / "scans", name, self.seed, normative, self.brains)
+        return write_scan(self.data, self.out / "scans", name, kind, self.seed, self.brains)
 
-    def native(self, name: str, kind: str, part: str) -> tuple[Array, Array, NDArray[np.bool_], NDArray[np.float64]]:
-        """A scan and its map on its own grid, the scan scaled, with mask and affine."""
-        chain = preprocess_scan()
-        item = {"image": str(self.scan(name, kind)), "name": name}
-        image = np.asarray(chain.inverse({"image": chain(item)["image"]})["image"])[0].astype(np.float32)
-        stored = nib.load(self.out / "maps" / f"{part}-{kind}" / f"{name}_anomaly.nii.gz")
-        mask = np.asarray(nib.load(self.out / "scans" / kind / "masks" / f"{name}.nii.gz").dataobj) > 0
-        return image, np.asarray(stored.dataobj, np.float32), mask, stored.affine
+    def measure(self, name: str, kind: str) -> dict[str, Any]:
+        """Both maps of a scan where it has foreground, the truth, and what the product flags."""
+        path = self.out / "cells" / f"{kind}-{name}.npz"
+        if not path.exists():
+            cell = self._predict(name, kind)
+            path.parent.mkdir(exist_ok=True, parents=True)
+            replace_file(path, lambda temporary: _save(temporary, cell))
+        with np.load(path) as kept:
+            return {key: kept[key] for key in kept.files}
 
-
-def fit_normative(study: Study, frame: str) -> NormativeMap:
-    """Fit the reference and the atlases on the fitted scans; kept for the next run."""
-    normative = NormativeMap(frame)
-    path = study.out / f"normative-{frame}.pt"
-    if path.exists():
-        normative.load_state_dict(torch.load(path))
-        return normative
-    names = study.deal.fitted
-    scans = {name: study.read(name, "healthy") for name in names}
-    normative.set_reference([resample(image, affine, 4.0) for image, affine in scans.values()])
-    frames = {name: normative.find_frame(*scan) for name, scan in scans.items()}
-    for name, scan in scans.items():
-        normative.observe_intensity(name, *scan, frames[name])
-    normative.finish_intensity()
-    for name, scan in scans.items():
-        normative.observe_deviation(name, *scan, frames[name])
-    normative.finish_deviation()
-    for name in names:
-        normative.observe_scores(name, *_patches(study, name), frames[name])
-    normative.finish_scores()
-    torch.save(normative.state_dict(), path)
-    return normative
-
-
-def _patches(study: Study, name: str) -> tuple[NDArray[np.float64], Array]:
-    """Scores of a fitted scan's map at every other voxel, and their places in mm."""
-    image, scores, _, affine = study.native(name, "healthy", "fitted")
-    index = np.argwhere(image > 0)[::2]
-    return index @ affine[:3, :3].T + affine[:3, 3], scores[tuple(index.T)]
-
-
-def run(study: Study, part: str, frame: str) -> None:
-    """Finish the maps of a part in several ways and print a row for each."""
-    if part == "choose":
-        cases = [(name, kind) for kind in KINDS for name in study.deal.calibrated]
-    else:
-        cases = [(name, study.deal.kind(name)) for name in study.deal.test]
-    study.draw_maps("fitted", [(name, "healthy") for name in study.deal.fitted])
-    study.draw_maps(part, cases)
-    normative = fit_normative(study, frame)
-    rows: dict[str, list[tuple[str, Array, NDArray[np.bool_]]]] = {}
-    for name, kind in cases:
-        image, scores, mask, affine = study.native(name, kind, part)
-        place: Frame = normative.find_frame(image, affine)
-        channels = [c.numpy() for c in normative.standardize(scores, image, affine, place)]
+    def _predict(self, name: str, kind: str) -> dict[str, Any]:
+        seen: list[tuple[Any, Any]] = []
+        model, path = self.model, self.write(name, kind)
+        assert model.network.normative is not None
+        hook = model.network.normative.register_forward_hook(lambda _, args, out: seen.append((args, out)))
+        result = model.predict(path)
+        hook.remove()
+        (mixture, image, affine, frame), finished = seen[0]
+        truth = np.asarray(nib.load(self.out / "scans" / kind / "masks" / path.name).dataobj) > 0
         inside = image > 0
-        ways: dict[str, Array] = {"mixture": scores, "by place": channels[0], "intensity": channels[1]}
-        ways["finished"] = normative(scores, image, affine, place)
-        for way, values in ways.items():
-            rows.setdefault(way, []).append((kind, np.where(inside, values, values.min()), mask))
-    for way, maps in rows.items():
-        print(f"seed {study.seed}, {part}, {way:12s} " + describe(maps), flush=True)
+        to_native = np.linalg.inv(result.affine) @ affine
+        index = np.rint(np.argwhere(inside) @ to_native[:3, :3].T + to_native[:3, 3]).astype(int)
+        lesions, number = ndimage.label(truth, np.ones((3, 3, 3)))
+        found = len(np.unique(lesions[result.mask & truth]))
+        return {
+            "mixture": mixture[inside],
+            "finished": finished[inside],
+            "truth": truth[tuple(index.T)],
+            "index": index.astype(np.int16),
+            "scores": [
+                float(pool_image_score(torch.tensor(mixture)[None], torch.tensor(inside)[None], "top1pct")),
+                result.score,
+            ],
+            "regions": [len(result.regions), found, number],
+            "frame": frame.kind,
+        }
 
 
-def describe(maps: list[tuple[str, Array, NDArray[np.bool_]]]) -> str:
-    """Voxel AUROC and AP, image AUROC by the largest voxel and by the top per mille, of each kind."""
-    parts = []
-    for kind in IMPLANTS:
-        scores, truth = (np.concatenate([m[i][m[1] > m[1].min()] for m in maps if m[0] == kind]) for i in (1, 2))
-        cell = f"{kind} {roc_auc_score(truth, scores):.3f} / {average_precision_score(truth, scores):.3f}"
-        for pool in (np.max, _top):
-            pooled = [(k == kind, pool(values)) for k, values, _ in maps if k in ("healthy", kind)]
-            cell += f", image {roc_auc_score(*zip(*pooled, strict=True)):.2f}"
-        parts.append(cell)
-    return " | ".join(parts)
+def _save(path: Path, cell: dict[str, Any]) -> None:
+    with open(path, "wb") as file:
+        np.savez_compressed(file, **cell)
 
 
-def _top(values: Array) -> float:
-    inside = values[values > values.min()]
-    return float(np.sort(inside)[-max(1, len(inside) // 1000) :].mean())
+def report(study: Study, part: str, cases: list[tuple[str, str]]) -> None:
+    """Print a row of a table for each map, and all figures as a line of JSON."""
+    cells = {case: study.measure(*case) for case in cases}
+    healthy = [cells.get((name, "healthy")) or study.measure(name, "healthy") for name in study.deal.calibrated]
+    threshold = float(np.quantile(np.concatenate([cell["mixture"] for cell in healthy]), 1 - RATE))
+    figures: dict[str, Any] = {"seed": study.seed, "part": part, "brains": study.brains}
+    figures["frames"] = {str(kind): [str(c["frame"]) for c in cells.values()].count(kind) for kind in FRAME_KINDS}
+    columns = " | ".join(f"{kind}: AUROC / AP, image, found" for kind in KINDS)
+    print(f"| seed {study.seed}, {part} | {columns} | regions of a healthy scan |")
+    for number, way in enumerate(WAYS):
+        row: dict[str, Any] = {kind: describe(cells, kind, way, number, threshold) for kind in KINDS}
+        counts = [count(cell, way, threshold)[0] for (_, kind), cell in cells.items() if kind == "healthy"]
+        row["regions of a healthy scan"] = [float(np.mean(counts)), float(np.median(counts))]
+        figures[way] = row
+        parts = [f"{a:.3f} / {p:.3f}, {i:.2f}, {f:.2f}" for a, p, i, f in (row[kind] for kind in KINDS)]
+        print(f"| {way} | " + " | ".join(parts) + f" | {np.mean(counts):.1f} (median {np.median(counts):.0f}) |")
+    print(json.dumps(figures), flush=True)
+
+
+def describe(
+    cells: dict[tuple[str, str], dict[str, Any]], kind: str, way: str, number: int, threshold: float
+) -> list[float]:
+    """Voxel AUROC and AP inside the foreground, image AUROC against the healthy, share of lesions found."""
+    chosen = [cell for (_, k), cell in cells.items() if k == kind]
+    scores, truth = (np.concatenate([cell[key] for cell in chosen]) for key in (way, "truth"))
+    pooled = [(k == kind, cell["scores"][number]) for (_, k), cell in cells.items() if k in ("healthy", kind)]
+    found = np.array([count(cell, way, threshold)[1:] for cell in chosen]).sum(0)
+    image = roc_auc_score(*zip(*pooled, strict=True))
+    values = roc_auc_score(truth, scores), average_precision_score(truth, scores), image, found[0] / found[1]
+    return [float(value) for value in values]
+
+
+def count(cell: dict[str, Any], way: str, threshold: float) -> tuple[int, int, int]:
+    """Flagged regions, lesions that a flagged voxel touches, lesions."""
+    if way == "finished":
+        flagged, found, number = cell["regions"]
+        return int(flagged), int(found), int(number)
+    shape = cell["index"].max(0) + 1
+    mask, truth = np.zeros(shape, bool), np.zeros(shape, bool)
+    mask[tuple(cell["index"].T)], truth[tuple(cell["index"].T)] = cell["mixture"] > threshold, cell["truth"]
+    lesions, number = ndimage.label(truth, np.ones((3, 3, 3)))
+    return ndimage.label(mask, np.ones((3, 3, 3)))[1], len(np.unique(lesions[mask & truth])), number
+
+
+def draw(study: Study, part: str, path: Path, limit: int | None) -> None:
+    """Draw a healthy head and one of each kind: the scan with its truth, the mixture's map, the finished one."""
+    from matplotlib.figure import Figure
+
+    cases = study.cases(part, limit)
+    chosen = [next(case for case in cases if case[1] == kind) for kind in ("healthy", *KINDS)]
+    figure = Figure(figsize=(9, 3 * len(chosen)), layout="constrained")
+    axes = figure.subplots(len(chosen), 3)
+    tops = [np.quantile(study.measure(*chosen[1])[way], 0.999) for way in WAYS]
+    for row, (name, kind) in zip(axes, chosen, strict=True):
+        cell = study.measure(name, kind)
+        image = np.asarray(nib.load(study.write(name, kind)).dataobj)
+        volumes = {key: np.zeros(image.shape, np.float32) for key in (*WAYS, "truth")}
+        for key, volume in volumes.items():
+            volume[tuple(cell["index"].T)] = cell[key]
+        plane = int(volumes["truth"].sum((0, 1)).argmax()) if kind != "healthy" else image.shape[2] // 2
+        for axis, top, key in zip(row, (None, *tops), ("", *WAYS), strict=True):
+            shown = volumes[key] if key else image
+            axis.imshow(shown[:, :, plane], cmap="inferno" if key else "gray", vmin=0, vmax=top)
+            if volumes["truth"][:, :, plane].any():
+                axis.contour(volumes["truth"][:, :, plane], [0.5], colors="cyan", linewidths=0.8)
+            axis.set_axis_off()
+            axis.set_title(key or f"{name}, {kind}", fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80)
 
 
 if __name__ == "__main__":

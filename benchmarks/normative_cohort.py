@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from monai_dpmm_ad.data.synthetic_lesions import insert_lesions
+from monai_dpmm_ad.normative import NormativeMap, register
 from monai_dpmm_ad.utils.files import replace_file
 
 VENTRICLES = (4, 11, 49, 50, 51, 52)
@@ -93,3 +94,37 @@ def save_array(values: NDArray[np.generic], affine: NDArray[np.float64], path: P
     """Write a NIfTI file, masks as uint8 and all else as float32."""
     kind = np.uint8 if values.dtype == bool else np.float32
     replace_file(path, lambda temporary: nib.save(nib.Nifti1Image(values.astype(kind), affine), temporary))
+
+
+def write_lesion_masks(
+    data: Path, out: Path, name: str, seed: int, normative: NormativeMap, brains: bool = True
+) -> Path:
+    """Write a head darkened by 15 to 35 % where the mask of a real patient's lesions lies, as `write_scan` does.
+
+    The masks are in MNI space; a patient's brain there is registered to the bundle's reference, and so is the head.
+    """
+    path = out / "masks" / f"{name}.nii.gz"
+    if path.exists():
+        return path
+    image, tissue = read_head(data, name, brains)
+    rng = np.random.default_rng([seed, zlib.crc32(f"masks {name}".encode())])
+    masks = sorted((data.parent / "ms_lesion_masks").glob("*.nii.gz"))
+    lesions = nib.load(masks[int(rng.integers(len(masks)))])
+    template = nib.load(data.parent / "ms_mri_3d" / "patient07" / "T1.nii.gz")
+    to_mni, to_reference = _register(template, normative), _register(image, normative)
+    index = np.linalg.inv(lesions.affine) @ np.linalg.inv(to_mni) @ to_reference @ image.affine
+    share = ndimage.affine_transform(
+        np.asarray(lesions.dataobj, dtype=np.float32), index[:3, :3], index[:3, 3], output_shape=image.shape, order=1
+    )
+    mask = (share > 0.5) & tissue
+    values = np.asarray(image.dataobj, dtype=np.float32)
+    values[mask] *= 1 - rng.uniform(0.15, 0.35)
+    save_array(mask, image.affine, out / "masks" / "masks" / path.name)
+    save_array(values, image.affine, path)
+    return path
+
+
+def _register(image: nib.Nifti1Image, normative: NormativeMap) -> NDArray[np.float64]:
+    """The affine part of a scan's way to the reference."""
+    values = np.maximum(np.asarray(image.dataobj, dtype=np.float32), 0)
+    return register(values / np.median(values[values > 0]), np.asarray(image.affine), normative.reference).matrix

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         CalibrationHandler,
         DriftHandler,
         IntensityTailHandler,
+        MetricsTable,
         NormativeHandler,
         ScanMetrics,
         ScanProgress,
@@ -69,7 +70,7 @@ _NAMES = {
     "engines": "DetectorTrainer HeldOutEvaluator ResumeLog ScanEvaluator embed_dataset",
     "errors": "CheckpointError EmbeddingStoreError NotFittedError ScanError",
     "handlers": "AnomalyMetricsHandler BestModelSaver CalibrationHandler DriftHandler IntensityTailHandler "
-    "NormativeHandler ScanMetrics ScanProgress ScanTable",
+    "MetricsTable NormativeHandler ScanMetrics ScanProgress ScanTable",
     "mixture": "DirichletProcessMixture",
     "network": "AnomalyNet VolumeInferer",
     "transforms": "SaveDicomd SaveScand preprocess_scan preprocess_slices",

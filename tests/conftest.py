@@ -40,3 +40,23 @@ def bundle(cohort: Path, tiny_vit: Path, tmp_path_factory: pytest.TempPathFactor
     outcome = fit([cohort], folder, embedder_name=str(tiny_vit), **FAST)
     assert not outcome.failures
     return folder
+
+
+@pytest.fixture(scope="session")
+def picture_bundle(cohort: Path, tiny_vit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that was fitted on pictures; tests must not change it."""
+    import nibabel as nib
+    import numpy as np
+    from PIL import Image
+
+    from monai_dpmm_ad.commands import fit
+
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(3):
+        data = nib.load(cohort.parent / "imagesTr" / f"train_00{number}.nii.gz").get_fdata()
+        (folder / f"sub-{number}").mkdir()
+        for index in (3, 5):
+            pixels = (255 * data[:, :, index] / data[:, :, index].max()).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"sub-{number}" / f"{index}.png")
+    assert not fit([folder], folder / "bundle", embedder_name=str(tiny_vit), **FAST).failures
+    return folder / "bundle"

@@ -152,7 +152,7 @@ def test_a_scan_is_done_again_whose_output_or_record_is_damaged(bundle: Path, co
     command = ["infer", "--bundle", str(bundle), "--images", *scans, "--no-report", "--out", str(out)]
     assert main(command) == 0
     names = sorted(path.stem for path in (out / FOLDER).glob("*.json"))
-    tables = {name: (out / name).read_bytes() for name in ("scores.csv", "lesions.csv", "drift.json")}
+    tables = {name: (out / name).read_bytes() for name in ("scores.csv", "regions.csv", "drift.json")}
     times = {name: (out / f"{name}_anomaly.nii.gz").stat().st_mtime_ns for name in names}
     image = nib.load(out / f"{names[0]}_anomaly.nii.gz")
     # Another map of the same size in bytes; what is compressed is rarely so long as before, so it is padded.

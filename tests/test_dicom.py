@@ -249,7 +249,13 @@ def test_files_that_nothing_can_refer_to_are_named(bundle: Path, head: np.ndarra
     plain = infer(bundle, [tmp_path / "scan"], tmp_path / "plain", report=False)
     assert not plain.failures  # only what refers to the images needs it
     result = infer(bundle, [tmp_path / "scan"], tmp_path / "out", report=False, dicom=True)
-    assert "lacks FrameOfReferenceUID" in result.failures[0].reason
+    assert not result.failures  # nor does what cannot be written take away what can
+    assert "no DICOM mask was written" in (result.scans[0].warning or "").replace("No DICOM", "no DICOM")
+    assert "lacks FrameOfReferenceUID" in (result.scans[0].warning or "")
+    assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == {
+        path.name for path in (tmp_path / "plain").glob("*.nii.gz")
+    }
+    assert not list((tmp_path / "out").glob("*.dcm"))
     assert not list((tmp_path / "out").glob(".partial*"))
 
 
@@ -299,10 +305,10 @@ def test_each_of_pydicoms_files_is_a_scan_or_has_a_reason(bundle: Path, tmp_path
         "examples_ybr_color.dcm": "colour image",
         "examples_palette.dcm": "colour table",
         "rtdose_1frame.dcm": "is a radiotherapy object",
-        "image_dfl.dcm": "deflated DICOM",
+        "image_dfl.dcm": "secondary capture",
         "MR_truncated.dcm": "less than expected",
-        "rtplan.dcm": "holds no DICOM image",
-        "waveform_ecg.dcm": "holds no DICOM image",
+        "rtplan.dcm": "is a radiotherapy object",
+        "waveform_ecg.dcm": "is a waveform",
     }.items():
         assert reason in reasons[name]
     assert {Path(row.image).name for row in result.scans} >= set(SAMPLES)

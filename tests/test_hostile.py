@@ -41,7 +41,7 @@ def test_mutants_are_read_or_refused_with_a_reason(kind: str, shop: Workshop) ->
     number = {"bundle": 30, "store": 60}.get(kind, 120)
     results = {f"{kind}-{i}": try_mutant(shop, kind, i) for i in range(number)}
     assert {name: result for name, result in results.items() if result not in ("read", "refused")} == {}
-    assert "refused" in results.values()
+    assert kind == "name" or "refused" in results.values()  # whatever a scan is called, it is read
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -113,7 +113,7 @@ def test_no_name_leads_out_of_the_output_folder(tmp_path: Path, paths: list[str]
 def test_links_that_run_in_circles_end(tmp_path: Path) -> None:
     inner = tmp_path / "a" / "b"
     inner.mkdir(parents=True)
-    nib.save(nib.Nifti1Image(np.ones((3, 3, 3), np.float32), np.eye(4)), inner / "scan.nii")
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).random((3, 3, 3)), np.eye(4)), inner / "scan.nii")
     for number in range(3):
         (inner / f"up{number}").symlink_to(tmp_path)
         (tmp_path / f"down{number}").symlink_to(inner)

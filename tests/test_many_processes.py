@@ -136,7 +136,7 @@ def test_evaluating_with_two_processes_is_evaluating_with_one(bundle: Path, coho
     for processes in (1, 2):
         run([*command, tmp_path / str(processes)], processes)
     assert_same_maps(tmp_path / "1", tmp_path / "2")
-    for table in ("scores.csv", "lesions.csv", "lesions.json"):
+    for table in ("scores.csv", "regions.csv", "regions.json"):
         assert (tmp_path / "1" / table).read_bytes() == (tmp_path / "2" / table).read_bytes()
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("1", "2"))
     assert one.keys() == two.keys()

@@ -29,9 +29,13 @@ BROUGHT: dict[int, dict[str, Any]] = {
 }
 
 
+#: Former name of a setting → its name.
+RENAMED = {"min_lesion_volume": "min_region_volume"}
+
+
 def _take_top_level(config: Mapping[str, Any]) -> dict[str, Any]:
     """Format 1 had each setting as an id of its own."""
-    return {"settings": {name: config[name] for name in SETTINGS if name in config}}
+    return {"settings": {name: config[name] for name in (*SETTINGS, *RENAMED) if name in config}}
 
 
 #: Format → what makes the next one of a config.
@@ -82,4 +86,4 @@ def _migrate(config: Mapping[str, Any], version: int) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ValueError(f"`settings` must be a dictionary, got {settings!r}.")
     brought = {name: value for later, new in BROUGHT.items() if later > version for name, value in new.items()}
-    return {**brought, **settings}
+    return {**brought, **{RENAMED.get(str(name), str(name)): value for name, value in settings.items()}}

@@ -182,7 +182,8 @@ _OF_A_RUN = (
         kind=float, interval="(0, 1)", commands=_ALL_RUNS, option="rate",
     ),
     Setting(
-        "regions", None, "integer volume in the scans' space: thresholds per region", "both",
+        "regions", None, "integer volume in the scans' space, its labels' names in a table beside it: names "
+        "flagged regions, and gives each label a threshold of its own where the bundle was fitted with it", "both",
         commands=("fit", "infer"), metavar="ATLAS",
     ),
     Setting("save_maps", True, "maps, masks and percentile maps", "run", kind=bool),
@@ -193,8 +194,8 @@ _OF_A_RUN = (
         kind=bool, commands=_RUN,
     ),
     Setting(
-        "min_lesion_volume", 0.0, "smallest lesion in mm³", "run",
-        kind=float, interval="[0, inf)", commands=_ALL_RUNS, option="min-lesion",
+        "min_region_volume", 0.0, "smallest flagged region in mm³", "run",
+        kind=float, interval="[0, inf)", commands=_ALL_RUNS, option="min-region",
     ),
     Setting(
         "dicom", False, "of DICOM series, write the mask as DICOM SEG and the map as parametric map as well", "run",

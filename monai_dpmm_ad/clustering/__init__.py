@@ -1,5 +1,5 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""Kinds of anomaly: weighted mean embeddings of images or lesions, grouped agglomeratively."""
+"""Kinds of anomaly: weighted mean embeddings of images or flagged regions, grouped agglomeratively."""
 
 from monai_dpmm_ad.clustering.agreement import compute_agreement
 from monai_dpmm_ad.clustering.descriptors import (

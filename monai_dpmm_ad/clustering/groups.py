@@ -33,7 +33,7 @@ __all__ = ["TAU", "WEIGHTS", "InstanceGroups", "check_options", "describe_instan
 WEIGHTS = ("detector", "unsupervised", "semi-supervised", "uniform")
 TAU = 1.0
 
-_COLUMNS = ("name", "scan", "image", "lesion", "size", "group", "distance", "rank", "type")
+_COLUMNS = ("name", "scan", "image", "region", "size", "group", "distance", "rank", "type")
 _TYPICAL = 12  # thumbnails on a sheet
 
 
@@ -93,7 +93,7 @@ def score_instances(
         instances: at least two.
         weights: ``detector``, the fitted detector's own scores; ``unsupervised``, how far a patch is from the other
             scans; ``semi-supervised``, how far from the nearest normal patch; ``uniform``, all alike.
-        bags: for lesions and ``unsupervised``, patches of each scan by its name.
+        bags: for regions and ``unsupervised``, patches of each scan by its name.
         normal: (N, S·D), unit embeddings of normal patches, for ``semi-supervised``.
 
     Returns:
@@ -126,7 +126,7 @@ def _score_against_scans(instance: Instance, bags: Mapping[str, Tensor]) -> Tens
     if not others:
         raise ValueError(
             "`images` must be at least two scans for unsupervised weights, got one. "
-            "Use --weights detector for the lesions of a single scan."
+            "Use --weights detector for the regions of a single scan."
         )
     return torch.stack([nearest_euclidean_distance(instance.patches, bag) for bag in others]).mean(0)
 
@@ -171,7 +171,7 @@ def write_groups(folder: Path, groups: InstanceGroups, settings: Mapping[str, An
     for group in range(grouping.num_clusters):
         for rank, index in enumerate(groups.members(group), start=1):
             instance, distance = groups.instances[index], float(grouping.distances[index])
-            place = (instance.name, instance.scan, instance.image, instance.lesion, instance.size)
+            place = (instance.name, instance.scan, instance.image, instance.region, instance.size)
             rows.append([*place, group + 1, distance, rank, groups.types[index]])
     write_csv(folder / "clusters.csv", _COLUMNS, rows)
     before = _earlier_number(summary)

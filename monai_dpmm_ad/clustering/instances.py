@@ -1,5 +1,5 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""What is grouped into kinds of anomaly: whole scans, or the lesions of a calibrated mask, as bags of patches."""
+"""What is grouped into kinds of anomaly: whole scans, or flagged regions, as bags of patches."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from monai_dpmm_ad.data.dataset import FAILURE, ScanDataset, describe_failure
 from monai_dpmm_ad.errors import SCAN_ERRORS, unknown_option
+from monai_dpmm_ad.handlers.regions import Region, compute_regions
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.network.inferer import VolumeInferer, iterate_slices
-from monai_dpmm_ad.ops.components import rank_components
 from monai_dpmm_ad.ops.patches import join_stages, pool_foreground
 from monai_dpmm_ad.ops.slices import extract_slices, pixel_aspect, voxel_sizes
 from monai_dpmm_ad.transforms.place import JudgeByPlaced
@@ -28,7 +28,7 @@ from monai_dpmm_ad.utils.progress import track
 
 __all__ = ["KINDS", "Instance", "InstanceCollector", "Thumbnail"]
 
-KINDS = ("images", "lesions")
+KINDS = ("images", "regions")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Thumbnail:
     Args:
         scan: (H, W), preprocessed intensities.
         anomaly_map: (H, W), in the unit of the detector's scores.
-        mask: (H, W) Boolean, the lesion; None for a whole scan.
+        mask: (H, W) Boolean, the region; None for a whole scan.
     """
 
     scan: NDArray[np.float32]
@@ -48,17 +48,17 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Instance:
-    """One scan or lesion.
+    """One scan or flagged region.
 
     Args:
-        name: of the scan, with the lesion's number behind it.
+        name: of the scan, with the region's number behind it.
         scan: the scan's name.
         image: the scan's path.
         patches: (n, S·D), unit embeddings.
         scores: (n,), the detector's.
         thumbnail: shows it.
-        coverage: (n,), share of each patch that the lesion covers; None for a scan.
-        lesion: number within the scan, by falling peak score; None for a scan.
+        coverage: (n,), share of each patch that the region covers; None for a scan.
+        region: number within the scan; None for a scan.
         size: mm³, or pixels of a picture; None for a scan.
     """
 
@@ -69,7 +69,7 @@ class Instance:
     scores: Tensor
     thumbnail: Thumbnail
     coverage: Tensor | None = None
-    lesion: int | None = None
+    region: int | None = None
     size: float | None = None
 
 
@@ -101,16 +101,16 @@ class InstanceCollector:
         axes: the slices' axes, as in the bundle.
         channels: of the slices, as in the bundle.
         batch_size: slices in one forward pass.
-        kind: ``images`` or ``lesions``.
-        rate: false-positive rate of the mask whose connected components are the lesions, see
+        kind: ``images`` or ``regions``.
+        rate: false-positive rate of the mask whose connected components are the regions, see
             :class:`~monai_dpmm_ad.transforms.score.ScoreScand`.
-        min_volume: smallest lesion, mm³, or pixels of a picture.
+        min_volume: smallest region, mm³, or pixels of a picture.
         max_patches: largest number of patches of an instance; more are drawn from at random.
         seed: of that draw.
         false_regions: of the mask, see there.
 
     Attributes:
-        bags: for ``lesions``, all foreground patches of each scan (at most ``max_patches``), by its name.
+        bags: for ``regions``, all foreground patches of each scan (at most ``max_patches``), by its name.
     """
 
     def __init__(
@@ -156,22 +156,22 @@ class InstanceCollector:
         plain = image.as_subclass(Tensor)
         if self.kind == "images":
             return [self._whole_scan(image, name, path)]
-        labels, maps, sizes = self._find_lesions(image)
-        everything, lesions = _Patches(), [_Patches() for _ in sizes]
+        regions, labels, maps = self._find_regions(image)
+        everything, bags = _Patches(), [_Patches() for _ in regions]
         for axis, index, images, positions, aspect in self._batches(image):
             encoded, valid, scores = self._encode(images, positions, aspect)
             _append(everything, encoded, valid, scores)
-            shares = self._cover(labels, axis, index, aspect, len(sizes))  # (lesions, b, h, w)
-            for found, share in zip(lesions, shares, strict=True):
+            shares = self._cover(labels, axis, index, aspect, len(regions))  # (regions, b, h, w)
+            for found, share in zip(bags, shares, strict=True):
                 touched = valid & (share > 0)
                 if touched.any():
                     _append(found, encoded, touched, scores)
                     found.coverage.append(share[touched].cpu())
         self.bags[name] = everything.take(self.max_patches, self.seed)[0]
         return [
-            self._make_lesion(found, number, size, name, path, plain, labels, maps)
-            for number, (found, size) in enumerate(zip(lesions, sizes, strict=True), start=1)
-            if found.patches  # a lesion whose patches are all background has nothing that describes it
+            self._make_instance(found, region, name, path, plain, labels, maps)
+            for found, region in zip(bags, regions, strict=True)
+            if found.patches  # a region whose patches are all background has nothing that describes it
         ]
 
     def _whole_scan(self, image: MetaTensor, name: str, path: str) -> Instance:
@@ -214,54 +214,46 @@ class InstanceCollector:
         scores = self.network.detector.score_slices(encoded, valid)
         return join_stages(encoded.embeddings.patches.movedim(1, 3)), valid, scores
 
-    def _find_lesions(self, image: MetaTensor) -> tuple[Tensor, Tensor, list[float]]:
-        """Label the lesions on the preprocessed grid, numbered as in ``lesions.csv``: labels, map, sizes."""
+    def _find_regions(self, image: MetaTensor) -> tuple[list[Region], Tensor, Tensor]:
+        """Find the flagged regions on the preprocessed grid, with their label map and the anomaly map."""
         device = self.network.backbone_digest.device
         inferer = VolumeInferer(self.axes, self.batch_size, self.channels)
         maps = inferer(image[None].to(device), self.network)[0].cpu().as_subclass(Tensor)
         scan: Any = self._flag({"image": image, "pred": MetaTensor(maps, meta=image.meta)})
         maps, mask = (scan[key].as_subclass(Tensor)[0] for key in ("pred", "mask"))
-        voxel_size = 1.0 if image.ndim == 3 else float(abs(np.linalg.det(np.asarray(image.affine)[:3, :3])))
-        found = rank_components(mask.numpy(), maps.numpy(), voxel_size, self.min_volume)
-        labels = np.zeros(maps.shape, np.int32)
-        labels[found.box] = found.labels
-        return torch.from_numpy(labels), maps, [float(size * voxel_size) for size in found.sizes]
+        affine = np.asarray(image.affine, dtype=np.float64)
+        regions = compute_regions(mask.numpy(), maps.numpy(), affine, self.min_volume)
+        labels = torch.zeros(maps.shape, dtype=torch.int32)
+        labels[regions.box] = torch.from_numpy(regions.labels)
+        return regions.listed, labels, maps
 
     def _cover(
         self, labels: Tensor, axis: str | None, index: Tensor | None, aspect: float, number: int
     ) -> Iterator[Tensor]:
-        """Share (b, h, w) of each patch that a lesion covers, for one lesion after the other."""
+        """Share (b, h, w) of each patch that a region covers, for one region after the other."""
         slices = labels[None, None] if axis is None else extract_slices(labels[None], axis)[index]
         size = self.network.resized_shape(slices.shape[-2], slices.shape[-1], aspect)
         device = self.network.backbone_digest.device
         present = set(slices.unique().tolist())
-        for lesion in range(1, number + 1):
-            if lesion not in present:
+        for region in range(1, number + 1):
+            if region not in present:
                 yield torch.zeros((), device=device)
                 continue
-            own = F.adaptive_avg_pool2d((slices == lesion).float().to(device), size)
+            own = F.adaptive_avg_pool2d((slices == region).float().to(device), size)
             yield pool_foreground(own, self.network.embedder.patch_size)
 
-    def _make_lesion(
-        self,
-        found: _Patches,
-        number: int,
-        size: float,
-        scan: str,
-        path: str,
-        image: Tensor,
-        labels: Tensor,
-        maps: Tensor,
+    def _make_instance(
+        self, found: _Patches, region: Region, scan: str, path: str, image: Tensor, labels: Tensor, maps: Tensor
     ) -> Instance:
-        mask = labels == number
+        mask = labels == region.index
         parts = [image[0].cpu(), maps, mask]
         if mask.ndim == 3:  # the axial slice that shows most of it
             best = int(mask.sum((0, 1)).argmax())
             parts = [part[..., best] for part in parts]
         thumbnail = Thumbnail(_to_array(parts[0]), _to_array(parts[1]), parts[2].numpy())
         patches, scores, coverage = found.take(self.max_patches, self.seed)
-        name = f"{scan}_lesion{number}"
-        return Instance(name, scan, path, patches, scores, thumbnail, coverage, number, size)
+        name = f"{scan}_region{region.index}"
+        return Instance(name, scan, path, patches, scores, thumbnail, coverage, region.index, region.size)
 
 
 def _append(gathered: _Patches, patches: Tensor, chosen: Tensor, scores: Tensor) -> None:

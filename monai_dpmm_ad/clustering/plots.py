@@ -39,7 +39,7 @@ _GROUPS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 def plot_group(
     path: Path, title: str, members: Sequence[tuple[str, Thumbnail]], everything: Sequence[Thumbnail]
 ) -> Path:
-    """Plot the most typical instances of a group, each as scan and as map over scan; a lesion is outlined.
+    """Plot the most typical instances of a group, each as scan and as map over scan; a region is outlined.
 
     Args:
         path: the PNG to write.

@@ -19,6 +19,7 @@ from monai_dpmm_ad.utils.text import printable
 if TYPE_CHECKING:
     from monai_dpmm_ad.commands.cluster import ClusterOutcome
     from monai_dpmm_ad.commands.run import Outcome
+    from monai_dpmm_ad.handlers import ScanRow
 
 __all__ = ["main"]
 
@@ -184,14 +185,12 @@ def _print(outcome: Outcome, folder: str) -> int:
     from monai_dpmm_ad.calibration.drift import describe_drift
 
     console = Console()
+    columns = [column for column in _COLUMNS if any(column[1](row) for row in outcome.scans)]
     least = next((row.smallest_p_value for row in outcome.scans if row.smallest_p_value), None)
-    p_value = "p-value" if least is None else f"p-value (not below {least:.2g})"
-    table = Table("scan", "score", p_value, "flagged", "lesions")
+    limits = {} if least is None else {"p-value": f" (not below {least:.2g})"}
+    table = Table(*(name + limits.get(name, "") for name, _ in columns))
     for row in outcome.scans:
-        flagged = "" if row.flagged is None else f"{row.flagged:.1f} {row.flagged_unit}"
-        p_value = "" if row.p_value is None else f"{row.p_value:.3f}"
-        lesions = "" if row.num_lesions is None else str(row.num_lesions)
-        table.add_row(Text(row.name), f"{row.score:.4g}", p_value, flagged, lesions)
+        table.add_row(Text(row.name), *(write(row) for _, write in columns[1:]))
     if len(outcome.scans) <= 50:
         console.print(table)
     if outcome.metrics:
@@ -214,6 +213,22 @@ def _print_found(outcome: Outcome, folder: str) -> None:
     if outcome.found:
         more = f" (see {folder}/left_out.csv)" if "left out" in outcome.found else ""
         print(f"{outcome.found}{more}")
+
+
+def _describe_frame(row: ScanRow) -> str:
+    return " ".join([row.frame or "", "" if row.frame_quality is None else f"{row.frame_quality:.2f}"]).strip()
+
+
+#: A column whose cells are all empty is left out.
+_COLUMNS: tuple[tuple[str, Callable[[ScanRow], str]], ...] = (
+    ("scan", lambda row: row.name),
+    ("score", lambda row: f"{row.score:.4g}"),
+    ("p-value", lambda row: "" if row.p_value is None else f"{row.p_value:.3f}"),
+    ("flagged", lambda row: "" if row.flagged is None else f"{row.flagged:.1f} {row.flagged_unit}"),
+    ("regions", lambda row: "" if row.num_regions is None else str(row.num_regions)),
+    ("smallest region p", lambda row: "" if row.region_p_value is None else f"{row.region_p_value:.3f}"),
+    ("frame", _describe_frame),
+)
 
 
 def _metrics_table(metrics: dict[str, Any]) -> Any:

@@ -24,11 +24,12 @@ from monai_dpmm_ad.clustering.normals import gather_normal
 from monai_dpmm_ad.commands.checks import absolute_paths, check_device, hold_output
 from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.data.dataset import ScanDataset, ScanFailure, write_failures
+from monai_dpmm_ad.data.gate import write_left_out
 from monai_dpmm_ad.utils.files import PathLike
 
 __all__ = ["ClusterOutcome", "cluster"]
 
-OUTPUTS = ("clusters.csv", "clusters.json", "dendrogram.png", "failures.csv")
+OUTPUTS = ("clusters.csv", "clusters.json", "dendrogram.png", "failures.csv", "left_out.csv")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def cluster(
     overwrite: bool = False,
     **overrides: Any,
 ) -> ClusterOutcome:
-    """Group scans or lesions: ``clusters.csv``, ``clusters.json``, a picture sheet per group, a dendrogram.
+    """Group scans or flagged regions: ``clusters.csv``, ``clusters.json``, a picture sheet per group, a dendrogram.
 
     Scans that the data call normal are left out.
 
@@ -64,7 +65,7 @@ def cluster(
         bundle: folder of a fitted bundle.
         images: where the scans are.
         out: folder of the outputs.
-        items: ``images``, or ``lesions``: the connected components of each scan's mask.
+        items: ``images``, or ``regions``: the connected components of each scan's mask.
         weights: how patches are weighed, one of :data:`~monai_dpmm_ad.clustering.groups.WEIGHTS`.
         tau: see :func:`~monai_dpmm_ad.clustering.groups.describe_instances`.
         linkage: ``ward``, ``average``, ``complete`` or ``single``.
@@ -94,14 +95,15 @@ def cluster(
         settings = {name: values[name] for name in ("axes", "channels", "batch_size")}
         settings |= {"max_patches": max_patches, "seed": seed}
         mask = {"rate": values["false_positive_rate"], "false_regions": values["false_regions"]}
-        collector = InstanceCollector(network, kind=items, min_volume=values["min_lesion_volume"], **mask, **settings)
+        collector = InstanceCollector(network, kind=items, min_volume=values["min_region_volume"], **mask, **settings)
         found = collector.collect(scans)
-        normal, failures = None, list(scans.failures)
+        normal, failures = None, [*workflow.found.list_failures(), *scans.failures]
         if weights == "semi-supervised":
             chosen = _dataset_of_normals(normals, workflow.preprocessing) if normals else None
             normal = gather_normal(network, Path(bundle), chosen, **settings)
             failures += chosen.failures if chosen is not None else []
         write_failures(out, failures)
+        write_left_out(out, workflow.found.left_out)
         _check_number(found, items, len(scans), failures)
         descriptors = describe_instances(found, score_instances(found, weights, collector.bags, normal), tau)
         grouping = group_descriptors(descriptors, num_clusters, linkage)

@@ -27,8 +27,10 @@ from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.engines import ScanEvaluator
 from monai_dpmm_ad.errors import CheckpointError, ScanError
 from monai_dpmm_ad.handlers import ScanRow
-from monai_dpmm_ad.handlers.lesions import Lesion
+from monai_dpmm_ad.handlers.regions import Region
+from monai_dpmm_ad.handlers.tables import join_scans
 from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.normative.frame import Frame
 from monai_dpmm_ad.utils.files import PARTIAL
 from monai_dpmm_ad.utils.progress import showing_progress
 
@@ -45,14 +47,14 @@ class AnomalyResult:
         scan: what the evaluator holds of it: ``pred``, ``mask`` and ``percentile`` (1, *spatial) on the scan's own
             grid, ``regions`` of an atlas where there is one, ….
         row: the scan's line of ``scores.csv``.
-        regions: flagged, connected, by falling peak score.
+        regions: flagged, connected, by rising p-value, then by falling peak score.
         drift: whether the scan is one of the population that was fitted, as ``drift.json`` says it; None where the
             bundle cannot tell.
     """
 
     scan: dict[str, Any]
     row: ScanRow
-    regions: list[Lesion]
+    regions: list[Region]
     drift: dict[str, Any] | None
 
     @property
@@ -64,6 +66,21 @@ class AnomalyResult:
     def p_value(self) -> float | None:
         """Share of healthy scans that score as high; None where the bundle has no calibration."""
         return self.row.p_value
+
+    @property
+    def num_regions(self) -> int:
+        """How many regions are flagged."""
+        return len(self.regions)
+
+    @property
+    def region_p_value(self) -> float | None:
+        """The smallest of a region; None where there is none, or the bundle has no calibration of regions."""
+        return self.row.region_p_value
+
+    @property
+    def frame(self) -> Frame | None:
+        """Where the scan lies in the fitted cohort's space; None where the bundle has no such space."""
+        return self.scan.get("frame")
 
     @cached_property
     def map(self) -> NDArray[np.float32]:
@@ -197,12 +214,13 @@ class AnomalyModel:
             ScanError: when the scan cannot be processed.
         """
         with tempfile.TemporaryDirectory(prefix="dpmm-ad-") as folder:
-            path = os.path.abspath(image) if is_path(image) else ""
-            if path:
-                _check_scan(path)
-            else:
-                path = str(write_image(image, Path(folder) / "image.nii", affine))
+            path = (
+                os.path.abspath(image)
+                if is_path(image)
+                else str(write_image(image, Path(folder) / "image.nii", affine))
+            )
             try:
+                _check_scan(path, self.network.kind.spatial_dims)
                 with showing_progress(progress):
                     return self._run(path, folder, overrides)
             except ScanError as error:
@@ -216,12 +234,12 @@ class AnomalyModel:
         )
         with workflow:
             evaluator: ScanEvaluator = workflow.evaluator
-            evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: found.extend(_joined(engine)))
+            evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: found.extend(join_scans(engine)))
             workflow.run()
         if workflow.failures:
             raise ScanError(workflow.failures[0].path, workflow.failures[0].reason)
         row = workflow.table.rows[0]
-        return AnomalyResult(found[0], row, workflow.table.lesions.get(row.name, []), workflow.drift.result)
+        return AnomalyResult(found[0], row, workflow.table.regions.get(row.name, []), workflow.drift.result)
 
     def save(self, path: PathLike) -> Path:
         """Copy the bundle into a new folder; it is whole as soon as it is there.
@@ -247,10 +265,10 @@ class AnomalyModel:
         return target
 
 
-def _check_scan(path: str) -> None:
+def _check_scan(path: str, spatial_dims: int | None) -> None:
     if path.lower().endswith(".json"):  # a server's client may upload one: it would make it open any file that it names
         raise ScanError(path, "is a list of scans, not a scan")
-    number = len(resolve_datalist(path))
+    number = len(resolve_datalist(path, spatial_dims=spatial_dims))
     if number != 1:
         raise ScanError(path, f"holds {number} scans; name one of them")
 
@@ -266,9 +284,3 @@ def _as_paths(images: Any, folder: Path, affine: ArrayLike | None) -> list[PathL
         image if is_path(image) else write_image(image, folder / f"scan_{number:05d}.nii", affine)
         for number, image in enumerate(images)
     ]
-
-
-def _joined(engine: ScanEvaluator) -> list[dict[str, Any]]:
-    """MONAI parts what it knows of a scan: what was there before the network ran stays in the batch."""
-    state = engine.state
-    return [{**before, **after} for before, after in zip(state.batch, state.output, strict=True)]  # type: ignore[arg-type]

@@ -133,12 +133,12 @@ def _add_trust(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_cluster(commands: Any) -> None:
-    parser = _add_command(commands, "cluster", "group anomalous scans, or single lesions, by kind")
+    parser = _add_command(commands, "cluster", "group anomalous scans, or single flagged regions, by kind")
     parser.add_argument("--bundle", required=True, metavar="BUNDLE", help="folder that fit wrote")
     parser.add_argument("--images", nargs="+", required=True, metavar="PATH", help=f"scans: {PATHS}")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
     parser.add_argument("--num-clusters", type=int, help="number of groups (default: chosen by silhouette)")
-    parser.add_argument("--items", help="images (default) or lesions, the connected components of the mask")
+    parser.add_argument("--items", help="images (default) or regions, the connected components of the mask")
     parser.add_argument("--weights", help="of patches: detector (default), unsupervised, semi-supervised or uniform")
     parser.add_argument("--tau", type=float, help="of the weights, in standard deviations of the patch scores")
     parser.add_argument("--linkage", help="ward (default), average, complete or single")

@@ -35,9 +35,10 @@ __all__ = ["Outcome", "demo", "evaluate", "fit", "infer"]
 
 FITTED_ALREADY = "the bundle was fitted by this very command before; nothing was done"
 #: What is written into a folder of results beside the scans' own files.
-TABLES = ("scores.csv", "lesions.csv", "lesions.json", "failures.csv", "left_out.csv", "drift.json")
+TABLES = ("scores.csv", "regions.csv", "regions.json", "failures.csv", "left_out.csv", "drift.json")
 METRICS = ("metrics.json", "metrics.csv")
 REPORT = ("report.html", "overview.png")
+ONLY_NAMES = "the atlas names flagged regions only: thresholds for its labels need a bundle fitted with --regions"
 NO_REPORT = "no report.html was written, since matplotlib is missing; pip install 'monai-dpmm-ad[report]' brings it"
 
 
@@ -53,6 +54,7 @@ class Outcome:
         report: path of the HTML report, None where none was written.
         note: what the user should know: why the calibration promises less, why there is no report; None if nothing.
         found: what was taken and left out, in one line; None where everything was taken.
+        regions: scan → its flagged regions, see :class:`~monai_dpmm_ad.handlers.regions.Region`.
         drift: whether the scans come from the population that was fitted, as ``drift.json`` says it; None where the
             bundle cannot tell.
     """
@@ -64,6 +66,7 @@ class Outcome:
     note: str | None = None
     found: str | None = None
     drift: dict[str, Any] | None = None
+    regions: dict[str, list[Any]] = field(default_factory=dict)
 
 
 def fit(
@@ -219,18 +222,18 @@ def _write_results(
         **overrides,
     )
     with workflow:
-        if overrides.get("regions") and not workflow.settings["num_regions"]:
-            raise ValueError(
-                f"`regions` must be given to a bundle that was fitted with them, got {bundle}. Fit with --regions."
-            )
         if "evaluate" in configs:
             _check_truth(workflow.datalist)
         workflow.run()
     table, metrics, drift = workflow.table, workflow.metrics, workflow.drift.result
     rows = table.rows
     outcome = Outcome([row for row in rows if row.name not in table.earlier], workflow.failures, drift=drift)
+    outcome.regions = {row.name: table.regions[row.name] for row in outcome.scans if row.name in table.regions}
     outcome.found = workflow.found.summary()
-    outcome.note = _judge_network(workflow.network, workflow.settings)
+    notes = [_judge_network(workflow.network, workflow.settings)]
+    if overrides.get("regions") and not workflow.settings["num_regions"]:
+        notes.append(ONLY_NAMES)
+    outcome.note = "; ".join(filter(None, notes)) or None
     if metrics is not None:
         outcome.metrics = metrics.figures
         if is_first():
@@ -240,9 +243,19 @@ def _write_results(
     elif report and rows and is_first():
         from monai_dpmm_ad.reporting.cohort import report_scans
 
-        settings = pick_settings(workflow.settings, "model")
-        items = [*workflow.datalist, *({**item, "name": name} for name, item in table.earlier.items())]
-        outcome.report = report_scans(out, rows, items, workflow.network, settings, metrics, drift, note=outcome.note)
+        settings = pick_settings(workflow.settings, "outputs")
+        outcome.report = report_scans(
+            out,
+            rows,
+            [*workflow.datalist, *({**item, "name": name} for name, item in table.earlier.items())],
+            workflow.network,
+            settings,
+            metrics,
+            drift,
+            regions=table.regions,
+            bundle=bundle,
+            note=outcome.note,
+        )
     return outcome
 
 

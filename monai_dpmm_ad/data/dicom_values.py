@@ -72,9 +72,10 @@ def real_values(dataset: Any, stored: NDArray[Any], groups: Sequence[Any] = ()) 
 def _import_lut() -> Any:
     """pydicom's function for lookup tables, which release 3 has moved."""
     try:
-        return import_module("pydicom.pixels").apply_modality_lut
+        pixels = import_module("pydicom.pixels")
     except ImportError:
-        return import_module("pydicom.pixel_data_handlers.util").apply_modality_lut
+        pixels = import_module("pydicom.pixel_data_handlers.util")
+    return pixels.apply_modality_lut
 
 
 def _find_padding(dataset: Any, stored: NDArray[Any]) -> NDArray[Any] | None:

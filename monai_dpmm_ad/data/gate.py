@@ -135,7 +135,7 @@ def _judge_volume(path: Path) -> LeftOut | None:
     if code in _INTENT_STATISTICS:
         return LeftOut(str(path), "statistical maps", f"is a statistical map (intent code {code})")
     number, equal = _look_at_values(image)
-    is_patchy = number <= _MANY_VALUES and equal > _EQUAL_NEIGHBOURS
+    is_patchy = 1 < number <= _MANY_VALUES and equal > _EQUAL_NEIGHBOURS
     if code in _INTENT_LABELS and (is_patchy or number <= _FEW_VALUES):
         return LeftOut(str(path), SEGMENTATIONS, f"is a label map (intent code {code})")
     if 1 < number <= _FEW_VALUES or is_patchy:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import gzip
 from io import BytesIO
-from typing import Any, Literal
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -71,11 +71,12 @@ def _raw_header(path: str, layers: int) -> np.ndarray | None:
         for _ in range(layers):
             stream = gzip.GzipFile(fileobj=stream, mode="rb")
         start = stream.read(540)
-    orders: tuple[Literal["<", ">"], ...] = ("<", ">")
     for size, dtype in _TYPES.items():
-        for order in orders:
-            if len(start) >= size and start[:4] == np.array(size, dtype=f"{order}i4").tobytes():
-                return np.frombuffer(start[:size], dtype=dtype.newbyteorder(order))[0:1].copy()
+        for ordered in (dtype.newbyteorder("<"), dtype.newbyteorder(">")):
+            if len(start) >= size:
+                header = np.frombuffer(start[:size], dtype=ordered).copy()
+                if header["sizeof_hdr"][0] == size:
+                    return header
     return None
 
 

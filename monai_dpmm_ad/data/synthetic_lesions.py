@@ -1,7 +1,7 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
 """Random lesions with exact masks, put into phantoms or into real slices. Knows NumPy and SciPy only.
 
-Not to be confused with `monai_dpmm_ad.handlers.lesions`, the table of detected lesions.
+Not to be confused with `monai_dpmm_ad.handlers.regions`, the table of flagged regions.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class ResumeLog:
         for path in sorted((self.output_dir / FOLDER).glob("*.json")):
             if path.stem not in asked_for:
                 record = self._load(path.stem)
-                if record is not None and {"row", "lesions", "item"} <= record.keys():
+                if record is not None and {"row", "regions", "item"} <= record.keys():
                     earlier[path.stem] = record
         return earlier
 

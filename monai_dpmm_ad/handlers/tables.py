@@ -5,92 +5,106 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.utils import CommonKeys
+from numpy.typing import NDArray
 
 from monai_dpmm_ad.data import Found
 from monai_dpmm_ad.data.dataset import write_failures
 from monai_dpmm_ad.data.gate import write_left_out
 from monai_dpmm_ad.engines import PATCH_SUMMARY, ScanEvaluator, iteration_scans
 from monai_dpmm_ad.engines.resume import ResumeLog
-from monai_dpmm_ad.handlers.lesions import Lesion, compute_lesions, write_lesions
-from monai_dpmm_ad.normative import Frame
+from monai_dpmm_ad.handlers.regions import Region, compute_regions, name_regions, write_regions
+from monai_dpmm_ad.normative import Frame, RegionCalibration
 from monai_dpmm_ad.transforms import output_path, own_format_path
+from monai_dpmm_ad.transforms.regions import read_region_names
 from monai_dpmm_ad.utils.distributed import gather_lists, get_rank
 from monai_dpmm_ad.utils.files import write_csv
 from monai_dpmm_ad.utils.outputs import OutputFolder
 
-__all__ = ["TABLES", "ScanRow", "ScanTable"]
+__all__ = ["TABLES", "ScanRow", "ScanTable", "join_scans"]
 
 SAVED = ("mask", "percentile")  # beside the map, where they are made: key and postfix
-TABLES = ("scores.csv", "lesions.csv", "lesions.json", "failures.csv", "left_out.csv")
-COLUMNS = (
-    *("name", "image", "score", "p_value", "smallest_p_value", "threshold", "flagged", "flagged_unit", "num_lesions"),
-    *("abnormal", "frame", "frame_quality", "warning"),
-)
+TABLES = ("scores.csv", "regions.csv", "regions.json", "failures.csv", "left_out.csv")
 
 
 @dataclass(frozen=True)
 class ScanRow:
-    """One line of ``scores.csv``; ``flagged`` is a volume in mL, or an area in pixels for a picture.
+    """One line of ``scores.csv``; what is not known is None.
 
-    ``smallest_p_value`` is the least that the calibration's number of scans allows. ``frame`` says how the scan's
-    places were brought to the cohort's, ``frame_quality`` how well the registered scan agrees with the cohort's mean: a
-    correlation. ``warning`` says why the scan should not be relied on, or what its file leaves open; None where nothing
-    does.
+    Args:
+        name: of the scan.
+        image: its path.
+        score: higher is more anomalous.
+        p_value: share of healthy scans that score as high.
+        smallest_p_value: the least that the calibration's number of scans allows.
+        threshold: what the map exceeds where it is flagged.
+        flagged: volume in mL; area in pixels for a picture.
+        flagged_unit: ``"mL"`` or ``"pixels"``.
+        num_regions: how many flagged regions it has.
+        region_p_value: the smallest of theirs; None also where it has no region.
+        abnormal: the truth, 0 or 1.
+        frame: how the scan's places were brought to the cohort's.
+        frame_quality: how well the registered scan agrees with the cohort's mean: a correlation.
+        warning: why the scan should not be relied on, or what its file leaves open.
     """
 
     name: str
     image: str
     score: float
-    p_value: float | None
-    threshold: float | None
-    flagged: float | None
-    flagged_unit: str
-    num_lesions: int | None
-    abnormal: int | None
+    p_value: float | None = None
+    smallest_p_value: float | None = None
+    threshold: float | None = None
+    flagged: float | None = None
+    flagged_unit: str = "mL"
+    num_regions: int | None = None
+    region_p_value: float | None = None
+    abnormal: int | None = None
     frame: str | None = None
     frame_quality: float | None = None
     warning: str | None = None
-    smallest_p_value: float | None = None
 
 
 class ScanTable:
-    """Write ``scores.csv``, ``lesions.csv``, ``lesions.json`` and, where a scan failed, ``failures.csv``.
+    """Write ``scores.csv``, ``regions.csv``, ``regions.json`` and, where a scan failed, ``failures.csv``.
 
     Args:
         output_dir: folder of the tables.
-        min_lesion_volume: smallest connected component that counts as a lesion, in mm³ (pixels for a picture).
+        min_region_volume: smallest connected component that counts as a region, in mm³ (pixels for a picture).
         datalist: gives the order of the rows; without it they come in that of processing.
         finished: keeps a record of each finished scan, gives those of an interrupted run, and those of earlier runs
             into the same folder, whose rows stay.
         found: what the paths led to: what failed or was left out there is written as well.
+        calibration: of the regions of healthy scans: gives p-values, if it has seen any.
     """
 
     def __init__(
         self,
         output_dir: str | os.PathLike[str],
-        min_lesion_volume: float = 0.0,
+        min_region_volume: float = 0.0,
         datalist: Sequence[Mapping[str, Any]] = (),
         finished: ResumeLog | None = None,
         found: Found | None = None,
+        calibration: RegionCalibration | None = None,
     ) -> None:
         self.found = found
+        self.calibration = calibration
         self.output_dir = Path(output_dir)
-        self.min_lesion_volume = min_lesion_volume
+        self.min_region_volume = min_region_volume
         self.finished = finished
         self._order = {str(item["name"]): number for number, item in enumerate(datalist)}
         self.rows: list[ScanRow] = []
         #: items of earlier runs into the same folder, by name
         self.earlier: dict[str, dict[str, Any]] = {}
-        self.lesions: dict[str, list[Lesion]] = {}
+        self.regions: dict[str, list[Region]] = {}
 
     def attach(self, engine: ScanEvaluator) -> None:
         """Register the handler's events."""
@@ -102,7 +116,7 @@ class ScanTable:
         self._folder = OutputFolder(self.output_dir, rank=get_rank())
         self._folder.hold().check_all(TABLES if get_rank() == 0 else ())
         self.rows.clear()
-        self.lesions.clear()
+        self.regions.clear()
         self.earlier.clear()
         records = dict(self.finished.records) if self.finished else {}
         if self.finished and get_rank() == 0:
@@ -111,30 +125,30 @@ class ScanTable:
                 records[name] = record
         for name, record in records.items():
             self.rows.append(ScanRow(**record["row"]))
-            if record["lesions"] is not None:
-                self.lesions[name] = [Lesion(**lesion) for lesion in record["lesions"]]
+            if record["regions"] is not None:
+                self.regions[name] = [Region(**region) for region in record["regions"]]
 
     def _update(self, engine: Engine) -> None:
-        for scan in iteration_scans(engine):
-            row, lesions = self._describe(scan)
+        for scan in join_scans(engine):
+            row, regions = self._describe(scan)
             self.rows.append(row)
-            if lesions is not None:
-                self.lesions[row.name] = lesions
+            if regions is not None:
+                self.regions[row.name] = regions
             if self.finished is not None:
                 paths = [output_path(self.output_dir, row.name, key, row.image) for key in ("anomaly", *SAVED)]
                 outputs = [path for path, key in zip(paths, (CommonKeys.PRED, *SAVED), strict=True) if key in scan]
                 own = [own_format_path(self.output_dir, row.name, key, row.image) for key in ("anomaly", *SAVED)]
                 outputs += [path for path in own if path is not None]
-                found = None if lesions is None else [asdict(lesion) for lesion in lesions]
+                listed = None if regions is None else [asdict(region) for region in regions]
                 summary = {PATCH_SUMMARY: scan[PATCH_SUMMARY]}
-                self.finished.save(row.name, outputs, row=asdict(row), lesions=found, **summary)
+                self.finished.save(row.name, outputs, row=asdict(row), regions=listed, **summary)
 
-    def _describe(self, scan: dict[str, Any]) -> tuple[ScanRow, list[Lesion] | None]:
+    def _describe(self, scan: dict[str, Any]) -> tuple[ScanRow, list[Region] | None]:
         pred = scan[CommonKeys.PRED]
-        lesions, flagged, unit = None, None, "mL"
+        regions, flagged, unit = None, None, "mL"
         if "mask" in scan:
             mask, affine = _to_array(scan["mask"]) > 0, np.asarray(pred.meta["original_affine"])
-            lesions = compute_lesions(mask, _to_array(pred), affine, self.min_lesion_volume)
+            regions = self._find_regions(scan, mask, affine)
             if mask.ndim == 2:
                 flagged, unit = float(mask.sum()), "pixels"
             else:
@@ -148,27 +162,54 @@ class ScanTable:
             threshold=scan.get("threshold"),
             flagged=flagged,
             flagged_unit=unit,
-            num_lesions=None if lesions is None else len(lesions),
+            num_regions=None if regions is None else len(regions),
+            region_p_value=regions[0].p_value if regions else None,
             abnormal=pred.meta["abnormal"],
             **_describe_frame(scan.get("frame")),
             warning=scan.get("warning"),
         )
-        return row, lesions
+        return row, regions
+
+    def _find_regions(
+        self, scan: Mapping[str, Any], mask: NDArray[np.bool_], affine: NDArray[np.float64]
+    ) -> list[Region]:
+        frame, atlas = scan.get("frame"), scan.get("regions")
+        # What has no place among the healthy scans is not what the regions were calibrated on.
+        calibration = None if frame is None or frame.kind == "none" else self.calibration
+        values = _to_array(scan[CommonKeys.PRED])
+        regions = compute_regions(mask, values, affine, self.min_region_volume, calibration, frame)
+        if atlas is None:
+            return regions.listed
+        return name_regions(regions, _to_array(atlas), _names(atlas.meta["filename_or_obj"]))
 
     def _write(self, engine: ScanEvaluator) -> None:
         rows = sorted(gather_lists(self.rows), key=lambda row: self._order.get(row.name, len(self._order)))
-        lesions = dict(gather_lists(list(self.lesions.items())))
+        regions = dict(gather_lists(list(self.regions.items())))
         failures = gather_lists(engine.failures)
         failures = [*(self.found.list_failures() if self.found else ()), *failures]
-        self.rows, self.lesions = rows, {row.name: lesions[row.name] for row in rows if row.name in lesions}
+        self.rows, self.regions = rows, {row.name: regions[row.name] for row in rows if row.name in regions}
         engine.failures[:] = failures
         if get_rank() == 0:
-            table = [[getattr(row, name) for name in COLUMNS] for row in rows]
-            write_csv(self.output_dir / "scores.csv", COLUMNS, table)
-            write_lesions(self.output_dir / "lesions.csv", self.output_dir / "lesions.json", self.lesions)
+            columns = [column.name for column in fields(ScanRow)]
+            table = [[getattr(row, name) for name in columns] for row in rows]
+            write_csv(self.output_dir / "scores.csv", columns, table)
+            write_regions(self.output_dir / "regions.csv", self.output_dir / "regions.json", self.regions)
             write_failures(self.output_dir, failures)
             write_left_out(self.output_dir, self.found.left_out if self.found else ())
         self._folder.release()
+
+
+def join_scans(engine: Engine) -> list[dict[str, Any]]:
+    """All that an evaluator holds of its current scan; MONAI parts what was there before the network ran from the rest.
+
+    Args:
+        engine: a :class:`~monai_dpmm_ad.engines.ScanEvaluator`.
+    """
+    before = cast(list[dict[str, Any]], engine.state.batch)
+    return [{**loaded, **scan} for loaded, scan in zip(before, iteration_scans(engine), strict=True)]
+
+
+_names = lru_cache(maxsize=8)(read_region_names)
 
 
 def _describe_frame(frame: Frame | None) -> dict[str, Any]:
@@ -177,5 +218,5 @@ def _describe_frame(frame: Frame | None) -> dict[str, Any]:
     return {"frame": frame.kind, "frame_quality": frame.to_dict()["quality"]}
 
 
-def _to_array(image: MetaTensor) -> np.ndarray:
+def _to_array(image: MetaTensor) -> NDArray[Any]:
     return np.asarray(image.as_subclass(torch.Tensor)[0].cpu())

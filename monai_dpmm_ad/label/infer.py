@@ -21,10 +21,20 @@ from PIL import Image
 from monai_dpmm_ad.bundle import MODEL
 from monai_dpmm_ad.calibration.drift import describe_drift
 from monai_dpmm_ad.data.paths import NRRD_SUFFIXES, PICTURE_SUFFIXES, has_suffix
+from monai_dpmm_ad.handlers.regions import compute_regions
 from monai_dpmm_ad.label.refusals import refusing
 from monai_dpmm_ad.label.requests import AXES_SEPARATOR, MapRequest, check_output, parse_request
 from monai_dpmm_ad.label.runner import BundleRunner, Prediction
-from monai_dpmm_ad.label.severity import LEVEL_NAMES, Level, compute_levels, draw_levels, remove_small
+from monai_dpmm_ad.label.severity import (
+    LEVEL_NAMES,
+    Level,
+    RegionLevel,
+    compute_levels,
+    compute_region_levels,
+    draw_levels,
+    draw_region_levels,
+    remove_small,
+)
 from monai_dpmm_ad.ops.slices import AXES
 from monai_dpmm_ad.transforms.save import write_map
 
@@ -66,13 +76,13 @@ class AnomalyInfer(InferTask):
         """What a request may set, with its defaults; Slicer shows the list as a choice, the first one chosen."""
         defaults = self.runner.load().defaults
         axes = list(dict.fromkeys([AXES_SEPARATOR.join(defaults.axes), *AXES, AXES_SEPARATOR.join(AXES)]))
-        return {"rate": defaults.rate, "axes": axes, "min_lesion": defaults.min_lesion}
+        return {"rate": defaults.rate, "axes": axes, "min_region": defaults.min_region}
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Process one study.
 
         Args:
-            request: ``image``, a path; ``rate``, ``axes``, ``min_lesion``; MONAI Label's ``result_extension``,
+            request: ``image``, a path; ``rate``, ``axes``, ``min_region``; MONAI Label's ``result_extension``,
                 ``result_dtype`` and ``result_compress``.
 
         Returns:
@@ -94,8 +104,10 @@ class AnomalyInfer(InferTask):
         return path, facts
 
 
-def draw_prediction(prediction: Prediction, wanted: MapRequest) -> tuple[NDArray[np.uint8], list[Level]]:
-    """Draw the label map of a prediction.
+def draw_prediction(
+    prediction: Prediction, wanted: MapRequest
+) -> tuple[NDArray[np.uint8], list[Level] | list[RegionLevel]]:
+    """Draw the label map of a prediction: levels of regions where they are what is flagged, else of voxels.
 
     Args:
         prediction: of a study.
@@ -104,12 +116,25 @@ def draw_prediction(prediction: Prediction, wanted: MapRequest) -> tuple[NDArray
     Returns:
         Levels on the study's grid, 0 below all of them; and what each means.
     """
-    levels = compute_levels(prediction.bundle.network.calibration, wanted.rate)
     score_map = _score_map(prediction)
     affine = np.asarray(prediction.scan["pred"].meta["original_affine"], dtype=np.float64)
+    if _flags_regions(prediction, wanted):
+        calibration = prediction.bundle.network.regions
+        mask = np.asarray(prediction.scan["mask"].as_subclass(torch.Tensor)[0].cpu())
+        regions = compute_regions(mask, score_map, affine, wanted.min_region, calibration)
+        steps = compute_region_levels(calibration)
+        return draw_region_levels(regions, mask.shape, steps), steps
+    levels = compute_levels(prediction.bundle.network.calibration, wanted.rate)
     voxel = float(abs(np.linalg.det(affine[:3, :3]))) if score_map.ndim == 3 else 1.0
     drawn = draw_levels(score_map, [_thresholds(prediction, level) for level in levels])
-    return remove_small(drawn, voxel, wanted.min_lesion), levels
+    return remove_small(drawn, voxel, wanted.min_region), levels
+
+
+def _flags_regions(prediction: Prediction, wanted: MapRequest) -> bool:
+    """Whether the mask holds regions: they are calibrated, and nobody asked for a rate of voxels."""
+    bundle = prediction.bundle
+    by_rate = bundle.model.settings["false_positive_rate"] is not None or wanted.rate != bundle.defaults.rate
+    return not by_rate and bundle.network.regions.fitted and prediction.row.frame not in (None, "none")
 
 
 def _score_map(prediction: Prediction) -> NDArray[np.float32]:
@@ -124,9 +149,9 @@ def _read(prediction: Prediction, wanted: MapRequest, is_mask: bool) -> tuple[ND
     facts |= {
         "rate": wanted.rate,
         "axes": list(wanted.axes),
-        "min_lesion": wanted.min_lesion,
+        "min_region": wanted.min_region,
         "levels": [asdict(level) | {"num_voxels": int((label_map >= level.level).sum())} for level in levels],
-        "regions": [asdict(region) for region in prediction.lesions],
+        "regions": [asdict(region) for region in prediction.regions],
         "bundle": prediction.bundle.digest,
         "warnings": _warnings(prediction, wanted),
     }
@@ -151,7 +176,12 @@ def _warnings(prediction: Prediction, wanted: MapRequest) -> list[str]:
             f"The thresholds were calibrated along {AXES_SEPARATOR.join(fitted)}, not along "
             f"{AXES_SEPARATOR.join(wanted.axes)}: here the rates are not calibrated."
         )
-    if not prediction.bundle.network.calibration.guaranteed(wanted.rate):
+    network = prediction.bundle.network
+    if _flags_regions(prediction, wanted):
+        allowed = prediction.bundle.model.settings["false_regions"]
+        if not network.regions.guaranteed(allowed):
+            warnings.append(f"Too few held-out healthy scans to guarantee {allowed:g} false regions in a scan.")
+    elif not network.calibration.guaranteed(wanted.rate):
         warnings.append(f"Too few held-out healthy scans to guarantee a rate of {wanted.rate:g}.")
     if different := describe_drift(prediction.drift):
         warnings.append(different)

@@ -20,7 +20,7 @@ __all__ = ["AXES_SEPARATOR", "EXTENSIONS", "MapRequest", "check_names", "check_n
 AXES_SEPARATOR = "+"
 #: Files that a result can be written as.
 EXTENSIONS = (".nii.gz", ".nii", ".nrrd")
-OPTIONS = ("rate", "axes", "min_lesion")
+OPTIONS = ("rate", "axes", "min_region")
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,16 @@ class MapRequest:
     Args:
         rate: false-positive rate of level 1, a share of healthy foreground voxels, in (0, 1).
         axes: which of ``axial``, ``coronal``, ``sagittal``; several are averaged.
-        min_lesion: smallest lesion that is shown and listed, in mm³ (pixels for a picture).
+        min_region: smallest region that is shown and listed, in mm³ (pixels for a picture).
     """
 
     rate: float
     axes: tuple[str, ...]
-    min_lesion: float
+    min_region: float
 
 
 def parse_request(request: Mapping[str, Any], defaults: MapRequest) -> MapRequest:
-    """Read ``rate``, ``axes`` and ``min_lesion`` from a client's request.
+    """Read ``rate``, ``axes`` and ``min_region`` from a client's request.
 
     Args:
         request: numbers may come as text; ``axes`` as text (``axial+coronal``) or as a list.
@@ -52,10 +52,10 @@ def parse_request(request: Mapping[str, Any], defaults: MapRequest) -> MapReques
     rate = check_number("rate", request.get("rate", defaults.rate))
     if not 0 < rate < 1:
         raise ValueError(f"`rate` must lie in (0, 1), got {rate:g}. Pass 0.01 for 1 %.")
-    min_lesion = check_number("min_lesion", request.get("min_lesion", defaults.min_lesion))
-    if min_lesion < 0:
-        raise ValueError(f"`min_lesion` must be at least 0 mm³, got {min_lesion:g}.")
-    return MapRequest(rate, _parse_axes(request.get("axes", defaults.axes)), min_lesion)
+    min_region = check_number("min_region", request.get("min_region", defaults.min_region))
+    if min_region < 0:
+        raise ValueError(f"`min_region` must be at least 0 mm³, got {min_region:g}.")
+    return MapRequest(rate, _parse_axes(request.get("axes", defaults.axes)), min_region)
 
 
 def check_names(request: Mapping[str, Any], options: Sequence[str]) -> None:

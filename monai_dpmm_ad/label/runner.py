@@ -13,7 +13,7 @@ from monai_dpmm_ad.bundle import INFERENCE, MODEL
 from monai_dpmm_ad.commands import AnomalyModel
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.handlers import ScanRow
-from monai_dpmm_ad.handlers.lesions import Lesion
+from monai_dpmm_ad.handlers.regions import Region
 from monai_dpmm_ad.label.requests import MapRequest
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.transforms.score import DEFAULT_RATE
@@ -42,7 +42,7 @@ class LoadedBundle:
     def defaults(self) -> MapRequest:
         """What the command line takes when it is told nothing."""
         settings = self.model.settings
-        rate, smallest = settings["false_positive_rate"] or DEFAULT_RATE, settings["min_lesion_volume"]
+        rate, smallest = settings["false_positive_rate"] or DEFAULT_RATE, settings["min_region_volume"]
         return MapRequest(float(rate), tuple(settings["axes"]), float(smallest))
 
 
@@ -54,7 +54,7 @@ class Prediction:
         scan: what the evaluator holds of it: ``pred`` (1, *spatial) on the scan's own grid, ``regions`` where the
             bundle has an atlas, ….
         row: the scan's line of ``scores.csv``.
-        lesions: by falling peak score.
+        regions: by rising p-value, then by falling peak score.
         bundle: what drew the map.
         drift: whether the scan is one of the population that was fitted, as ``drift.json`` says it; None where the
             bundle cannot tell.
@@ -62,7 +62,7 @@ class Prediction:
 
     scan: dict[str, Any]
     row: ScanRow
-    lesions: list[Lesion]
+    regions: list[Region]
     bundle: LoadedBundle
     drift: dict[str, Any] | None
 
@@ -120,7 +120,7 @@ class BundleRunner:
                 image,
                 **asked,
                 axes=list(wanted.axes),
-                min_lesion_volume=wanted.min_lesion,
+                min_region_volume=wanted.min_region,
             )
         return Prediction(result.scan, result.row, result.regions, bundle, result.drift)
 

@@ -18,6 +18,7 @@ __all__ = ["Atlas"]
 
 _UNIT = 1 << 20  # sums are whole multiples of 1 / _UNIT: exact, so that neither order nor processes matter
 _LARGEST = 1e4  # what a value is clipped to, so that the sums of a million scans fit
+_LEAST_WEIGHT = 1e-6  # scans; where there are fewer nothing is known
 _FLOOR = 0.05  # least spread, as a share of the spread over all places
 
 
@@ -45,8 +46,8 @@ class Atlas(nn.Module):
     """
 
     weight: Tensor
-    mean: Tensor
-    square: Tensor
+    mean: Tensor  # minus the mean over all places: half precision keeps what places differ by
+    spread: Tensor
     overall: Tensor
     trust: Tensor
     num_scans: Tensor
@@ -62,7 +63,7 @@ class Atlas(nn.Module):
         size = (num_channels, *shape)
         self.register_buffer("weight", torch.zeros(shape, dtype=torch.float16))
         self.register_buffer("mean", torch.zeros(size, dtype=torch.float16))
-        self.register_buffer("square", torch.zeros(size, dtype=torch.float16))
+        self.register_buffer("spread", torch.zeros(size, dtype=torch.float16))
         self.register_buffer("overall", torch.zeros(2, num_channels, dtype=torch.float64))
         self.register_buffer("trust", torch.zeros(2, num_channels, dtype=torch.float64))
         self.register_buffer("num_scans", torch.zeros((), dtype=torch.int64))
@@ -125,15 +126,21 @@ class Atlas(nn.Module):
     def _add(self, smooth: NDArray[np.float64], raw: NDArray[np.float64], count: int) -> None:
         """Add moments to the buffers, each part by its number of scans."""
         channels = self.num_channels
-        old = float(self.num_scans) / (float(self.num_scans) + count)
-        total = max(float(raw[0].sum()), 1e-12)
-        new_overall = np.stack([raw[1 : 1 + channels].sum((1, 2, 3)), raw[1 + channels :].sum((1, 2, 3))]) / total
-        self.overall.copy_(old * self.overall + (1 - old) * torch.from_numpy(new_overall))
-        before = self.weight.double().numpy() * float(self.num_scans)
+        known = float(self.num_scans)
+        before = self.weight.double().numpy() * known
+        mean, spread = (buffer.double().numpy() for buffer in (self.mean, self.spread))
+        mean = mean + self.overall[0].numpy()[:, None, None, None]
         both = before + smooth[0]
         safe = np.maximum(both, 1e-9)
-        for buffer, part in ((self.mean, smooth[1 : 1 + channels]), (self.square, smooth[1 + channels :])):
-            buffer.copy_(torch.from_numpy((buffer.double().numpy() * before + part) / safe))
+        new_mean = (mean * before + smooth[1 : 1 + channels]) / safe
+        new_square = ((spread**2 + mean**2) * before + smooth[1 + channels :]) / safe
+        total = max(float(raw[0].sum()), 1e-12)
+        new_overall = np.stack([raw[1 : 1 + channels].sum((1, 2, 3)), raw[1 + channels :].sum((1, 2, 3))]) / total
+        self.overall.copy_((known * self.overall + count * torch.from_numpy(new_overall)) / (known + count))
+        difference = np.where(both > _LEAST_WEIGHT, new_mean - self.overall[0].numpy()[:, None, None, None], 0)
+        variance = np.where(both > _LEAST_WEIGHT, np.maximum(new_square - new_mean**2, 0), 0)
+        self.mean.copy_(torch.from_numpy(difference))
+        self.spread.copy_(torch.from_numpy(np.sqrt(variance)))
         self.num_scans += count
         self.weight.copy_(torch.from_numpy(both / float(self.num_scans)))
 
@@ -163,11 +170,11 @@ class Atlas(nn.Module):
         weight = self.weight.double() * float(self.num_scans)
         average, average_square = (row[:, None, None, None] for row in self.overall)
         share = weight / (weight + self.pseudo_scans)
-        mean = share * self.mean.double() + (1 - share) * average
-        square = share * self.square.double() + (1 - share) * average_square
+        difference = self.mean.double()
+        mean = average + share * difference
         f, f_s = (row[:, None, None, None] for row in self.trust)
         variance = (average_square - average**2).clamp_min(1e-12)
-        local = (square - mean**2).clamp_min(0)
+        local = share * (self.spread.double() ** 2 + (1 - share) * difference**2) + (1 - share) * variance
         spread = (f_s * local + (1 - f_s) * variance).clamp_min(_FLOOR**2 * variance).sqrt()
         return (f * mean + (1 - f) * average).float(), spread.float()
 

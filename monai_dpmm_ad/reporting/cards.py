@@ -1,16 +1,16 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""The report's picture and viewer of each scan."""
+"""The report's picture, regions and viewer of each scan."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
 
 from monai_dpmm_ad.errors import ScanError
+from monai_dpmm_ad.handlers.regions import Region
 from monai_dpmm_ad.reporting.colours import (
     ColourScale,
     MapSummary,
@@ -22,10 +22,12 @@ from monai_dpmm_ad.reporting.colours import (
 from monai_dpmm_ad.reporting.results import ScanResult, ScoreCalibration
 from monai_dpmm_ad.reporting.slices import choose_slices, cut_slices
 from monai_dpmm_ad.reporting.sprites import encode_picture, pack_viewer
-from monai_dpmm_ad.reporting.text import format_number, to_script
+from monai_dpmm_ad.reporting.text import count_decimals, format_p_value
 
-__all__ = ["ScanPictures", "describe_scan", "prepare_scan", "render_card"]
+__all__ = ["MAX_REGIONS", "ScanPictures", "describe_card", "prepare_scan"]
 
+#: Regions of a scan that its card lists; all are in ``regions.csv``.
+MAX_REGIONS = 10
 _THUMBNAIL_HEIGHT = 200  # pixels
 _CLASSES = {2: "thumbnails few", 3: "thumbnails three", 4: "thumbnails"}
 
@@ -36,7 +38,7 @@ class ScanPictures:
 
     Args:
         summary: for the common colour scale.
-        arrays: the most anomalous slice.
+        arrays: the slice that is seen without a click.
         viewer: what the viewer unpacks, None where none is embedded.
         problem: why there are no pictures, None where there are.
     """
@@ -61,95 +63,108 @@ def prepare_scan(result: ScanResult, embed: bool) -> ScanPictures:
     except ScanError as error:
         return ScanPictures(problem=str(error))
     grey = window_scan(volumes.scan)
-    summary = summarise_map(volumes.anomaly_map, result.threshold)
-    threshold = result.threshold
     # Eight bits are spent where colours differ; the colour scale ends below this for any cohort.
-    highest = None if threshold is None else 5 * threshold
-    index = choose_slices(volumes, 1)[0]
+    highest = None if result.threshold is None else 5 * result.threshold
+    places = [volumes.place(region.peak_voxel) for region in result.regions[:MAX_REGIONS]]
     return ScanPictures(
-        summary=summary,
-        arrays=cut_slices(volumes, [index], grey)[0],
-        viewer=pack_viewer(volumes, grey, highest) if embed else None,
+        summary=summarise_map(volumes.anomaly_map, result.threshold),
+        arrays=cut_slices(volumes, choose_slices(volumes, 1, places), grey)[0],
+        viewer=pack_viewer(volumes, grey, highest, places) if embed else None,
     )
 
 
-def describe_scan(result: ScanResult, calibration: ScoreCalibration | None) -> str:
-    """Return the line of facts under a scan's name, as HTML."""
-    facts = [f"score <b>{format_number(result.score)}</b>"]
-    if result.p_value is not None:
-        least = result.smallest_p_value
-        limit = "" if least is None else f" (not below {format_number(least, 2)})"
-        facts.append(f"p <b>{format_number(result.p_value, 2)}</b>{limit}")
-    if result.volume_ml is not None:
-        facts.append(f"flagged <b>{format_number(result.volume_ml, 3)} mL</b>")
-    if result.num_lesions is not None:
-        facts.append(f"<b>{result.num_lesions}</b> lesion{'' if result.num_lesions == 1 else 's'}")
-    if result.abnormal is not None:
-        facts.append(f"truth <b>{'abnormal' if result.abnormal else 'healthy'}</b>")
-    return " · ".join(facts) + render_badge(result, calibration)
-
-
-def render_badge(result: ScanResult, calibration: ScoreCalibration | None) -> str:
-    """Return a badge that says on which side of the threshold a scan is, empty where there is no threshold."""
-    if calibration is None or calibration.threshold is None:
-        return ""
-    above = result.score > calibration.threshold
-    return f' <span class="badge {"high" if above else "low"}">{"above" if above else "below"} threshold</span>'
-
-
-def render_card(
-    number: int,
+def describe_card(
     result: ScanResult,
     pictures: ScanPictures,
     scale: ColourScale,
     calibration: ScoreCalibration | None,
-) -> str:
-    """Render one scan: its name and facts, the picture seen without a click, and the closed viewer.
+    decimals: int,
+) -> dict[str, Any]:
+    """Describe one scan as ``report.html`` reads it.
 
     Args:
-        number: identifies the card.
         result: the scan.
         pictures: from `prepare_scan`.
         scale: colours of all maps.
-        calibration: for the badge.
-
-    Returns:
-        HTML in which all text from files is escaped.
+        calibration: for the side of the threshold.
+        decimals: of scores.
     """
-    parts = [
-        f'<article class="card" id="scan-{number}"><h3>{escape(result.name)}</h3>',
-        f'<p class="facts">{describe_scan(result, calibration)}</p>',
-    ]
-    if result.warning:
-        parts.append(f'<p class="warning">{escape(result.warning)}.</p>')
-    if pictures.arrays is None:
-        parts.append(f'<p class="small">No picture: {escape(pictures.problem or "")}.</p></article>')
-        return "".join(parts)
-    panels, captions = _choose_panels(render_panels(pictures.arrays, scale, _THUMBNAIL_HEIGHT), pictures.arrays)
-    alternative = f"{result.name} {pictures.arrays.place}: {', '.join(captions)}"
-    sides = ""
-    if pictures.arrays.place:
-        captions[0] = f"Scan, {pictures.arrays.place}"
-        sides = f'<b style="left:6px">R</b><b style="left:calc({100 / len(captions):.4g}% - 1.2em)">L</b>'
-    spans = "".join(f"<span>{caption}</span>" for caption in captions)
-    parts.append(
-        f'<div class="{_CLASSES[len(captions)]}"><img src="{encode_picture(np.concatenate(panels, axis=1))}" '
-        f'alt="{escape(alternative, quote=True)}" decoding="async">{spans}{sides}</div>'
-    )
-    if pictures.viewer is not None:
-        parts.append(
-            '<details><summary>Explore in three planes</summary><div class="viewer"></div></details>'
-            if pictures.viewer["size"][0] > 1
-            else '<details><summary>Explore</summary><div class="viewer"></div></details>'
-        )
-        parts.append(f'<script type="application/json" class="scan-data">{to_script(pictures.viewer)}</script>')
-    parts.append("</article>\n")
-    return "".join(parts)
+    limit = None if calibration is None else calibration.threshold
+    card: dict[str, Any] = {
+        "name": result.name,
+        "facts": _list_facts(result, decimals),
+        "above": None if limit is None else result.score > limit,
+        "warning": result.warning,
+        "problem": pictures.problem,
+        "regions": _list_regions(result.regions[:MAX_REGIONS]),
+        "omitted": len(result.regions[MAX_REGIONS:]),
+        "viewer": pictures.viewer,
+    }
+    if pictures.arrays is not None:
+        panels, captions = _choose_panels(render_panels(pictures.arrays, scale, _THUMBNAIL_HEIGHT), pictures.arrays)
+        place = pictures.arrays.place
+        card |= {
+            "picture": encode_picture(np.concatenate(panels, axis=1)),
+            "alternative": f"{result.name} {place}: {', '.join(captions)}",
+            "captions": [f"Scan, {place}", *captions[1:]] if place else captions,
+            "sided": bool(place),
+            "panels": _CLASSES[len(captions)],
+        }
+    return card
+
+
+def _list_facts(result: ScanResult, decimals: int) -> list[tuple[str, str]]:
+    """Name and value of what is known of a scan."""
+    facts = [("score", f"{result.score:.{decimals}f}")]
+    if result.p_value is not None:
+        least = result.smallest_p_value
+        limit = "" if least is None else f" (not below {format_p_value(least)})"
+        facts.append(("p", f"{format_p_value(result.p_value)}{limit}"))
+    if result.num_regions is not None:
+        facts.append(("flagged regions", str(result.num_regions)))
+    if result.region_p_value is not None:
+        facts.append(("smallest region p", format_p_value(result.region_p_value)))
+    if result.volume_ml is not None:
+        facts.append(("flagged", f"{result.volume_ml:.2f} mL"))
+    if result.frame is not None:
+        quality = "" if result.frame_quality is None else f" {result.frame_quality:.2f}"
+        facts.append(("frame", f"{result.frame}{quality}"))
+    if result.abnormal is not None:
+        facts.append(("truth", "abnormal" if result.abnormal else "healthy"))
+    return facts
+
+
+def _list_regions(regions: Sequence[Region]) -> dict[str, Any]:
+    """Heads and rows of a scan's table; a column of which nothing is known is left out."""
+    decimals = count_decimals(region.peak_score for region in regions)
+    columns: dict[str, list[str | None]] = {
+        "Region": [str(region.index) for region in regions],
+        "p-value": [None if region.p_value is None else format_p_value(region.p_value) for region in regions],
+        "Size": [_format_size(region) for region in regions],
+        "Peak": [f"{region.peak_score:.{decimals}f}" for region in regions],
+        "Centre (mm)" if all(region.unit == "mm3" for region in regions) else "Centre": [
+            _format_place(region) for region in regions
+        ],
+        "Anatomy": [region.anatomy for region in regions],
+    }
+    known = {head: cells for head, cells in columns.items() if any(cell is not None for cell in cells)}
+    return {"heads": list(known), "rows": [[cell or "–" for cell in row] for row in zip(*known.values(), strict=True)]}
+
+
+def _format_size(region: Region) -> str:
+    return f"{region.size / 1000:.2f} mL" if region.unit == "mm3" else f"{region.size:.0f} pixels"
+
+
+def _format_place(region: Region) -> str:
+    if region.unit == "mm3":
+        return "{:.0f}, {:.0f}, {:.0f}".format(*region.centroid)
+    column, row = region.centroid  # a picture's array has its columns first
+    return f"row {row:.0f}, column {column:.0f}"
 
 
 def _choose_panels(panels: Sequence[Any], arrays: SliceArrays) -> tuple[list[Any], list[str]]:
     """Leave out the panels of what is not known, with a thin black gap between the others."""
-    known = [("Scan", True), ("Anomaly map", True), ("Mask", arrays.mask is not None)]
+    known = [("Scan", True), ("Anomaly map", True), ("Flagged", arrays.mask is not None)]
     elsewhere = " (none in this slice)" if arrays.label is not None and not arrays.label.any() else ""
     known.append((f"Truth{elsewhere}", arrays.label is not None))
     gap = np.zeros((_THUMBNAIL_HEIGHT, 2, 3), np.uint8)

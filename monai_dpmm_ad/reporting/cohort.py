@@ -5,17 +5,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+from monai_dpmm_ad.bundle.provenance import load_provenance
 from monai_dpmm_ad.calibration.drift import describe_drift
-from monai_dpmm_ad.errors import ScanError
+from monai_dpmm_ad.errors import CheckpointError, ScanError
 from monai_dpmm_ad.handlers import ScanMetrics, ScanRow
+from monai_dpmm_ad.handlers.regions import Region
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.reporting.html import write_report
 from monai_dpmm_ad.reporting.results import ScanResult, ScoreCalibration
 from monai_dpmm_ad.reporting.sheets import plot_overview
+from monai_dpmm_ad.reporting.text import format_p_value
 from monai_dpmm_ad.transforms import output_path
+from monai_dpmm_ad.transforms.score import DEFAULT_RATE
+from monai_dpmm_ad.utils.files import PathLike
 
 __all__ = ["report_scans"]
 
@@ -30,6 +36,8 @@ def report_scans(
     settings: Mapping[str, Any],
     metrics: ScanMetrics | None = None,
     drift: Mapping[str, Any] | None = None,
+    regions: Mapping[str, Sequence[Region]] | None = None,
+    bundle: PathLike | None = None,
     note: str | None = None,
 ) -> Path:
     """Write ``report.html`` and ``overview.png`` beside the maps that an evaluator saved.
@@ -42,13 +50,15 @@ def report_scans(
         settings: shown as a table.
         metrics: of an evaluation, None after plain inference.
         drift: what ``drift.json`` says; a warning where the scans differ from those of the calibration.
+        regions: scan → its flagged regions.
+        bundle: folder of the bundle; None leaves out what it says of itself.
         note: what the calibration can promise.
 
     Returns:
         Path of the report.
     """
-    known = {item["name"]: item for item in items}
-    results = [_result(folder, row, known.get(row.name, {})) for row in rows]
+    known, flagged = {item["name"]: item for item in items}, regions or {}
+    results = [_result(folder, row, known.get(row.name, {}), flagged.get(row.name, ())) for row in rows]
     scores = [float(score) for score in network.calibration.image_scores if score < float("inf")]
     path = write_report(
         folder / "report.html",
@@ -58,6 +68,7 @@ def report_scans(
         calibration=ScoreCalibration.at_rate(scores),
         component_usage=network.detector.component_weights(),
         settings={**settings, "fitted": network.detector.describe()},
+        asked=_describe_question(network, settings, bundle),
         warning=describe_drift(drift),
         note=note,
     )
@@ -67,7 +78,37 @@ def report_scans(
     return path
 
 
-def _result(folder: Path, row: ScanRow, item: Mapping[str, Any]) -> ScanResult:
+def _describe_question(network: AnomalyNet, settings: Mapping[str, Any], bundle: PathLike | None) -> dict[str, str]:
+    """What was asked, and of what, in the order of the report's first lines."""
+    calibration = network.calibration
+    asked = {"Date": date.today().isoformat()}
+    if bundle is not None:
+        asked["Bundle"] = Path(bundle).absolute().name
+        if fitted := _count_fitted(bundle):
+            asked["Fitted on"] = f"{fitted} scans"
+    asked["Detector"] = f"{settings['detector_name']} on {settings['embedder_name']}, {settings['image_size']} pixels"
+    if calibration.fitted:
+        number = int(calibration.num_scans)
+        seen = "held-out healthy scans" if calibration.held_out else "scans that were also fitted"
+        asked["Calibrated on"] = f"{number} {seen}"
+        asked["Smallest possible p"] = format_p_value(1 / (number + 1))
+    rate = settings["false_positive_rate"]
+    if rate is None and network.regions.fitted:
+        asked["Flagged"] = f"regions, {settings['false_regions']:g} expected in a healthy scan"
+    elif calibration.fitted:
+        asked["Flagged"] = f"{100 * (rate or DEFAULT_RATE):g} % of healthy voxels"
+    return asked
+
+
+def _count_fitted(bundle: PathLike) -> int:
+    """How many scans a bundle was fitted on; 0 where its provenance was taken away or cannot be read."""
+    try:
+        return sum(scan["role"] == "fitted" for scan in load_provenance(bundle)["scans"])
+    except CheckpointError:
+        return 0
+
+
+def _result(folder: Path, row: ScanRow, item: Mapping[str, Any], regions: Sequence[Region]) -> ScanResult:
     return ScanResult(
         name=row.name,
         image=item.get("image", row.image),
@@ -79,7 +120,10 @@ def _result(folder: Path, row: ScanRow, item: Mapping[str, Any]) -> ScanResult:
         score=row.score,
         p_value=row.p_value,
         threshold=row.threshold,
-        num_lesions=row.num_lesions,
+        num_regions=row.num_regions,
         volume_ml=row.flagged if row.flagged_unit == "mL" else None,
         abnormal=None if row.abnormal is None else bool(row.abnormal),
+        regions=regions,
+        frame=row.frame,
+        frame_quality=row.frame_quality,
     )

@@ -271,23 +271,41 @@
     }
   }
 
-  async function openViewer(card) {
+  const viewers = new Map();
+
+  // The viewer of a card; its pictures are decoded once.
+  function openViewer(card) {
+    if (!viewers.has(card)) viewers.set(card, decodeViewer(card));
+    return viewers.get(card);
+  }
+
+  async function decodeViewer(card) {
     const host = card.querySelector(".viewer");
-    const source = card.querySelector("script.scan-data");
-    if (!source || host.dataset.state) return;
     host.dataset.state = "loading";
-    const data = JSON.parse(source.textContent);
+    const data = JSON.parse(card.querySelector("script.scan-data").textContent);
     const pictures = await Promise.all([decode(data.scan), decode(data.map), decode(data.masks)]);
-    new Viewer(host, data, ...pictures);
+    const viewer = new Viewer(host, data, ...pictures);
     host.dataset.state = "ready";
+    return viewer;
+  }
+
+  async function goTo(card, region) {
+    const details = card.querySelector("details");
+    details.open = true;
+    const viewer = await openViewer(card);
+    viewer.move(viewer.data.places[region].slice());
+    details.scrollIntoView({ block: "nearest" });
   }
 
   cards.addEventListener("toggle", (event) => {
     if (event.target.open) openViewer(event.target.closest(".card"));
   }, true);
   cards.addEventListener("click", (event) => {
-    const details = event.target.closest(".card")?.querySelector("details");
-    if (details && event.target.closest(".thumbnails")) details.open = !details.open;
+    const card = event.target.closest(".card");
+    const details = card?.querySelector("details");
+    const button = event.target.closest("button[data-region]");
+    if (button) goTo(card, Number(button.dataset.region));
+    else if (details && event.target.closest(".thumbnails")) details.open = !details.open;
   });
 
   function openFromAddress() {

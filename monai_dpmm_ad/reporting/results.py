@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from monai_dpmm_ad.handlers.regions import Region
 from monai_dpmm_ad.utils.files import PathLike
 
 __all__ = ["ScanResult", "ScoreCalibration"]
@@ -25,7 +26,10 @@ class ScanResult:
         label: true abnormal voxels, on the scan's grid.
         p_value: conformal p-value of the score.
         threshold: what the map is compared with to give the mask, in the map's unit.
-        num_lesions: number of connected components of the mask.
+        num_regions: number of flagged regions; None without a mask.
+        regions: those of them that can be shown, the most important first.
+        frame: how the scan was brought to the fitted cohort's space.
+        frame_quality: how well, a correlation.
         volume_ml: flagged volume in mL.
         abnormal: the truth about the whole scan.
         warning: why the scan should not be relied on, or what its file leaves open.
@@ -40,11 +44,19 @@ class ScanResult:
     label: PathLike | None = None
     p_value: float | None = None
     threshold: float | None = None
-    num_lesions: int | None = None
+    num_regions: int | None = None
     volume_ml: float | None = None
     abnormal: bool | None = None
     warning: str | None = None
     smallest_p_value: float | None = None
+    regions: Sequence[Region] = ()
+    frame: str | None = None
+    frame_quality: float | None = None
+
+    @property
+    def region_p_value(self) -> float | None:
+        """The smallest of a region, None where there is none or it is not known."""
+        return self.regions[0].p_value if self.regions else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,7 +70,8 @@ def plot_overview(path: PathLike, results: Sequence[ScanResult], num_slices: int
             problem = error
             continue
         summaries.append(summarise_map(volumes.anomaly_map, result.threshold))
-        cuts.append((result, cut_slices(volumes, choose_slices(volumes, num_slices))))
+        places = [volumes.place(region.peak_voxel) for region in result.regions]
+        cuts.append((result, cut_slices(volumes, choose_slices(volumes, num_slices, places))))
     if problem is not None and not cuts:
         raise problem
     _plot(Path(path), cuts, make_colour_scale(summaries))

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,16 +34,17 @@ def find_box(volumes: ScanVolumes, grey: NDArray[np.uint8]) -> tuple[slice, slic
     return box[0], box[1], box[2]
 
 
-def choose_slices(volumes: ScanVolumes, count: int) -> list[int]:
-    """Choose axial slices: first those with the most truly abnormal and flagged tissue, then an even spread.
+def choose_slices(volumes: ScanVolumes, count: int, places: Sequence[tuple[int, int, int]] = ()) -> list[int]:
+    """Choose axial slices: those with truth and with the first regions, then anomalous ones, then an even spread.
 
     Args:
         volumes: the scan.
         count: how many; fewer result where the scan has fewer slices.
+        places: indices of the regions, the most important first.
 
     Returns:
-        Indices along the last axis, increasing. With ``count`` 1, the most anomalous slice,
-        whatever the truth.
+        Indices along the last axis, increasing. With ``count`` 1, that of the first region, or the most anomalous one
+        where there is none, whatever the truth.
     """
     depth = volumes.scan.shape[2]
     if depth <= count:
@@ -57,7 +60,7 @@ def choose_slices(volumes: ScanVolumes, count: int) -> list[int]:
     chosen: list[int] = []
     if count > 1 and volumes.label is not None and volumes.label.any():
         chosen.append(int(volumes.label.sum(axis=(0, 1)).argmax()))
-    for index in np.argsort(-interest, kind="stable"):
+    for index in [*(place[2] for place in places), *np.argsort(-interest, kind="stable")]:
         if len(chosen) >= (count + 1) // 2:
             break
         if all(abs(index - other) >= gap for other in chosen):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,12 @@ def encode_picture(pixels: NDArray[np.uint8], quality: int | None = 85) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def pack_viewer(volumes: ScanVolumes, grey: NDArray[np.uint8], highest: float | None) -> dict[str, Any]:
+def pack_viewer(
+    volumes: ScanVolumes,
+    grey: NDArray[np.uint8],
+    highest: float | None,
+    places: Sequence[tuple[int, int, int]] = (),
+) -> dict[str, Any]:
     """Resample a scan to isotropic voxels and pack it for the viewer.
 
     Masks are enlarged rather than lost: a displayed voxel is in a mask when any of its voxels is.
@@ -46,11 +52,12 @@ def pack_viewer(volumes: ScanVolumes, grey: NDArray[np.uint8], highest: float | 
         volumes: the scan.
         grey: the scan in 8 bits, ``(P, L, I)``.
         highest: map values above it need not be told apart, None where all must be.
+        places: indices (P, L, I) of the regions that can be gone to; the viewer opens at the first.
 
     Returns:
         What ``report.js`` reads: ``size`` (I, P, L), ``tiles`` per row of the pictures, ``low`` and ``high`` of the
-        8-bit map, ``peak`` (I, P, L), the ``affine`` from display voxels (P, L, I) to mm, and the data URLs ``scan``,
-        ``map`` and ``masks`` (red the mask, green the truth).
+        8-bit map, ``peak`` and ``places`` (I, P, L), the ``affine`` from display voxels (P, L, I) to mm, and the data
+        URLs ``scan``, ``map`` and ``masks`` (red the mask, green the truth).
     """
     box = find_box(volumes, grey)
     limit = MAX_PICTURE_SIDE if volumes.is_flat else MAX_VOLUME_SIDE
@@ -69,8 +76,9 @@ def pack_viewer(volumes: ScanVolumes, grey: NDArray[np.uint8], highest: float | 
 
     masks = [np.zeros(size, bool) if m is None else _resample_mask(m[box], size) for m in (volumes.mask, volumes.label)]
     flagged = np.where(masks[0], anomaly_map, 0) if masks[0].any() else anomaly_map
-    row, column, depth = np.unravel_index(int(flagged.argmax()), flagged.shape)
     start = np.array([part.start or 0 for part in box])
+    shown_places = [np.clip((np.array(place) - start + 0.5) / factor, 0, size - 1).astype(int) for place in places]
+    shown_places = shown_places or [np.array(np.unravel_index(int(flagged.argmax()), flagged.shape))]
     to_source = np.diag([*factor, 1.0])
     to_source[:3, 3] = start + (factor - 1) / 2
     columns = math.ceil(math.sqrt(size[2] * size[0] / size[1]))
@@ -80,7 +88,8 @@ def pack_viewer(volumes: ScanVolumes, grey: NDArray[np.uint8], highest: float | 
         "tiles": columns,
         "low": low,
         "high": high,
-        "peak": [int(depth), int(row), int(column)],
+        "peak": shown_places[0][[2, 0, 1]].tolist(),
+        "places": [place[[2, 0, 1]].tolist() for place in shown_places],
         "affine": np.round(volumes.affine @ to_source, 4).tolist(),
         "letters": not volumes.is_picture,
         "hasMask": volumes.mask is not None,

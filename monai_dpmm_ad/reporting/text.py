@@ -1,34 +1,51 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""Numbers and data as text that is safe inside HTML."""
+"""Numbers and settings as a reader wants them."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["flatten", "format_number", "to_script"]
+__all__ = ["count_decimals", "flatten", "format_p_value", "format_setting"]
 
 
-def format_number(value: object, digits: int = 4) -> str:
-    """Format a number with significant digits; integers as they are, other things as text.
-
-    Example:
-        >>> format_number(0.123456), format_number(1234567.0), format_number(12), format_number(1e-7, 2)
-        ('0.1235', '1.235e+06', '12', '1e-07')
-    """
-    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
-
-
-def to_script(content: Any) -> str:
-    """Write JSON that may stand inside a ``<script>`` element: no character can end it or start a comment.
+def count_decimals(values: Iterable[float | None], digits: int = 4) -> int:
+    """Number of decimals with which the largest of some numbers has so many digits: one precision for a column.
 
     Example:
-        >>> to_script({"name": "</script>&"})
-        '{"name": "\\\\u003c/script\\\\u003e\\\\u0026"}'
+        >>> count_decimals([283.569, 0.25, None]), count_decimals([0.0123]), count_decimals([])
+        (1, 5, 3)
     """
-    text = json.dumps(content, ensure_ascii=True, allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    largest = max((abs(value) for value in values if value is not None and math.isfinite(value)), default=0.0)
+    before = math.floor(math.log10(largest)) + 1 if largest > 0 else 1
+    return min(max(digits - before, 0), 12)
+
+
+def format_p_value(value: float) -> str:
+    """Write a p-value with three decimals, or with its first digit where they would all be 0.
+
+    Example:
+        >>> format_p_value(0.2), format_p_value(1 / 4097)
+        ('0.200', '0.0002')
+    """
+    return f"{value:.3f}" if value >= 0.0005 else f"{value:.1g}"
+
+
+def format_setting(value: Any) -> str:
+    """Write a setting in words rather than in Python.
+
+    Example:
+        >>> format_setting(None), format_setting(["axial", "coronal"]), format_setting(True), format_setting(0.123456)
+        ('–', 'axial, coronal', 'yes', '0.1235')
+    """
+    if value is None or value == "" or value == [] or value == ():
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(format_setting(item) for item in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

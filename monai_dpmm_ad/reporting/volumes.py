@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class ScanVolumes:
         label: ``(P, L, I)``, boolean, or None.
         affine: ``(4, 4)``, from indices of these arrays to mm (RAS).
         is_picture: whether left and right are unknown.
+        turn: ``(4, 4)``, from indices of the scan's file to indices of these arrays.
     """
 
     scan: NDArray[np.float32]
@@ -45,6 +46,7 @@ class ScanVolumes:
     label: NDArray[np.bool_] | None
     affine: NDArray[np.float64]
     is_picture: bool
+    turn: NDArray[np.float64] = field(default_factory=lambda: np.eye(4))
 
     @property
     def spacing(self) -> NDArray[np.float64]:
@@ -55,6 +57,11 @@ class ScanVolumes:
     def is_flat(self) -> bool:
         """Whether there is a single axial slice only."""
         return self.scan.shape[2] == 1
+
+    def place(self, voxel: Sequence[int]) -> tuple[int, int, int]:
+        """Turn a voxel's indices in the scan's file (two for a picture) into those of these arrays."""
+        row, column, depth = (self.turn @ [*voxel, *[0] * (3 - len(voxel)), 1])[:3].round().astype(int).tolist()
+        return row, column, depth
 
 
 def read_volumes(result: ScanResult) -> ScanVolumes:
@@ -73,7 +80,8 @@ def read_volumes(result: ScanResult) -> ScanVolumes:
     shape = scan.shape
     try:
         turn = orientations.ornt_transform(orientations.io_orientation(affine), orientations.axcodes2ornt("PLI"))
-        affine = affine @ orientations.inv_ornt_aff(turn, shape)
+        back = orientations.inv_ornt_aff(turn, shape)
+        affine = affine @ back
     except (ValueError, np.linalg.LinAlgError) as error:
         raise ScanError(result.image, "has an affine that gives no orientation") from error
 
@@ -95,6 +103,7 @@ def read_volumes(result: ScanResult) -> ScanVolumes:
         label=masks[1],
         affine=affine,
         is_picture=isinstance(result.image, (str, os.PathLike)) and has_suffix(result.image, PICTURE_SUFFIXES),
+        turn=np.linalg.inv(back),
     )
 
 

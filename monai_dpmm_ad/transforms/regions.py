@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Hashable, Mapping
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -18,7 +20,7 @@ from torch import Tensor
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.transforms.load import LoadScan, largest_shift
 
-__all__ = ["LoadRegionsd", "count_regions", "read_regions"]
+__all__ = ["LoadRegionsd", "count_regions", "read_region_names", "read_regions"]
 
 
 class LoadRegionsd(MapTransform):
@@ -82,6 +84,32 @@ def read_regions(path: str | os.PathLike[str]) -> MetaTensor:
 def count_regions(atlas: str | os.PathLike[str] | None) -> int:
     """Return the highest label of an atlas; 0 without one."""
     return 0 if atlas is None else int(read_regions(atlas).max())
+
+
+def read_region_names(path: str | os.PathLike[str]) -> dict[int, str]:
+    """Read the names of an atlas's labels from the table beside it.
+
+    Args:
+        path: of the atlas, ``NAME.nii.gz``. The table is ``NAME.tsv`` (as BIDS has it) or ``NAME.csv``: a column
+            ``index`` or ``label`` with the numbers, a column ``name``.
+
+    Returns:
+        Label → name; empty where there is no table.
+
+    Raises:
+        ScanError: naming the table, when it is none.
+    """
+    atlas = Path(path)
+    stem = atlas.name.removesuffix(".gz").rpartition(".")[0]
+    for table, delimiter in ((atlas.with_name(f"{stem}.tsv"), "\t"), (atlas.with_name(f"{stem}.csv"), ",")):
+        if table.is_file():
+            try:
+                with table.open(encoding="utf-8-sig", newline="") as file:
+                    rows = list(csv.DictReader(file, delimiter=delimiter))
+                return {int(row["index" if "index" in row else "label"]): str(row["name"]) for row in rows}
+            except (ValueError, KeyError, TypeError, csv.Error) as error:
+                raise ScanError(table, "is no table of regions: it needs the columns `index` and `name`") from error
+    return {}
 
 
 def _place(regions: MetaTensor, image: MetaTensor) -> Tensor:

@@ -44,11 +44,19 @@ def test_a_bundle_of_any_format_draws_the_map_that_it_drew(bundle: Path, tmp_pat
 def test_format_1_has_its_settings_at_the_top_and_what_it_lacks_has_its_default(tmp_path: Path) -> None:
     old = json.loads((FIXTURES / "format_1" / "configs" / "inference.json").read_text())
     settings = read_settings(FIXTURES / "format_1")
+    old["min_region_volume"] = old.pop("min_lesion_volume")
     assert {name: value for name, value in settings.items() if name in old and value != old[name]} == {}
     assert set(settings) == set(names_of("model", "run", "both"))
     assert settings["num_components"] == 4 != SETTINGS["num_components"].default
     del old["num_shifts"]
     assert read_settings(write(tmp_path, **old))["num_shifts"] == 1
+
+
+def test_a_setting_is_read_under_its_former_name(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        settings = {"min_lesion_volume": 7.5}
+        config = settings if number == 1 else {"format_version": number, "settings": settings}
+        assert read_settings(write(tmp_path / str(number), **config))["min_region_volume"] == 7.5
 
 
 def test_bundles_from_before_there_was_a_normative_map_have_none(tmp_path: Path) -> None:

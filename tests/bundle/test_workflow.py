@@ -34,7 +34,7 @@ def test_what_a_run_gives_has_a_name(evaluated: AnomalyWorkflow, bundle: Path) -
     assert evaluated.settings == read_settings(bundle) | {"save_maps": False}
     assert isinstance(evaluated.table, ScanTable)
     assert [row.name for row in evaluated.table.rows] == [item["name"] for item in evaluated.datalist]
-    assert set(evaluated.table.lesions) == {item["name"] for item in evaluated.datalist}
+    assert set(evaluated.table.regions) == {item["name"] for item in evaluated.datalist}
     assert isinstance(evaluated.metrics, ScanMetrics)
     assert 0 <= evaluated.metrics.figures["pixel_auroc"] <= 1
     assert isinstance(evaluated.drift, DriftHandler)

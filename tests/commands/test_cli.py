@@ -250,20 +250,6 @@ def test_an_interrupted_fit_continues(cohort: Path, tiny_vit: Path, tmp_path: Pa
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.fixture(scope="module")
-def picture_bundle(cohort: Path, tiny_vit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle that was fitted on pictures."""
-    folder = tmp_path_factory.mktemp("pictures")
-    for number in range(3):
-        data = nib.load(cohort.parent / "imagesTr" / f"train_00{number}.nii.gz").get_fdata()
-        for index in (3, 5):
-            (folder / f"sub-{number}").mkdir(exist_ok=True)
-            pixels = (255 * data[:, :, index] / data[:, :, index].max()).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / f"sub-{number}" / f"{index}.png")
-    assert not fit([folder], folder / "bundle", embedder_name=str(tiny_vit), **FAST).failures
-    return folder / "bundle"
-
-
 def save_pictures(folder: Path, scan: nib.Nifti1Image) -> np.ndarray:
     pixels = scan.get_fdata()[:, :, 3]
     pixels = (255 * pixels / pixels.max()).astype(np.uint8)

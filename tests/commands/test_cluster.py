@@ -50,7 +50,7 @@ def test_every_scan_is_in_one_group(grouped: tuple[Path, ClusterOutcome], scans:
     assert {row["type"] for row in rows} == {"a", "b"}
     assert not outcome.failures
     for row in rows:
-        assert row["lesion"] == ""
+        assert row["region"] == ""
         assert float(row["distance"]) >= 0
 
 
@@ -98,17 +98,17 @@ def test_normal_scans_may_be_named(bundle: Path, scans: list[Path], cohort: Path
     assert not outcome.failures
 
 
-def test_lesions_are_those_of_the_mask(bundle: Path, scans: list[Path], tmp_path: Path) -> None:
-    infer(bundle, scans, tmp_path / "maps", report=False, false_positive_rate=0.05, min_lesion_volume=300.0)
-    with open(tmp_path / "maps" / "lesions.csv", newline="") as file:
-        lesions = {(row["name"], row["lesion"]): float(row["size"]) for row in csv.DictReader(file)}
+def test_regions_are_those_of_the_mask(bundle: Path, scans: list[Path], tmp_path: Path) -> None:
+    infer(bundle, scans, tmp_path / "maps", report=False, false_positive_rate=0.05, min_region_volume=300.0)
+    with open(tmp_path / "maps" / "regions.csv", newline="") as file:
+        flagged = {(row["name"], row["region"]): float(row["size"]) for row in csv.DictReader(file)}
     outcome = cluster(
-        bundle, scans, tmp_path, items="lesions", num_clusters=2, false_positive_rate=0.05, min_lesion_volume=300.0
+        bundle, scans, tmp_path, items="regions", num_clusters=2, false_positive_rate=0.05, min_region_volume=300.0
     )
-    found = {(item.scan, str(item.lesion)): item.size for item in outcome.groups.instances}
+    found = {(item.scan, str(item.region)): item.size for item in outcome.groups.instances}
     assert len(found) >= 2
     for key, size in found.items():
-        assert size == pytest.approx(lesions[key])
+        assert size == pytest.approx(flagged[key])
     for item in outcome.groups.instances:
         assert item.coverage is not None
         assert bool((item.coverage > 0).all())
@@ -140,7 +140,7 @@ def test_a_bad_scan_is_named_and_the_others_are_grouped(
 WRONG = {
     "one image": (["--images", "ONE"], "at least two"),
     "weights": (["--weights", "detectors"], "Did you mean 'detector'"),
-    "items": (["--items", "lesion"], "Did you mean 'lesions'"),
+    "items": (["--items", "region"], "Did you mean 'regions'"),
     "linkage": (["--linkage", "wards"], "Did you mean 'ward'"),
     "tau": (["--tau", "0"], "`tau` must be positive"),
     "groups": (["--num-clusters", "9"], "between 1 and the number of items 4"),
@@ -186,7 +186,7 @@ def test_uniform_weights_are_the_plain_mean() -> None:
     np.testing.assert_allclose(found, 0.5)
 
 
-def test_lesions_are_compared_with_other_scans_only() -> None:
+def test_regions_are_compared_with_other_scans_only() -> None:
     own, other = torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0], [30.0, 40.0]])
     items = [make_item("a_1", own), make_item("a_2", own)]
     scores = score_instances(items, "unsupervised", {"a": own, "b": other})
@@ -204,10 +204,10 @@ def test_semi_supervised_weights_need_normal_patches() -> None:
     assert "detector" in WEIGHTS
 
 
-def test_pictures_are_items_too(bundle: Path, scans: list[Path], tmp_path: Path) -> None:
-    data = nib.load(scans[0]).get_fdata()
+def test_single_slices_are_items_too(bundle: Path, scans: list[Path], tmp_path: Path) -> None:
+    scan = nib.load(scans[0])
     for index in range(3):
-        slice_ = data[:, :, data.shape[2] // 2 + index]
-        Image.fromarray((slice_ / slice_.max() * 255).astype(np.uint8)).save(tmp_path / f"{index}.png")
+        slice_ = scan.slicer[:, :, scan.shape[2] // 2 + index : scan.shape[2] // 2 + index + 1]
+        nib.save(slice_, tmp_path / f"{index}.nii.gz")
     outcome = cluster(bundle, [tmp_path], tmp_path / "out", num_clusters=2)
     assert [item.name for item in outcome.groups.instances] == ["0", "1", "2"]

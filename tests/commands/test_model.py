@@ -49,10 +49,10 @@ def assert_same(result: AnomalyResult, expected: Path) -> None:
     assert np.array_equal(result.map, voxels(expected, "anomaly"))
     assert np.array_equal(result.mask, voxels(expected, "mask") > 0)
     assert np.array_equal(result.percentile, voxels(expected, "percentile"))
-    (lesions,) = json.loads((expected / "lesions.json").read_text()).values()
-    assert [region.num_voxels for region in result.regions] == [lesion["num_voxels"] for lesion in lesions]
+    (regions,) = json.loads((expected / "regions.json").read_text()).values()
+    assert [region.num_voxels for region in result.regions] == [region["num_voxels"] for region in regions]
     centres = [region.centroid for region in result.regions]
-    assert np.allclose(centres, [lesion["centroid"] for lesion in lesions], rtol=0, atol=1e-4)
+    assert np.allclose(centres, [region["centroid"] for region in regions], rtol=0, atol=1e-4)
     line = dict(zip(*[line.split(",") for line in (expected / "scores.csv").read_text().splitlines()], strict=True))
     assert (result.score, result.p_value) == (float(line["score"]), float(line["p_value"]))
 

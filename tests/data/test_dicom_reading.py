@@ -275,6 +275,11 @@ def test_packed_files_are_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path), HEAD)
 
 
+def test_a_deflated_file_is_refused_before_it_is_unpacked() -> None:
+    with pytest.raises(ScanError, match=r"is a deflated DICOM; decompress it first"):
+        LoadScan()(pydicom.data.get_testdata_file("image_dfl.dcm", download=False))
+
+
 def test_text_that_begins_like_anything_is_no_dicom(tmp_path: Path) -> None:
     write_slices(tmp_path / "a", HEAD)
     (tmp_path / "a" / "VERSION1").write_bytes(b"\x08\x00 some text that is no data set at all" * 9)

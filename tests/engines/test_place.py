@@ -50,9 +50,13 @@ def test_frames_are_read_as_they_were_written(tmp_path: Path) -> None:
         points = np.random.default_rng(1).normal(size=(7, 3))
         np.testing.assert_array_equal(again.locate(points), frame.locate(points))
     assert scans.read_frame("a", "another reference") is None
-    next((tmp_path / "frames").glob("a-*")).write_text("hello")
-    with pytest.raises(EmbeddingStoreError, match="damaged"):
-        scans.read_frame("a", "key")
+    file = next((tmp_path / "frames").glob("a-*"))
+    flipped = bytearray(file.read_bytes())
+    flipped[-3] ^= 1
+    for damaged in (b"hello", bytes(flipped)):
+        file.write_bytes(damaged)
+        with pytest.raises(EmbeddingStoreError, match="damaged"):
+            scans.read_frame("a", "key")
 
 
 def test_the_bundle_has_seen_every_fitted_scan_and_says_where_scans_lie(bundle: Path, cohort: Path) -> None:

@@ -141,10 +141,14 @@ def test_scores_outlive_neither_the_file_nor_the_bundle(app: AnomalyApp) -> None
     assert app.scoring(method) == {"total": 4, "skipped": 3, "executed": 1, "failed": 0}
 
 
-def test_a_picture_in_a_picture_out(app: AnomalyApp, tmp_path: Path) -> None:
+def test_a_picture_in_a_picture_out(app: AnomalyApp, picture_bundle: Path, tmp_path: Path) -> None:
     pixels = nib.load(app.datastore().get_image_uri(STUDIES[1])).get_fdata()[:, :, 5].T
     picture = tmp_path / "temporary" / "slice.png"  # where uploads lie
     Image.fromarray((255 * pixels / pixels.max()).astype(np.uint8)).save(picture)
+    with pytest.raises(HTTPException) as caught:
+        app.infer({"model": "dpmm_ad_map", "image": str(picture)})
+    assert "is a 2D picture; this bundle was fitted on 3D scans" in caught.value.detail
+    app = AnomalyApp(str(tmp_path), str(tmp_path / "studies"), {"bundle": str(picture_bundle)})
     infer(app.runner.root, [picture], tmp_path / "out", report=False)
     answers = {model: app.infer({"model": model, "image": str(picture)}) for model in app._infers}
     with Image.open(answers["dpmm_ad_map"]["file"]) as ours, Image.open(tmp_path / "out/slice_anomaly.png") as theirs:

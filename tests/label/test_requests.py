@@ -8,7 +8,7 @@ import pytest
 
 from monai_dpmm_ad.label.requests import MapRequest, check_output, parse_request
 
-DEFAULTS = MapRequest(rate=0.01, axes=("axial",), min_lesion=0.0)
+DEFAULTS = MapRequest(rate=0.01, axes=("axial",), min_region=0.0)
 
 
 def test_what_a_request_leaves_out_is_the_bundles() -> None:
@@ -17,7 +17,7 @@ def test_what_a_request_leaves_out_is_the_bundles() -> None:
 
 @pytest.mark.parametrize("axes", ["axial+coronal", ["axial", "coronal"], "axial + coronal"])
 def test_numbers_and_axes_may_come_as_text(axes: Any) -> None:
-    wanted = parse_request({"rate": "0.05", "axes": axes, "min_lesion": "20"}, DEFAULTS)
+    wanted = parse_request({"rate": "0.05", "axes": axes, "min_region": "20"}, DEFAULTS)
     assert wanted == MapRequest(0.05, ("axial", "coronal"), 20.0)
 
 
@@ -31,7 +31,7 @@ def test_numbers_and_axes_may_come_as_text(axes: Any) -> None:
         ({"rate": True}, "`rate` must be a number"),
         ({"rate": float("nan")}, "`rate` must be a number"),
         ({"rate": [0.1]}, "`rate` must be a number"),
-        ({"min_lesion": -1}, "`min_lesion` must be at least 0"),
+        ({"min_region": -1}, "`min_region` must be at least 0"),
         ({"axes": "axal"}, "Did you mean 'axial'"),
         ({"axes": ""}, "`axes` must be one of"),
         ({"axes": []}, "`axes` must be text"),
@@ -40,7 +40,7 @@ def test_numbers_and_axes_may_come_as_text(axes: Any) -> None:
         ({"axes": "axial+axial"}, "each axis once"),
         ({"rates": 0.1}, "Did you mean 'rate'"),
         ({"axis": "axial"}, "Did you mean 'axes'"),
-        ({"min_lesion_volume": 3}, "Did you mean 'min_lesion'"),
+        ({"min_region_volume": 3}, "Did you mean 'min_region'"),
     ],
 )
 def test_a_wrong_request_says_what_is_wrong(request_: dict[str, Any], message: str) -> None:

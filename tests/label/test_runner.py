@@ -42,11 +42,11 @@ def test_it_is_the_command_lines_own_result(
 ) -> None:
     overrides = {} if wanted is None else {"false_positive_rate": 0.05, "axes": ["coronal", "axial"]}
     if wanted is not None:
-        overrides["min_lesion_volume"] = 500.0
+        overrides["min_region_volume"] = 500.0
     assert not infer(bundle, scans[:2], tmp_path, report=False, **overrides).failures
     rows = csv.DictReader((tmp_path / "scores.csv").read_text().splitlines())
     table = {row["name"]: row for row in rows}
-    lesions = json.loads((tmp_path / "lesions.json").read_text())
+    regions = json.loads((tmp_path / "regions.json").read_text())
     for scan in scans[:2]:
         prediction = runner.run(scan, wanted)
         name = prediction.row.name
@@ -54,8 +54,8 @@ def test_it_is_the_command_lines_own_result(
         assert np.array_equal(map_of(prediction), np.asarray(expected.dataobj))
         assert np.array_equal(prediction.scan["pred"].meta["original_affine"], expected.affine)
         assert float(table[name]["score"]) == prediction.row.score
-        assert int(table[name]["num_lesions"]) == prediction.row.num_lesions == len(prediction.lesions)
-        assert [lesion.num_voxels for lesion in prediction.lesions] == [x["num_voxels"] for x in lesions[name]]
+        assert int(table[name]["num_regions"]) == prediction.row.num_regions == len(prediction.regions)
+        assert [region.num_voxels for region in prediction.regions] == [x["num_voxels"] for x in regions[name]]
 
 
 def test_eight_at_once_are_eight_in_turn(runner: BundleRunner, scans: list[Path]) -> None:
@@ -67,7 +67,7 @@ def test_eight_at_once_are_eight_in_turn(runner: BundleRunner, scans: list[Path]
         at_once = list(pool.map(lambda job: runner.run(*job), jobs))
     for one, other in zip(in_turn, at_once, strict=True):
         assert one.row == other.row
-        assert one.lesions == other.lesions
+        assert one.regions == other.regions
         assert np.array_equal(map_of(one), map_of(other))
     assert in_turn[0].row.threshold > in_turn[1].row.threshold  # each request had its own rate
 

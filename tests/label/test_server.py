@@ -36,7 +36,7 @@ pytestmark = [
     pytest.mark.slow,
 ]
 STUDY = "test_abnormal_001"
-SCORES = ("score", "p_value", "threshold", "flagged", "num_lesions")
+SCORES = ("score", "p_value", "threshold", "flagged", "num_regions")
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_info_names_what_is_served(client: MONAILabelClient) -> None:
     assert config == {
         "rate": 0.01,
         "axes": ["axial", "coronal", "sagittal", "axial+coronal+sagittal"],
-        "min_lesion": 0.0,
+        "min_region": 0.0,
     }
     assert next(iter(info["strategies"])) == "most_anomalous"
     assert list(info["scoring"]) == ["dpmm_ad"]
@@ -118,7 +118,7 @@ def test_the_map_is_the_command_lines_to_the_bit(client: MONAILabelClient, serve
         assert ours.shape == nib.load(scan).shape
         row = row_of(expected, name)
         assert [str(facts[key]) for key in SCORES] == [row[key] for key in SCORES]
-        assert facts["regions"] == json.loads((expected / "lesions.json").read_text())[name]
+        assert facts["regions"] == json.loads((expected / "regions.json").read_text())[name]
 
 
 def test_what_slicer_asks_for(client: MONAILabelClient, server: Server, expected: Path) -> None:
@@ -173,7 +173,7 @@ def test_each_level_is_the_command_lines_mask_at_its_rate(
 
 def test_a_request_sets_rate_axes_and_lesion_size(client: MONAILabelClient, server: Server, tmp_path: Path) -> None:
     inference = server.bundle / "configs" / "inference.json"
-    options = ["--rate", "0.2", "--min-lesion", "2000"]
+    options = ["--rate", "0.2", "--min-region", "2000"]
     copy = tmp_path / "bundle"
     (copy / "configs").mkdir(parents=True)
     (copy / "models").symlink_to(server.bundle / "models")
@@ -181,10 +181,10 @@ def test_a_request_sets_rate_axes_and_lesion_size(client: MONAILabelClient, serv
         (copy / "configs" / file.name).write_bytes(file.read_bytes())
     write_settings(copy, {"axes": ["axial", "coronal"]})
     out = command_line(copy, server.studies, tmp_path / "out", *options)
-    wanted = {"rate": "0.2", "axes": "axial+coronal", "min_lesion": 2000}
+    wanted = {"rate": "0.2", "axes": "axial+coronal", "min_region": 2000}
     path, facts = client.infer("dpmm_ad_map", STUDY, wanted)
     assert np.array_equal(voxels(path), voxels(out / f"{STUDY}_anomaly.nii.gz"))
-    assert facts["regions"] == json.loads((out / "lesions.json").read_text())[STUDY]
+    assert facts["regions"] == json.loads((out / "regions.json").read_text())[STUDY]
     assert "not calibrated" in " ".join(facts["warnings"])
     mask, _ = client.infer("dpmm_ad_mask", STUDY, wanted)
     sizes = [lesion["num_voxels"] for lesion in facts["regions"]]
@@ -206,7 +206,7 @@ def test_an_uploaded_scan_is_processed(client: MONAILabelClient, server: Server,
 
 def test_eight_requests_at_once_are_eight_in_turn(server: Server, scans: list[Path]) -> None:
     names = [scan.name.removesuffix(".nii.gz") for scan in scans]
-    wanted = [("dpmm_ad_mask", {"rate": 0.2, "axes": "coronal"}), ("dpmm_ad_map", {"rate": 0.05, "min_lesion": 500})]
+    wanted = [("dpmm_ad_mask", {"rate": 0.2, "axes": "coronal"}), ("dpmm_ad_map", {"rate": 0.05, "min_region": 500})]
     jobs = [(name, model, parameters) for name in names for model, parameters in wanted]
     assert len(jobs) == 8
 
@@ -233,11 +233,11 @@ BAD = {
     "rate of everything": ({"image": STUDY}, {"rate": 1}, 400, "`rate` must lie in (0, 1), got 1"),
     "axes": ({"image": STUDY}, {"axes": "axal"}, 400, "Did you mean 'axial'"),
     "axis": ({"image": STUDY}, {"axes": "axial+diagonal"}, 400, "must be one of axial, coronal, sagittal"),
-    "negative lesion size": ({"image": STUDY}, {"min_lesion": -1}, 400, "`min_lesion` must be at least 0"),
+    "negative lesion size": ({"image": STUDY}, {"min_region": -1}, 400, "`min_region` must be at least 0"),
     "study that is no name": ({"image": STUDY}, {"image": 5}, 400, "`image` must be given in the address"),
     "truncated file": ({"image": "truncated"}, {}, 422, "truncated.nii.gz: is truncated or damaged"),
     "DICOM of files": ({"image": STUDY, "output": "dicom_seg"}, {}, 400, "must be image, json or all"),
-    "lesion size": ({"image": STUDY}, {"min_lesion": "big"}, 400, "`min_lesion` must be a number"),
+    "lesion size": ({"image": STUDY}, {"min_region": "big"}, 400, "`min_region` must be a number"),
     "parameter's name": ({"image": STUDY}, {"rates": 0.1}, 400, "Did you mean 'rate'"),
     "extension": ({"image": STUDY}, {"result_extension": ".nrd"}, 400, "Did you mean '.nrrd'"),
     "map as integers": ({"image": STUDY}, {"result_dtype": "uint8"}, 400, "choose dpmm_ad_mask"),

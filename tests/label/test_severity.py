@@ -9,8 +9,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from monai_dpmm_ad.calibration import Calibration
-from monai_dpmm_ad.handlers.lesions import compute_lesions
-from monai_dpmm_ad.label.severity import FACTORS, LEVEL_NAMES, compute_levels, draw_levels, remove_small
+from monai_dpmm_ad.handlers.regions import compute_regions
+from monai_dpmm_ad.label.severity import (
+    FACTORS,
+    LEVEL_NAMES,
+    compute_levels,
+    compute_region_levels,
+    draw_levels,
+    draw_region_levels,
+    remove_small,
+)
+from monai_dpmm_ad.normative import RegionCalibration
 
 
 @pytest.fixture
@@ -47,11 +56,34 @@ def test_a_voxel_has_a_level_exactly_where_it_exceeds_the_threshold(values: np.n
 
 
 @given(hnp.arrays(np.uint8, (6, 5, 4), elements=st.integers(0, 3)), st.floats(0, 60))
-def test_what_stays_is_what_the_lesion_table_lists(levels: np.ndarray, min_size: float) -> None:
+def test_what_stays_is_what_the_table_of_regions_lists(levels: np.ndarray, min_size: float) -> None:
     affine = np.diag([1.5, 2.0, 1.0, 1.0])
     before = levels.copy()
     kept = remove_small(levels, 3.0, min_size)
     assert np.array_equal(levels, before)
     assert set(np.unique(kept[kept != levels])) <= {0}
-    listed = compute_lesions(levels > 0, levels.astype(np.float32), affine, min_size)
-    assert (kept > 0).sum() == sum(lesion.num_voxels for lesion in listed)
+    listed = compute_regions(levels > 0, levels.astype(np.float32), affine, min_size).listed
+    assert (kept > 0).sum() == sum(region.num_voxels for region in listed)
+
+
+def test_a_region_has_the_level_of_its_p_value() -> None:
+    calibration = RegionCalibration()
+    for number in range(99):
+        calibration.update(str(number), np.array([float(number)]))
+    calibration.finish()
+    scores = np.zeros((3, 9, 9), np.float32)
+    scores[0, 0, :2], scores[1, 4, 4], scores[2, 8, 8] = [50, 20], 96, 1000  # p-values 0.5, 0.04 and 0.01
+    regions = compute_regions(scores > 0, scores, np.eye(4), calibration=calibration)
+    levels = compute_region_levels(calibration)
+    assert [(level.level, level.p_value, level.guaranteed) for level in levels] == [
+        (1, 1.0, True),
+        (2, 0.05, True),
+        (3, 0.01, True),
+    ]
+    drawn = draw_region_levels(regions, scores.shape, levels)
+    assert [int(drawn[0, 0, 1]), int(drawn[1, 4, 4]), int(drawn[2, 8, 8])] == [1, 2, 3]
+    assert np.array_equal(drawn > 0, scores > 0)
+    few = RegionCalibration()
+    few.update("one", np.array([5.0]))
+    few.finish()
+    assert [level.guaranteed for level in compute_region_levels(few)] == [True, False, False]

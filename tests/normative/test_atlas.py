@@ -57,13 +57,22 @@ def test_atlas_finds_mean_and_spread_of_each_place() -> None:
     assert inner[1] / inner[0] == pytest.approx(3, rel=0.15)
 
 
+def test_scale_and_offset_of_a_channel_do_not_matter() -> None:
+    """Log densities of several hundred square to what half precision cannot hold."""
+    scans = _scans(12)
+    moved = {name: 3000 + 20 * values for name, values in scans.items()}
+    (mean, spread), (moved_mean, moved_spread) = _fit(scans).moments(), _fit(moved).moments()
+    torch.testing.assert_close((moved_mean - 3000) / 20, mean, rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(moved_spread / 20, spread, rtol=2e-3, atol=2e-3)
+
+
 def test_update_in_two_parts_is_one_fit() -> None:
     scans = _scans(10)
     whole = _fit(scans)
     part = _fit(dict(list(scans.items())[:6]))
     updated = _fit(dict(list(scans.items())[6:]), part)
     assert int(updated.num_scans) == 10
-    for name in ("mean", "square", "overall", "weight"):
+    for name in ("mean", "spread", "overall", "weight"):
         torch.testing.assert_close(
             updated.state_dict()[name], whole.state_dict()[name], rtol=5e-3, atol=5e-3, check_dtype=False
         )

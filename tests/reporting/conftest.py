@@ -14,6 +14,8 @@ from PIL import Image
 
 pytest.importorskip("matplotlib", reason="reports need matplotlib (extra report)")
 
+from monai_dpmm_ad.data.readers import PICTURE_AFFINE
+from monai_dpmm_ad.handlers.regions import compute_regions
 from monai_dpmm_ad.reporting import ScanResult
 
 THRESHOLD = 2.0
@@ -34,6 +36,14 @@ def make_arrays(shape: tuple[int, ...], seed: int) -> dict[str, np.ndarray]:
     }
 
 
+def _regions(arrays: dict[str, np.ndarray], affine: np.ndarray) -> dict[str, Any]:
+    """Return the flagged regions as a run gives them: the hot spot, and a second one that was painted by hand."""
+    mask = arrays["mask"].copy()
+    mask[(slice(0, 2),) * mask.ndim] = 1
+    regions, _ = compute_regions(mask, arrays["anomaly_map"], affine, threshold=THRESHOLD)
+    return {"regions": regions, "num_regions": len(regions)}
+
+
 @pytest.fixture
 def make_volume(tmp_path: Path) -> Callable[..., ScanResult]:
     """Write a volume's files and return its result."""
@@ -42,10 +52,12 @@ def make_volume(tmp_path: Path) -> Callable[..., ScanResult]:
         folder = tmp_path / f"files{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
         paths: dict[str, Any] = {}
-        for key, array in make_arrays(shape, seed=len(name)).items():
+        arrays, affine = make_arrays(shape, seed=len(name)), np.diag([-2.0, 2.0, 2.5, 1.0])
+        for key, array in arrays.items():
             paths[key] = folder / f"{key}.nii.gz"
-            nib.save(nib.Nifti1Image(array, np.diag([-2.0, 2.0, 2.5, 1.0])), paths[key])
-        return ScanResult(**({"name": name, "score": 1.5, "threshold": THRESHOLD, "abnormal": True, **paths} | changes))
+            nib.save(nib.Nifti1Image(array, affine), paths[key])
+        facts = {"name": name, "score": 1.5, "threshold": THRESHOLD, "abnormal": True}
+        return ScanResult(**(facts | _regions(arrays, affine) | paths | changes))
 
     return make
 
@@ -56,7 +68,8 @@ def make_picture(tmp_path: Path) -> Callable[..., ScanResult]:
 
     def make(name: str = "picture", shape: tuple[int, int] = (40, 30), **changes: Any) -> ScanResult:
         paths: dict[str, Any] = {}
-        for key, array in make_arrays(shape, seed=len(name)).items():
+        arrays = make_arrays(shape, seed=len(name))
+        for key, array in arrays.items():
             paths[key] = tmp_path / f"{name}_{key}.png"
             if key == "anomaly_map":
                 array = np.clip(array / (2 * THRESHOLD) * 65535, 0, 65535).astype(np.uint16)
@@ -65,6 +78,8 @@ def make_picture(tmp_path: Path) -> Callable[..., ScanResult]:
             else:
                 array = (array * 255).astype(np.uint8)
             Image.fromarray(array).save(paths[key])
-        return ScanResult(**({"name": name, "score": 1.2, "threshold": THRESHOLD, **paths} | changes))
+        turned = {key: array.T for key, array in arrays.items()}  # columns first, as a picture is read
+        facts = {"name": name, "score": 1.2, "threshold": THRESHOLD}
+        return ScanResult(**(facts | _regions(turned, PICTURE_AFFINE) | paths | changes))
 
     return make

@@ -57,6 +57,14 @@ window.addEventListener("load", async () => {
   seen.moved = card.querySelector("output").textContent;
   change(card.querySelector("[name=cross]"), "checked", false, "change"), note();
 
+  seen.places = [];
+  for (const button of all("[data-region]", card)) {
+    const before = card.querySelector("output").textContent;
+    button.click();
+    await wait(() => card.querySelector("output").textContent !== before);
+    seen.places.push(card.querySelector("output").textContent);
+  }
+
   seen.scripts = document.scripts.length;
   seen.images = all("img").every((image) => image.complete && image.naturalWidth > 0);
   seen.wide = document.documentElement.scrollWidth <= window.innerWidth;

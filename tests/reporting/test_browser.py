@@ -108,6 +108,8 @@ def test_a_reader_can_sort_filter_and_explore(report: Path, tmp_path: Path) -> N
     assert re.fullmatch(r"x -?\d+, y -?\d+, z -?\d+ mm · map [\d.]+ \(above threshold\)", seen["readout"])
     assert len(set(seen["states"])) == 7, "each control changes the picture"
     assert seen["moved"] != seen["readout"], "a click moves the crosshair"
+    assert len(seen["places"]) == len(set(seen["places"])) == 2, "each region can be gone to"
+    assert seen["places"][0] == seen["readout"], "the first is where the viewer opens"
     assert seen["images"]
     assert seen["wide"], "the page does not scroll sideways"
     assert seen["scripts"] == 1 + 3 + 1 + 1, "probe, scans, page data, report.js"

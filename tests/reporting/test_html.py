@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import re
 import sys
@@ -69,7 +70,7 @@ def test_only_the_report_s_own_script_may_run(make_volume: Maker, tmp_path: Path
 
 
 def test_every_section_is_there_only_when_there_is_something_to_show(make_volume: Maker, tmp_path: Path) -> None:
-    result = make_volume(p_value=0.04, num_lesions=1, volume_ml=1.25)
+    result = make_volume(p_value=0.04, num_regions=1, volume_ml=1.25)
     bare = write_report(tmp_path / "bare.html", [make_volume("bare", abnormal=None)]).read_text()
     full = write_report(
         tmp_path / "full.html",
@@ -82,12 +83,43 @@ def test_every_section_is_there_only_when_there_is_something_to_show(make_volume
     for key in ("metrics", "model"):
         assert f'id="{key}"' in full
         assert f'id="{key}"' not in bare
-    assert "p-value" not in bare
+    assert not re.search(r"<th[^>]*>(<button[^>]*>)?p-value", bare)
     assert "0.800 to 1.000" in full
     assert "fit.seed" in full
     assert "above threshold" in full
     assert "1 above the threshold (set to flag 5 % of healthy scans)" in full
-    assert "<b>1</b> lesion" in full
+    assert "flagged regions <b>1</b>" in full
+
+
+def test_it_is_read_from_the_question_to_the_settings(make_volume: Maker, tmp_path: Path) -> None:
+    judged = [dataclasses.replace(region, p_value=0.25) for region in make_volume().regions]
+    text = write_report(
+        tmp_path / "r.html",
+        [make_volume(regions=judged, frame="affine", frame_quality=0.934)],
+        asked={"Date": "2026-01-02", "Fitted on": "10 scans"},
+        note="too few scans",
+        metrics={"image_auroc": 0.9},
+        component_usage=[1.0],
+        settings={"axes": ["axial", "coronal"], "num_slices": None},
+    ).read_text()
+    parts = ["2026-01-02", "too few scans", 'class="regions"']
+    parts[2:2] = [f'id="{key}"' for key in ("table", "words", "pictures")]
+    parts += [f'id="{key}"' for key in ("metrics", "model", "settings")]
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+    for part in ("smallest region p <b>0.250</b>", "frame <b>affine 0.93</b>", "axial, coronal"):
+        assert part in text
+    visible = re.sub(r"<(script|style).*?</\1>", "", text, flags=re.DOTALL)
+    assert visible.count("Research software, not a medical device") == 1
+    assert not re.search(r"None|\[\'|nan|lesion(?!s that are found)", visible)
+
+
+def test_regions_beyond_the_first_ten_are_counted(make_volume: Maker, tmp_path: Path) -> None:
+    region = make_volume().regions[0]
+    regions = [dataclasses.replace(region, index=index) for index in range(1, 14)]
+    text = write_report(tmp_path / "r.html", [make_volume(regions=regions, num_regions=13)]).read_text()
+    assert re.findall(r"Go to (\d+)<", text) == [str(index) for index in range(1, 11)]
+    assert "The first 10 regions; 3 more are in regions.csv." in text
 
 
 def test_the_same_cohort_gives_the_same_bytes_in_any_order(make_volume: Maker, tmp_path: Path) -> None:

@@ -94,6 +94,29 @@ def test_slices_show_what_is_flagged_and_what_is_true(make_volume: Maker) -> Non
     assert cut_slices(volumes, chosen)[0].scan.shape <= volumes.scan.shape[:2]
 
 
+def test_the_slice_is_that_of_the_first_region(make_volume: Maker, make_picture: Maker) -> None:
+    result = make_volume()
+    volumes = read_volumes(result)
+    places = [volumes.place(region.peak_voxel) for region in result.regions]
+    for region, place in zip(result.regions, places, strict=True):
+        assert volumes.anomaly_map[place] == pytest.approx(region.peak_score, abs=1e-6)
+    assert len({place[2] for place in places}) == 2
+    for first in (places, places[::-1]):
+        assert choose_slices(volumes, 1, first) == [first[0][2]]
+        packed = pack_viewer(volumes, window_scan(volumes.scan), highest=None, places=first)
+        assert packed["peak"] == packed["places"][0]
+        k, r, c = packed["peak"]
+        shown = np.array(packed["affine"]) @ [r, c, k, 1]
+        assert np.abs(shown - volumes.affine @ [*first[0], 1]).max() <= 3
+    flat = make_picture()
+    peaks = [read_volumes(flat).place(region.peak_voxel) for region in flat.regions]
+    values = read_volumes(flat).anomaly_map
+    assert flat.threshold is not None
+    highest = 2 * flat.threshold  # of a picture's 16 bits
+    expected = [min(region.peak_score, highest) for region in flat.regions]
+    assert [float(values[peak]) for peak in peaks] == pytest.approx(expected, abs=1e-3)
+
+
 def _unpack(url: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1]))))
 

@@ -90,6 +90,7 @@ def _make_good(folder: Path) -> dict[str, list[Path]]:
     Image.fromarray(np.stack([pixels] * 3, -1)).save(folder / "d.png")
     Image.fromarray(pixels.astype(np.uint16) * 200).save(folder / "e.png")
     _write_dicom(folder / "a.dcm", pixels)
+    _write_dicom(folder / "b.dcm", pixels, "another")
     with StoreWriter(folder / "store", {"backbone": "none"}, rows_per_shard=20) as writer:
         for name in ("one", "two", "three"):
             rows = torch.randn(12, 1, 4, generator=torch.Generator().manual_seed(0))
@@ -104,24 +105,25 @@ def _make_good(folder: Path) -> dict[str, list[Path]]:
         "nifti": sorted([*folder.glob("*.nii"), *folder.glob("*.nii.gz")]),
         "picture": sorted([*folder.glob("*.png"), *folder.glob("*.jpg"), *folder.glob("*.bmp")]),
         "dicom": [folder / "a.dcm"],
+        "another": [folder / "b.dcm"],
         "store": [folder / "store"],
         "datalist": [folder / "list.json"],
         "bundle": [folder / "bundle"],
     }
 
 
-def _write_dicom(path: Path, pixels: np.ndarray) -> None:
+def _write_dicom(path: Path, pixels: np.ndarray, who: str = "soak") -> None:
     import pydicom
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = MRImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["soak"])
+    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[who])
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     data = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
     data.SOPClassUID, data.SOPInstanceUID = MRImageStorage, meta.MediaStorageSOPInstanceUID
-    data.SeriesInstanceUID = generate_uid(entropy_srcs=["series"])
+    data.SeriesInstanceUID = generate_uid(entropy_srcs=[who, "series"])
     data.Modality, data.PhotometricInterpretation = "MR", "MONOCHROME2"
     data.Rows, data.Columns = pixels.shape
     data.SamplesPerPixel, data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 1, 16, 16, 15, 0
@@ -295,7 +297,7 @@ def try_series(shop: Workshop, generator: random.Random) -> None:
     good = shop.good["dicom"][0]
     for name in ("whole", "damaged"):
         (shop.out / name).mkdir()
-    shutil.copy(good, shop.out / "whole" / "a.dcm")
+    shutil.copy(shop.good["another"][0], shop.out / "whole" / "a.dcm")
     target = shop.out / "damaged" / generator.choice(("a.dcm", "a", "=\x1b[2J\r\n"))
     if generator.random() < 0.05:
         target.write_bytes(nest(good.read_bytes(), generator.choice((10, 300, 5000))))

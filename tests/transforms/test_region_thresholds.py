@@ -96,12 +96,16 @@ def test_a_datalist_may_bring_regions_of_its_own(regional: Path, cohort: Path, a
     assert np.array_equal(read(tmp_path / "own" / name), read(tmp_path / "given" / name))
 
 
-def test_an_atlas_for_a_bundle_without_regions_is_refused(
+def test_an_atlas_for_a_bundle_without_regions_names_what_is_flagged(
     bundle: Path, cohort: Path, atlas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["infer", "--bundle", bundle, "--images", cohort, "--out", tmp_path, "--regions", atlas]
-    assert main([str(argument) for argument in arguments]) == 1
-    assert "Fit with --regions" in capsys.readouterr().err
+    arguments += ["--no-report", "--rate", 0.3]
+    assert main([str(argument) for argument in arguments]) == 0
+    assert "need a bundle fitted with --regions" in capsys.readouterr().err
+    named = [region for regions in json.loads((tmp_path / "regions.json").read_text()).values() for region in regions]
+    assert {region["anatomy"] for region in named} <= {"1", "2", None}
+    assert any(region["anatomy"] for region in named)
 
 
 def test_percentile_maps_are_written_unless_they_are_not_wanted(bundle: Path, cohort: Path, tmp_path: Path) -> None:

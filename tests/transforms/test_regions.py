@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.transforms import LoadScan, count_regions
-from monai_dpmm_ad.transforms.regions import LoadRegionsd
+from monai_dpmm_ad.transforms.regions import LoadRegionsd, read_region_names
 
 
 def left_and_right(points: np.ndarray) -> np.ndarray:
@@ -79,3 +79,19 @@ def test_an_atlas_that_lies_elsewhere_is_refused(head, save) -> None:
     path = save(np.ones((4, 4, 4), np.uint8), "atlas.nii.gz", far)
     with pytest.raises(ScanError, match="does not overlap the image"):
         LoadRegionsd()({"image": LoadScan()(save(head)), "regions": str(path)})
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("atlas.tsv", "index\tname\tcolour\n1\tLeft\tred\n12\tRight, upper\tblue\n"),
+        ("atlas.csv", 'label,name\n1,Left\n12,"Right, upper"\n'),
+    ],
+)
+def test_names_stand_in_the_table_beside_the_atlas(name: str, content: str, tmp_path) -> None:
+    assert read_region_names(tmp_path / "atlas.nii.gz") == {}
+    (tmp_path / name).write_text(content)
+    assert read_region_names(tmp_path / "atlas.nii.gz") == {1: "Left", 12: "Right, upper"}
+    (tmp_path / name).write_text("colour\nred\n")
+    with pytest.raises(ScanError, match="needs the columns `index` and `name`"):
+        read_region_names(tmp_path / "atlas.nii.gz")

@@ -16,7 +16,7 @@ import torch
 
 from monai_dpmm_ad.calibration import Calibration
 from monai_dpmm_ad.errors import ScanError
-from monai_dpmm_ad.handlers.lesions import compute_lesions
+from monai_dpmm_ad.handlers.regions import compute_regions
 from monai_dpmm_ad.transforms import LoadScan
 from monai_dpmm_ad.utils.memory import available_memory, describe_shortage
 
@@ -92,12 +92,13 @@ def test_what_is_done_piece_by_piece_is_what_is_done_at_once(monkeypatch: pytest
     calibration.update(scores, None, 1.0)
     calibration.finish()
     mask, affine = (scores > 6).numpy(), np.diag([1.0, 2.0, 3.0, 1.0])
-    whole = calibration.percentile(scores), compute_lesions(mask, scores.numpy(), affine)
+    whole = calibration.percentile(scores), compute_regions(mask, scores.numpy(), affine).listed
     monkeypatch.setattr("monai_dpmm_ad.calibration.calibration._PIECE", 17)
     monkeypatch.setattr("monai_dpmm_ad.ops.components._SLAB", 1)
     assert torch.equal(calibration.percentile(scores), whole[0])
-    pieces = compute_lesions(mask, scores.numpy(), affine)
-    assert [lesion.first for lesion in pieces] == [lesion.first for lesion in whole[1]]
+    pieces = compute_regions(mask, scores.numpy(), affine).listed
+    for key in ("first", "peak_voxel"):
+        assert [getattr(region, key) for region in pieces] == [getattr(region, key) for region in whole[1]]
     for one, two in zip(pieces, whole[1], strict=True):
         assert one.mean_score == pytest.approx(two.mean_score, rel=1e-12)
         assert one.centroid == pytest.approx(two.centroid, rel=1e-12)

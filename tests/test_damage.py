@@ -102,7 +102,7 @@ def test_every_way_in_refuses_a_damaged_model(
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "preprocessor_config.json"])
 def test_damaged_weights_of_the_package_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     folder = Path(shutil.copytree(compact_path(), tmp_path / "compact"))
-    monkeypatch.setattr("monai_dpmm_ad.embedding.compact.compact_path", lambda: folder)
+    monkeypatch.setattr("monai_dpmm_ad.embedding.compact.compact_path", lambda name: folder)
     assert create_embedder().embed_dim > 0
     flip(folder / name, 8 * (folder / name).stat().st_size // 2)
     with pytest.raises(CheckpointError, match=f"{name}: is missing or not as it was shipped"):

@@ -89,7 +89,7 @@ def test_every_bad_entry_is_named_and_the_rest_is_done(
     assert "Traceback" not in said
     reasons = {Path(failure.path).name: failure.reason for failure in read_failures(out)}
     expected = {printable(name) for name in (BAD_NAME, EVIL_NAME)}
-    expected |= {"pipe.nii.gz", "socket.nii.gz", "null.nii.gz", "nested", "locked"}
+    expected |= {"pipe.nii.gz", "socket.nii.gz", "null.nii.gz", "a.dcm", "locked"}
     assert set(reasons) == expected
     kinds = {name: reasons[name] for name in ("pipe.nii.gz", "socket.nii.gz", "null.nii.gz")}
     assert list(kinds.values()) == ["is a named pipe, no file", "is a socket, no file", "is a device, no file"]

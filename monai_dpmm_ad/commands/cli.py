@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from monai_dpmm_ad.commands.parser import make_parser
-from monai_dpmm_ad.commands.signals import end_on_signals, exit_status
+from monai_dpmm_ad.commands.signals import end_on_signals, exit_status, find_interrupt
 from monai_dpmm_ad.errors import find_user_error
 from monai_dpmm_ad.utils.memory import keep_heap
 from monai_dpmm_ad.utils.text import printable
@@ -44,11 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with end_on_signals():
             return _RUNNERS[command]({name: value for name, value in options.items() if value is not None})
-    except KeyboardInterrupt as error:
-        what_next = "continues" if command in _CONTINUE else "begins again"
-        print(f"interrupted; the same command {what_next}", file=sys.stderr)
-        return exit_status(error)
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
+        interrupt = find_interrupt(error)
+        if interrupt is not None:
+            what_next = "continues" if command in _CONTINUE else "begins again"
+            print(f"interrupted; the same command {what_next}", file=sys.stderr)
+            return exit_status(interrupt)
         known = find_user_error(error)
         if debug or known is None:
             raise

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Terminated", "end_on_signals", "exit_status"]
+__all__ = ["Terminated", "end_on_signals", "exit_status", "find_interrupt"]
 
 
 class Terminated(KeyboardInterrupt):
@@ -35,6 +35,17 @@ def end_on_signals() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def find_interrupt(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Find the signal behind an exception: MONAI imports through ``pydoc``, which wraps whatever comes up meanwhile."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def exit_status(error: KeyboardInterrupt) -> int:

@@ -16,15 +16,18 @@ from monai_dpmm_ad.commands.checks import hold_bundle, hold_output
 from monai_dpmm_ad.commands.signals import end_on_signals
 from monai_dpmm_ad.utils.files import PARTIAL
 
+OUT = ("--out", "x")
 ARGUMENTS = {
-    "demo": [],
-    "fit": ["--images", "x"],
-    "infer": ["--images", "x", "--bundle", "x"],
-    "evaluate": ["--data", "x", "--bundle", "x"],
-    "cluster": ["--images", "x", "--bundle", "x"],
-    "benchmark": ["--data", "x", "--dataset", "x"],
-    "export": ["--bundle", "x"],
-    "pretrain": ["--images", "x"],
+    "demo": [*OUT],
+    "fit": ["--images", "x", *OUT],
+    "infer": ["--images", "x", "--bundle", "x", *OUT],
+    "evaluate": ["--data", "x", "--bundle", "x", *OUT],
+    "cluster": ["--images", "x", "--bundle", "x", *OUT],
+    "benchmark": ["--data", "x", "--dataset", "x", *OUT],
+    "export": ["--bundle", "x", *OUT],
+    "pretrain": ["--images", "x", *OUT],
+    "label-app": [],
+    "embedders": [],
 }
 GO_ON = ("demo", "fit", "infer", "benchmark", "pretrain")
 
@@ -44,10 +47,25 @@ def test_a_signal_ends_a_command(
 
     monkeypatch.setitem(cli._RUNNERS, command, run)
     before = signal.getsignal(signal.SIGTERM)
-    assert cli.main([command, *ARGUMENTS[command], "--out", "x"]) == status
+    assert cli.main([command, *ARGUMENTS[command]]) == status
     assert signal.getsignal(signal.SIGTERM) == before
     what_next = "continues" if command in GO_ON else "begins again"
     assert capsys.readouterr().err == f"interrupted; the same command {what_next}\n"
+
+
+def test_a_signal_that_an_import_wraps_is_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(options: dict[str, Any]) -> int:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException:
+            raise ImportError("problem in a module - Terminated")  # noqa: B904 (as pydoc.locate does)
+        return 0
+
+    monkeypatch.setitem(cli._RUNNERS, "infer", run)
+    assert cli.main(["infer", *ARGUMENTS["infer"]]) == 143
+    assert capsys.readouterr().err == "interrupted; the same command continues\n"
 
 
 def test_a_second_signal_does_not_disturb_the_tidying_up() -> None:

@@ -54,7 +54,8 @@ class LoadRegionsd(MapTransform):
         for key in self.key_iterator(item):
             image, path = item[self.image_key], item[key]
             try:
-                item[key] = _place(read_regions(path), image)
+                atlas = read_regions(path)
+                item[key] = MetaTensor(_place(atlas, image), meta=dict(atlas.meta))
             except ScanError as error:
                 raise ScanError(image.meta["filename_or_obj"], f"regions {error.path} {error.reason}") from error
         return item

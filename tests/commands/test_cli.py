@@ -201,11 +201,11 @@ def test_a_damaged_model_is_refused(
 def test_a_full_disk_is_named(bundle: Path, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import monai_dpmm_ad.transforms.save as save_module
 
-    def full(path: Path, *rest: object) -> None:
+    def full(source: str, *rest: object) -> None:
         with open("/dev/full", "wb", buffering=0) as file:
             file.write(b"x")
 
-    monkeypatch.setattr(save_module, "_write_nifti", full)
+    monkeypatch.setattr(save_module, "_on_grid_of", full)
     outcome = infer(bundle, [cohort], tmp_path / "out", report=False)
     assert len(outcome.failures) == 4
     assert all("No space left" in failure.reason for failure in outcome.failures)

@@ -19,6 +19,7 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage
 
 from monai_dpmm_ad import AnomalyModel, AnomalyResult, infer
+from monai_dpmm_ad.bundle.integrity import describe_digest
 from monai_dpmm_ad.errors import CheckpointError, ScanError
 
 pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning")
@@ -102,7 +103,7 @@ def test_what_is_no_scan_is_said(model: AnomalyModel, scan: Path, tmp_path: Path
     values = np.asarray(nib.load(scan).dataobj).astype(np.float32)
     values[0, 0, 0] = np.nan
     for image, affine, error, message in [
-        (tmp_path / "bad.nii.gz", None, ScanError, "bad.nii.gz: is damaged"),
+        (tmp_path / "bad.nii.gz", None, ScanError, "bad.nii.gz: cannot be read; it may be damaged"),
         (tmp_path / "none.nii.gz", None, ScanError, "no such file"),
         (scan.parent, None, ScanError, "holds 4 scans; name one"),
         (values, np.eye(4), ScanError, "the image in memory: has 1 NaN"),
@@ -153,5 +154,8 @@ def test_a_bundle_without_calibration_is_refused(bundle: Path, tmp_path: Path) -
     state = torch.load(copy / "models" / "model.pt", weights_only=True)
     state["calibration.num_scans"].zero_()
     torch.save(state, copy / "models" / "model.pt")
+    metadata = copy / "configs" / "metadata.json"
+    content = json.loads(metadata.read_text())
+    metadata.write_text(json.dumps({**content, "fitted": {**content["fitted"], **describe_digest(state)}}))
     with pytest.raises(CheckpointError, match="has no calibration"):
         AnomalyModel.load(copy)

@@ -101,12 +101,12 @@ def test_a_scan_changes_nothing_for_the_next(model: AnomalyModel, scan: Path, ex
 def test_what_is_no_scan_is_said(model: AnomalyModel, scan: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.nii.gz").write_text("hello")
     values = np.asarray(nib.load(scan).dataobj).astype(np.float32)
-    values[0, 0, 0] = np.nan
+    values[tuple(size // 2 for size in values.shape)] = np.nan
     for image, affine, error, message in [
         (tmp_path / "bad.nii.gz", None, ScanError, "bad.nii.gz: cannot be read; it may be damaged"),
         (tmp_path / "none.nii.gz", None, ScanError, "no such file"),
         (scan.parent, None, ScanError, "holds 4 scans; name one"),
-        (values, np.eye(4), ScanError, "the image in memory: has 1 NaN"),
+        (values, np.eye(4), ScanError, "the image in memory: .*NaN"),
         (values, None, ValueError, "`affine` must be given with an array"),
         (values, np.eye(3), ValueError, r"`affine` must have shape \(4, 4\)"),
         (np.zeros((2, 3, 4, 5)), np.eye(4), ValueError, r"must have shape \(X, Y, Z\) or \(X, Y\)"),

@@ -111,7 +111,11 @@ _MODEL = (
     ),
     Setting(
         "intensity", "median", "how intensities are scaled", "model",
-        choices=("median", "white_matter", "percentile", "ct_window"), commands=_FIT, embeds=True,
+        choices=(
+            "median", "white_matter", "percentile", "ct_window",
+            "ct_brain", "ct_subdural", "ct_soft_tissue", "ct_lung", "ct_bone",
+        ),
+        commands=_FIT, embeds=True,
     ),
     Setting(
         "pooling", "auto", "how a map becomes a scan's score; auto: top01pct if judged by place, else top1pct", "model",

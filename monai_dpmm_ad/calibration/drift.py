@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor, nn
 
+from monai_dpmm_ad.calibration.permutation import permutation_test, smallest_p_value, spread_of
 from monai_dpmm_ad.errors import NotFittedError
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "choose_scans",
     "compute_profile",
     "describe_drift",
-    "permutation_test",
     "summarise_scan",
 ]
 
@@ -41,7 +40,6 @@ PROFILE = (0.25, 0.5, 0.75)
 ALPHA = 0.01
 MAX_SCANS = 256
 _MAX_COHORT = 1024
-_PERMUTATIONS = 4999
 #: Of a hundred healthy scans so many lie beyond the limit for a single one, in each of two respects.
 _LEVEL = 0.01
 #: What is assumed of the spread between scans where they are few: a share of the spread between the quartiles of one
@@ -147,20 +145,20 @@ class DriftReference(nn.Module):
             raise ValueError("`profiles` must hold at least one scan, got none.")
         chosen = choose_scans(len(profiles), _MAX_COHORT)
         old, new = _array(self.profiles[:count]), _array(profiles[chosen])
-        scale = np.maximum(_spread(np.concatenate([old, new])), 1e-12)
+        scale = np.maximum(spread_of(np.concatenate([old, new])), 1e-12)
         p_values = {"p_log_density": permutation_test(old / scale, new / scale, seed)}
         old_usage, new_usage = _array(self.usage[:count]), _array(usage[chosen])
         if old_usage.shape[1]:
             # Square roots of shares: their distance is Hellinger's, in which rare components count as well.
             p_values["p_component_usage"] = permutation_test(np.sqrt(old_usage), np.sqrt(new_usage), seed)
         p_value = min(1.0, len(p_values) * min(p_values.values()))
-        shift = (np.median(new, axis=0) - np.median(old, axis=0)) / np.maximum(_spread(old), 1e-12)
+        shift = (np.median(new, axis=0) - np.median(old, axis=0)) / np.maximum(spread_of(old), 1e-12)
         return {
             "p_value": p_value,
             "drifted": p_value <= ALPHA,
             "alpha": ALPHA,
             **p_values,
-            "smallest_p_value": min(1.0, len(p_values) * _smallest(count, len(chosen))),
+            "smallest_p_value": min(1.0, len(p_values) * smallest_p_value(count, len(chosen))),
             "num_scans": len(chosen),
             "num_reference_scans": count,
             "shift": {f"q{round(100 * q)}": float(value) for q, value in zip(PROFILE, shift, strict=True)},
@@ -283,48 +281,6 @@ def describe_drift(result: Mapping[str, Any] | None) -> str | None:
     )
 
 
-def permutation_test(one: Array, two: Array, seed: int = 0, permutations: int = _PERMUTATIONS) -> float:
-    """Test by the energy distance whether two samples come from one distribution.
-
-    Args:
-        one: ``(n, F)``.
-        two: ``(m, F)``.
-        seed: of the permutations.
-        permutations: how many beside the one that was observed; all that there are, where they are no more.
-
-    Returns:
-        p in (0, 1]; P(p ≤ a) ≤ a where rows are exchangeable.
-
-    Reference:
-        Székely and Rizzo 2004, Testing for equal distributions in high dimension. Exactness with random permutations:
-        Phipson and Smyth 2010.
-    """
-    rows = np.concatenate([one, two])
-    squares = (rows**2).sum(1)
-    distance = np.sqrt(np.maximum(squares[:, None] + squares[None] - 2 * rows @ rows.T, 0))
-    labels = _label(len(one), len(two), seed, permutations)
-    between = labels @ distance
-    inside = (between * labels).sum(1)
-    across = between.sum(1) - inside
-    outside = distance.sum() - inside - 2 * across
-    n, m = len(one), len(two)
-    energy = 2 * across / (n * m) - inside / m**2 - outside / n**2
-    # Permutations that are equal by symmetry differ by rounding; the tolerance counts them as equal.
-    return float((energy >= energy[0] - 1e-9 * max(1.0, abs(energy[0]))).mean())
-
-
-def _label(n: int, m: int, seed: int, permutations: int) -> Array:
-    """Ways of choosing m of n + m rows, each a row of zeros and ones; the first is the one that was observed."""
-    if math.comb(n + m, m) <= permutations:
-        chosen = np.array(list(combinations(reversed(range(n + m)), m)))
-    else:
-        order = np.random.default_rng(seed).random((permutations, n + m)).argsort(axis=1)
-        chosen = np.concatenate([np.arange(n, n + m)[None], order[:, :m]])
-    labels = np.zeros((len(chosen), n + m))
-    np.put_along_axis(labels, chosen, 1, axis=1)
-    return labels
-
-
 def choose_scans(count: int, largest: int) -> Tensor:
     """All numbers below ``count``, or ``largest`` of them at random; the choice is blind, so the test stays exact."""
     if count <= largest:
@@ -334,17 +290,6 @@ def choose_scans(count: int, largest: int) -> Tensor:
 
 def _array(values: Tensor) -> Array:
     return values.detach().cpu().double().numpy()
-
-
-def _spread(values: Array) -> Array:
-    """Standard deviation of each column, from the median absolute deviation."""
-    return 1.4826 * np.median(np.abs(values - np.median(values, axis=0)), axis=0)
-
-
-def _smallest(n: int, m: int) -> float:
-    """The smallest p-value that a permutation test with samples of n and m can give: one of all its permutations."""
-    ways = math.comb(n + m, m)
-    return 1 / ways if ways <= _PERMUTATIONS else 1 / (_PERMUTATIONS + 1)
 
 
 def _name_components(old: Array, new: Array) -> list[dict[str, Any]]:

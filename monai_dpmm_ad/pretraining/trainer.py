@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -27,6 +26,7 @@ from monai_dpmm_ad.pretraining.checkpoints import (
 from monai_dpmm_ad.pretraining.data import Paths, SlicePool, make_pool
 from monai_dpmm_ad.pretraining.model import PretrainModel, build_backbone, update_teacher
 from monai_dpmm_ad.pretraining.objectives import StepViews, compute_loss, make_step_views
+from monai_dpmm_ad.pretraining.optimizer import compute_schedule, make_optimizer
 from monai_dpmm_ad.pretraining.probe import check_collapse, probe_features
 from monai_dpmm_ad.pretraining.recipe import Recipe
 from monai_dpmm_ad.pretraining.renderer import Renderer
@@ -34,17 +34,14 @@ from monai_dpmm_ad.utils.distributed import average, average_gradients, get_rank
 from monai_dpmm_ad.utils.files import write_json
 from monai_dpmm_ad.utils.outputs import OutputFolder
 
-__all__ = ["Trainer", "compute_schedule", "pretrain"]
+__all__ = ["Trainer", "pretrain"]
 
 Report = Callable[[int, Mapping[str, float]], None]
 
 _OUTPUTS = ("config.json", "model.safetensors", "preprocessor_config.json", "pretraining.json")
-_WARM_UP = 100  # steps
-_DECAY = 0.3  # of the steps, at the end: until then a training can be made longer or shorter
 _CLIP = 1.0
 _GROUP = 16  # rendered slices of one contrast in a step
 _LEAST_WHOLE = 4  # slices in a step of whole ones
-_CALIBRATION_RATE = 10.0  # the lesion score's scale and offset learn faster than the network
 
 
 def pretrain(
@@ -115,21 +112,6 @@ def _hold(out: str | os.PathLike[str], overwrite: bool) -> Iterator[None]:
         yield
 
 
-def compute_schedule(step: int, steps: int) -> float:
-    """Learning rate relative to its highest: a linear warm-up, a plateau, and a root decay over the last 30 %.
-
-    Args:
-        step: steps done.
-        steps: steps in all.
-
-    Reference:
-        Hägele et al. 2024, section 3 (constant learning rate with a cooldown of 1 − sqrt).
-    """
-    warm_up = min(_WARM_UP, max(1, steps // 10))
-    decay = (step - (1 - _DECAY) * steps) / (_DECAY * steps)
-    return min(1.0, (step + 1) / warm_up) * (1 - math.sqrt(max(0.0, decay)))
-
-
 class Trainer:
     """Student, teacher, optimiser and randomness of one pre-training.
 
@@ -157,7 +139,7 @@ class Trainer:
             load_backbone(self.student.backbone, initial)
         self.student.to(device)
         self.teacher = self.student.make_teacher()
-        self.optimizer = _make_optimizer(self.student, recipe)
+        self.optimizer = make_optimizer(self.student, recipe)
         self.centre = torch.zeros(recipe.num_prototypes, device=device)
         self.generator = Generator(device).manual_seed(recipe.seed + 1_000_003 * self.rank)
         self.step = 0
@@ -309,17 +291,6 @@ def _build(recipe: Recipe) -> PretrainModel:
             recipe.image_size,
         )
         return PretrainModel(backbone, recipe.projection_dim, recipe.num_prototypes if recipe.distillation else 0)
-
-
-def _make_optimizer(student: PretrainModel, recipe: Recipe) -> torch.optim.AdamW:
-    calibration = [student.log_scale, student.offset]
-    network = [p for p in student.parameters() if all(p is not q for q in calibration)]
-    groups = [
-        {"params": [p for p in network if p.ndim > 1], "weight_decay": recipe.weight_decay, "rate": 1.0},
-        {"params": [p for p in network if p.ndim <= 1], "weight_decay": 0.0, "rate": 1.0},
-        {"params": calibration, "weight_decay": 0.0, "rate": _CALIBRATION_RATE},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
 
 
 def _mean(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -18,8 +18,8 @@ from monai_dpmm_ad.calibration.drift import (
     choose_patches_to_summarise,
     compute_profile,
     describe_drift,
-    permutation_test,
 )
+from monai_dpmm_ad.calibration.permutation import permutation_test
 from monai_dpmm_ad.commands import fit, infer
 from monai_dpmm_ad.commands.cli import main
 from monai_dpmm_ad.data.phantoms import write_cohort

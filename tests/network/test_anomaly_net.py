@@ -31,7 +31,7 @@ def fit(network: AnomalyNet, images: Tensor) -> AnomalyNet:
 def compute_map(network: AnomalyNet, images: Tensor, shift: tuple[int, int]) -> Tensor:
     encoded = network.encode(images, shift=shift)
     valid = network.choose_patches(encoded)
-    return network._place_scores(images, encoded, valid, network.detector.score_slices(encoded, valid), shift)
+    return network._place_scores(images, encoded, valid, network.detector.score_slices(encoded, valid), shift, 1.0)
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def _regions(arrays: dict[str, np.ndarray], affine: np.ndarray) -> dict[str, Any
     """Return the flagged regions as a run gives them: the hot spot, and a second one that was painted by hand."""
     mask = arrays["mask"].copy()
     mask[(slice(0, 2),) * mask.ndim] = 1
-    regions, _ = compute_regions(mask, arrays["anomaly_map"], affine, threshold=THRESHOLD)
+    regions = compute_regions(mask, arrays["anomaly_map"], affine).listed
     return {"regions": regions, "num_regions": len(regions)}
 
 

@@ -37,8 +37,9 @@ def write_volume(path: Path, shape: tuple[int, int, int], empty: bool = False) -
     generator = np.random.default_rng(0)
     for index, x in enumerate(axes[0]):  # slab by slab, lest this script needs what it measures
         inside = x**2 + axes[1][:, None] ** 2 + axes[2][None] ** 2 < 0.8
-        noise = 0 if empty else generator.normal(0, 15, shape[1:])
-        values[index] = np.where(inside, 40 + 30 * (axes[1][:, None] > 0) + noise, -1000)
+        noise = 0 if empty else generator.normal(0, 30, shape[1:])
+        tissue = 40 + 400 * np.cos(3 * x) * np.cos(2 * axes[1])[:, None] * np.cos(2 * axes[2])[None]
+        values[index] = np.where(inside, tissue + noise, -1000)
     nib.save(nib.Nifti1Image(values, np.diag([0.5, 0.5, 0.5, 1])), path)
 
 

@@ -103,7 +103,7 @@ def test_export_on_a_full_disk(bundle: Path, disk: SmallDisk, capsys: pytest.Cap
     assert main(command) == 1
     assert capsys.readouterr().err == f"error: {out}: No space left on device\n"
     assert not os.listdir(disk.folder)
-    disk.resize(8192)
+    disk.resize(65536)
     assert main(command) == 0
 
 

@@ -187,8 +187,8 @@ def _print(outcome: Outcome, folder: str) -> int:
     console = Console()
     columns = [column for column in _COLUMNS if any(column[1](row) for row in outcome.scans)]
     least = next((row.smallest_p_value for row in outcome.scans if row.smallest_p_value), None)
-    limits = {} if least is None else {"p-value": f" (not below {least:.2g})"}
-    table = Table(*(name + limits.get(name, "") for name, _ in columns))
+    caption = None if least is None else f"p-values are not below {least:.2g}"
+    table = Table(*(name for name, _ in columns), caption=caption)
     for row in outcome.scans:
         table.add_row(Text(row.name), *(write(row) for _, write in columns[1:]))
     if len(outcome.scans) <= 50:

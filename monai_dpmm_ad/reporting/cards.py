@@ -126,9 +126,8 @@ def _list_facts(result: ScanResult, decimals: int) -> list[tuple[str, str]]:
         facts.append(("smallest region p", format_p_value(result.region_p_value)))
     if result.volume_ml is not None:
         facts.append(("flagged", f"{result.volume_ml:.2f} mL"))
-    if result.frame is not None:
-        quality = "" if result.frame_quality is None else f" {result.frame_quality:.2f}"
-        facts.append(("frame", f"{result.frame}{quality}"))
+    if result.placed is not None:
+        facts.append(("frame", result.placed))
     if result.abnormal is not None:
         facts.append(("truth", "abnormal" if result.abnormal else "healthy"))
     return facts

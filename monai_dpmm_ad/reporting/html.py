@@ -34,10 +34,9 @@ _COLUMNS: tuple[tuple[str, Callable[[ScanResult], Any], bool], ...] = (
     ("Score", lambda result: result.score, True),
     ("p-value", lambda result: result.p_value, False),
     ("Regions", lambda result: result.num_regions, True),
-    ("Smallest region p", lambda result: result.region_p_value, False),
+    ("Region p", lambda result: result.region_p_value, False),
     ("Flagged (mL)", lambda result: result.volume_ml, True),
-    ("Frame", lambda result: result.frame, False),
-    ("Frame quality", lambda result: result.frame_quality, False),
+    ("Frame", lambda result: result.placed, False),
     ("Warning", lambda result: result.warning, False),
     ("Truth", lambda result: None if result.abnormal is None else ("healthy", "abnormal")[result.abnormal], False),
 )

@@ -54,6 +54,12 @@ class ScanResult:
     frame_quality: float | None = None
 
     @property
+    def placed(self) -> str | None:
+        """Frame and its quality in one word each."""
+        quality = "" if self.frame_quality is None else f" {self.frame_quality:.2f}"
+        return None if self.frame is None else f"{self.frame}{quality}"
+
+    @property
     def region_p_value(self) -> float | None:
         """The smallest of a region, None where there is none or it is not known."""
         return self.regions[0].p_value if self.regions else None

@@ -76,8 +76,7 @@ def test_the_smallest_p_value_stands_beside_p(
     (row,) = rows(tmp_path).values()
     assert float(row["smallest_p_value"]) == pytest.approx(1 / 3)  # two held-out scans
     assert float(row["p_value"]) >= float(row["smallest_p_value"])
-    heads = [[cell.strip() for cell in line.split("┃")] for line in out.splitlines() if "┃" in line]
-    assert "p-value (not below 0.33)" in [" ".join(filter(None, column)) for column in zip(*heads, strict=True)]
+    assert "p-values are not below 0.33" in " ".join(out.split())
     page = (tmp_path / "report.html").read_text()
     assert "not below 0.333" in page
     assert page.count("are guaranteed with 7 held-out healthy scans") == 1

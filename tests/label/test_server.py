@@ -132,11 +132,12 @@ def test_what_slicer_asks_for(client: MONAILabelClient, server: Server, expected
     assert np.allclose(np.array(header["space directions"]).T, lps[:3, :3])
     assert np.allclose(header["space origin"], lps[:3, 3])
     assert np.array_equal(values > 0, voxels(expected / f"{STUDY}_mask.nii.gz") > 0)
-    score_map = voxels(expected / f"{STUDY}_anomaly.nii.gz")
     for level in facts["levels"]:
-        assert np.array_equal(values >= level["level"], score_map > np.float32(level["threshold"]))
         assert level["num_voxels"] == (values >= level["level"]).sum()
-    assert [level["rate"] for level in facts["levels"]] == pytest.approx([1e-2, 1e-3, 1e-4])
+    assert [level["p_value"] for level in facts["levels"]] == [1.0, 0.05, 0.01]
+    for region in facts["regions"]:
+        reached = [level["level"] for level in facts["levels"] if region["p_value"] <= level["p_value"]]
+        assert values[tuple(region["peak_voxel"])] == max(reached)
     assert facts["label_names"] == {"anomaly_level_1": 1, "anomaly_level_2": 2, "anomaly_level_3": 3}
     assert facts["levels"][0]["num_voxels"] > 0  # the rarer levels may be empty on a small scan
 

@@ -87,6 +87,7 @@ def export_network(
     images[..., height // 4 : -(height // 4) or None, width // 4 : -(width // 4) or None] = 0.5
     inputs = (images, torch.full((2,), 0.5)) if network.detector.location_weight else (images,)
     description = describe_graph(network, channels, (height, width))
+    network.normative = None  # a slice has no place: the atlases of healthy scans would travel for nothing
     write = _write_onnx if graph_format == "onnx" else _write_torchscript
     with quiet(*_NOISY_LOGGERS), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         network(*inputs)  # what is computed once, the mixture's density, must not become part of the graph

@@ -67,8 +67,9 @@ def test_a_scan_whose_maps_were_removed_has_no_row(bundle: Path, scans: list[Pat
 
 
 def test_the_smallest_p_value_stands_beside_p(
-    bundle: Path, scans: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path, scans: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "160")  # a narrow screen breaks the heading
     arguments = ["infer", "--bundle", bundle, "--images", scans[0], "--out", tmp_path]
     assert main([str(argument) for argument in arguments]) == 0
     out, err = capsys.readouterr()

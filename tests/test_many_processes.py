@@ -68,7 +68,9 @@ def assert_same_state(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]
         # The entropy is a difference of sums over all patches, near zero where each has one component: nats a patch.
         atol = 1e-5 * size if name.endswith("statistic_entropy") else 1e-8
         # A knot is the edge of a bin of the scores: the next one, or one more, where a score lies at the edge.
-        rtol = 1e-4 if name.endswith("knots") else 1e-5
+        rtol = 1e-4 if name.endswith("knots") or name.startswith("regions") else 1e-5
+        if tensor.dtype == torch.float16:  # an atlas: the neighbouring half, where a score's last bits differ
+            rtol = 2e-3
         torch.testing.assert_close(two[name], tensor, rtol=rtol, atol=atol, msg=f"{name} differs")
 
 

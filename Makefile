@@ -26,8 +26,9 @@ $(LABEL_INSTALLED): setup.cfg pyproject.toml constraints-label.txt
 demo: $(INSTALLED)
 	$(BIN)/monai-dpmm-ad demo --out demo
 
+# One thread a process: the tests are small, and rounding must not depend on how many run.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 # Orthanc is the DICOM server that MONAI Label's DICOMweb is tried on; without it those tests are skipped.
 test-label: $(LABEL_INSTALLED)

@@ -126,7 +126,7 @@ def test_a_folder_that_cannot_be_written(
 def test_a_read_only_file_system(
     bundle: Path, cohort: Path, tiny_vit: Path, disk: SmallDisk, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert disk.mount(4096)
+    assert disk.mount(2 * kibibytes(bundle) + 1024)
     folder = disk.folder
     shutil.copytree(bundle, folder / "bundle")
     subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)

@@ -72,6 +72,8 @@ def assert_same_state(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]
         if name.startswith("normative.scores."):
             # Scores are rounded at another place of a sum, and atlases to half precision, relative to their range.
             rtol, atol = 2e-3, 2e-3 * float(tensor.double().abs().max())
+        if name == "regions.largest":  # peaks of maps that such an atlas finished
+            rtol, atol = 5e-3, 5e-3
         torch.testing.assert_close(two[name], tensor, rtol=rtol, atol=atol, msg=f"{name} differs")
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -26,7 +25,7 @@ from monai_dpmm_ad.commands.checks import (
 from monai_dpmm_ad.data import Split
 from monai_dpmm_ad.data.dataset import ScanFailure, read_failures
 from monai_dpmm_ad.network import AnomalyNet
-from monai_dpmm_ad.normative.regions import MAX_COUNT
+from monai_dpmm_ad.normative.regions import regions_scans_needed
 from monai_dpmm_ad.transforms.score import DEFAULT_RATE
 from monai_dpmm_ad.utils.distributed import is_first, joined_processes, launched, wait_for_all
 from monai_dpmm_ad.utils.files import write_json
@@ -270,7 +269,7 @@ def _judge_network(network: AnomalyNet, settings: Mapping[str, Any]) -> str | No
     fitted = "" if regions.held_out else ", which were also fitted"
     return (
         f"at most {allowed:g} flagged regions in a healthy scan, in the mean, are guaranteed with "
-        f"{math.ceil(MAX_COUNT / allowed) - 1} held-out healthy scans or more; this bundle was calibrated on "
+        f"{regions_scans_needed(allowed)} held-out healthy scans or more; this bundle was calibrated on "
         f"{int(regions.num_scans)}{fitted}"
     )
 

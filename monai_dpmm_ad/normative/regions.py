@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,11 +15,19 @@ from monai_dpmm_ad.errors import NotFittedError
 from monai_dpmm_ad.ops.components import label_components
 from monai_dpmm_ad.utils.distributed import gather_lists
 
-__all__ = ["MAX_COUNT", "RegionCalibration", "keep_regions", "measure_regions"]
+__all__ = ["MAX_COUNT", "RegionCalibration", "keep_regions", "measure_regions", "regions_scans_needed"]
 
-#: Regions of one healthy scan that are counted at most: B of the bound.
+#: Regions of one healthy scan that are kept: the bound's B with 15 scans or more.
 MAX_COUNT = 8
 _MAX_SCANS = 4096
+_ROUNDING = 1e-9
+
+
+def regions_scans_needed(false_regions: float) -> int:
+    """Number of held-out scans from which on a number of false regions in (0, 8) is guaranteed."""
+    if false_regions < 0.5:
+        return math.ceil(MAX_COUNT / false_regions - _ROUNDING) - 1
+    return 2 * math.floor(false_regions) + 1
 
 
 def measure_regions(
@@ -60,8 +70,9 @@ class RegionCalibration(nn.Module):
 
         (Σ_i min(#{j: L_ij > λ}, B) + B) / (n + 1) ≤ α,
 
-    so that a new healthy scan shows at most α regions in expectation, counted up to B. It needs n ≥ B / α − 1 scans;
-    with fewer, λ is that of a mean of at most α in the scans seen, and :meth:`guaranteed` is False.
+    so that a new healthy scan shows at most α regions in expectation, counted up to B = :attr:`cap`. B follows from n
+    alone: 8, or half of n + 1 where that is less, since few scans cannot tell of many regions. A smaller α never flags
+    more; where it asks for more scans than there are, λ is the highest statistic seen and :meth:`guaranteed` is False.
 
     Reference:
         Angelopoulos, Bates, Fisch, Lei and Schuster 2024, "Conformal risk control", theorem 1.
@@ -119,9 +130,15 @@ class RegionCalibration(nn.Module):
         maxima = np.sort(self._seen()[:, 0])
         return (1 + len(maxima) - np.searchsorted(maxima, statistics, side="left")) / (len(maxima) + 1)
 
+    @property
+    def cap(self) -> int:
+        """Regions of one healthy scan that are counted at most: B."""
+        return min(MAX_COUNT, (len(self._seen()) + 1) // 2)
+
     def guaranteed(self, false_regions: float) -> bool:
         """Whether :meth:`least_statistic` carries the finite-sample guarantee: held-out scans, and enough of them."""
-        return bool(self.held_out) and false_regions * (len(self._seen()) + 1) + 1e-9 >= MAX_COUNT
+        enough = false_regions * (len(self._seen()) + 1) + _ROUNDING >= self.cap > false_regions
+        return bool(self.held_out) and enough
 
     def least_statistic(self, false_regions: float = 1.0) -> float:
         """Return the statistic that regions must exceed.
@@ -136,9 +153,6 @@ class RegionCalibration(nn.Module):
         if not 0 < false_regions < MAX_COUNT:
             raise ValueError(f"`false_regions` must lie in (0, {MAX_COUNT}), got {false_regions}. Pass 1.0.")
         seen = self._seen()
-        budget = false_regions * (len(seen) + 1) - MAX_COUNT
-        if budget < -1e-9:
-            budget = false_regions * len(seen)
-        allowed = int(np.floor(budget + 1e-9))
-        order = np.sort(seen.ravel())[::-1]  # regions above λ, over all scans: at most `allowed`
+        allowed = max(int(np.floor(false_regions * (len(seen) + 1) - self.cap + _ROUNDING)), 0)
+        order = np.sort(seen[:, : self.cap].ravel())[::-1]  # regions above λ, over all scans: at most `allowed`
         return float(order[allowed]) if allowed < len(order) else 0.0

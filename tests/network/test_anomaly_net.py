@@ -8,7 +8,8 @@ import torch
 from helpers.tiny_vit import write_tiny_vit
 from torch import Tensor
 
-from monai_dpmm_ad.detectors import DPMMDetector
+from monai_dpmm_ad.bundle.export import describe_graph
+from monai_dpmm_ad.detectors import DPMMDetector, create_detector
 from monai_dpmm_ad.embedding import create_embedder
 from monai_dpmm_ad.errors import CheckpointError, NotFittedError
 from monai_dpmm_ad.network import AnomalyNet
@@ -180,3 +181,19 @@ def test_patches_that_the_mask_leaves_out_are_neither_fitted_nor_scored(tiny_vit
 def test_options_out_of_range(tiny_vit: Path, option: str, value: float) -> None:
     with pytest.raises(ValueError, match=option):
         make_network(tiny_vit, **{option: value})
+
+
+def test_a_graph_says_what_is_outside_of_it() -> None:
+    embedder = create_embedder("pixels-8")
+    for normative, said in (("on", "Judging by place"), ("off", "")):
+        network = AnomalyNet(embedder, create_detector("dpmm", embedder.embed_dim), image_size=64, normative=normative)
+        assert describe_graph(network, 1, (64, 64))["outside_the_graph"].startswith(said)
+        assert (network.normative is None) == (normative == "off")
+
+
+def test_a_tail_of_intensities_and_a_normative_map_exclude_each_other() -> None:
+    embedder = create_embedder("pixels-8")
+    with pytest.raises(ValueError, match="Choose `intensity_side`"):
+        AnomalyNet(
+            embedder, create_detector("dpmm", embedder.embed_dim), image_size=64, intensity_tail="dark", normative="on"
+        )

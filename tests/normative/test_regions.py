@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from monai_dpmm_ad.errors import NotFittedError
-from monai_dpmm_ad.normative.regions import MAX_COUNT, RegionCalibration, keep_regions, measure_regions
+from monai_dpmm_ad.normative.regions import RegionCalibration, keep_regions, measure_regions, regions_scans_needed
 
 
 def _draw(rng: np.random.Generator) -> NDArray[np.float64]:
@@ -45,26 +45,34 @@ def test_p_value_is_valid_for_a_healthy_scan() -> None:
     assert np.mean(np.array(p) <= 0.1) > 0.06  # and it is not valid by saying nothing
 
 
-@pytest.mark.parametrize(("number", "false_regions"), [(25, 1.0), (40, 0.5)])
+@pytest.mark.parametrize(("number", "false_regions"), [(25, 1.0), (40, 0.5), (7, 1.0), (5, 2.0)])
 def test_promise_of_false_regions_holds(number: int, false_regions: float) -> None:
     rng = np.random.default_rng(1)
     counts = []
     for _ in range(1000):
         calibration, new = _calibrate(rng, number), _draw(rng)
         assert calibration.guaranteed(false_regions)
-        counts.append(min((new > calibration.least_statistic(false_regions)).sum(), MAX_COUNT))
+        counts.append(min((new > calibration.least_statistic(false_regions)).sum(), calibration.cap))
     assert np.mean(counts) <= false_regions + 3 * np.std(counts) / np.sqrt(len(counts))
     assert np.mean(counts) > 0.4 * false_regions
 
 
 def test_too_few_or_fitted_scans_promise_nothing() -> None:
     rng = np.random.default_rng(2)
-    assert not _calibrate(rng, 4).guaranteed(1.0)
+    assert not _calibrate(rng, 2).guaranteed(1.0)
     assert not _calibrate(rng, 50, held_out=False).guaranteed(1.0)
-    assert _calibrate(rng, MAX_COUNT - 1).guaranteed(1.0)
-    few = _calibrate(rng, 4)
-    seen = few.largest[:4].numpy()
-    assert (seen > few.least_statistic(1.0)).sum() <= 4
+    for allowed in (0.1, 0.3, 0.5, 1.0, 2.0, 7.5):
+        enough = regions_scans_needed(allowed)
+        assert all(_calibrate(rng, number).guaranteed(allowed) for number in (enough, enough + 1, enough + 20))
+        assert enough == 1 or not _calibrate(rng, enough - 1).guaranteed(allowed)
+
+
+@pytest.mark.parametrize("number", [1, 2, 5, 7, 14, 15, 40])
+def test_fewer_false_regions_never_flag_more(number: int) -> None:
+    calibration = _calibrate(np.random.default_rng(number), number)
+    least = [calibration.least_statistic(allowed) for allowed in np.linspace(0.01, 7.99, 400)]
+    assert least == sorted(least, reverse=True)
+    assert least[0] == calibration.largest.max()
 
 
 def test_order_and_state() -> None:

@@ -16,11 +16,12 @@ import torch
 from conftest import FAST
 from monai.bundle import ckpt_export, verify_metadata, verify_net_in_out
 
+import monai_dpmm_ad
 from monai_dpmm_ad import __version__
 from monai_dpmm_ad.bundle import create_bundle, load_workflow
 
 TEMPLATE = Path(__file__).parents[2] / "bundles" / "dpmm_ad"
-SCHEMA = Path(__file__).parents[1] / "fixtures" / "meta_schema_20240725.json"
+SCHEMA = Path(monai_dpmm_ad.__file__).parent / "bundle" / "meta_schema_20240725.json"
 METADATA = json.loads((TEMPLATE / "configs" / "metadata.json").read_text())
 #: Of the zoo's template; each is one heading of the README.
 HEADINGS = (

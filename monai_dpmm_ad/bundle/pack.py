@@ -63,7 +63,11 @@ def pack_bundle(bundle: str | os.PathLike[str], out: str | os.PathLike[str], ove
         raise FileExistsError(errno.EEXIST, "is there already; name another --out, or give --overwrite", str(out))
     remove_leftovers_of(out)
     with _staged(Path(bundle), name) as folder:
-        replace_file(out, partial(_write_zip, folder))
+        try:
+            replace_file(out, partial(_write_zip, folder))
+        except KeyboardInterrupt:
+            remove_leftovers_of(out)  # a signal comes at any moment
+            raise
     return out
 
 

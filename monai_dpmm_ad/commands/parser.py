@@ -29,6 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_cluster(commands)
     _add_benchmark(commands)
     _add_export(commands)
+    _add_pack(commands)
     _add_pretrain(commands)
     _add_label_app(commands)
     _add_command(commands, "embedders", "list the embedders known by name, and which are on this disk")
@@ -176,6 +177,21 @@ def _add_export(commands: Any) -> None:
     )
     _add_trust(parser)
     _add_overwrite(parser)
+
+
+def _add_pack(commands: Any) -> None:
+    parser = _add_command(commands, "pack", "write a bundle as one file to hand on, without names of scans")
+    parser.add_argument("bundle", metavar="BUNDLE", help="folder that fit wrote")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--out", metavar="NAME.zip", help="the file")
+    where.add_argument("--hub", metavar="OWNER/NAME", help="push it to this repository of the Hugging Face Hub instead")
+    parser.add_argument(
+        "--public", action="store_true", default=None, help="a repository that is made may be seen by everybody"
+    )
+    _add_overwrite(parser)
+    parser = _add_command(commands, "unpack", "take in a bundle that pack wrote")
+    parser.add_argument("archive", metavar="NAME.zip", help="the file")
+    parser.add_argument("--out", required=True, metavar="BUNDLE", help="folder of the bundle, new or empty")
 
 
 def _add_pretrain(commands: Any) -> None:

@@ -24,7 +24,6 @@ from monai_dpmm_ad.engines import PATCH_SUMMARY, ScanEvaluator, iteration_scans
 from monai_dpmm_ad.engines.resume import ResumeLog
 from monai_dpmm_ad.handlers.regions import Region, compute_regions, name_regions, write_regions
 from monai_dpmm_ad.normative import Frame, RegionCalibration
-from monai_dpmm_ad.transforms import output_path, own_format_path
 from monai_dpmm_ad.transforms.regions import read_region_names
 from monai_dpmm_ad.utils.distributed import gather_lists, get_rank
 from monai_dpmm_ad.utils.files import write_csv
@@ -135,10 +134,8 @@ class ScanTable:
             if regions is not None:
                 self.regions[row.name] = regions
             if self.finished is not None:
-                paths = [output_path(self.output_dir, row.name, key, row.image) for key in ("anomaly", *SAVED)]
-                outputs = [path for path, key in zip(paths, (CommonKeys.PRED, *SAVED), strict=True) if key in scan]
-                own = [own_format_path(self.output_dir, row.name, key, row.image) for key in ("anomaly", *SAVED)]
-                outputs += [path for path in own if path is not None]
+                maps = [scan[key] for key in (CommonKeys.PRED, *SAVED) if key in scan]
+                outputs = [Path(path) for one in maps for path in one.meta.get("saved_to", ())]
                 listed = None if regions is None else [asdict(region) for region in regions]
                 summary = {PATCH_SUMMARY: scan[PATCH_SUMMARY]}
                 self.finished.save(row.name, outputs, row=asdict(row), regions=listed, **summary)

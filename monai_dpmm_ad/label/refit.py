@@ -147,7 +147,7 @@ def _exchange(root: Path, images: Sequence[str], before: Scans, **options: Any) 
     work = Path(tempfile.mkdtemp(prefix=f".{root.name}-refit-", dir=root.parent))
     try:
         fresh = work / root.name
-        outcome = fit(images, fresh, own_logging=False, **options)
+        outcome = fit(images, fresh, **options)
         # What no fit decides, a user may have set by hand.
         write_settings(fresh, {name: old[name] for name in names_of("run", "both")})
         after = count_scans(fresh)

@@ -147,9 +147,7 @@ class AnomalyModel:
         check_device(overrides)
         make_absolute(overrides, "regions")
         root = Path(bundle).absolute()
-        workflow = load_workflow(
-            root, ["inference"], "inference", own_logging=False, trust_bundle=trust_bundle, **overrides
-        )
+        workflow = load_workflow(root, ["inference"], "inference", trust_bundle=trust_bundle, **overrides)
         workflow.initialize()
         model = cls(workflow, root)
         if not model.network.calibration.fitted:
@@ -182,7 +180,7 @@ class AnomalyModel:
             paths = _as_paths(images, folder / "images", affine)
             others = None if held_out is None else _as_paths(held_out, folder / "held_out", affine)
             with showing_progress(progress):
-                outcome = fit(paths, folder / "bundle", others, own_logging=False, **overrides)
+                outcome = fit(paths, folder / "bundle", others, **overrides)
             again = {name: overrides[name] for name in ("device", *names_of("both")) if name in overrides}
             model = cls.load(folder / "bundle", **again)
         except BaseException:

@@ -193,6 +193,11 @@ _OF_A_RUN = (
     Setting("save_maps", True, "maps, masks and percentile maps", "run", kind=bool),
     Setting("save_percentile", True, "percentile maps", "run", kind=bool, commands=_RUN, option="percentile"),
     Setting(
+        "healthy_twin", False,
+        "write the mean of healthy scans at each scan's places, for the eye: an average, no prediction of a person",
+        "run", kind=bool, commands=_RUN,
+    ),
+    Setting(
         "own_format", False,
         "write maps and masks in the scan's own format as well (NRRD, MetaImage, FreeSurfer's, Analyze, TIFF)", "run",
         kind=bool, commands=_RUN,

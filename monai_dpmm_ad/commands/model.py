@@ -100,6 +100,14 @@ class AnomalyResult:
         """Per cent of healthy voxels that are less anomalous (*spatial)."""
         return self._voxels("percentile", np.float32)
 
+    @cached_property
+    def healthy(self) -> NDArray[np.float32] | None:
+        """Mean of healthy scans at the scan's places (*spatial), in its units; None unless `healthy_twin` asks for it.
+
+        It is an average, not a prediction of this person.
+        """
+        return self._voxels("healthy", np.float32) if "healthy" in self.scan else None
+
     @property
     def affine(self) -> NDArray[np.float64]:
         """Voxels to mm in scanner space (4, 4), as the scan has it."""

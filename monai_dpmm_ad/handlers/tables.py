@@ -34,7 +34,7 @@ from monai_dpmm_ad.utils.outputs import OutputFolder
 
 __all__ = ["TABLES", "ScanRow", "ScanTable", "join_scans"]
 
-SAVED = ("mask", "percentile")  # beside the map, where they are made: key and postfix
+SAVED = ("mask", "percentile", "healthy")  # beside the map, where they are made: key and postfix
 TABLES = ("scores.csv", "regions.csv", "regions.json", "anatomy.csv", "failures.csv", "left_out.csv")
 
 

@@ -58,7 +58,8 @@ def report_scans(
         Path of the report.
     """
     known, flagged = {item["name"]: item for item in items}, regions or {}
-    results = [_result(folder, row, known.get(row.name, {}), flagged.get(row.name, ())) for row in rows]
+    twins = bool(settings["healthy_twin"])
+    results = [_result(folder, row, known.get(row.name, {}), flagged.get(row.name, ()), twins) for row in rows]
     scores = [float(score) for score in network.calibration.image_scores if score < float("inf")]
     path = write_report(
         folder / "report.html",
@@ -108,13 +109,15 @@ def _count_fitted(bundle: PathLike) -> int:
         return 0
 
 
-def _result(folder: Path, row: ScanRow, item: Mapping[str, Any], regions: Sequence[Region]) -> ScanResult:
+def _result(folder: Path, row: ScanRow, item: Mapping[str, Any], regions: Sequence[Region], twins: bool) -> ScanResult:
+    healthy = output_path(folder, row.name, "healthy", row.image)
     return ScanResult(
         name=row.name,
         image=item.get("image", row.image),
         anomaly_map=output_path(folder, row.name, "anomaly", row.image),
         mask=output_path(folder, row.name, "mask", row.image),
         label=item.get("label"),
+        healthy=healthy if twins and healthy.is_file() else None,
         warning=row.warning,
         smallest_p_value=row.smallest_p_value,
         score=row.score,

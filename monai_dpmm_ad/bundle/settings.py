@@ -202,6 +202,11 @@ _OF_A_RUN = (
     Setting("output_postfix", "anomaly", "of the names of maps", "run"),
     Setting("separate_folder", False, "a folder for the files of each scan", "run", kind=bool),
     Setting(
+        "healthy_twin", False,
+        "write the mean of healthy scans at each scan's places, for the eye: an average, no prediction of a person",
+        "run", kind=bool, commands=_RUN,
+    ),
+    Setting(
         "own_format", False,
         "write maps and masks in the scan's own format as well (NRRD, MetaImage, FreeSurfer's, Analyze, TIFF)", "run",
         kind=bool, commands=_RUN,

@@ -219,7 +219,8 @@ def _add_export(commands: Any) -> None:
 
 
 def _add_pack(commands: Any) -> None:
-    parser = _add_command(commands, "pack", "write a bundle as one file to hand on, without names of scans")
+    description = "write a bundle as one file to hand on, without names of scans"
+    parser = _add_command(commands, "pack", description, "BUNDLE --out NAME.zip")
     parser.add_argument("bundle", metavar="BUNDLE", help="folder that fit wrote")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--out", metavar="NAME.zip", help="the file")
@@ -227,10 +228,12 @@ def _add_pack(commands: Any) -> None:
     parser.add_argument(
         "--public", action="store_true", default=None, help="a repository that is made may be seen by everybody"
     )
-    _add_overwrite(parser)
-    parser = _add_command(commands, "unpack", "take in a bundle that pack wrote")
+    add_overwrite(parser)
+    add_talk(parser)
+    parser = _add_command(commands, "unpack", "take in a bundle that pack wrote", "NAME.zip --out BUNDLE")
     parser.add_argument("archive", metavar="NAME.zip", help="the file")
     parser.add_argument("--out", required=True, metavar="BUNDLE", help="folder of the bundle, new or empty")
+    add_talk(parser)
 
 
 def _add_pretrain(commands: Any) -> None:

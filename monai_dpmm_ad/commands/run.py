@@ -31,7 +31,7 @@ __all__ = ["Outcome", "demo", "evaluate", "fit", "infer"]
 
 FITTED_ALREADY = "the bundle was fitted by this very command before; nothing was done"
 #: What is written into a folder of results beside the scans' own files.
-TABLES = ("scores.csv", "regions.csv", "regions.json", "failures.csv", "left_out.csv", "drift.json")
+TABLES = ("scores.csv", "regions.csv", "regions.json", "anatomy.csv", "failures.csv", "left_out.csv", "drift.json")
 METRICS = ("metrics.json", "metrics.csv")
 REPORT = ("report.html", "overview.png")
 ONLY_NAMES = "the atlas names flagged regions only: thresholds for its labels need a bundle fitted with --regions"

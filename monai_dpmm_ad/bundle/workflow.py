@@ -61,7 +61,6 @@ class AnomalyWorkflow(ConfigWorkflow):
     Args:
         files: configs; later ones overlay earlier ones.
         kind: ``train`` or ``inference``.
-        own_logging: whether the configs' ``logging.conf`` replaces the logging of this process.
         changes: config id → value.
 
     Attributes:
@@ -86,14 +85,15 @@ class AnomalyWorkflow(ConfigWorkflow):
     drift: DriftHandler
     metrics: ScanMetrics | None
 
-    def __init__(self, files: Sequence[Path], kind: str, own_logging: bool, changes: Mapping[str, Any]) -> None:
+    def __init__(self, files: Sequence[Path], kind: str, changes: Mapping[str, Any]) -> None:
         folder = files[0].parent
-        if not own_logging:  # MONAI would say so on standard output
-            logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
+        logging.getLogger("monai.bundle.workflows").setLevel(
+            logging.ERROR
+        )  # it would name its files on standard output
         super().__init__(
             config_file=[str(file) for file in files],
             meta_file=str(folder / METADATA.name),
-            logging_file=str(folder / "logging.conf") if own_logging else False,
+            logging_file=False,  # how a process logs is not a bundle's affair
             workflow_type=kind,
             **copy.deepcopy(dict(changes)),
         )
@@ -125,7 +125,7 @@ class AnomalyWorkflow(ConfigWorkflow):
             overrides: as for :func:`load_workflow`.
         """
         files, kind, changes = self._origin
-        fresh = AnomalyWorkflow(files, kind, False, {**changes, **_read_overrides(overrides, files, kind)})
+        fresh = AnomalyWorkflow(files, kind, {**changes, **_read_overrides(overrides, files, kind)})
         fresh.network_def = self.network_def
         return fresh
 
@@ -134,7 +134,6 @@ def load_workflow(
     bundle_root: str | os.PathLike[str],
     configs: Sequence[str],
     kind: str,
-    own_logging: bool = True,
     trust_bundle: bool = False,
     **overrides: Any,
 ) -> AnomalyWorkflow:
@@ -144,7 +143,6 @@ def load_workflow(
         bundle_root: folder of the bundle.
         configs: names in ``configs/`` without the suffix; later ones overlay earlier ones.
         kind: ``train`` or ``inference``.
-        own_logging: whether the configs' ``logging.conf`` replaces the logging of this process.
         trust_bundle: run the bundle's own configs, which are code, in place of this package's with its settings.
         overrides: settings by name, and values of other config ids.
 
@@ -159,7 +157,7 @@ def load_workflow(
 
     Example:
         >>> from monai_dpmm_ad.bundle.folder import template
-        >>> workflow = load_workflow(template(), ["train"], "train", own_logging=False, max_epochs=3)
+        >>> workflow = load_workflow(template(), ["train"], "train", max_epochs=3)
         >>> workflow.parser.get_parsed_content("values")["max_epochs"]
         3
     """
@@ -175,7 +173,7 @@ def load_workflow(
         if not trust_bundle:
             changes = {"settings": read_settings(root), **changes}
         read_state(root / MODEL)  # a damaged file is named before anything else is done
-    return AnomalyWorkflow(files, kind, own_logging, {"bundle_root": str(root), **changes})
+    return AnomalyWorkflow(files, kind, {"bundle_root": str(root), **changes})
 
 
 def _read_overrides(overrides: Mapping[str, Any], files: Sequence[Path], kind: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ __all__ = ["Outcome", "demo", "evaluate", "fit", "infer"]
 
 FITTED_ALREADY = "the bundle was fitted by this very command before; nothing was done"
 #: What is written into a folder of results beside the scans' own files.
-TABLES = ("scores.csv", "regions.csv", "regions.json", "failures.csv", "left_out.csv", "drift.json")
+TABLES = ("scores.csv", "regions.csv", "regions.json", "anatomy.csv", "failures.csv", "left_out.csv", "drift.json")
 METRICS = ("metrics.json", "metrics.csv")
 REPORT = ("report.html", "overview.png")
 ONLY_NAMES = "the atlas names flagged regions only: thresholds for its labels need a bundle fitted with --regions"
@@ -171,22 +171,24 @@ def evaluate(
     return _run_scans(bundle, ["inference", "evaluate"], data, out, report, overwrite, overrides)
 
 
-def demo(out: PathLike, seed: int = 0) -> Outcome:
+def demo(out: PathLike, seed: int = 0, **overrides: Any) -> Outcome:
     """Make a cohort of phantoms with lesions, fit the healthy ones, evaluate the others, write the report.
 
     Args:
         out: folder for ``cohort/``, ``bundle/`` and ``results/``.
         seed: of the cohort and the fit.
+        overrides: ``device``.
     """
     from monai_dpmm_ad.data.phantoms import write_cohort
 
+    check_device(overrides)
     out = Path(out)
     # Twenty held-out healthy subjects: the smallest p-value is 1 / 21.
     sizes = {"num_train": 12, "num_valid": 20, "num_test_healthy": 4, "num_test_abnormal": 6}
     with hold_output(out / "cohort"):
         datalist = write_cohort(out / "cohort", seed=seed, style="demo", **sizes)  # type: ignore[arg-type]
-    fit([datalist], out / "bundle", seed=seed)
-    return evaluate(out / "bundle", [datalist], out / "results")
+    fit([datalist], out / "bundle", seed=seed, **overrides)
+    return evaluate(out / "bundle", [datalist], out / "results", **overrides)
 
 
 def _run_scans(

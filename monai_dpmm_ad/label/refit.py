@@ -146,7 +146,7 @@ def _exchange(root: Path, images: Sequence[str], before: Scans, **options: Any) 
         fresh = work / root.name
         if (root / OWN_EMBEDDER).is_dir():  # of a bundle that was handed on
             shutil.copytree(root / OWN_EMBEDDER, create_bundle(fresh) / OWN_EMBEDDER)
-        outcome = fit(images, fresh, own_logging=False, **options)
+        outcome = fit(images, fresh, **options)
         # What no fit decides, a user may have set by hand.
         write_settings(fresh, {name: old[name] for name in names_of("run", "both")})
         after = count_scans(fresh)

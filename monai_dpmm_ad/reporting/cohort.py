@@ -106,12 +106,14 @@ def _result(
 ) -> ScanResult:
     locate = partial(output_path, folder, row.name, source=row.image)
     place = {"ext": settings["output_ext"], "separate": settings["separate_folder"]}
+    healthy = locate("healthy", **place)
     return ScanResult(
         name=row.name,
         image=item.get("image", row.image),
         anomaly_map=locate(settings["output_postfix"], **place),
         mask=locate("mask", **place),
         label=item.get("label"),
+        healthy=healthy if settings["healthy_twin"] and healthy.is_file() else None,
         warning=row.warning,
         smallest_p_value=row.smallest_p_value,
         score=row.score,

@@ -193,6 +193,19 @@ _OF_A_RUN = (
     ),
     Setting("save_maps", True, "maps, masks and percentile maps", "run", kind=bool),
     Setting("save_percentile", True, "percentile maps", "run", kind=bool, commands=_RUN, option="percentile"),
+    # As the configs of MONAI's model zoo have them.
+    Setting(
+        "output_ext", ".nii.gz", "of the files of volumes", "run",
+        choices=(".nii.gz", ".nii", ".nrrd", ".mha", ".mgz"),
+    ),
+    Setting("output_dtype", "float32", "of maps", "run", choices=("float32", "float64")),
+    Setting("output_postfix", "anomaly", "of the names of maps", "run"),
+    Setting("separate_folder", False, "a folder for the files of each scan", "run", kind=bool),
+    Setting(
+        "healthy_twin", False,
+        "write the mean of healthy scans at each scan's places, for the eye: an average, no prediction of a person",
+        "run", kind=bool, commands=_RUN,
+    ),
     Setting(
         "own_format", False,
         "write maps and masks in the scan's own format as well (NRRD, MetaImage, FreeSurfer's, Analyze, TIFF)", "run",

@@ -20,8 +20,9 @@ from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
-from monai_dpmm_ad.bundle.folder import METADATA, MODEL, is_fitted, read_state, template
+from monai_dpmm_ad.bundle.folder import MODEL, is_fitted, read_state, template
 from monai_dpmm_ad.bundle.formats import INFERENCE, read_settings
+from monai_dpmm_ad.bundle.provenance import METADATA
 from monai_dpmm_ad.bundle.setting import refuse_expressions
 from monai_dpmm_ad.bundle.settings import SETTINGS, complete_settings
 from monai_dpmm_ad.data import Found, ScanFailure, Split

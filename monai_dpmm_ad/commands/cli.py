@@ -158,6 +158,23 @@ def _export(options: dict[str, Any]) -> int:
     return 0
 
 
+def _pack(options: dict[str, Any]) -> int:
+    from monai_dpmm_ad.bundle.pack import pack_bundle, push_bundle
+
+    if "hub" in options:
+        print(f"pushed: {push_bundle(options['bundle'], options['hub'], options.get('public', False))}")
+    else:
+        print(f"packed: {pack_bundle(options['bundle'], options['out'], options.get('overwrite', False))}")
+    return 0
+
+
+def _unpack(options: dict[str, Any]) -> int:
+    from monai_dpmm_ad.bundle.unpack import unpack_bundle
+
+    print(f"bundle: {unpack_bundle(**options)}")
+    return 0
+
+
 def _pretrain(options: dict[str, Any]) -> int:
     from dataclasses import fields
 
@@ -286,6 +303,8 @@ _RUNNERS: dict[str, Callable[[dict[str, Any]], int]] = {
     "cluster": _cluster,
     "benchmark": _benchmark,
     "export": _export,
+    "pack": _pack,
+    "unpack": _unpack,
     "pretrain": _pretrain,
     "label-app": _label_app,
     "embedders": _embedders,

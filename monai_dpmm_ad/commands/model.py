@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.engines import ScanEvaluator
 from monai_dpmm_ad.errors import CheckpointError, ScanError
 from monai_dpmm_ad.handlers import ScanRow
+from monai_dpmm_ad.handlers.anatomy import AnatomyRow
 from monai_dpmm_ad.handlers.regions import Region
 from monai_dpmm_ad.handlers.tables import join_scans
 from monai_dpmm_ad.network import AnomalyNet
@@ -50,12 +51,14 @@ class AnomalyResult:
         regions: flagged, connected, by rising p-value, then by falling peak score.
         drift: whether the scan is one of the population that was fitted, as ``drift.json`` says it; None where the
             bundle cannot tell.
+        anatomy: what flagged regions fill of each label of an atlas; empty without one.
     """
 
     scan: dict[str, Any]
     row: ScanRow
     regions: list[Region]
     drift: dict[str, Any] | None
+    anatomy: list[AnatomyRow] = field(default_factory=list)
 
     @property
     def score(self) -> float:
@@ -96,6 +99,14 @@ class AnomalyResult:
     def percentile(self) -> NDArray[np.float32]:
         """Per cent of healthy voxels that are less anomalous (*spatial)."""
         return self._voxels("percentile", np.float32)
+
+    @cached_property
+    def healthy(self) -> NDArray[np.float32] | None:
+        """Mean of healthy scans at the scan's places (*spatial), in its units; None unless `healthy_twin` asks for it.
+
+        It is an average, not a prediction of this person.
+        """
+        return self._voxels("healthy", np.float32) if "healthy" in self.scan else None
 
     @property
     def affine(self) -> NDArray[np.float64]:
@@ -236,8 +247,10 @@ class AnomalyModel:
             workflow.run()
         if workflow.failures:
             raise ScanError(workflow.failures[0].path, workflow.failures[0].reason)
-        row = workflow.table.rows[0]
-        return AnomalyResult(found[0], row, workflow.table.regions.get(row.name, []), workflow.drift.result)
+        table = workflow.table
+        row = table.rows[0]
+        regions, anatomy = table.regions.get(row.name, []), table.anatomy.get(row.name, [])
+        return AnomalyResult(found[0], row, regions, workflow.drift.result, anatomy)
 
     def save(self, path: PathLike) -> Path:
         """Copy the bundle into a new folder; it is whole as soon as it is there.

@@ -61,6 +61,7 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     _add_cluster(commands)
     _add_benchmark(commands)
     _add_export(commands)
+    _add_pack(commands)
     _add_pretrain(commands)
     _add_label_app(commands)
     add_talk(_add_command(commands, "embedders", "list the embedders known by name, and which are on this disk", ""))
@@ -219,6 +220,24 @@ def _add_export(commands: Any) -> None:
     )
     add_overwrite(parser)
     add_trust(parser)
+    add_talk(parser)
+
+
+def _add_pack(commands: Any) -> None:
+    description = "write a bundle as one file to hand on, without names of scans"
+    parser = _add_command(commands, "pack", description, "BUNDLE --out NAME.zip")
+    parser.add_argument("bundle", metavar="BUNDLE", help="folder that fit wrote")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--out", metavar="NAME.zip", help="the file")
+    where.add_argument("--hub", metavar="OWNER/NAME", help="push it to this repository of the Hugging Face Hub instead")
+    parser.add_argument(
+        "--public", action="store_true", default=None, help="a repository that is made may be seen by everybody"
+    )
+    add_overwrite(parser)
+    add_talk(parser)
+    parser = _add_command(commands, "unpack", "take in a bundle that pack wrote", "NAME.zip --out BUNDLE")
+    parser.add_argument("archive", metavar="NAME.zip", help="the file")
+    parser.add_argument("--out", required=True, metavar="BUNDLE", help="folder of the bundle, new or empty")
     add_talk(parser)
 
 

@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from monai_dpmm_ad.bundle import create_bundle, describe_fit, is_fitted, load_workflow, pick_settings, read_settings
+from monai_dpmm_ad.bundle.promises import judge_network
 from monai_dpmm_ad.bundle.request import covers_scans, is_same_request, record_request
 from monai_dpmm_ad.bundle.update import read_update_settings
-from monai_dpmm_ad.calibration import Calibration, scans_needed
 from monai_dpmm_ad.commands.checks import (
     PathLike,
     absolute_paths,
@@ -24,9 +24,6 @@ from monai_dpmm_ad.commands.checks import (
 )
 from monai_dpmm_ad.data import Split
 from monai_dpmm_ad.data.dataset import ScanFailure, read_failures
-from monai_dpmm_ad.network import AnomalyNet
-from monai_dpmm_ad.normative.regions import regions_scans_needed
-from monai_dpmm_ad.transforms.score import DEFAULT_RATE
 from monai_dpmm_ad.utils.distributed import is_first, joined_processes, launched, wait_for_all
 from monai_dpmm_ad.utils.extras import import_extra
 from monai_dpmm_ad.utils.files import write_json
@@ -35,7 +32,7 @@ __all__ = ["Outcome", "demo", "evaluate", "fit", "infer"]
 
 FITTED_ALREADY = "the bundle was fitted by this very command before; nothing was done"
 #: What is written into a folder of results beside the scans' own files.
-TABLES = ("scores.csv", "regions.csv", "regions.json", "failures.csv", "left_out.csv", "drift.json")
+TABLES = ("scores.csv", "regions.csv", "regions.json", "anatomy.csv", "failures.csv", "left_out.csv", "drift.json")
 METRICS = ("metrics.json", "metrics.csv")
 REPORT = ("report.html", "overview.png")
 ONLY_NAMES = "the atlas names flagged regions only: thresholds for its labels need a bundle fitted with --regions"
@@ -114,7 +111,7 @@ def fit(
             with load_workflow(bundle, configs, "train", **overrides) as workflow:
                 workflow.run()
     split, detector = workflow.split, workflow.network.detector
-    notes = [_judge_network(workflow.network, read_settings(bundle)), detector.note(), split.note]
+    notes = [judge_network(workflow.network, read_settings(bundle)), detector.note(), split.note]
     return Outcome(
         failures=[*split.found.list_failures(), *workflow.failures],
         metrics=describe_fit(bundle),
@@ -234,7 +231,7 @@ def _write_results(
     outcome = Outcome([row for row in rows if row.name not in table.earlier], workflow.failures, drift=drift)
     outcome.regions = {row.name: table.regions[row.name] for row in outcome.scans if row.name in table.regions}
     outcome.found = workflow.found.summary()
-    notes = [_judge_network(workflow.network, workflow.settings)]
+    notes = [judge_network(workflow.network, workflow.settings)]
     if overrides.get("regions") and not workflow.settings["num_regions"]:
         notes.append(ONLY_NAMES)
     outcome.note = "; ".join(filter(None, notes)) or None
@@ -263,22 +260,6 @@ def _write_results(
     return outcome
 
 
-def _judge_network(network: AnomalyNet, settings: Mapping[str, Any]) -> str | None:
-    """Say what the calibration of a mask does not promise; None where it promises all."""
-    regions, rate = network.regions, settings["false_positive_rate"]
-    if rate is not None or not regions.fitted:
-        return _judge_calibration(network.calibration, rate or DEFAULT_RATE)
-    allowed = settings["false_regions"]
-    if regions.guaranteed(allowed):
-        return None
-    fitted = "" if regions.held_out else ", which were also fitted"
-    return (
-        f"at most {allowed:g} flagged regions in a healthy scan, in the mean, are guaranteed with "
-        f"{regions_scans_needed(allowed)} held-out healthy scans or more; this bundle was calibrated on "
-        f"{int(regions.num_scans)}{fitted}"
-    )
-
-
 def _check_truth(items: Sequence[dict[str, Any]]) -> None:
     """Refuse to evaluate where there is nothing to compare with."""
     if not any(item.get("label") is not None or item.get("abnormal") is not None for item in items):
@@ -287,14 +268,3 @@ def _check_truth(items: Sequence[dict[str, Any]]) -> None:
             "`label` or `abnormal` in a datalist, folders good and Ungood with label or anomaly_mask beside the "
             "images, labelsTs beside imagesTs. Use infer for maps alone."
         )
-
-
-def _judge_calibration(calibration: Calibration, rate: float) -> str | None:
-    short = [number for number in range(1, calibration.num_regions + 1) if not calibration.guaranteed(rate, number)]
-    if calibration.guaranteed(rate):
-        return f"too few held-out healthy scans show region {', '.join(map(str, short))}" if short else None
-    fitted = "" if calibration.held_out else ", which were also fitted"
-    return (
-        f"a false-positive rate of {rate:g} is guaranteed with {scans_needed(rate)} held-out healthy scans or more; "
-        f"this bundle was calibrated on {int(calibration.num_scans)}{fitted}"
-    )

@@ -20,6 +20,7 @@ from scipy import ndimage
 from monai_dpmm_ad.data.anatomies import draw_anatomy
 from monai_dpmm_ad.data.synthetic_lesions import insert_lesion_2d, insert_lesions
 from monai_dpmm_ad.errors import unknown_option
+from monai_dpmm_ad.utils.extras import import_extra
 from monai_dpmm_ad.utils.files import replace_file, write_json
 
 __all__ = ["MODALITIES", "SIZES", "STYLES", "insert_lesion_2d", "insert_lesions", "write_cohort"]
@@ -127,6 +128,7 @@ def write_cohort(
 
 def _load_template(spacing: float, size: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Load ``(4, X, Y, Z)`` grey matter, white matter, fluid, texture on a grid of ``spacing`` mm, and its affine."""
+    import_extra("nilearn", "demo")
     from nilearn import datasets
 
     loaders = (datasets.load_mni152_template, datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)

@@ -25,6 +25,7 @@ __all__ = [
     "INTENSITY_METHODS",
     "ScaleIntensityForeground",
     "ScaleIntensityForegroundd",
+    "find_levels",
     "scale_foreground",
 ]
 
@@ -81,6 +82,25 @@ def scale_foreground(
     Raises:
         ValueError: when the mask is empty, the foreground is constant, or ``method`` is unknown.
     """
+    zero, one = find_levels(image, mask, method, target, percentiles, center, width)
+    return _scale_between(image, mask, zero, one)
+
+
+def _scale_between(image: Tensor, mask: Tensor, zero: float, one: float) -> Tensor:
+    scaled = ((image.float() - zero) / (one - zero)).clamp(FOREGROUND_FLOOR, 1.0)
+    return torch.where(mask, scaled, torch.zeros((), dtype=scaled.dtype, device=scaled.device))
+
+
+def find_levels(
+    image: Tensor,
+    mask: Tensor,
+    method: str = "median",
+    target: float = 1 / 3,
+    percentiles: tuple[float, float] = (1.0, 99.5),
+    center: float = 40.0,
+    width: float = 80.0,
+) -> tuple[float, float]:
+    """Find the intensities that become 0 and 1; arguments as for :func:`scale_foreground`."""
     if image.shape != mask.shape:
         raise ValueError(f"`mask` must have the image's shape {tuple(image.shape)}, got {tuple(mask.shape)}.")
     # NumPy looks up Booleans some twenty times as fast as torch.
@@ -103,8 +123,7 @@ def scale_foreground(
         zero, one = center - width / 2, center + width / 2
     else:
         raise unknown_option("method", method, INTENSITY_METHODS)
-    scaled = ((image.float() - zero) / (one - zero)).clamp(FOREGROUND_FLOOR, 1.0)
-    return torch.where(mask, scaled, torch.zeros((), dtype=scaled.dtype, device=scaled.device))
+    return zero, one
 
 
 def _quantiles(values: Tensor, *shares: float) -> tuple[float, ...]:
@@ -198,11 +217,12 @@ class ScaleIntensityForeground(Transform):
             if mask is None:
                 mask = compute_foreground(plain)
             inside = (mask.as_tensor() if isinstance(mask, MetaTensor) else mask) > 0
-            scaled = scale_foreground(
-                plain, inside, self.method, self.target, self.percentiles, self.center, self.width
-            )
+            levels = find_levels(plain, inside, self.method, self.target, self.percentiles, self.center, self.width)
+        scaled = _scale_between(plain, inside, *levels)
         if isinstance(img, MetaTensor):
-            meta = {**img.meta, "facts": json.dumps(describe_scan(img, inside))}  # as text, which collating leaves
+            told = {"facts": describe_scan(img, inside), "levels": levels}
+            # As text, which collating leaves.
+            meta = {**img.meta, **{key: json.dumps(value) for key, value in told.items()}}
             return MetaTensor(scaled, meta=meta, applied_operations=list(img.applied_operations))
         return scaled
 

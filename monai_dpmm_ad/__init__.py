@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from monai_dpmm_ad.mixture import DirichletProcessMixture
     from monai_dpmm_ad.network import AnomalyNet, VolumeInferer
     from monai_dpmm_ad.transforms import SaveDicomd, SaveScand, preprocess_scan, preprocess_slices
+    from monai_dpmm_ad.transforms.drop import DropVoxelsd
     from monai_dpmm_ad.transforms.place import JudgeByPlaced
     from monai_dpmm_ad.transforms.score import ScoreScand
     from monai_dpmm_ad.utils.distributed import join_processes, share
@@ -74,6 +75,7 @@ _NAMES = {
     "mixture": "DirichletProcessMixture",
     "network": "AnomalyNet VolumeInferer",
     "transforms": "SaveDicomd SaveScand preprocess_scan preprocess_slices",
+    "transforms.drop": "DropVoxelsd",
     "transforms.place": "JudgeByPlaced",
     "transforms.score": "ScoreScand",
     "utils.distributed": "join_processes share",

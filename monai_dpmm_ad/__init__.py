@@ -55,9 +55,10 @@ if TYPE_CHECKING:
         preprocess_scan,
         preprocess_slices,
     )
+    from monai_dpmm_ad.transforms.drop import DropVoxelsd
     from monai_dpmm_ad.transforms.place import JudgeByPlaced
     from monai_dpmm_ad.transforms.score import ScoreScand
-    from monai_dpmm_ad.utils.distributed import join_processes, share
+    from monai_dpmm_ad.utils.distributed import is_first, join_processes, share
     from monai_dpmm_ad.utils.progress import quiet_warnings
 
 __version__ = "0.1.0"
@@ -89,9 +90,10 @@ _NAMES = {
     "network": "AnomalyNet VolumeInferer",
     "transforms": "LoadRegionsd LoadScand SaveDicomd SaveScand ScaleIntensityForegroundd preprocess_scan "
     "preprocess_slices",
+    "transforms.drop": "DropVoxelsd",
     "transforms.place": "JudgeByPlaced",
     "transforms.score": "ScoreScand",
-    "utils.distributed": "join_processes share",
+    "utils.distributed": "is_first join_processes share",
     "utils.progress": "quiet_warnings",
 }
 _HOMES = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names.split()}

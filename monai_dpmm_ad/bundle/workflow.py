@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import difflib
 import json
-import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -30,6 +29,7 @@ from monai_dpmm_ad.data import Found, ScanFailure, Split
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.handlers import DriftHandler, ScanMetrics, ScanTable
 from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.utils.log import quiet_talkers
 
 __all__ = ["AnomalyWorkflow", "load_workflow"]
 
@@ -87,9 +87,7 @@ class AnomalyWorkflow(ConfigWorkflow):
 
     def __init__(self, files: Sequence[Path], kind: str, changes: Mapping[str, Any]) -> None:
         folder = files[0].parent
-        logging.getLogger("monai.bundle.workflows").setLevel(
-            logging.ERROR
-        )  # it would name its files on standard output
+        quiet_talkers()
         super().__init__(
             config_file=[str(file) for file in files],
             meta_file=str(folder / METADATA.name),

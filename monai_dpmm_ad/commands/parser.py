@@ -119,6 +119,11 @@ def _add_fit(commands: Any) -> None:
         metavar="BUNDLE",
         help="fitted bundle to go on from: the images are added to what it knows (default: fit anew)",
     )
+    parser.add_argument(
+        "--mlflow",
+        metavar="ADDRESS",
+        help="log the fit to this MLflow server, or to a file as sqlite:///runs.db (default: not to MLflow)",
+    )
     add_device(parser)
     add_settings(parser, "fit")
     add_talk(parser)

@@ -25,6 +25,7 @@ from monai_dpmm_ad.commands.checks import (
 from monai_dpmm_ad.data import Split
 from monai_dpmm_ad.data.dataset import ScanFailure, read_failures
 from monai_dpmm_ad.utils.distributed import is_first, joined_processes, launched, wait_for_all
+from monai_dpmm_ad.utils.extras import import_extra
 from monai_dpmm_ad.utils.files import write_json
 
 __all__ = ["Outcome", "demo", "evaluate", "fit", "infer"]
@@ -80,14 +81,16 @@ def fit(
         held_out: healthy scans to validate and calibrate on; None splits off subjects.
         update: folder of a fitted bundle to go on from: ``images`` are added to what it knows, and ``out`` is the new
             bundle. The old one is not changed, its scans are not needed.
-        overrides: settings by name, and values of other ids in ``configs/train.json``; of an update those that describe
-            the data and the model are the old bundle's.
+        overrides: settings by name, and values of other ids in ``configs/train.json``, such as ``mlflow``, the address
+            of a server that logs the fit; of an update those that describe the data and the model are the old bundle's.
 
     Returns:
         The scans that could not be used, what was fitted, and what its calibration promises.
     """
     check_device(overrides)
     make_absolute(overrides, "regions")
+    if overrides.get("mlflow") is not None:
+        import_extra("mlflow", "mlflow")
     bundle = Path(out)
     if update is not None:
         overrides = {**read_update_settings(update, overrides), "update": str(Path(update).absolute())}

@@ -17,7 +17,7 @@ from typing import Any
 from monai_dpmm_ad.utils.files import PathLike
 from monai_dpmm_ad.utils.text import printable
 
-__all__ = ["LOG", "PROGRESS", "RESULTS", "logging_to"]
+__all__ = ["LOG", "PROGRESS", "RESULTS", "logging_to", "quiet_talkers"]
 
 
 class _OwnLogger(logging.Logger):
@@ -41,6 +41,25 @@ LOG = _make_logger("monai_dpmm_ad")
 PROGRESS = _make_logger("monai_dpmm_ad.progress")
 #: what a command was asked for
 RESULTS = _make_logger("monai_dpmm_ad.results")
+
+
+#: loggers of MONAI and Ignite that give themselves a handler that prints
+_TALKERS = (
+    "monai.bundle.workflows",
+    "monai.handlers.StatsHandler",
+    "monai.handlers.mlflow_handler",
+    "ignite.handlers.early_stopping.EarlyStopping",
+)
+
+
+def quiet_talkers() -> None:
+    """Keep what MONAI and Ignite say of a fit out of a notebook; with ``--verbose`` they may speak."""
+    for name in _TALKERS:
+        logging.getLogger(name).addFilter(_is_verbose)
+
+
+def _is_verbose(record: logging.LogRecord) -> bool:
+    return LOG.isEnabledFor(logging.DEBUG)
 
 
 class _Screen(logging.StreamHandler[Any]):

@@ -120,6 +120,6 @@ def quiet_warnings() -> None:
         False
     """
     warnings.filterwarnings("ignore", module=r"monai\.")
-    if not LOG.isEnabledFor(logging.DEBUG):
-        for name in ("nibabel", "transformers", "monai", "ignite"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+    level = logging.NOTSET if LOG.isEnabledFor(logging.DEBUG) else logging.ERROR
+    for name in ("nibabel", "transformers", "monai", "ignite"):
+        logging.getLogger(name).setLevel(level)

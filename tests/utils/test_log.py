@@ -109,7 +109,6 @@ def test_a_short_step_has_none(capsys: pytest.CaptureFixture[str]) -> None:
 def test_libraries_are_quieted_but_where_they_may_speak() -> None:
     ignite = logging.getLogger("ignite")
     with logging_to(verbose=True):
-        ignite.setLevel(logging.INFO)
         quiet_warnings()
         assert ignite.isEnabledFor(logging.INFO)
     quiet_warnings()

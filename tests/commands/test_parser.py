@@ -29,7 +29,7 @@ from monai_dpmm_ad.pretraining import Recipe, pretrain
 
 PARSERS = _make_parsers()[1]
 OPTIONS = [
-    pytest.param(parser, action, id=f"{name} {action.option_strings[-1]}")
+    pytest.param(parser, action, id=f"{name} {(action.option_strings or [action.dest])[-1]}")
     for name, parser in PARSERS.items()
     for action in parser._actions
     if action.dest != "help"

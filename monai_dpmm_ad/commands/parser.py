@@ -228,8 +228,10 @@ def _add_pack(commands: Any) -> None:
     parser = _add_command(commands, "pack", description, "BUNDLE --out NAME.zip")
     parser.add_argument("bundle", metavar="BUNDLE", help="folder that fit wrote")
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--out", metavar="NAME.zip", help="the file")
-    where.add_argument("--hub", metavar="OWNER/NAME", help="push it to this repository of the Hugging Face Hub instead")
+    where.add_argument("--out", metavar="NAME.zip", help="the file (default: none, where --hub is given)")
+    where.add_argument(
+        "--hub", metavar="OWNER/NAME", help="push it to this repository of the Hugging Face Hub (default: to none)"
+    )
     parser.add_argument(
         "--public", action="store_true", default=None, help="a repository that is made may be seen by everybody"
     )

@@ -90,8 +90,9 @@ class ScanEvaluator(SupervisedEvaluator):
 
         @self.on(IterationEvents.MODEL_COMPLETED)
         def _postprocess(engine: Engine) -> None:
-            (before,), (output,) = engine.state.batch, engine.state.output
-            data, loaded = {**before, **output}, before.keys() - output.keys()
+            (before,), (output,) = cast(list[dict[str, Any]], engine.state.batch), iteration_scans(engine)
+            data: Any = {**before, **output}
+            loaded = before.keys() - output.keys()
             before.clear()
             output.clear()
             for step in steps:  # one by one: a chain would keep what went into it

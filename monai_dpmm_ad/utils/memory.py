@@ -32,8 +32,9 @@ def keep_heap() -> bool:
     return all(library.mallopt(option, value) == 1 for option, value in _OPTIONS.items())
 
 
-#: Memory that a volume takes at most while it is processed, in units of its size as float32; see docs/scale.md.
-_FACTOR = 4
+#: Memory that a volume takes at most while it is processed: in units of its size as float32, and bytes beside that, for
+#: the network's batch of slices. Measured, see docs/scale.md.
+_FACTOR, _BESIDE = 4, 256 << 20
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -62,8 +63,10 @@ def describe_shortage(size: int) -> str | None:
     Returns:
         The reason; None where there is enough memory, or nobody can tell.
     """
-    available = available_memory()
-    if available is None or _FACTOR * size <= available:
+    available, needed = available_memory(), _FACTOR * size + _BESIDE
+    if available is None or needed <= available:
         return None
-    needed, there = _FACTOR * size / 2**30, available / 2**30
-    return f"needs about {needed:.1f} GiB of memory while it is processed; this machine has {there:.1f} GiB left"
+    return (
+        f"needs about {needed / 2**30:.1f} GiB of memory while it is processed; this machine has "
+        f"{available / 2**30:.1f} GiB left"
+    )

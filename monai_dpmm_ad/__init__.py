@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         preprocess_scan,
         preprocess_slices,
     )
+    from monai_dpmm_ad.transforms.drop import DropVoxelsd
     from monai_dpmm_ad.transforms.place import JudgeByPlaced
     from monai_dpmm_ad.transforms.score import ScoreScand
     from monai_dpmm_ad.utils.distributed import is_first, join_processes, share
@@ -89,6 +90,7 @@ _NAMES = {
     "network": "AnomalyNet VolumeInferer",
     "transforms": "LoadRegionsd LoadScand SaveDicomd SaveScand ScaleIntensityForegroundd preprocess_scan "
     "preprocess_slices",
+    "transforms.drop": "DropVoxelsd",
     "transforms.place": "JudgeByPlaced",
     "transforms.score": "ScoreScand",
     "utils.distributed": "is_first join_processes share",

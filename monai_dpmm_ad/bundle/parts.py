@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from monai_dpmm_ad.bundle.formats import OWN_EMBEDDER
-from monai_dpmm_ad.bundle.settings import complete_settings, names_of
+from monai_dpmm_ad.bundle.settings import complete_settings, names_of, pick_settings
 from monai_dpmm_ad.detectors import Detector, create_detector
 from monai_dpmm_ad.embedding import Embedder, create_embedder
 from monai_dpmm_ad.errors import CheckpointError
@@ -52,14 +52,15 @@ def run_settings(given: Settings) -> dict[str, Any]:
     """Complete the settings of a run of a fitted bundle, see :func:`fit_settings`.
 
     Args:
-        given: what a config says. Those of a fit alone are passed over, since ``train.json`` has them and
+        given: what a config says. Those of a fit alone are handed on, since ``train.json`` has them and
             ``evaluate.json`` may lie over it; a type of numbers may be numpy's, as in the configs of MONAI's model zoo.
 
     Example:
         >>> run_settings({"false_regions": 0.5, "seed": 3})["false_regions"]
         0.5
     """
-    given = {name: value for name, value in given.items() if name not in names_of("fit")}
+    of_the_fit = {name: value for name, value in given.items() if name in names_of("fit")}
+    given = {name: value for name, value in given.items() if name not in of_the_fit}
     if isinstance(given.get("output_dtype"), type):
         given["output_dtype"] = np.dtype(given["output_dtype"]).name
     values = complete_settings(given, "run")
@@ -68,7 +69,7 @@ def run_settings(given: Settings) -> dict[str, Any]:
             f"`output_postfix` must not be that of another output, {' or '.join(SAVED)}, got "
             f"'{values['output_postfix']}'. Choose another."
         )
-    return values
+    return {**(pick_settings(complete_settings(of_the_fit, "fit"), "recipe") if of_the_fit else {}), **values}
 
 
 def make_embedder(

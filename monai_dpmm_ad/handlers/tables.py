@@ -134,9 +134,10 @@ class ScanTable:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._update)
         engine.add_event_handler(Events.COMPLETED, self._write)
 
-    def _start(self, engine: Engine) -> None:
-        self._folder = OutputFolder(self.output_dir, rank=get_rank())
-        self._folder.hold().check_all(TABLES if get_rank() == 0 else ())
+    def _start(self, engine: ScanEvaluator) -> None:
+        folder = OutputFolder(self.output_dir, rank=get_rank())
+        engine.at_end.callback(folder.release)
+        folder.hold().check_all(TABLES if get_rank() == 0 else ())
         self.rows.clear()
         self.regions.clear()
         self.anatomy.clear()
@@ -228,7 +229,6 @@ class ScanTable:
             write_anatomy(self.output_dir / "anatomy.csv", self.anatomy)
             write_failures(self.output_dir, failures)
             write_left_out(self.output_dir, self.found.left_out if self.found else ())
-        self._folder.release()
 
 
 def join_scans(engine: Engine) -> list[dict[str, Any]]:

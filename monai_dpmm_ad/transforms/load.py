@@ -39,7 +39,7 @@ from monai_dpmm_ad.data.readers import (
     volume_reader,
 )
 from monai_dpmm_ad.errors import ScanError
-from monai_dpmm_ad.transforms.background import fill_background
+from monai_dpmm_ad.transforms.background import fill_background, is_finite
 
 __all__ = ["DEFAULT_MAX_BYTES", "LoadScan", "LoadScand", "largest_shift"]
 
@@ -60,7 +60,7 @@ class LoadScan(Transform):
 
     Args:
         spatial_dims: 3 accepts volumes of two slices or more, 2 accepts flat images, ``None`` both; a volume that has
-            a single slice, of shape (H, W, 1), is then processed as the one slice that it is.
+            a single slice, of shape (H, W, 1), is flat, and processed as the one slice that it is.
         max_bytes: refuse a scan whose header claims more than this as float32, before any memory is taken.
 
     Example:
@@ -152,7 +152,7 @@ class LoadScan(Transform):
         values = image.as_tensor()
         if is_label:
             values = torch.nan_to_num_(values, nan=0.0)  # where nothing was drawn
-        if not torch.isfinite(values.sum(dtype=torch.float64)):  # one pass; the count only when it is needed
+        if not is_finite(values):
             bad = int((~torch.isfinite(values)).sum())
             raise ScanError(_source(path), f"has {bad} NaN or infinite voxels of {values.numel()}")
         return image
@@ -219,6 +219,7 @@ class LoadScand(MapTransform):
     Example:
         >>> import tempfile
         >>> from pathlib import Path
+        >>> import nibabel as nib
         >>> path = Path(tempfile.mkdtemp()) / "a.nii.gz"
         >>> nib.save(nib.Nifti1Image(np.random.default_rng(0).random((6, 5, 4), dtype=np.float32), np.eye(4)), path)
         >>> image = LoadScand()({"image": str(path), "name": "a"})["image"]
@@ -268,7 +269,7 @@ def _source(path: PathOrSeries) -> str:
 def _check_dims(source: str, shape: tuple[int, ...], spatial_dims: int | None) -> None:
     if spatial_dims == 3 and len(shape) == 2:
         raise ScanError(source, f"is a 2D image with shape {shape}; a 3D volume is expected")
-    if spatial_dims == 2 and len(shape) == 3:
+    if spatial_dims == 2 and len(shape) == 3 and min(shape) > 1:
         raise ScanError(source, f"is a 3D volume with shape {shape}; a 2D image is expected")
     if spatial_dims == 3 and min(shape) == 1:
         raise ScanError(source, f"is a single slice with shape {shape}; a 3D volume is expected")

@@ -282,6 +282,14 @@ class ScaleIntensityForegroundd(MapTransform):
         center: see ``ScaleIntensityForeground``.
         width: see ``ScaleIntensityForeground``.
         allow_missing_keys: skip keys that an item lacks.
+
+    Example:
+        >>> import torch
+        >>> image = torch.zeros(1, 8, 8, 8)
+        >>> image[:, 2:6, 2:6, 2:6] = torch.linspace(90, 110, 64).reshape(4, 4, 4)
+        >>> scaled = ScaleIntensityForegroundd()({"image": image})["image"]
+        >>> round(scaled[scaled > 0].median().item(), 1), scaled[0, 0, 0, 0].item()
+        (0.3, 0.0)
     """
 
     def __init__(

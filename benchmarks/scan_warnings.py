@@ -82,10 +82,12 @@ def list_photos() -> list[Path]:
 def write_pictures(scans: Sequence[Path], folder: Path, kind: str) -> None:
     """Write slices as they are or inverted, and photos."""
     folder.mkdir(parents=True, exist_ok=True)
-    for path in list_photos() if kind == "2D photo" else scans:
-        picture = Image.open(path).convert("L")
+    for path in list_photos() if kind.endswith("photo") else scans:
+        picture = Image.open(path)
         if kind == "inverted":
-            picture = Image.eval(picture, lambda value: 255 - value)
+            picture = Image.eval(picture.convert("L"), lambda value: 255 - value)
+        if kind == "grey photo":
+            picture = picture.convert("L")
         picture.save(folder / f"{path.stem}.png")
 
 
@@ -113,7 +115,7 @@ def main() -> None:
         refused = find_scans(list_photos(), spatial_dims=3).failures
         print(f"2D photo: {len(refused)} of {len(list_photos())} refused", flush=True)
     write = write_pictures if arguments.pictures else write_changed
-    for kind in ("healthy", "inverted", "2D photo") if arguments.pictures else CHANGES:
+    for kind in ("healthy", "inverted", "2D photo", "grey photo") if arguments.pictures else CHANGES:
         folder = arguments.out / kind.replace(" ", "_")
         number = arguments.healthy if kind == "healthy" else arguments.changed
         write(paths[held : held + number], folder, kind)

@@ -97,6 +97,20 @@ def record_evaluation(bundle_root: str | os.PathLike[str], metrics: ScanMetrics)
     Args:
         bundle_root: folder of the bundle.
         metrics: after the run; without figures nothing is written.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from monai_dpmm_ad import fit, write_cohort
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 1, "num_test_abnormal": 1}
+        >>> datalist = write_cohort(folder / "scans", spacing=8, size="small", **sizes)
+        >>> few = {"image_size": 56, "num_components": 8, "max_epochs": 1, "normative": "off"}
+        >>> outcome = fit([datalist], folder / "bundle", **few)
+        >>> from monai_dpmm_ad import evaluate
+        >>> _ = evaluate(folder / "bundle", [datalist], folder / "results", report=False)  # it calls this at its end
+        >>> sorted(read_json(folder / "bundle" / METADATA)["eval_metrics"])[:2]
+        ['aupro', 'aupro_foreground']
     """
     if not is_first() or not metrics.figures:
         return

@@ -144,6 +144,22 @@ def save_model(
         device: where it was fitted.
         seconds: that the fit took, None if that is not known.
         update: folder of the bundle that was updated.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from monai_dpmm_ad import fit, write_cohort
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 1, "num_test_abnormal": 1}
+        >>> datalist = write_cohort(folder / "scans", spacing=8, size="small", **sizes)
+        >>> few = {"image_size": 56, "num_components": 8, "max_epochs": 1, "normative": "off"}
+        >>> outcome = fit([datalist], folder / "bundle", **few)
+        >>> from monai_dpmm_ad import AnomalyModel, create_bundle
+        >>> model = AnomalyModel.load(folder / "bundle")
+        >>> again = create_bundle(folder / "again")
+        >>> save_model(again, model.network, model.settings)
+        >>> is_fitted(again)
+        True
     """
     root = Path(bundle_root)
     normative = network.normative

@@ -56,6 +56,19 @@ def pack_bundle(bundle: str | os.PathLike[str], out: str | os.PathLike[str], ove
         ValueError: a name that is no zip file's, or a text of the bundle that names a scan.
         CheckpointError: a folder that is no fitted bundle, or breaks a rule of the zoo.
         FileExistsError: where ``out`` is there and ``overwrite`` is not given.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from monai_dpmm_ad import fit, write_cohort
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 1, "num_test_abnormal": 1}
+        >>> datalist = write_cohort(folder / "scans", spacing=8, size="small", **sizes)
+        >>> few = {"image_size": 56, "num_components": 8, "max_epochs": 1, "normative": "off"}
+        >>> outcome = fit([datalist], folder / "bundle", **few)
+        >>> archive = pack_bundle(folder / "bundle", folder / "my_bundle.zip")
+        >>> [name for name in zipfile.ZipFile(archive).namelist() if "provenance" in name]
+        []
     """
     out = Path(out)
     name = _name_of(out)
@@ -86,6 +99,9 @@ def push_bundle(bundle: str | os.PathLike[str], repo: str, public: bool = False)
         ValueError: a name that is no repository's, or a text of the bundle that names a scan.
         CheckpointError: as :func:`pack_bundle`.
         ConnectionError: whatever the hub answers instead.
+
+    Example:
+        >>> push_bundle("my_bundle", "owner/my_bundle")  # doctest: +SKIP
     """
     if not re.fullmatch(r"[\w.-]+/[A-Za-z][\w.-]*", repo):
         raise ValueError(f"`repo` must be OWNER/NAME, got '{repo}'. Name a repository of the Hugging Face Hub.")

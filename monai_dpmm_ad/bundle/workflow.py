@@ -73,6 +73,13 @@ class AnomalyWorkflow(ConfigWorkflow):
         table: of a run: has a row and the regions of each scan.
         drift: of a run: whether the scans come from the population that was fitted.
         metrics: of an evaluation; None otherwise.
+
+    Example:
+        >>> from monai_dpmm_ad.bundle.folder import template
+        >>> workflow = load_workflow(template(), ["train"], "train", embedder_name="pixels-8", normative="off")
+        >>> _ = workflow.initialize()
+        >>> workflow.settings["embedder_name"], workflow.network.detector.fitted
+        ('pixels-8', False)
     """
 
     settings: dict[str, Any]

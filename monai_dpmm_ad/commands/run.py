@@ -54,6 +54,10 @@ class Outcome:
         regions: scan → its flagged regions, see :class:`~monai_dpmm_ad.handlers.regions.Region`.
         drift: whether the scans come from the population that was fitted, as ``drift.json`` says it; None where the
             bundle cannot tell.
+
+    Example:
+        >>> Outcome().failures, Outcome(note="four scans calibrate").note
+        ([], 'four scans calibrate')
     """
 
     scans: list[Any] = field(default_factory=list)
@@ -86,6 +90,18 @@ def fit(
 
     Returns:
         The scans that could not be used, what was fitted, and what its calibration promises.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from monai_dpmm_ad import fit, write_cohort
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 1, "num_test_abnormal": 1}
+        >>> datalist = write_cohort(folder / "scans", spacing=8, size="small", **sizes)
+        >>> few = {"image_size": 56, "num_components": 8, "max_epochs": 1, "normative": "off"}
+        >>> outcome = fit([datalist], folder / "bundle", **few)
+        >>> outcome.failures, outcome.metrics["num_fitted"], outcome.metrics["num_held_out"]
+        ([], 3, 2)
     """
     check_device(overrides)
     make_absolute(overrides, "regions")
@@ -144,6 +160,21 @@ def infer(
         trust_bundle: run the bundle's own configs, which are code, see `load_workflow`.
         overwrite: replace files in ``out`` that this package did not write, and other scans' outputs of the same name.
         overrides: settings by name, and values of other ids in ``configs/inference.json``.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from monai_dpmm_ad import fit, write_cohort
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 1, "num_test_abnormal": 1}
+        >>> datalist = write_cohort(folder / "scans", spacing=8, size="small", **sizes)
+        >>> few = {"image_size": 56, "num_components": 8, "max_epochs": 1, "normative": "off"}
+        >>> outcome = fit([datalist], folder / "bundle", **few)
+        >>> outcome = infer(folder / "bundle", [folder / "scans" / "imagesTs"], folder / "maps", report=False)
+        >>> [scan.name for scan in outcome.scans], outcome.failures
+        (['test_abnormal_000', 'test_healthy_000'], [])
+        >>> (folder / "maps" / "test_abnormal_000_anomaly.nii.gz").is_file()
+        True
     """
     return _run_scans(
         bundle, ["inference"], images, out, report, overwrite, {**overrides, "trust_bundle": trust_bundle}
@@ -169,6 +200,19 @@ def evaluate(
         trust_bundle: as for `infer`.
         overwrite: as for `infer`.
         overrides: settings by name, and values of other ids in the configs.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from monai_dpmm_ad import fit, write_cohort
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 1, "num_test_abnormal": 1}
+        >>> datalist = write_cohort(folder / "scans", spacing=8, size="small", **sizes)
+        >>> few = {"image_size": 56, "num_components": 8, "max_epochs": 1, "normative": "off"}
+        >>> outcome = fit([datalist], folder / "bundle", **few)
+        >>> metrics = evaluate(folder / "bundle", [datalist], folder / "results", report=False).metrics
+        >>> 0 <= metrics["pixel_auroc"] <= 1, (folder / "results" / "metrics.json").is_file()
+        (True, True)
     """
     overrides["trust_bundle"] = trust_bundle
     return _run_scans(bundle, ["inference", "evaluate"], data, out, report, overwrite, overrides)
@@ -181,6 +225,9 @@ def demo(out: PathLike, seed: int = 0, **overrides: Any) -> Outcome:
         out: folder for ``cohort/``, ``bundle/`` and ``results/``.
         seed: of the cohort and the fit.
         overrides: ``device``.
+
+    Example:
+        >>> demo("demo").report  # doctest: +SKIP
     """
     from monai_dpmm_ad.data.phantoms import write_cohort
 

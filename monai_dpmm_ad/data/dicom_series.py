@@ -56,7 +56,9 @@ def read_header(path: Path) -> Any:
         if has_suffix(path, (".gz",)):
             with gzip.GzipFile(fileobj=open_in_memory(path, _HEADER_BYTES)) as file:
                 source = BytesIO(file.read(_HEADER_BYTES))
-        return pydicom.dcmread(source, stop_before_pixels=True, force=True, specific_tags=TAGS)
+        header = pydicom.dcmread(source, stop_before_pixels=True, force=True, specific_tags=TAGS)
+        list(header)  # a value is converted when it is looked at, and a damaged one raises anything
+        return header
     except Exception:
         return None
 

@@ -91,6 +91,13 @@ def write_cohort(
 
     Raises:
         ValueError: on an unknown modality, size or style, a negative count or a fractional spacing.
+
+    Example:
+        >>> import json, tempfile
+        >>> sizes = {"num_train": 1, "num_valid": 1, "num_test_healthy": 1, "num_test_abnormal": 1}
+        >>> datalist = write_cohort(tempfile.mkdtemp(), spacing=8, size="small", **sizes)
+        >>> [item["image"] for item in json.loads(datalist.read_text())["test"]]
+        ['imagesTs/test_healthy_000.nii.gz', 'imagesTs/test_abnormal_000.nii.gz']
     """
     if modality not in MODALITIES:
         raise unknown_option("modality", modality, MODALITIES)

@@ -47,6 +47,19 @@ class SaveScand(SaveImaged):
         output_ext: of the files of volumes, a suffix that :func:`write_map` knows.
         separate_folder: whether each scan's files go into a folder of its own.
         own_format: write the map in the source's own format as well, where that is another that can hold it.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import nibabel as nib
+        >>> from monai_dpmm_ad import LoadScand
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> values = np.random.default_rng(0).random((6, 5, 4), dtype=np.float32)
+        >>> nib.save(nib.Nifti1Image(values, np.eye(4)), folder / "a.nii")
+        >>> scan = LoadScand()({"image": str(folder / "a.nii"), "name": "a"})
+        >>> _ = SaveScand("image", folder, "anomaly")(scan)
+        >>> nib.load(folder / "a_anomaly.nii.gz").shape
+        (6, 5, 4)
     """
 
     def __init__(

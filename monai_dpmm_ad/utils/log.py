@@ -107,7 +107,7 @@ def logging_to(quiet: bool = False, verbose: bool = False, file: PathLike | None
         root.setLevel(logging.INFO)
     else:
         logging.disable(logging.ERROR)
-    warnings.showwarning = _log_warning
+    warnings.showwarning = _log_warning  # type: ignore[assignment]
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,9 @@ from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.detectors import DETECTORS
 
 pytestmark = pytest.mark.slow
+
+#: What a bundle's README says of the processor, the time and the memory of its fit.
+MACHINE = re.compile(rb"<!-- machine -->.*?<!-- /machine -->", re.DOTALL)
 
 
 def run(command: list[object], threads: int | None) -> None:
@@ -50,9 +54,10 @@ def run_pipeline(
 
 
 def read(folder: Path) -> dict[str, bytes]:
-    """All files but TensorBoard's, which hold the time; what a file says of its own folder is left out."""
+    """All files but TensorBoard's, which hold the time; what one says of its own folder or of the run is left out."""
     files = [path for path in folder.rglob("*") if path.is_file() and "tfevents" not in path.name]
-    return {str(path.relative_to(folder)): path.read_bytes().replace(bytes(folder), b"") for path in files}
+    contents = {str(path.relative_to(folder)): path.read_bytes().replace(bytes(folder), b"") for path in files}
+    return {name: MACHINE.sub(b"", content) for name, content in contents.items()}
 
 
 @pytest.mark.parametrize("detector", sorted(DETECTORS))

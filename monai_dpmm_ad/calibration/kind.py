@@ -76,6 +76,29 @@ class FittedKind(nn.Module):
             buffer[: len(chosen)] = values[chosen].to(buffer)
         self.num_scans.fill_(len(chosen))
 
+    def describe(self) -> list[str]:
+        """Say in a few words what was fitted; nothing where nothing is known.
+
+        Example:
+            >>> kind = FittedKind()
+            >>> kind.fit([{"spatial_dims": 2, "modality": "", "sizes": [1, 1], "range": [0, 50, 255], "volume": 0}])
+            >>> kind.describe()
+            ['2D images', 'highest intensities of 255']
+        """
+        if not int(self.num_scans):
+            return []
+        dims = sorted(set(self._column("spatial_dims").astype(int).tolist()))
+        clauses = [" and ".join({2: "2D images", 3: "3D scans"}[number] for number in dims)]
+        if codes := sorted(set(self._column("modality").astype(int).tolist())):
+            clauses.append(f"modality {', '.join(MODALITIES[code] for code in codes)}")
+        if sizes := [_span(known) for name in FACTS[2:5] if len(known := self._column(name))]:
+            clauses.append(f"voxels of {' × '.join(sizes)} mm")
+        if len(highs := self._column("high")):
+            clauses.append(f"highest intensities of {_span(highs, '.4g')}")
+        if len(volumes := self._column("volume")):
+            clauses.append(f"{_span(volumes, '.0f')} mL of foreground")
+        return clauses
+
     def compare(self, scan: Mapping[str, Any]) -> list[str]:
         """Say in what a scan is of another kind than those that were fitted.
 

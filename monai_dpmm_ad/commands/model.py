@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.engines import ScanEvaluator
 from monai_dpmm_ad.errors import CheckpointError, ScanError
 from monai_dpmm_ad.handlers import ScanRow
+from monai_dpmm_ad.handlers.anatomy import AnatomyRow
 from monai_dpmm_ad.handlers.regions import Region
 from monai_dpmm_ad.handlers.tables import join_scans
 from monai_dpmm_ad.network import AnomalyNet
@@ -50,12 +51,24 @@ class AnomalyResult:
         regions: flagged, connected, by rising p-value, then by falling peak score.
         drift: whether the scan is one of the population that was fitted, as ``drift.json`` says it; None where the
             bundle cannot tell.
+        anatomy: what flagged regions fill of each label of an atlas; empty without one.
+
+    Example:
+        >>> import numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> heads = [np.pad(rng.uniform(100, 110, (16, 16, 16)), 4) for _ in range(4)]
+        >>> few = {"image_size": 56, "num_components": 4, "max_epochs": 1, "normative": "off"}
+        >>> model = AnomalyModel.fit(heads[:3], affine=np.eye(4), **few)
+        >>> result = model.predict(heads[3], affine=np.eye(4))
+        >>> result.map.shape, result.mask.dtype, 0 < result.p_value <= 1
+        ((24, 24, 24), dtype('bool'), True)
     """
 
     scan: dict[str, Any]
     row: ScanRow
     regions: list[Region]
     drift: dict[str, Any] | None
+    anatomy: list[AnatomyRow] = field(default_factory=list)
 
     @property
     def score(self) -> float:
@@ -97,6 +110,14 @@ class AnomalyResult:
         """Per cent of healthy voxels that are less anomalous (*spatial)."""
         return self._voxels("percentile", np.float32)
 
+    @cached_property
+    def healthy(self) -> NDArray[np.float32] | None:
+        """Mean of healthy scans at the scan's places (*spatial), in its units; None unless `healthy_twin` asks for it.
+
+        It is an average, not a prediction of this person.
+        """
+        return self._voxels("healthy", np.float32) if "healthy" in self.scan else None
+
     @property
     def affine(self) -> NDArray[np.float64]:
         """Voxels to mm in scanner space (4, 4), as the scan has it."""
@@ -120,9 +141,15 @@ class AnomalyModel:
         outcome: of the fit, where :meth:`fit` made the model: which scans failed, what was fitted.
 
     Example:
-        >>> import monai_dpmm_ad
-        >>> model = monai_dpmm_ad.AnomalyModel.load("my_bundle")  # doctest: +SKIP
-        >>> model.predict("scan.nii.gz").mask.sum()  # doctest: +SKIP
+        >>> import numpy as np
+        >>> from monai_dpmm_ad import AnomalyModel
+        >>> rng = np.random.default_rng(0)
+        >>> heads = [np.pad(rng.uniform(100, 110, (16, 16, 16)), 4) for _ in range(4)]
+        >>> few = {"image_size": 56, "num_components": 4, "max_epochs": 1, "normative": "off"}
+        >>> model = AnomalyModel.fit(heads[:3], affine=np.eye(4), **few)  # or paths, or nibabel images
+        >>> again = AnomalyModel.load(model.save(f"{model.root.parent}/my_bundle"))
+        >>> np.array_equal(again.predict(heads[3], np.eye(4)).map, model.predict(heads[3], np.eye(4)).map)
+        True
     """
 
     def __init__(self, workflow: AnomalyWorkflow, root: Path) -> None:
@@ -147,9 +174,7 @@ class AnomalyModel:
         check_device(overrides)
         make_absolute(overrides, "regions")
         root = Path(bundle).absolute()
-        workflow = load_workflow(
-            root, ["inference"], "inference", own_logging=False, trust_bundle=trust_bundle, **overrides
-        )
+        workflow = load_workflow(root, ["inference"], "inference", trust_bundle=trust_bundle, **overrides)
         workflow.initialize()
         model = cls(workflow, root)
         if not model.network.calibration.fitted:
@@ -182,7 +207,7 @@ class AnomalyModel:
             paths = _as_paths(images, folder / "images", affine)
             others = None if held_out is None else _as_paths(held_out, folder / "held_out", affine)
             with showing_progress(progress):
-                outcome = fit(paths, folder / "bundle", others, own_logging=False, **overrides)
+                outcome = fit(paths, folder / "bundle", others, **overrides)
             again = {name: overrides[name] for name in ("device", *names_of("both")) if name in overrides}
             model = cls.load(folder / "bundle", **again)
         except BaseException:
@@ -238,8 +263,10 @@ class AnomalyModel:
             workflow.run()
         if workflow.failures:
             raise ScanError(workflow.failures[0].path, workflow.failures[0].reason)
-        row = workflow.table.rows[0]
-        return AnomalyResult(found[0], row, workflow.table.regions.get(row.name, []), workflow.drift.result)
+        table = workflow.table
+        row = table.rows[0]
+        regions, anatomy = table.regions.get(row.name, []), table.anatomy.get(row.name, [])
+        return AnomalyResult(found[0], row, regions, workflow.drift.result, anatomy)
 
     def save(self, path: PathLike) -> Path:
         """Copy the bundle into a new folder; it is whole as soon as it is there.

@@ -84,6 +84,14 @@ def resolve_datalist(
     Raises:
         ScanError: when a path leads nowhere and ``failures`` is ``None``.
         ValueError: when ``kind`` is unknown.
+
+    Example:
+        >>> import json, tempfile
+        >>> from pathlib import Path
+        >>> path = Path(tempfile.mkdtemp()) / "list.json"
+        >>> _ = path.write_text(json.dumps({"test": [{"image": "a.nii.gz", "abnormal": 1}]}))
+        >>> [(item["name"], item["abnormal"]) for item in resolve_datalist(path, section="test")]
+        [('a', 1)]
     """
     found = find_scans(paths, section=section, kind=kind, **choice)
     if failures is None and found.failures:
@@ -154,6 +162,14 @@ def require_scans(found: Found) -> Found:
 
     Raises:
         ScanError: the first reason why there is none.
+
+    Example:
+        >>> import tempfile
+        >>> from monai_dpmm_ad import find_scans
+        >>> require_scans(find_scans(tempfile.mkdtemp()))
+        Traceback (most recent call last):
+            ...
+        monai_dpmm_ad.errors.ScanError: ...
     """
     if found.items:
         return found

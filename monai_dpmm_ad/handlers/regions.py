@@ -41,6 +41,7 @@ class Region:
         peak_voxel: voxel indices of the highest score.
         first: lowest index along each array dimension.
         last: highest index along each array dimension (inclusive).
+        q_value: of the p-value among those of all regions of the table; None before the table is whole.
     """
 
     index: int
@@ -57,6 +58,7 @@ class Region:
     peak_voxel: tuple[int, ...]
     first: tuple[int, ...]
     last: tuple[int, ...]
+    q_value: float | None = None
 
 
 class Regions(NamedTuple):
@@ -194,7 +196,7 @@ def _locate(
 
 _TRIPLES = ("centroid_voxel", "centroid", "centroid_reference", "peak_voxel", "first", "last")
 _COLUMNS = (
-    *("name", "region", "p_value", "size", "unit", "num_voxels", "peak_score", "mean_score", "anatomy"),
+    *("name", "region", "p_value", "q_value", "size", "unit", "num_voxels", "peak_score", "mean_score", "anatomy"),
     *(f"{triple}_{axis}" for triple in _TRIPLES for axis in range(3)),
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -17,14 +17,15 @@ from monai.data import MetaTensor
 from monai.utils import CommonKeys
 from numpy.typing import NDArray
 
+from monai_dpmm_ad.calibration.discovery import q_values
 from monai_dpmm_ad.data import Found
 from monai_dpmm_ad.data.dataset import write_failures
 from monai_dpmm_ad.data.gate import write_left_out
 from monai_dpmm_ad.engines import PATCH_SUMMARY, ScanEvaluator, iteration_scans
 from monai_dpmm_ad.engines.resume import ResumeLog
+from monai_dpmm_ad.handlers.anatomy import AnatomyRow, sum_by_label, write_anatomy
 from monai_dpmm_ad.handlers.regions import Region, compute_regions, name_regions, write_regions
 from monai_dpmm_ad.normative import Frame, RegionCalibration
-from monai_dpmm_ad.transforms import output_path, own_format_path
 from monai_dpmm_ad.transforms.regions import read_region_names
 from monai_dpmm_ad.utils.distributed import gather_lists, get_rank
 from monai_dpmm_ad.utils.files import write_csv
@@ -32,8 +33,8 @@ from monai_dpmm_ad.utils.outputs import OutputFolder
 
 __all__ = ["TABLES", "ScanRow", "ScanTable", "join_scans"]
 
-SAVED = ("mask", "percentile")  # beside the map, where they are made: key and postfix
-TABLES = ("scores.csv", "regions.csv", "regions.json", "failures.csv", "left_out.csv")
+SAVED = ("mask", "percentile", "healthy")  # beside the map, where they are made: key and postfix
+TABLES = ("scores.csv", "regions.csv", "regions.json", "anatomy.csv", "failures.csv", "left_out.csv")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class ScanRow:
         score: higher is more anomalous.
         p_value: share of healthy scans that score as high.
         smallest_p_value: the least that the calibration's number of scans allows.
+        q_value: of the p-value among those of all scans of the table, see
+            :func:`~monai_dpmm_ad.calibration.discovery.q_values`; None before the table is whole.
         threshold: what the map exceeds where it is flagged.
         flagged: volume in mL; area in pixels for a picture.
         flagged_unit: ``"mL"`` or ``"pixels"``.
@@ -62,6 +65,7 @@ class ScanRow:
     score: float
     p_value: float | None = None
     smallest_p_value: float | None = None
+    q_value: float | None = None
     threshold: float | None = None
     flagged: float | None = None
     flagged_unit: str = "mL"
@@ -74,7 +78,7 @@ class ScanRow:
 
 
 class ScanTable:
-    """Write ``scores.csv``, ``regions.csv``, ``regions.json`` and, where a scan failed, ``failures.csv``.
+    """Write ``scores.csv``, ``regions.csv``, ``regions.json``, ``anatomy.csv`` of an atlas, ``failures.csv``.
 
     Args:
         output_dir: folder of the tables.
@@ -84,6 +88,22 @@ class ScanTable:
             into the same folder, whose rows stay.
         found: what the paths led to: what failed or was left out there is written as well.
         calibration: of the regions of healthy scans: gives p-values, if it has seen any.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from monai_dpmm_ad import fit, write_cohort
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 1, "num_test_abnormal": 1}
+        >>> datalist = write_cohort(folder / "scans", spacing=8, size="small", **sizes)
+        >>> few = {"image_size": 56, "num_components": 8, "max_epochs": 1, "normative": "off"}
+        >>> outcome = fit([datalist], folder / "bundle", **few)
+        >>> from monai_dpmm_ad import load_workflow
+        >>> options = {"dataset_dir": [str(datalist)], "output_dir": str(folder / "maps"), "save_maps": False}
+        >>> with load_workflow(folder / "bundle", ["inference"], "inference", **options) as workflow:
+        ...     _ = workflow.run()
+        >>> isinstance(workflow.table, ScanTable), [row.name for row in workflow.table.rows]
+        (True, ['test_healthy_000', 'test_abnormal_000'])
     """
 
     def __init__(
@@ -105,6 +125,8 @@ class ScanTable:
         #: items of earlier runs into the same folder, by name
         self.earlier: dict[str, dict[str, Any]] = {}
         self.regions: dict[str, list[Region]] = {}
+        #: what flagged regions fill of each label, by name of the scan
+        self.anatomy: dict[str, list[AnatomyRow]] = {}
 
     def attach(self, engine: ScanEvaluator) -> None:
         """Register the handler's events."""
@@ -118,6 +140,7 @@ class ScanTable:
         folder.hold().check_all(TABLES if get_rank() == 0 else ())
         self.rows.clear()
         self.regions.clear()
+        self.anatomy.clear()
         self.earlier.clear()
         records = dict(self.finished.records) if self.finished else {}
         if self.finished and get_rank() == 0:
@@ -128,28 +151,30 @@ class ScanTable:
             self.rows.append(ScanRow(**record["row"]))
             if record["regions"] is not None:
                 self.regions[name] = [Region(**region) for region in record["regions"]]
+            if record.get("anatomy"):
+                self.anatomy[name] = [AnatomyRow(**label) for label in record["anatomy"]]
 
     def _update(self, engine: Engine) -> None:
         for scan in join_scans(engine):
-            row, regions = self._describe(scan)
+            row, regions, anatomy = self._describe(scan)
             self.rows.append(row)
+            if anatomy:
+                self.anatomy[row.name] = anatomy
             if regions is not None:
                 self.regions[row.name] = regions
             if self.finished is not None:
-                paths = [output_path(self.output_dir, row.name, key, row.image) for key in ("anomaly", *SAVED)]
-                outputs = [path for path, key in zip(paths, (CommonKeys.PRED, *SAVED), strict=True) if key in scan]
-                own = [own_format_path(self.output_dir, row.name, key, row.image) for key in ("anomaly", *SAVED)]
-                outputs += [path for path in own if path is not None]
+                maps = [scan[key] for key in (CommonKeys.PRED, *SAVED) if key in scan]
+                outputs = [Path(path) for one in maps for path in one.meta.get("saved_to", ())]
                 listed = None if regions is None else [asdict(region) for region in regions]
-                summary = {PATCH_SUMMARY: scan[PATCH_SUMMARY]}
-                self.finished.save(row.name, outputs, row=asdict(row), regions=listed, **summary)
+                more = {"anatomy": [asdict(label) for label in anatomy], PATCH_SUMMARY: scan[PATCH_SUMMARY]}
+                self.finished.save(row.name, outputs, row=asdict(row), regions=listed, **more)
 
-    def _describe(self, scan: dict[str, Any]) -> tuple[ScanRow, list[Region] | None]:
+    def _describe(self, scan: dict[str, Any]) -> tuple[ScanRow, list[Region] | None, list[AnatomyRow]]:
         pred = scan[CommonKeys.PRED]
-        regions, flagged, unit = None, None, "mL"
+        regions, anatomy, flagged, unit = None, [], None, "mL"
         if "mask" in scan:
             mask, affine = _to_array(scan["mask"]) > 0, np.asarray(pred.meta["original_affine"])
-            regions = self._find_regions(scan, mask, affine)
+            regions, anatomy = self._find_regions(scan, mask, affine)
             if mask.ndim == 2:
                 flagged, unit = float(mask.sum()), "pixels"
             else:
@@ -169,32 +194,39 @@ class ScanTable:
             **_describe_frame(scan.get("frame")),
             warning=scan.get("warning"),
         )
-        return row, regions
+        return row, regions, anatomy
 
     def _find_regions(
         self, scan: Mapping[str, Any], mask: NDArray[np.bool_], affine: NDArray[np.float64]
-    ) -> list[Region]:
+    ) -> tuple[list[Region], list[AnatomyRow]]:
         frame, atlas = scan.get("frame"), scan.get("regions")
         # What has no place among the healthy scans is not what the regions were calibrated on.
         calibration = None if frame is None or frame.kind == "none" else self.calibration
         values = _to_array(scan[CommonKeys.PRED])
         regions = compute_regions(mask, values, affine, self.min_region_volume, calibration, frame)
         if atlas is None:
-            return regions.listed
-        return name_regions(regions, _to_array(atlas), _names(atlas.meta["filename_or_obj"]))
+            return regions.listed, []
+        labels, names = _to_array(atlas), _names(atlas.meta["filename_or_obj"])
+        size, unit = (1.0, "pixels") if mask.ndim == 2 else (float(abs(np.linalg.det(affine[:3, :3]))), "mm3")
+        anatomy = sum_by_label(regions, values, labels, names, size, unit)
+        return name_regions(regions, labels, names), anatomy
 
     def _write(self, engine: ScanEvaluator) -> None:
         rows = sorted(gather_lists(self.rows), key=lambda row: self._order.get(row.name, len(self._order)))
         regions = dict(gather_lists(list(self.regions.items())))
         failures = gather_lists(engine.failures)
         failures = [*(self.found.list_failures() if self.found else ()), *failures]
-        self.rows, self.regions = rows, {row.name: regions[row.name] for row in rows if row.name in regions}
+        anatomy = dict(gather_lists(list(self.anatomy.items())))
+        self.rows = [replace(row, q_value=q) for row, q in zip(rows, q_values([r.p_value for r in rows]), strict=True)]
+        self.regions = _judge_together({row.name: regions[row.name] for row in rows if row.name in regions})
+        self.anatomy = {row.name: anatomy[row.name] for row in rows if row.name in anatomy}
         engine.failures[:] = failures
         if get_rank() == 0:
             columns = [column.name for column in fields(ScanRow)]
-            table = [[getattr(row, name) for name in columns] for row in rows]
+            table = [[getattr(row, name) for name in columns] for row in self.rows]
             write_csv(self.output_dir / "scores.csv", columns, table)
             write_regions(self.output_dir / "regions.csv", self.output_dir / "regions.json", self.regions)
+            write_anatomy(self.output_dir / "anatomy.csv", self.anatomy)
             write_failures(self.output_dir, failures)
             write_left_out(self.output_dir, self.found.left_out if self.found else ())
 
@@ -207,6 +239,12 @@ def join_scans(engine: Engine) -> list[dict[str, Any]]:
     """
     before = cast(list[dict[str, Any]], engine.state.batch)
     return [{**loaded, **scan} for loaded, scan in zip(before, iteration_scans(engine), strict=True)]
+
+
+def _judge_together(regions: Mapping[str, list[Region]]) -> dict[str, list[Region]]:
+    """Give each region its q-value among all of them."""
+    values = iter(q_values([region.p_value for listed in regions.values() for region in listed]))
+    return {name: [replace(region, q_value=next(values)) for region in listed] for name, listed in regions.items()}
 
 
 _names = lru_cache(maxsize=8)(read_region_names)

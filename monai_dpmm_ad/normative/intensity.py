@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from monai_dpmm_ad.normative.lattice import Volume
 
-__all__ = ["divide_by_median", "remove_smooth_part", "smooth"]
+__all__ = ["divide_by_median", "fit_robustly", "foreground_median", "remove_smooth_part", "smooth"]
 
 Array = NDArray[np.float32]
 
@@ -18,7 +18,12 @@ _ROUNDS = 8
 
 
 def divide_by_median(volume: Volume) -> Array:
-    """Divide by the foreground's median, which lesions hardly move.
+    """Divide by the foreground's median, see :func:`foreground_median`."""
+    return volume.values / np.float32(foreground_median(volume))
+
+
+def foreground_median(volume: Volume) -> float:
+    """The foreground's median, which lesions hardly move.
 
     Raises:
         ValueError: no foreground.
@@ -29,7 +34,7 @@ def divide_by_median(volume: Volume) -> Array:
     median = float(np.median(volume.values[inside])) if inside.any() else 0.0
     if median <= 0:
         raise ValueError("the foreground is empty or its median is not positive")
-    return volume.values / np.float32(median)
+    return median
 
 
 def smooth(values: Array, weight: Array, sigma: float) -> Array:
@@ -54,7 +59,7 @@ def remove_smooth_part(residual: Array, inside: NDArray[np.bool_], degree: int =
     """Take a low-order polynomial in space from the deviations of a scan: its gain, its bias field, its tissue's age.
 
     The polynomial is fitted by reweighted least squares with Welsch's weights exp(−½ (e / scale)²): what deviates by
-    several standard deviations, such as a lesion, has no say.
+    several standard deviations, such as a lesion, has no say, see :func:`fit_robustly`.
 
     Args:
         residual: ``(X, Y, Z)``, deviations in standard deviations.
@@ -64,9 +69,6 @@ def remove_smooth_part(residual: Array, inside: NDArray[np.bool_], degree: int =
 
     Returns:
         Same shape, 0 outside.
-
-    Reference:
-        Holland and Welsch 1977, "Robust regression using iteratively reweighted least-squares".
     """
     out = np.zeros_like(residual)
     points = np.argwhere(inside)
@@ -74,15 +76,33 @@ def remove_smooth_part(residual: Array, inside: NDArray[np.bool_], degree: int =
         return out
     design = polynomials(2 * points / np.maximum(np.array(inside.shape) - 1, 1) - 1, degree)
     values = residual[inside].astype(np.float64)
-    few = design[::_STEP] if len(points) > 100 * _STEP else design
-    seen = values[::_STEP] if len(points) > 100 * _STEP else values
-    weight = np.ones(len(seen))
+    out[inside] = values - design @ fit_robustly(design, values, scale)
+    return out
+
+
+def fit_robustly(
+    design: NDArray[np.float64], values: NDArray[np.float64], scale: float | None = None
+) -> NDArray[np.float64]:
+    """Coefficients ``(m,)`` of a linear model by least squares with Welsch's weights exp(−½ (e / scale)²).
+
+    Args:
+        design: ``(n, m)``.
+        values: ``(n,)``.
+        scale: deviations up to about this one are fitted; None takes twice their robust spread, anew in each round.
+
+    Reference:
+        Holland and Welsch 1977, "Robust regression using iteratively reweighted least-squares".
+    """
+    if len(values) > 100 * _STEP:
+        design, values = design[::_STEP], values[::_STEP]
+    weight = np.ones(len(values))
     for _ in range(_ROUNDS):
         root = np.sqrt(weight)
-        coefficients = np.linalg.lstsq(few * root[:, None], seen * root, rcond=None)[0]
-        weight = np.exp(-0.5 * ((seen - few @ coefficients) / scale) ** 2)
-    out[inside] = values - design @ coefficients
-    return out
+        coefficients: NDArray[np.float64] = np.linalg.lstsq(design * root[:, None], values * root, rcond=None)[0]
+        errors = values - design @ coefficients
+        width = scale if scale is not None else max(2 * 1.4826 * float(np.median(np.abs(errors))), 1e-6)
+        weight = np.exp(-0.5 * (errors / width) ** 2)
+    return coefficients
 
 
 def polynomials(points: NDArray[np.float64], degree: int) -> NDArray[np.float64]:

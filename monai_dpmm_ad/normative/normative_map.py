@@ -17,7 +17,7 @@ from monai_dpmm_ad.normative.atlas import Atlas
 from monai_dpmm_ad.normative.combination import SIDES, combine, take_side
 from monai_dpmm_ad.normative.deformation import deform
 from monai_dpmm_ad.normative.frame import FRAMES, Frame
-from monai_dpmm_ad.normative.intensity import divide_by_median, remove_smooth_part, smooth
+from monai_dpmm_ad.normative.intensity import divide_by_median, foreground_median, remove_smooth_part, smooth
 from monai_dpmm_ad.normative.lattice import Lattice, Volume, resample, sample_places
 from monai_dpmm_ad.normative.reference import build_reference, pull, spacing_around
 from monai_dpmm_ad.normative.registration import find_box, fit_box, register
@@ -206,6 +206,26 @@ class NormativeMap(nn.Module):
         channels = [z, *(torch.zeros_like(z) for _ in _SCALES if self.side != "off")]
         combined = combine(channels, self.weights[: len(channels)]).numpy()
         return np.where(anomaly_map > 0, combined, 0).astype(np.float32)
+
+    def draw_healthy(self, image: Array, affine: Matrix, frame: Frame) -> Array:
+        """What healthy scans look like at the places of a scan: the mean of their intensities there.
+
+        It is an average of people, not this person without a lesion: smooth, since places are met by different sulci.
+
+        Args:
+            image: as for `find_frame`.
+            affine: as for `find_frame`.
+            frame: of the scan.
+
+        Returns:
+            ``(X, Y, Z)``, in the image's own units, by the median of its foreground; 0 in its background.
+        """
+        volume = resample(*shrink(image, affine), self._lattice(_FINE).spacing)
+        scan = _Scan(volume, volume.values[None], frame.locate(volume.lattice.points()))
+        mean = self._at(self.intensity.moments()[0][:1], scan, _FINE) * foreground_median(volume)
+        healthy = sample_places(mean, _index_voxels(image.shape, affine, volume.lattice))[0].numpy()
+        healthy[image <= 0] = 0
+        return healthy
 
     def standardize(self, anomaly_map: Array, image: Array, affine: Matrix, frame: Frame) -> list[Tensor]:
         """The detector's map and, unless ``side`` is off, the intensity at each scale as standard deviates by place.

@@ -131,7 +131,7 @@ class RegionCalibration(nn.Module):
     @property
     def cap(self) -> int:
         """Regions of one healthy scan that are counted at most: B."""
-        return min(MAX_COUNT, (len(self._seen()) + 1) // 2)
+        return min(MAX_COUNT, (int(self.num_scans) + 1) // 2)
 
     def guaranteed(self, false_regions: float) -> bool:
         """Whether :meth:`least_statistic` carries the finite-sample guarantee: held-out scans, and enough of them."""

@@ -136,9 +136,15 @@ def colour_table() -> NDArray[np.uint8]:
     return np.round(colormaps["inferno"](np.linspace(0.2, 1, 256))[:, :3] * 255).astype(np.uint8)
 
 
-def window_scan(scan: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Scale a scan to 8 bits: black at 0 (first percentile where values are negative), white at percentile 99.5."""
-    values = scan.ravel()[:: max(1, scan.size // 1_000_000)]
+def window_scan(scan: NDArray[np.float32], like: NDArray[np.float32] | None = None) -> NDArray[np.uint8]:
+    """Scale a scan to 8 bits: black at 0 (first percentile where values are negative), white at percentile 99.5.
+
+    Args:
+        scan: any shape.
+        like: the image whose percentiles count, where it is another.
+    """
+    measured = scan if like is None else like
+    values = measured.ravel()[:: max(1, measured.size // 1_000_000)]
     if values.min() < 0:
         low, high = np.quantile(values, [0.01, 0.995])
     else:

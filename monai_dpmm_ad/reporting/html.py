@@ -46,6 +46,8 @@ _WORDS = {
     "of healthy scans at most 5 % get 0.05 or less. A region is compared with the largest one of each healthy scan.",
     "Percentile": "per cent of healthy voxels that are less unusual than this one.",
     "Flagged region": "connected voxels whose map exceeds the threshold. Unusual, which need not mean diseased.",
+    "Centre": "of a region, in mm of the scanner's space as NIfTI has it: x to the patient's right, y to the front, "
+    "z to the head. DICOM's x and y have the other sign.",
     "Frame": "how a scan was brought to the place of the fitted ones; its quality is a correlation, 1 is perfect.",
     "AUROC": "how often something abnormal scores higher than something healthy: 0.5 is guessing, 1 is perfect.",
     "FROC": "share of the true lesions that are found, against falsely flagged regions in a scan.",

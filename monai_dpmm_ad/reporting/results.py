@@ -34,6 +34,7 @@ class ScanResult:
         abnormal: the truth about the whole scan.
         warning: why the scan should not be relied on, or what its file leaves open.
         smallest_p_value: the least that so few healthy scans allow.
+        healthy: the mean of healthy scans at this scan's places, on its grid and in its units.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ScanResult:
     abnormal: bool | None = None
     warning: str | None = None
     smallest_p_value: float | None = None
+    healthy: PathLike | None = None
     regions: Sequence[Region] = ()
     frame: str | None = None
     frame_quality: float | None = None

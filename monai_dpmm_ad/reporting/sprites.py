@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, features
 from scipy import ndimage
 
+from monai_dpmm_ad.reporting.colours import window_scan
 from monai_dpmm_ad.reporting.slices import find_box
 from monai_dpmm_ad.reporting.volumes import ScanVolumes
 
@@ -57,7 +58,7 @@ def pack_viewer(
     Returns:
         What ``report.js`` reads: ``size`` (I, P, L), ``tiles`` per row of the pictures, ``low`` and ``high`` of the
         8-bit map, ``peak`` and ``places`` (I, P, L), the ``affine`` from display voxels (P, L, I) to mm, and the data
-        URLs ``scan``, ``map`` and ``masks`` (red the mask, green the truth).
+        URLs ``scan``, ``healthy`` (None where there is none), ``map`` and ``masks`` (red the mask, green the truth).
     """
     box = find_box(volumes, grey)
     limit = MAX_PICTURE_SIDE if volumes.is_flat else MAX_VOLUME_SIDE
@@ -83,6 +84,7 @@ def pack_viewer(
     to_source[:3, 3] = start + (factor - 1) / 2
     columns = math.ceil(math.sqrt(size[2] * size[0] / size[1]))
     packed = np.stack([_tile(mask.astype(np.uint8) * 255, columns) for mask in (*masks, np.zeros(size, bool))], axis=-1)
+    twin = None if volumes.healthy is None else window_scan(volumes.healthy[box], like=volumes.scan)
     return {
         "size": [int(size[2]), int(size[0]), int(size[1])],
         "tiles": columns,
@@ -95,6 +97,7 @@ def pack_viewer(
         "hasMask": volumes.mask is not None,
         "hasTruth": volumes.label is not None,
         "scan": encode_picture(_tile(scan.round().clip(0, 255).astype(np.uint8), columns), 82),
+        "healthy": None if twin is None else encode_picture(_tile(_resample(twin, size).astype(np.uint8), columns), 82),
         "map": encode_picture(_tile(levels.round().astype(np.uint8), columns), 90),
         "masks": encode_picture(packed, None),
     }

@@ -37,6 +37,7 @@ class ScanVolumes:
         label: ``(P, L, I)``, boolean, or None.
         affine: ``(4, 4)``, from indices of these arrays to mm (RAS).
         is_picture: whether left and right are unknown.
+        healthy: ``(P, L, I)``, the mean of healthy scans at the scan's places, or None.
         turn: ``(4, 4)``, from indices of the scan's file to indices of these arrays.
     """
 
@@ -46,6 +47,7 @@ class ScanVolumes:
     label: NDArray[np.bool_] | None
     affine: NDArray[np.float64]
     is_picture: bool
+    healthy: NDArray[np.float32] | None = None
     turn: NDArray[np.float64] = field(default_factory=lambda: np.eye(4))
 
     @property
@@ -103,6 +105,7 @@ def read_volumes(result: ScanResult) -> ScanVolumes:
         label=masks[1],
         affine=affine,
         is_picture=isinstance(result.image, (str, os.PathLike)) and has_suffix(result.image, PICTURE_SUFFIXES),
+        healthy=None if result.healthy is None else orient(_read(result.healthy, shape)[0]),
         turn=np.linalg.inv(back),
     )
 

@@ -25,6 +25,7 @@ __all__ = [
     "INTENSITY_METHODS",
     "ScaleIntensityForeground",
     "ScaleIntensityForegroundd",
+    "find_levels",
     "scale_foreground",
 ]
 
@@ -81,6 +82,25 @@ def scale_foreground(
     Raises:
         ValueError: when the mask is empty, the foreground is constant, or ``method`` is unknown.
     """
+    zero, one = find_levels(image, mask, method, target, percentiles, center, width)
+    return _scale_between(image, mask, zero, one)
+
+
+def _scale_between(image: Tensor, mask: Tensor, zero: float, one: float) -> Tensor:
+    scaled = (image.float() - zero).div_(one - zero).clamp_(FOREGROUND_FLOOR, 1.0)
+    return scaled.masked_fill_(~mask, 0)
+
+
+def find_levels(
+    image: Tensor,
+    mask: Tensor,
+    method: str = "median",
+    target: float = 1 / 3,
+    percentiles: tuple[float, float] = (1.0, 99.5),
+    center: float = 40.0,
+    width: float = 80.0,
+) -> tuple[float, float]:
+    """Find the intensities that become 0 and 1; arguments as for :func:`scale_foreground`."""
     if image.shape != mask.shape:
         raise ValueError(f"`mask` must have the image's shape {tuple(image.shape)}, got {tuple(mask.shape)}.")
     # NumPy looks up Booleans some twenty times as fast as torch.
@@ -103,9 +123,7 @@ def scale_foreground(
         zero, one = center - width / 2, center + width / 2
     else:
         raise unknown_option("method", method, INTENSITY_METHODS)
-    del values  # as large as the foreground
-    scaled = (image.float() - zero).div_(one - zero).clamp_(FOREGROUND_FLOOR, 1.0)
-    return scaled.masked_fill_(~mask, 0)
+    return zero, one
 
 
 def _quantiles(values: Tensor, *shares: float) -> tuple[float, ...]:
@@ -209,11 +227,12 @@ class ScaleIntensityForeground(Transform):
             if mask is None:
                 mask = compute_foreground(plain)
             inside = (mask.as_tensor() if isinstance(mask, MetaTensor) else mask) > 0
-            scaled = scale_foreground(
-                plain, inside, self.method, self.target, self.percentiles, self.center, self.width
-            )
+            levels = find_levels(plain, inside, self.method, self.target, self.percentiles, self.center, self.width)
+        scaled = _scale_between(plain, inside, *levels)
         if isinstance(img, MetaTensor):
-            meta = {**img.meta, "facts": json.dumps(describe_scan(img, inside))}  # as text, which collating leaves
+            told = {"facts": describe_scan(img, inside), "levels": levels}
+            # As text, which collating leaves.
+            meta = {**img.meta, **{key: json.dumps(value) for key, value in told.items()}}
             return MetaTensor(scaled, meta=meta, applied_operations=list(img.applied_operations))
         return scaled
 
@@ -263,6 +282,14 @@ class ScaleIntensityForegroundd(MapTransform):
         center: see ``ScaleIntensityForeground``.
         width: see ``ScaleIntensityForeground``.
         allow_missing_keys: skip keys that an item lacks.
+
+    Example:
+        >>> import torch
+        >>> image = torch.zeros(1, 8, 8, 8)
+        >>> image[:, 2:6, 2:6, 2:6] = torch.linspace(90, 110, 64).reshape(4, 4, 4)
+        >>> scaled = ScaleIntensityForegroundd()({"image": image})["image"]
+        >>> round(scaled[scaled > 0].median().item(), 1), scaled[0, 0, 0, 0].item()
+        (0.3, 0.0)
     """
 
     def __init__(

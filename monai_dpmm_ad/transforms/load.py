@@ -216,6 +216,16 @@ class LoadScand(MapTransform):
         spatial_dims: see ``LoadScan``.
         max_bytes: see ``LoadScan``.
         allow_missing_keys: skip image keys that an item lacks.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import nibabel as nib
+        >>> path = Path(tempfile.mkdtemp()) / "a.nii.gz"
+        >>> nib.save(nib.Nifti1Image(np.random.default_rng(0).random((6, 5, 4), dtype=np.float32), np.eye(4)), path)
+        >>> image = LoadScand()({"image": str(path), "name": "a"})["image"]
+        >>> image.shape, image.meta["name"]
+        (torch.Size([1, 6, 5, 4]), 'a')
     """
 
     def __init__(

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import CommonKeys, convert_to_dst_type
 from numpy.typing import NDArray
@@ -71,14 +73,32 @@ class JudgeByPlaced(MapTransform):
 
     Args:
         network: its ``normative`` is read at call time, when a fit has decided.
+        healthy_twin: add ``healthy`` as well: the mean of healthy scans at the scan's places, in the units of its file,
+            0 in the background. What has no place has none.
+
+    Raises:
+        ValueError: a healthy twin without a normative map.
+
+    Example:
+        >>> from monai_dpmm_ad import AnomalyNet, create_detector, create_embedder
+        >>> embedder, detector = create_embedder("pixels-8"), create_detector("dpmm", 64)
+        >>> network = AnomalyNet(embedder, detector, image_size=64, normative="off")
+        >>> JudgeByPlaced(network)({"image": "scan", "pred": "map"})  # it has no normative map
+        {'image': 'scan', 'pred': 'map'}
     """
 
-    def __init__(self, network: _HasNormative) -> None:
+    def __init__(self, network: _HasNormative, healthy_twin: bool = False) -> None:
         super().__init__(keys=CommonKeys.PRED)
+        if healthy_twin and network.normative is None:
+            raise ValueError(
+                "`healthy_twin` must be off for a bundle that does not judge by place, got True. Fit volumes with "
+                "`normative` on."
+            )
         self.network = network
+        self.healthy_twin = healthy_twin
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Finish a map."""
+        """Finish a map of a copy of ``data``."""
         out, normative = dict(data), self.network.normative
         if normative is None:
             return out
@@ -87,12 +107,22 @@ class JudgeByPlaced(MapTransform):
             values, affine = _read(image)
             frame = normative.find_frame(values, affine)
             finished = normative(_to_array(pred), values, affine, frame)
+            if self.healthy_twin:
+                out["healthy"] = _draw_healthy(normative, image, frame)
         else:
             frame = Frame("none", np.eye(4))
             finished = normative.judge_anywhere(_to_array(pred))
         out[CommonKeys.PRED] = convert_to_dst_type(torch.from_numpy(finished)[None], pred)[0]
         out["frame"] = frame
         return out
+
+
+def _draw_healthy(normative: NormativeMap, image: MetaTensor, frame: Frame) -> MetaTensor:
+    """The healthy twin ``(1, *spatial)`` of a preprocessed scan in the units that its file has."""
+    healthy = normative.draw_healthy(*_read(image), frame)
+    zero, one = json.loads(image.meta["levels"])
+    healthy = np.where(healthy > 0, zero + (one - zero) * healthy, 0).astype(np.float32)
+    return MetaTensor(torch.from_numpy(healthy)[None], meta=image.meta)
 
 
 def _read(image: Any) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

@@ -20,6 +20,7 @@ from monai.transforms import LoadImage
 
 from monai_dpmm_ad import AnomalyModel, AnomalyResult, infer
 from monai_dpmm_ad.bundle.integrity import describe_digest
+from monai_dpmm_ad.commands.cli import main
 from monai_dpmm_ad.errors import CheckpointError, ScanError
 
 pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning")
@@ -82,6 +83,32 @@ def test_whatever_holds_a_scan_gives_the_same(model: AnomalyModel, scan: Path, e
     assert np.allclose(result.affine, nib.load(scan).affine, atol=1e-5)
 
 
+def test_a_healthy_twin_on_request(bundle: Path, model: AnomalyModel, scan: Path, tmp_path: Path) -> None:
+    assert model.predict(scan).healthy is None
+    twin = model.predict(scan, healthy_twin=True).healthy
+    assert (
+        main(["infer", "--bundle", str(bundle), "--images", str(scan), "--out", str(tmp_path), "--healthy-twin"]) == 0
+    )
+    (path,) = tmp_path.glob("*_healthy.nii.gz")
+    image, shown = nib.load(path), np.asarray(nib.load(scan).dataobj, dtype=np.float32)
+    assert twin is not None
+    np.testing.assert_array_equal(np.asarray(image.dataobj), twin)
+    np.testing.assert_allclose(image.affine, nib.load(scan).affine)
+    inside = (model.predict(scan).map > 0) & (twin != 0)
+    assert np.median(twin[inside]) == pytest.approx(np.median(shown[inside]), rel=0.3), "in the scan's own units"
+    assert np.corrcoef(twin[inside], shown[inside])[0, 1] > 0.3, "and where it lies"
+    assert "average of healthy scans" in (tmp_path / "report.html").read_text()
+
+
+def test_a_bundle_that_knows_no_places_has_no_healthy_twin(
+    picture_bundle: Path, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["infer", "--bundle", picture_bundle, "--images", picture_bundle.parent, "--out", tmp_path]
+    assert main([*map(str, command), "--healthy-twin"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: `healthy_twin` must be off for a bundle that does not judge by place, got True.")
+
+
 def test_a_flat_image_is_a_slice(model: AnomalyModel, scan: Path) -> None:
     image = nib.load(scan)
     flat = np.asarray(image.dataobj)[:, :, 4]
@@ -121,9 +148,13 @@ def test_what_is_no_scan_is_said(model: AnomalyModel, scan: Path, tmp_path: Path
         model.predict(scan, false_positive_rat=0.1)
 
 
-def test_it_is_quiet(bundle: Path, scan: Path) -> None:
-    code = "import sys, monai_dpmm_ad; monai_dpmm_ad.AnomalyModel.load(sys.argv[1]).predict(sys.argv[2])"
-    finished = subprocess.run([sys.executable, "-c", code, str(bundle), str(scan)], capture_output=True, text=True)
+def test_it_is_quiet(bundle: Path, scan: Path, cohort: Path, tiny_vit: Path) -> None:
+    options = {**FAST, "embedder_name": str(tiny_vit)}
+    code = "import sys, monai_dpmm_ad; monai_dpmm_ad.AnomalyModel.load(sys.argv[1]).predict(sys.argv[2]); "
+    code += f"monai_dpmm_ad.AnomalyModel.fit(sys.argv[3:], **{options!r})"
+    scans = sorted(map(str, (cohort.parent / "imagesTr").glob("*.nii.gz")))
+    command = [sys.executable, "-W", "ignore", "-c", code, str(bundle), str(scan), *scans]
+    finished = subprocess.run(command, capture_output=True, text=True)
     assert (finished.returncode, finished.stdout, finished.stderr) == (0, "", "")
 
 

@@ -90,17 +90,39 @@ def test_regions_are_named_from_the_table_beside_the_atlas(tmp_path: Path) -> No
     atlas = MetaTensor(labels, meta={"filename_or_obj": str(tmp_path / "atlas.nii.gz")})
     run(ScanTable(tmp_path), [make_scan("a", regions=atlas)])
     assert [row["anatomy"] for row in read(tmp_path / "regions.csv")] == ["Right", "Left"]
+    left, right = read(tmp_path / "anatomy.csv")
+    assert (left["name"], left["label"], left["anatomy"], float(left["size"])) == ("a", "1", "Left", pytest.approx(864))
+    assert [float(left[key]) for key in ("flagged", "num_regions", "largest")] == pytest.approx([64, 1, 64])
+    assert (right["largest_region"], left["largest_region"]) == ("1", "2")
+    assert [float(row["sum_score"]) for row in (left, right)] == pytest.approx([8 * 2 * 8, 5 * 8])
+
+
+def test_a_table_of_anatomy_does_not_outlive_its_atlas(tmp_path: Path) -> None:
+    atlas = MetaTensor(torch.ones(1, 6, 6, 6, dtype=torch.int32), meta={"filename_or_obj": str(tmp_path / "a.nii.gz")})
+    run(ScanTable(tmp_path), [make_scan("a", regions=atlas)])
+    assert (tmp_path / "anatomy.csv").is_file()
+    run(ScanTable(tmp_path), [make_scan("a")])
+    assert not (tmp_path / "anatomy.csv").exists()
+
+
+def test_q_values_are_those_of_the_whole_table(calibration: RegionCalibration, tmp_path: Path) -> None:
+    framed = {"frame": Frame("affine", np.eye(4), 0.9)}
+    run(ScanTable(tmp_path, calibration=calibration), [make_scan("a", **framed), make_scan("b", **framed, p_value=0.1)])
+    assert [float(row["q_value"]) for row in read(tmp_path / "scores.csv")] == pytest.approx([0.5, 0.2])
+    regions = {(row["name"], row["region"]): float(row["q_value"]) for row in read(tmp_path / "regions.csv")}
+    assert regions == pytest.approx({("a", "1"): 0.2, ("a", "2"): 1.0, ("b", "1"): 0.2, ("b", "2"): 1.0})
 
 
 def test_a_second_run_writes_the_same_tables_without_the_scans(calibration: RegionCalibration, tmp_path: Path) -> None:
     items = [{"name": name, "image": f"/{name}.nii.gz"} for name in ("a", "b")]
+    atlas = MetaTensor(torch.ones(1, 6, 6, 6, dtype=torch.int32), meta={"filename_or_obj": str(tmp_path / "a.nii.gz")})
     contents = []
     for expected in (2, 0):
         log = ResumeLog(tmp_path, tmp_path / "model.pt", {})
         remaining = log.remaining(items)
         assert len(remaining) == expected
         table = ScanTable(tmp_path, datalist=items, finished=log, calibration=calibration)
-        scans = [make_scan(str(item["name"])) for item in remaining]
+        scans = [make_scan(str(item["name"]), regions=atlas) for item in remaining]
         if scans:
             run(table, scans)
         else:
@@ -109,6 +131,6 @@ def test_a_second_run_writes_the_same_tables_without_the_scans(calibration: Regi
             with engine.at_end:
                 table._start(engine)
                 table._write(engine)
-        names = ("scores.csv", "regions.csv", "regions.json")
+        names = ("scores.csv", "regions.csv", "regions.json", "anatomy.csv")
         contents.append([(tmp_path / name).read_bytes() for name in names])
     assert contents[0] == contents[1]

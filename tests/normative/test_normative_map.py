@@ -75,6 +75,21 @@ def test_a_lesion_outranks_what_is_always_bright(normative: NormativeMap) -> Non
     assert (finished[image > 0] > 0).all()
 
 
+def test_the_healthy_twin_shows_no_lesion_and_has_the_scan_s_own_units(normative: NormativeMap) -> None:
+    image, affine = 200 * make_head(noise=0.3, seed=50), affine_of()
+    frame = normative.find_frame(image, affine)
+    plain = normative.draw_healthy(image, affine, frame)
+    image[10:14, 20:24, 12:16] *= 1.6
+    twin = normative.draw_healthy(image, affine, normative.find_frame(image, affine))
+    lesion = (slice(10, 14), slice(20, 24), slice(12, 16))
+    assert image[lesion].mean() > 1.5 * twin[lesion].mean(), "nothing of the lesion is left"
+    assert twin[lesion].mean() == pytest.approx(200 * make_head()[lesion].mean(), rel=0.1)
+    assert (twin[image == 0] == 0).all()
+    assert (twin[image > 0] > 0).all()
+    inside = make_head() > 0
+    assert np.corrcoef(plain[inside], make_head()[inside])[0, 1] > 0.7
+
+
 def test_order_of_scans_and_state_do_not_matter(normative: NormativeMap) -> None:
     other = _fit(list(reversed(range(6))))
     again = NormativeMap("affine")

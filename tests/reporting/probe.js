@@ -57,6 +57,9 @@ window.addEventListener("load", async () => {
   seen.moved = card.querySelector("output").textContent;
   change(card.querySelector("[name=cross]"), "checked", false, "change"), note();
 
+  seen.twins = all(".card").map((one) => !one.querySelector("[name=healthy]").closest("label").hidden);
+  change(card.querySelector("[name=healthy]"), "checked", true, "change"), note();
+
   seen.places = [];
   for (const button of all("[data-region]", card)) {
     const before = card.querySelector("output").textContent;

@@ -16,6 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from monai_dpmm_ad.reporting import ScanResult, ScoreCalibration, write_report
@@ -79,10 +81,17 @@ def _browse(page: str, profile: Path) -> dict[str, Any]:
         thread.join()
 
 
+def write_twin(path: Path) -> Path:
+    """A map of the volume's shape that looks like nothing in it."""
+    values = np.tile(np.linspace(50, 200, 18, dtype=np.float32), (22, 26, 1))
+    nib.save(nib.Nifti1Image(values, np.diag([-2.0, 2.0, 2.5, 1.0])), path)
+    return path
+
+
 @pytest.fixture
 def report(make_volume: Maker, make_picture: Maker, tmp_path: Path) -> Path:
     results = [
-        make_volume("volume", score=2.0, p_value=0.5),
+        make_volume("volume", score=2.0, p_value=0.5, healthy=write_twin(tmp_path / "healthy.nii.gz")),
         make_picture("picture", score=3.0, p_value=None),
         make_volume(EVIL, score=1.0, p_value=0.01),
     ]
@@ -106,7 +115,8 @@ def test_a_reader_can_sort_filter_and_explore(report: Path, tmp_path: Path) -> N
     assert seen["open"] == ["ready"] * 3
     assert seen["canvases"] == [3, 3, 2], "three planes, or picture and overlay"
     assert re.fullmatch(r"x -?\d+, y -?\d+, z -?\d+ mm · map [\d.]+ \(above threshold\)", seen["readout"])
-    assert len(set(seen["states"])) == 7, "each control changes the picture"
+    assert len(set(seen["states"])) == 8, "each control changes the picture"
+    assert seen["twins"] == [False, True, False], "what has no healthy twin has no switch"
     assert seen["moved"] != seen["readout"], "a click moves the crosshair"
     assert len(seen["places"]) == len(set(seen["places"])) == 2, "each region can be gone to"
     assert seen["places"][0] == seen["readout"], "the first is where the viewer opens"

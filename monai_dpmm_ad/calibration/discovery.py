@@ -1,0 +1,36 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Many p-values at once: q-values after Benjamini and Hochberg."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from scipy.stats import false_discovery_control
+
+__all__ = ["q_values"]
+
+
+def q_values(p_values: Sequence[float | None]) -> list[float | None]:
+    """Turn the p-values of a batch into q-values.
+
+    Whoever calls unusual what has q ≤ a is wrong in at most a share a of what is called so, in expectation, where the
+    p-values do not depend on each other in a harmful way. Those of scans share their healthy scans, which does no harm
+    (Bates et al. 2023, theorem 2); of regions of one scan it is not proven.
+
+    Args:
+        p_values: of one kind, of the whole batch; None where there is none.
+
+    Returns:
+        One each, None where the p-value is.
+
+    Reference:
+        Benjamini and Hochberg 1995, "Controlling the false discovery rate"; Bates, Candès, Lei, Romano and Sesia 2023,
+        "Testing for outliers with conformal p-values".
+
+    Example:
+        >>> q_values([0.5, None, 0.01, 0.02])
+        [0.5, None, 0.03, 0.03]
+    """
+    known = [value for value in p_values if value is not None]
+    adjusted = iter(false_discovery_control(known).tolist() if known else ())
+    return [None if value is None else next(adjusted) for value in p_values]

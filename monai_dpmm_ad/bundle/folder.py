@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.bundle import ConfigParser
 
 from monai_dpmm_ad.bundle.card import describe_machine, write_card
 from monai_dpmm_ad.bundle.formats import EVALUATE, INFERENCE, place_settings, read_settings
@@ -37,6 +38,8 @@ __all__ = [
 
 MODEL = Path("models") / "model.pt"
 TRAIN = Path("configs") / "train.json"
+#: Ids that ``train.json`` and ``inference.json`` have alike, and MONAI's own: what lies over them leaves them.
+_OF_EVERY_CONFIG = ("imports", "format_version", "bundle_root", "dataset_dir", "device", "settings", "_meta_")
 
 
 def create_bundle(path: str | os.PathLike[str]) -> Path:
@@ -86,7 +89,21 @@ def _copy_template(path: Path) -> None:
     files = [file for file in files if file != MODEL and "__pycache__" not in file.parts]
     remove_leftovers(path / MODEL.parent, path / "fit", *{path / file.parent for file in files})
     for file in sorted(files, key=lambda file: file != INFERENCE):
-        replace_file(path / file, partial(shutil.copyfile, source / file))
+        if file == EVALUATE:
+            write_json(path / file, _complete_evaluation(source))
+        else:
+            replace_file(path / file, partial(shutil.copyfile, source / file))
+
+
+def _complete_evaluation(source: Path) -> dict[str, Any]:
+    """What the template's evaluation is with its inference below it: so it lies over ``train.json`` as well.
+
+    That is the zoo's way of evaluation. In the template it holds only what it adds, so that nothing is said twice.
+    """
+    parser = ConfigParser()
+    parser.read_config([str(source / INFERENCE), str(source / EVALUATE)])
+    content: dict[str, Any] = parser.get()
+    return {name: value for name, value in content.items() if name not in _OF_EVERY_CONFIG}
 
 
 def template() -> Path:

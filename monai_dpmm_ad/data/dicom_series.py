@@ -56,7 +56,9 @@ def read_header(path: Path) -> Any:
         if has_suffix(path, (".gz",)):
             with gzip.GzipFile(fileobj=open_in_memory(path, _HEADER_BYTES)) as file:
                 source = BytesIO(file.read(_HEADER_BYTES))
-        return pydicom.dcmread(source, stop_before_pixels=True, force=True, specific_tags=TAGS)
+        header = pydicom.dcmread(source, stop_before_pixels=True, force=True, specific_tags=TAGS)
+        list(header)  # a value is converted when it is looked at, and a damaged one raises anything
+        return header
     except Exception:
         return None
 
@@ -128,7 +130,11 @@ def _is_whole(path: Path) -> bool:
 def _group(slices: Sequence[_Slice]) -> list[list[_Slice]]:
     groups: dict[tuple[Any, ...], list[_Slice]] = {}
     for slice_ in slices:
-        groups.setdefault(_key(slice_), []).append(slice_)
+        try:
+            key = _key(slice_)
+        except (ValueError, TypeError):  # no numbers where some must be: it fails on its own, with a reason
+            key = ("file", str(slice_.path))
+        groups.setdefault(key, []).append(slice_)
     return list(groups.values())
 
 

@@ -248,19 +248,26 @@ def describe_scan(img: MetaTensor, inside: Tensor) -> dict[str, Any]:
         ``spatial_dims``; ``modality``, "" where neither the file nor Hounsfield units of air say it; ``sizes`` of the
         voxels along P, L and I in mm; ``range``, the 1st, 50th and 99th percentile of the foreground's intensities;
         ``volume`` of the foreground in mL. A volume of one slice, and a single slice of a DICOM series, is 3D without
-        a volume.
+        a volume. Of a picture ``rim``, the share of its outermost pixels that is foreground, and ``colour``.
     """
     values = _sample(img.as_tensor(), inside)
     sizes = voxel_sizes(img, batched=False)
     is_picture = img.ndim == 3 and not img.meta.get("modality")
     thick = img.ndim == 4 and min(img.shape[1:]) > 1
+    picture = {"rim": _measure_rim(inside[0]), "colour": float(img.meta.get("colour", 0))} if is_picture else {}
     return {
+        **picture,
         "spatial_dims": 2 if is_picture else 3,
         "modality": str(img.meta.get("modality") or ("CT" if float(img.min()) <= _AIR else "")),
         "sizes": [round(float(size), 4) for size in sizes],
         "range": [float(value) for value in np.quantile(values.numpy(), [0.01, 0.5, 0.99])],
         "volume": int(torch.count_nonzero(inside)) * float(sizes.prod()) / 1000 if thick else 0.0,
     }
+
+
+def _measure_rim(inside: Tensor) -> float:
+    """Share of the outermost pixels of ``(H, W)`` that is foreground: a head lies in air, a photo fills its frame."""
+    return float(torch.cat([inside[0], inside[-1], inside[:, 0], inside[:, -1]]).double().mean())
 
 
 class ScaleIntensityForegroundd(MapTransform):

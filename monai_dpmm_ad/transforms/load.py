@@ -56,7 +56,7 @@ class LoadScan(Transform):
     as the picture has them. NaN outside the head is background.
 
     ``meta`` holds the scan's ``name``; ``notes``, a JSON list of what a user should know; ``modality``, where the file
-    says it; and of a DICOM series ``dicom_files``, a JSON list.
+    says it; ``colour``, in [0, 1], of a picture; and of a DICOM series ``dicom_files``, a JSON list.
 
     Args:
         spatial_dims: 3 accepts volumes of two slices or more, 2 accepts flat images, ``None`` both; a volume that has
@@ -173,6 +173,7 @@ class LoadScan(Transform):
         meta = dict(image.meta)
         if has_suffix(source, PICTURE_SUFFIXES):
             meta |= {"affine": torch.from_numpy(PICTURE_AFFINE), "original_affine": PICTURE_AFFINE.copy()}
+            meta["colour"] = reader.colour
         meta |= {"original_channel_dim": "no_channel", "filename_or_obj": source}
         meta["notes"] = json.dumps(getattr(reader, "notes", []))  # as text, which collating leaves alone
         if isinstance(reader, DicomSeriesReader):

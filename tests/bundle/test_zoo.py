@@ -158,9 +158,8 @@ def test_the_zoos_way_of_evaluation_is_train_with_evaluate_over_it(bundle: Path,
         assert (tmp_path / "theirs" / table).read_text() == (tmp_path / "ours" / table).read_text()
 
 
-def test_evaluate_has_what_inference_has() -> None:
-    """It has to stand over either config, so that it says all of it again."""
-    inference, evaluation = (json.loads((TEMPLATE / "configs" / f"{n}.json").read_text()) for n in CONFIGS[1:3])
+def test_a_bundles_evaluation_has_what_its_inference_has(bundle: Path) -> None:
+    inference, evaluation = (json.loads((bundle / "configs" / f"{name}.json").read_text()) for name in CONFIGS[1:3])
     base = {"imports", "format_version", "bundle_root", "dataset_dir", "device", "settings"}  # train.json has them too
     changed = {"dataset", "handlers", "metrics", "run"}
     assert set(evaluation) == set(inference) - base | {"metrics"}
@@ -242,6 +241,7 @@ def test_what_may_be_displayed_takes_effect(bundle: Path) -> None:
 def test_each_step_of_the_preprocessing_can_be_changed(bundle: Path, one_scan: str) -> None:
     parser = ConfigParser()
     parser.read_config(bundle / "configs" / "inference.json")
+    parser["bundle_root"] = str(bundle)
     item = {"image": one_scan, "name": "scan"}
     ours, theirs = (
         chain(item)["image"]

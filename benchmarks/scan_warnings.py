@@ -100,6 +100,7 @@ def main() -> None:
     parser.add_argument("--healthy", type=int, default=40, help="healthy scans that were neither fitted nor held out")
     parser.add_argument("--changed", type=int, default=5, help="scans of each other kind")
     parser.add_argument("--pictures", action="store_true", help="the data are slices in BMAD's folders")
+    parser.add_argument("--kinds", nargs="+", help="these alone; all by default")
     arguments = parser.parse_args()
     folder = arguments.data.resolve() / ("train/good/img" if arguments.pictures else "t1")
     paths = [Path(item["image"]) for item in find_scans(folder).items]
@@ -115,7 +116,8 @@ def main() -> None:
         refused = find_scans(list_photos(), spatial_dims=3).failures
         print(f"2D photo: {len(refused)} of {len(list_photos())} refused", flush=True)
     write = write_pictures if arguments.pictures else write_changed
-    for kind in ("healthy", "inverted", "2D photo", "grey photo") if arguments.pictures else CHANGES:
+    kinds = ("healthy", "inverted", "2D photo", "grey photo") if arguments.pictures else CHANGES
+    for kind in arguments.kinds or kinds:
         folder = arguments.out / kind.replace(" ", "_")
         number = arguments.healthy if kind == "healthy" else arguments.changed
         write(paths[held : held + number], folder, kind)

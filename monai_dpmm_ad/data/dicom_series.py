@@ -130,7 +130,11 @@ def _is_whole(path: Path) -> bool:
 def _group(slices: Sequence[_Slice]) -> list[list[_Slice]]:
     groups: dict[tuple[Any, ...], list[_Slice]] = {}
     for slice_ in slices:
-        groups.setdefault(_key(slice_), []).append(slice_)
+        try:
+            key = _key(slice_)
+        except (ValueError, TypeError):  # no numbers where some must be: it fails on its own, with a reason
+            key = ("file", str(slice_.path))
+        groups.setdefault(key, []).append(slice_)
     return list(groups.values())
 
 

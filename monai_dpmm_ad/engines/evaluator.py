@@ -100,6 +100,7 @@ class ScanEvaluator(SupervisedEvaluator):
             finally:
                 self._prefetcher.close()
                 self._reader.close()
+                self._let_go()
 
     def _register_postprocessing(self, posttrans: Callable[..., Any]) -> None:
         steps = posttrans.transforms if isinstance(posttrans, Compose) else (posttrans,)

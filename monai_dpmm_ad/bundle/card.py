@@ -251,5 +251,7 @@ def _fill(path: Path, blocks: Mapping[str, str]) -> None:
     text = path.read_text(encoding="utf-8")
     for name, content in blocks.items():
         marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        text = marks.sub(lambda found, content=content: f"{found[1]}{content}\n{found[2]}", text, count=1)
+        parts = marks.split(text, maxsplit=1)  # before, the first mark, the last one, after
+        if len(parts) == 4:
+            text = f"{parts[0]}{parts[1]}{content}\n{parts[2]}{parts[3]}"
     replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

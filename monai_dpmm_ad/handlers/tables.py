@@ -171,7 +171,8 @@ class ScanTable:
 
     def _describe(self, scan: dict[str, Any]) -> tuple[ScanRow, list[Region] | None, list[AnatomyRow]]:
         pred = scan[CommonKeys.PRED]
-        regions, anatomy, flagged, unit = None, [], None, "mL"
+        anatomy: list[AnatomyRow] = []
+        regions, flagged, unit = None, None, "mL"
         if "mask" in scan:
             mask, affine = _to_array(scan["mask"]) > 0, np.asarray(pred.meta["original_affine"])
             regions, anatomy = self._find_regions(scan, mask, affine)

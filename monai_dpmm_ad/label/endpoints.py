@@ -124,7 +124,7 @@ def list_endpoints() -> dict[tuple[str, str], APIRoute]:
         for router in routers
         for route in router.routes
         if isinstance(route, APIRoute)
-        for method in route.methods
+        for method in route.methods or ()
     }
 
 

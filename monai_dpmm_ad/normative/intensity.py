@@ -98,7 +98,8 @@ def fit_robustly(
     weight = np.ones(len(values))
     for _ in range(_ROUNDS):
         root = np.sqrt(weight)
-        coefficients: NDArray[np.float64] = np.linalg.lstsq(design * root[:, None], values * root, rcond=None)[0]
+        solution = np.linalg.lstsq(design * root[:, None], values * root, rcond=None)[0]
+        coefficients = np.asarray(solution, dtype=np.float64)
         errors = values - design @ coefficients
         width = scale if scale is not None else max(2 * 1.4826 * float(np.median(np.abs(errors))), 1e-6)
         weight = np.exp(-0.5 * (errors / width) ** 2)

@@ -34,10 +34,14 @@ class Deal:
     fitted: list[str]
     calibrated: list[str]
     test: list[str]
+    seed: int
 
     def kind(self, name: str) -> str:
-        """What a test head gets: a third stays healthy, a third gets each kind of implant."""
-        return ("healthy", *IMPLANTS)[self.test.index(name) % 3]
+        """What a test head gets: a third stays healthy, a third gets each kind of implant, in turns of the seeds.
+
+        Over three seeds each head plays each part: old brains score higher, and by chance one third is older.
+        """
+        return ("healthy", *IMPLANTS)[(self.test.index(name) + self.seed) % 3]
 
 
 def deal(data: Path, seed: int, fold: int = 0) -> Deal:
@@ -47,7 +51,7 @@ def deal(data: Path, seed: int, fold: int = 0) -> Deal:
     test = order[fold * NUM_TEST : (fold + 1) * NUM_TEST if fold < NUM_FOLDS - 1 else None]
     rest = [name for name in order if name not in test]
     mixed = [rest[i] for i in np.random.default_rng([14, seed]).permutation(len(rest))]
-    return Deal(sorted(mixed[:NUM_FITTED]), sorted(mixed[NUM_FITTED:]), test)
+    return Deal(sorted(mixed[:NUM_FITTED]), sorted(mixed[NUM_FITTED:]), test, seed)
 
 
 def read_head(data: Path, name: str, brains: bool = True) -> tuple[nib.Nifti1Image, NDArray[np.bool_]]:

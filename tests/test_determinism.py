@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,15 +14,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import FAST
+from helpers.machine import without_machine
 
 from monai_dpmm_ad.commands.cli import main
 from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.detectors import DETECTORS
 
 pytestmark = pytest.mark.slow
-
-#: What a bundle's README says of the processor, the time and the memory of its fit.
-MACHINE = re.compile(rb"<!-- machine -->.*?<!-- /machine -->", re.DOTALL)
 
 
 def run(command: list[object], threads: int | None) -> None:
@@ -57,7 +54,7 @@ def read(folder: Path) -> dict[str, bytes]:
     """All files but TensorBoard's, which hold the time; what one says of its own folder or of the run is left out."""
     files = [path for path in folder.rglob("*") if path.is_file() and "tfevents" not in path.name]
     contents = {str(path.relative_to(folder)): path.read_bytes().replace(bytes(folder), b"") for path in files}
-    return {name: MACHINE.sub(b"", content) for name, content in contents.items()}
+    return {name: without_machine(content) for name, content in contents.items()}
 
 
 @pytest.mark.parametrize("detector", sorted(DETECTORS))

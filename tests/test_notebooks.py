@@ -15,19 +15,13 @@ pytestmark = pytest.mark.slow
 
 
 def run_cells(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Execute a notebook's cells of code in one namespace; its temporary folder is ``folder``."""
-    monkeypatch.setattr("tempfile.mkdtemp", lambda **options: make_folder(folder))
+    """Execute a notebook's cells of code in one namespace; its temporary files lie in ``folder``."""
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
     names: dict[str, Any] = {"__name__": "__main__"}
     for cell in json.loads((FOLDER / name).read_text(encoding="utf-8"))["cells"]:
         if cell["cell_type"] == "code":
             exec(compile("".join(cell["source"]), f"{name} {cell['id']}", "exec"), names)
     return names
-
-
-def make_folder(folder: Path) -> str:
-    path = folder / str(len(list(folder.iterdir())))
-    path.mkdir()
-    return str(path)
 
 
 def test_fit_and_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,9 +40,11 @@ def test_fit_and_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_ignite_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = run_cells("2_ignite_loop.ipynb", tmp_path, monkeypatch)
     assert names["outcome"].failures == []
-    assert names["state"].metrics["key_metric"] == names["state"].metrics["image_auroc"]
-    low, high = names["details"]["pixel_auroc_ci"]
-    assert 0.5 < low <= names["details"]["pixel_auroc"] <= high
+    metrics, details = names["state"].metrics, names["details"]
+    assert metrics["key_metric"] in [value for name, value in metrics.items() if name != "key_metric"]
+    assert metrics["pixel_auroc"] == details["pixel_auroc"] > 0.5
+    low, high = details["pixel_auroc_ci"]
+    assert low <= details["pixel_auroc"] <= high
 
 
 def test_a_study_of_two_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,6 @@ RESULTS = _make_logger("monai_dpmm_ad.results")
 
 #: loggers of MONAI and Ignite that give themselves a handler that prints
 _TALKERS = (
-    "monai.bundle.workflows",
     "monai.handlers.StatsHandler",
     "monai.handlers.mlflow_handler",
     "ignite.handlers.early_stopping.EarlyStopping",
@@ -56,6 +55,7 @@ def quiet_talkers() -> None:
     """Keep what MONAI and Ignite say of a fit out of a notebook; with ``--verbose`` they may speak."""
     for name in _TALKERS:
         logging.getLogger(name).addFilter(_is_verbose)
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it only names files, on standard output
 
 
 def _is_verbose(record: logging.LogRecord) -> bool:
@@ -107,7 +107,7 @@ def logging_to(quiet: bool = False, verbose: bool = False, file: PathLike | None
         root.setLevel(logging.INFO)
     else:
         logging.disable(logging.ERROR)
-    warnings.showwarning = _log_warning
+    warnings.showwarning = _log_warning  # type: ignore[assignment]
     try:
         yield
     finally:

@@ -42,7 +42,9 @@ def test_the_readme_says_what_was_fitted_in_numbers(bundle: Path, tiny_vit: Path
     assert "Calibrated on 2 held-out healthy scans:\nthe smallest p-value of a scan is 0.33." in calibration
     assert "(frame: box)" in calibration
     machine = read_block(bundle, "machine")
-    assert re.search(r"on \d+ cores of .+, in \d+ (seconds|minutes), with \d+\.\d GiB of memory at most\.", machine)
+    assert re.search(
+        r"on \d+ cores of .+; its last run took \d+ (seconds|minutes) and \d+\.\d GiB of memory at most\.", machine
+    )
     assert f"monai {monai.__version__}" in machine
     assert "are guaranteed with 3 held-out healthy scans or more" in read_block(bundle, "limits")
 

@@ -135,6 +135,20 @@ def test_a_text_that_names_a_scan_is_refused(bundle: Path, tmp_path: Path, where
     assert not (tmp_path / "copy.zip").exists()
 
 
+def test_a_setting_that_names_a_scan_is_refused_and_a_word_of_the_template_is_none(
+    bundle: Path, tmp_path: Path
+) -> None:
+    copy = copy_of(bundle, tmp_path)
+    provenance = load_provenance(copy)
+    for scan, name in zip(provenance["scans"], ("anomaly", "preprocessing", "test", "pred", "7"), strict=True):
+        scan["name"] = name
+    (copy / "provenance.json").write_text(json.dumps(provenance))
+    pack_bundle(copy, tmp_path / "words.zip")
+    write_settings(copy, {"pattern": "*anomaly*"})
+    with pytest.raises(ValueError, match=r"the setting pattern in configs.inference\.json does"):
+        pack_bundle(copy, tmp_path / "copy.zip")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -78,7 +78,8 @@ def test_a_bundle_is_taken_up_wherever_its_making_was_killed(
             replace_file(path, write)  # type: ignore[arg-type]
 
         with monkeypatch.context() as patch:
-            patch.setattr("monai_dpmm_ad.bundle.folder.replace_file", dying)
+            for module in ("bundle.folder", "utils.files"):  # configs that are made, not copied, are written there
+                patch.setattr(f"monai_dpmm_ad.{module}.replace_file", dying)
             with pytest.raises(KeyboardInterrupt):
                 create_bundle(tmp_path / str(step))
         assert content(create_bundle(tmp_path / str(step))) == expected

@@ -396,18 +396,9 @@ def test_verbose_lets_monai_speak(
     bundle: Path, scan: nib.Nifti1Image, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nib.save(scan, tmp_path / "a.nii.gz")
-    arguments = [
-        "infer",
-        "--bundle",
-        bundle,
-        "--images",
-        tmp_path / "a.nii.gz",
-        "--out",
-        tmp_path / "out",
-        "--no-report",
-    ]
-    assert "Engine run" not in run(capsys, *arguments)[2]
-    assert "Engine run" in run(capsys, *arguments, "--overwrite", "--verbose")[2]
+    arguments = ["infer", "--bundle", bundle, "--images", tmp_path / "a.nii.gz", "--no-report", "--out"]
+    assert "Engine run" not in run(capsys, *arguments, tmp_path / "quiet")[2]
+    assert "ScanEvaluator: Engine run" in run(capsys, *arguments, tmp_path / "verbose", "--verbose")[2]
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

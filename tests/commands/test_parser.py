@@ -56,9 +56,7 @@ def test_every_option_tells_its_default(parser: argparse.ArgumentParser, action:
     assert action.help
     told = re.search(r"\(default: (.+)\)$", action.help)
     is_file_of_talk = action.dest in ("log_file", "config")
-    groups = [group for group in parser._mutually_exclusive_groups if group.required]
-    is_required = action.required or any(action in group._group_actions for group in groups)
-    assert bool(told) == (action.nargs != 0 and not is_required and not is_file_of_talk)
+    assert bool(told) == (action.nargs != 0 and not action.required and not is_file_of_talk)
     default = default_of(parser.prog.split()[-1], action.dest)
     if action.dest not in SETTINGS and told and default not in (None, ()):
         assert told[1] == (" ".join(map(str, default)) if isinstance(default, tuple) else str(default))

@@ -228,7 +228,7 @@ def test_eight_requests_at_once_are_eight_in_turn(server: Server, scans: list[Pa
 
 BAD = {
     "unknown study": ({"image": "test_abnormal_01"}, {}, 404, f"Did you mean '{STUDY}'"),
-    "unreadable file": ({"image": "broken"}, {}, 422, "broken.nii.gz: is damaged"),
+    "unreadable file": ({"image": "broken"}, {}, 422, "broken.nii.gz: cannot be read; it may be damaged"),
     "rate": ({"image": STUDY}, {"rate": 7}, 400, "`rate` must lie in"),
     "rate of nothing": ({"image": STUDY}, {"rate": 0}, 400, "`rate` must lie in (0, 1), got 0"),
     "rate of everything": ({"image": STUDY}, {"rate": 1}, 400, "`rate` must lie in (0, 1), got 1"),
@@ -292,7 +292,7 @@ def test_parameters_that_are_no_json_object_get_a_reason(text: str, server: Serv
     assert requests.get(f"{server.url}/info/", timeout=60).ok
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"hello", "is damaged"), (None, "is truncated or damaged")])
+@pytest.mark.parametrize(("content", "message"), [(b"hello", "may be damaged"), (None, "is truncated or damaged")])
 def test_an_uploaded_scan_that_is_refused_is_deleted(content: bytes | None, message: str, server: Server) -> None:
     content = content or (server.studies / "truncated.nii.gz").read_bytes()
     before = server.list_leftovers()
@@ -313,7 +313,7 @@ def test_a_batch_goes_on_after_a_scan_that_cannot_be_read(server: Server, scans:
     answer = server.post("/batch/infer/dpmm_ad_mask?run_sync=true", json={"rate": 0.01})
     found = answer.json()
     assert answer.status_code == 200
-    assert "is damaged" in found.pop("broken")["error"]
+    assert "may be damaged" in found.pop("broken")["error"]
     assert "is truncated" in found.pop("truncated")["error"]
     assert sorted(found) == [scan.name.removesuffix(".nii.gz") for scan in scans]
     for name in found:
@@ -336,7 +336,7 @@ def test_next_sample_is_the_most_suspicious_study(client: MONAILabelClient, serv
     # Scores are in the datastore, with the reason in the place of a score that could not be computed.
     objects = json.loads((server.studies / "datastore_v2.json").read_text())["objects"]
     assert objects[by_score[0]]["image"]["info"]["dpmm_ad"]["score"] == sample["score"]
-    assert "is damaged" in objects["broken"]["image"]["info"]["dpmm_ad"]["error"]
+    assert "may be damaged" in objects["broken"]["image"]["info"]["dpmm_ad"]["error"]
     assert server.post("/scoring/dpmm_ad?run_sync=true").json()["executed"] == 0
     # A study that a reader has labelled is not handed out again.
     label = voxels(expected / f"{by_score[0]}_mask.nii.gz")

@@ -19,7 +19,7 @@ def say_everything() -> None:
     RESULTS.info("results: here")
     LOG.info("note: so")
     PROGRESS.info("Embedding: 1 of 2")
-    logging.getLogger("monai.of.elsewhere").warning("chatter")
+    logging.getLogger("a.library").warning("chatter")
     warnings.warn("odd", UserWarning, stacklevel=1)
     LOG.error("error: bad")
 
@@ -33,7 +33,7 @@ def say_everything() -> None:
         (
             {"verbose": True},
             ["results: here"],
-            ["note: so", "Embedding: 1 of 2", "monai.of.elsewhere: chatter", "warning: odd", "error: bad"],
+            ["note: so", "Embedding: 1 of 2", "a.library: chatter", "warning: odd", "error: bad"],
         ),
     ],
 )

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monai_dpmm_ad.engines.prefetch import Prefetcher, StoppedError
@@ -15,6 +15,7 @@ from monai_dpmm_ad.engines.prefetch import Prefetcher, StoppedError
 WAIT = 30  # seconds, of what must happen at once
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(), max_size=8))
 def test_results_come_in_the_order_of_the_items(items: list[int]) -> None:
     ahead: Prefetcher[int, int] = Prefetcher(items, lambda item: -item)

@@ -18,6 +18,7 @@ from monai_dpmm_ad.utils.text import printable
 
 if TYPE_CHECKING:
     from monai_dpmm_ad.commands.cluster import ClusterOutcome
+    from monai_dpmm_ad.commands.compare import CompareOutcome
     from monai_dpmm_ad.commands.run import Outcome
     from monai_dpmm_ad.handlers import ScanRow
 
@@ -99,6 +100,26 @@ def _evaluate(options: dict[str, Any]) -> int:
     from monai_dpmm_ad import commands
 
     return _print(commands.evaluate(**options), options["out"])
+
+
+def _compare(options: dict[str, Any]) -> int:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from monai_dpmm_ad.commands.compare import compare
+    from monai_dpmm_ad.handlers.changes import KINDS
+
+    outcome = compare(**options)
+    table = Table("pair", *KINDS, "smallest region p")
+    for row in outcome.pairs:
+        least = row["region_p_value"]
+        table.add_row(Text(row["name"]), *(str(row[kind]) for kind in KINDS), "" if least is None else f"{least:.3f}")
+    Console().print(table)
+    print(f"results: {options['out']}")
+    if outcome.note:
+        print(f"note: {outcome.note}", file=sys.stderr)
+    return _print_failures(outcome)
 
 
 def _cluster(options: dict[str, Any]) -> int:
@@ -242,7 +263,7 @@ def _metrics_table(metrics: dict[str, Any]) -> Any:
     return table
 
 
-def _print_failures(outcome: Outcome | ClusterOutcome) -> int:
+def _print_failures(outcome: Outcome | ClusterOutcome | CompareOutcome) -> int:
     from monai_dpmm_ad.utils.distributed import is_first
 
     for failure in outcome.failures if is_first() else ():
@@ -255,6 +276,7 @@ _RUNNERS: dict[str, Callable[[dict[str, Any]], int]] = {
     "fit": _fit,
     "infer": _infer,
     "evaluate": _evaluate,
+    "compare": _compare,
     "cluster": _cluster,
     "benchmark": _benchmark,
     "export": _export,

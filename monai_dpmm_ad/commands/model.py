@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from monai_dpmm_ad.bundle import INFERENCE, MODEL, AnomalyWorkflow, load_workflow, names_of
 from monai_dpmm_ad.commands.checks import PathLike, check_device, make_absolute
-from monai_dpmm_ad.commands.images import is_path, write_image
+from monai_dpmm_ad.commands.images import is_path, write_image, write_images
 from monai_dpmm_ad.commands.run import Outcome, fit
 from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.engines import ScanEvaluator
@@ -34,6 +35,9 @@ from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.normative.frame import Frame
 from monai_dpmm_ad.utils.files import PARTIAL
 from monai_dpmm_ad.utils.progress import showing_progress
+
+if TYPE_CHECKING:
+    from monai_dpmm_ad.commands.compare import ComparedPair
 
 __all__ = ["AnomalyModel", "AnomalyResult"]
 
@@ -190,8 +194,8 @@ class AnomalyModel:
         """
         folder = Path(tempfile.mkdtemp(prefix="dpmm-ad-"))
         try:
-            paths = _as_paths(images, folder / "images", affine)
-            others = None if held_out is None else _as_paths(held_out, folder / "held_out", affine)
+            paths = write_images(images, folder / "images", affine)
+            others = None if held_out is None else write_images(held_out, folder / "held_out", affine)
             with showing_progress(progress):
                 outcome = fit(paths, folder / "bundle", others, own_logging=False, **overrides)
             again = {name: overrides[name] for name in ("device", *names_of("both")) if name in overrides}
@@ -236,6 +240,35 @@ class AnomalyModel:
                     return self._run(path, folder, overrides)
             except ScanError as error:
                 raise (error if is_path(image) else ScanError(_IN_MEMORY, error.reason)) from None
+
+    def predict_item(self, item: Mapping[str, Any], **overrides: Any) -> AnomalyResult:
+        """Process one scan of a datalist, whose image may be the files of a DICOM series; else as :meth:`predict`."""
+        with tempfile.TemporaryDirectory(prefix="dpmm-ad-") as folder:
+            listed = Path(folder) / "scan.json"
+            kept = {key: item[key] for key in ("image", "name", "regions") if key in item}
+            listed.write_text(json.dumps({"test": [kept]}), encoding="utf-8")
+            return self._run(str(listed), folder, {"section": "test", **overrides})
+
+    def compare(
+        self, before: Any, after: Any, healthy: Sequence[PathLike] | None = None, **overrides: Any
+    ) -> ComparedPair:
+        """Find what changed between two visits of one person.
+
+        Args:
+            before: the first visit, as :meth:`predict` takes it.
+            after: the second.
+            healthy: healthy scans for p-values, see :func:`~monai_dpmm_ad.commands.compare.compare`.
+            overrides: settings by name, for these scans only.
+
+        Raises:
+            ScanError: when a scan cannot be processed, or the two do not show the same.
+        """
+        from monai_dpmm_ad.commands.compare import compare_results, observe_healthy
+
+        calibration = observe_healthy(self, resolve_datalist(list(healthy)))[0] if healthy else None
+        first, second = (self.predict(image, **overrides) for image in (before, after))
+        allowed = float(overrides.get("false_regions", self.settings["false_regions"]))
+        return compare_results(first.row.name, first, second, calibration, allowed)
 
     def _run(self, path: str, folder: str, overrides: dict[str, Any]) -> AnomalyResult:
         """Draw the map; everything but the network is made anew, so that no call sees another's state."""
@@ -284,16 +317,3 @@ def _check_scan(path: str, spatial_dims: int | None) -> None:
     number = len(resolve_datalist(path, spatial_dims=spatial_dims))
     if number != 1:
         raise ScanError(path, f"holds {number} scans; name one of them")
-
-
-def _as_paths(images: Any, folder: Path, affine: ArrayLike | None) -> list[PathLike]:
-    """Write what is in memory, and keep the paths of the rest."""
-    if is_path(images):
-        return [images]
-    if not isinstance(images, Sequence):
-        raise TypeError(f"`images` must be a path or a list of paths and images, got {type(images).__name__}.")
-    folder.mkdir()
-    return [
-        image if is_path(image) else write_image(image, folder / f"scan_{number:05d}.nii", affine)
-        for number, image in enumerate(images)
-    ]

@@ -26,6 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_fit(commands)
     _add_infer(commands, "infer", "--images", "draw the anomaly maps of scans")
     _add_infer(commands, "evaluate", "--data", "draw maps and compare them with masks or classes")
+    _add_compare(commands)
     _add_cluster(commands)
     _add_benchmark(commands)
     _add_export(commands)
@@ -78,6 +79,29 @@ def _add_infer(commands: Any, name: str, source: str, description: str) -> None:
     _add_trust(parser)
     _add_overwrite(parser)
     parser.add_argument("--no-report", dest="report", action="store_false", default=None, help="write no report.html")
+    _add_device(parser)
+
+
+def _add_compare(commands: Any) -> None:
+    parser = _add_command(commands, "compare", "find what changed between two visits of the same people")
+    parser.add_argument("--bundle", required=True, metavar="BUNDLE", help="folder that fit wrote")
+    visits = "a scan, or folders paired by subject"
+    parser.add_argument("--before", nargs="+", metavar="PATH", help=f"first visits: {visits}")
+    parser.add_argument("--after", nargs="+", metavar="PATH", help=f"second visits: {visits}")
+    parser.add_argument(
+        "--table", metavar="FILE", help="CSV or TSV of pairs, columns before and after, in place of both"
+    )
+    parser.add_argument(
+        "--healthy",
+        nargs="+",
+        metavar="PATH",
+        help="healthy scans that were not fitted, for p-values; two of a subject "
+        "are two visits, else second visits are simulated",
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
+    _add_settings(parser, "compare")
+    _add_trust(parser)
+    _add_overwrite(parser)
     _add_device(parser)
 
 

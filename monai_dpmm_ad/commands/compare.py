@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from monai.data import MetaTensor
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -256,7 +256,7 @@ def as_visit(result: AnomalyResult) -> Visit:
     path = str(pred.meta["filename_or_obj"])
     if result.map.ndim != 3 or min(result.map.shape) < 2:
         raise ScanError(path, "is no volume; visits are compared in space")
-    values = np.asarray(image.as_subclass(MetaTensor.__mro__[1])[0].cpu(), dtype=np.float32)
+    values = np.asarray(image.as_subclass(torch.Tensor)[0].cpu(), dtype=np.float32)
     return Visit(path, values, np.asarray(image.affine, dtype=np.float64), result.map, result.mask, result.affine)
 
 

@@ -78,6 +78,12 @@ def _add_infer(commands: Any, name: str, source: str, description: str) -> None:
     _add_settings(parser, "infer")
     _add_trust(parser)
     _add_overwrite(parser)
+    parser.add_argument(
+        "--bids",
+        action="store_true",
+        default=None,
+        help="write the maps of BIDS files as BIDS derivatives as well, in bids/",
+    )
     parser.add_argument("--no-report", dest="report", action="store_false", default=None, help="write no report.html")
     _add_device(parser)
 

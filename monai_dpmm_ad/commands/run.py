@@ -13,6 +13,7 @@ from monai_dpmm_ad.bundle import create_bundle, describe_fit, is_fitted, load_wo
 from monai_dpmm_ad.bundle.request import covers_scans, is_same_request, record_request
 from monai_dpmm_ad.bundle.update import read_update_settings
 from monai_dpmm_ad.calibration import Calibration, scans_needed
+from monai_dpmm_ad.commands.bids import write_bids
 from monai_dpmm_ad.commands.checks import (
     PathLike,
     absolute_paths,
@@ -132,6 +133,7 @@ def infer(
     report: bool = True,
     trust_bundle: bool = False,
     overwrite: bool = False,
+    bids: bool = False,
     **overrides: Any,
 ) -> Outcome:
     """Draw the anomaly map and mask of every scan, with tables and a report.
@@ -143,11 +145,11 @@ def infer(
         report: whether to write ``report.html``, where the `report` extra is installed.
         trust_bundle: run the bundle's own configs, which are code, see `load_workflow`.
         overwrite: replace files in ``out`` that this package did not write, and other scans' outputs of the same name.
+        bids: write the maps of scans with BIDS names as BIDS derivatives as well, in ``out / "bids"``.
         overrides: settings by name, and values of other ids in ``configs/inference.json``.
     """
-    return _run_scans(
-        bundle, ["inference"], images, out, report, overwrite, {**overrides, "trust_bundle": trust_bundle}
-    )
+    overrides["trust_bundle"] = trust_bundle
+    return _run_scans(bundle, ["inference"], images, out, report, overwrite, bids, overrides)
 
 
 def evaluate(
@@ -157,6 +159,7 @@ def evaluate(
     report: bool = True,
     trust_bundle: bool = False,
     overwrite: bool = False,
+    bids: bool = False,
     **overrides: Any,
 ) -> Outcome:
     """Do what `infer` does and write ``metrics.json`` and ``metrics.csv`` beside it.
@@ -168,10 +171,11 @@ def evaluate(
         report: as for `infer`.
         trust_bundle: as for `infer`.
         overwrite: as for `infer`.
+        bids: as for `infer`.
         overrides: settings by name, and values of other ids in the configs.
     """
     overrides["trust_bundle"] = trust_bundle
-    return _run_scans(bundle, ["inference", "evaluate"], data, out, report, overwrite, overrides)
+    return _run_scans(bundle, ["inference", "evaluate"], data, out, report, overwrite, bids, overrides)
 
 
 def demo(out: PathLike, seed: int = 0) -> Outcome:
@@ -199,6 +203,7 @@ def _run_scans(
     out: PathLike,
     report: bool,
     overwrite: bool,
+    bids: bool,
     overrides: Any,
 ) -> Outcome:
     check_device(overrides)
@@ -206,7 +211,10 @@ def _run_scans(
     out = Path(out).absolute()
     names = [*TABLES, *(METRICS if "evaluate" in configs else ()), *(REPORT if report else ())]
     with joined_processes(), hold_output(out, overwrite, names):
-        return _write_results(bundle, configs, images, out, report, overrides)
+        outcome = _write_results(bundle, configs, images, out, report, overrides)
+        if bids and is_first():
+            write_bids(out, outcome.scans)
+        return outcome
 
 
 def _write_results(

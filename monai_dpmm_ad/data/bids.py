@@ -42,7 +42,7 @@ class Derivative:
         file: as it was written.
         description: of the entity ``desc``.
         suffix: what it is; None is the raw scan's own.
-        facts: for its sidecar.
+        facts: for its sidecar; ``SkullStripped`` is asked for where the suffix is the raw scan's own.
     """
 
     scan: Path

@@ -13,13 +13,14 @@ from scipy.linalg import expm, sqrtm
 from monai_dpmm_ad.normative.intensity import weigh_robustly
 from monai_dpmm_ad.normative.lattice import Lattice, Volume
 
-__all__ = ["bring", "meet_halfway", "split_transform"]
+__all__ = ["MOST_TURNED", "bring", "meet_halfway", "split_transform", "turned_by"]
 
 Array = NDArray[np.float32]
 Matrix = NDArray[np.float64]
 
 _STEPS = 12
 _ENOUGH = 0.005  # mm: a smaller step is the last
+MOST_TURNED = 150.0  # degrees; what is turned further has no half-way
 _FAR = 30.0  # mm: a larger step leads nowhere
 #: What the gradients of two scanners may differ by: the transform may stretch by no more.
 _MOST_STRETCH = 0.02
@@ -49,6 +50,8 @@ def meet_halfway(before: Volume, after: Volume, start: Matrix, stretch: bool) ->
     """
     matrix = start
     for _ in range(_STEPS):
+        if not turned_by(matrix) < MOST_TURNED:
+            return start
         half = split_transform(matrix)
         motion, size = _find_motion(before, after, half, stretch)
         if not size < _FAR:  # they do not show the same
@@ -58,6 +61,11 @@ def meet_halfway(before: Volume, after: Volume, start: Matrix, stretch: bool) ->
             break
     stretched = np.abs(np.linalg.svd(matrix[:3, :3])[1] - 1).max() if np.isfinite(matrix).all() else np.inf
     return matrix if stretched <= (_MOST_STRETCH if stretch else 1e-6) else start
+
+
+def turned_by(matrix: Matrix) -> float:
+    """Angle (degrees) by which a rigid transform turns; NaN of what is none."""
+    return math.degrees(math.acos(np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1)))
 
 
 def split_transform(matrix: Matrix) -> Matrix:

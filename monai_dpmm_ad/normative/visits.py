@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monai_dpmm_ad.errors import ScanError
-from monai_dpmm_ad.normative.halfway import meet_halfway, split_transform
+from monai_dpmm_ad.normative.halfway import MOST_TURNED, meet_halfway, split_transform, turned_by
 from monai_dpmm_ad.normative.lattice import Lattice, Volume, resample
 from monai_dpmm_ad.normative.registration import measure_quality, register
 
@@ -24,7 +23,6 @@ _LEAST_QUALITY = 0.6
 #: Spacing (mm) of the search in all positions, and of the last steps; no finer than the voxels.
 _COARSE, _FINE = 3.0, 2.0
 _MARGIN = 10.0  # mm of empty space around a visit
-_MOST_TURNED = 150.0  # degrees; what is turned further has no half-way
 _MOST_PLACES = 16_000_000
 
 
@@ -80,8 +78,8 @@ def align_visits(before: Visit, after: Visit) -> VisitPair:
     first, second = sorted((before, after), key=_rank)  # the search does not treat both alike
     matrix, quality = _register(first, second)
     matrix = matrix if first is before else np.linalg.inv(matrix)
-    angle = math.degrees(math.acos(np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1)))
-    if not quality >= _LEAST_QUALITY or angle > _MOST_TURNED:
+    angle = turned_by(matrix)
+    if not quality >= _LEAST_QUALITY or angle > MOST_TURNED:
         raise ScanError(
             after.path,
             f"cannot be registered to the first visit {before.path} (correlation {quality:.2f}, turned by {angle:.0f}°)"

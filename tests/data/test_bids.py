@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -18,7 +19,9 @@ from monai_dpmm_ad.data.bids import Derivative, find_root, read_entities, write_
 from monai_dpmm_ad.errors import ScanError
 
 #: The validator of PyPI's bids-validator-deno, where it is installed.
-VALIDATOR = os.environ.get("BIDS_VALIDATOR") or shutil.which("bids-validator-deno")
+VALIDATOR = shutil.which(
+    "bids-validator-deno", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+)
 SCANS = ("sub-01/ses-1/anat/sub-01_ses-1_T1w", "sub-01/ses-2/anat/sub-01_ses-2_T1w", "sub-02/anat/sub-02_run-1_T1w")
 
 
@@ -67,7 +70,7 @@ def make_derivatives(root: Path, out: Path) -> list[Path]:
             file = out / f"{scan.name.removesuffix('.nii.gz')}_{key}.nii.gz"
             out.mkdir(exist_ok=True)
             nib.save(nib.Nifti1Image(np.ones((8, 9, 10), dtype), np.eye(4)), file)
-            facts = {"Type": "Lesion"} if suffix == "mask" else {"Score": 1.5, "PValue": 0.04}
+            facts = {"Type": "ROI"} if suffix == "mask" else {"SkullStripped": False, "PValue": 0.04}
             derivatives.append(Derivative(scan, file, description, suffix, facts))
     return write_derivatives(out / "bids", derivatives)
 

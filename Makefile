@@ -6,14 +6,14 @@ INSTALLED := $(VENV)/.installed
 LABEL := .venv-label
 LABEL_INSTALLED := $(LABEL)/.installed
 
-.PHONY: demo test test-label test-range lint build clean
+.PHONY: demo bundle docs test test-label test-range lint build clean
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	# torch first and pinned: an unpinned one pulls gigabytes of CUDA where a CPU build would do
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[report,faiss,dicom,nrrd,onnx,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,report,faiss,dicom,nrrd,onnx,mlflow,docs,dev]'
 	touch $@
 
 # MONAI Label has an environment of its own, since it needs older releases than the rest.
@@ -25,6 +25,11 @@ $(LABEL_INSTALLED): setup.cfg pyproject.toml constraints-label.txt
 
 demo: $(INSTALLED)
 	$(BIN)/monai-dpmm-ad demo --out demo
+
+# A small fitted bundle, for a release: that of the demo, checked by the model zoo's rules, without names of scans.
+bundle: demo
+	mkdir -p dist
+	$(BIN)/monai-dpmm-ad pack demo/bundle --out dist/dpmm_ad_phantoms.zip --overwrite
 
 # One thread a process: the tests are small, and rounding must not depend on how many run.
 test: $(INSTALLED)
@@ -49,9 +54,14 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
+
+# The site lies in site/; a link or a name that leads nowhere fails, and nothing is asked of a network.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 build: $(INSTALLED)
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) $(LABEL) build dist *.egg-info demo
+	rm -rf $(VENV) $(LABEL) build dist *.egg-info demo site

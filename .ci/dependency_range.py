@@ -26,9 +26,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 #: Newer ones than the one that everything else is run with.
 PYTHONS = ("3.12", "3.13")
-EXTRAS = ("report", "faiss", "dicom", "nrrd", "onnx")
+EXTRAS = ("demo", "report", "faiss", "dicom", "nrrd", "onnx")
 #: The tests' own tools, at the releases of constraints.txt: it is not they that are tested.
-TOOLS = ("pytest", "pytest-timeout", "hypothesis", "mpmath", "jsonschema")
+TOOLS = ("pytest", "pytest-timeout", "hypothesis", "mpmath")
 #: What touches the fixed packages: reading, embedding, fitting, bundle, command line, figures, pictures, graphs.
 TESTS = (
     *("tests/transforms", "tests/embedding", "tests/mixture", "tests/metrics", "tests/handlers", "tests/reporting"),

@@ -5,9 +5,8 @@
 
 Fitted on slices of ``train/good``; growth beyond their number takes turned copies (--rotations). Tested on slices of
 ``test/good``: half of them as they are, in the other half a synthetic lesion is inserted, so that both classes come
-from one source and there are masks. Times are CPU seconds of one thread: read them as ratios. Fitting leaves out the
-embedding, which is the same for all, and scoring the forward pass. ``bytes`` is the state dict.
-Prints tables and a JSON line, and draws ``growth.png`` into --out.
+from one source and there are masks. Times are CPU seconds of one thread, without the embedding: read them as ratios.
+``bytes`` is the state dict. Prints tables and a JSON line, and draws ``growth.png`` into --out.
 """
 
 from __future__ import annotations
@@ -303,12 +302,10 @@ def show(name: str, row: dict[str, float]) -> None:
 
 def draw_growth(growth: dict[str, Any], path: Path) -> None:
     """Draw fit time, scoring time and size against the number of normal images."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), constrained_layout=True)
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    axes = figure.subplots(1, 3)
     titles = {"fit_s": (1, "fit, CPU s"), "score_ms": (1, "scoring, CPU ms per image"), "bytes": (1e-6, "model, MB")}
     for axis, (key, (factor, title)) in zip(axes, titles.items(), strict=True):
         for system, rows in growth.items():
@@ -316,9 +313,7 @@ def draw_growth(growth: dict[str, Any], path: Path) -> None:
         axis.set(xscale="log", yscale="log", title=title, xlabel="normal images")
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=7)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

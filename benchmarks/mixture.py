@@ -19,18 +19,24 @@ import json
 import resource
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from mixture_peers import BATCH, OnlineMAPEM, follow_mixture, follow_oracle, follow_sklearn
+from mixture_peers import (
+    BATCH,
+    OnlineMAPEM,
+    clock,
+    follow_mixture,
+    follow_oracle,
+    follow_sklearn,
+    measure,
+    measure_faiss,
+)
 from torch import Tensor
 
 from monai_dpmm_ad.mixture import DirichletProcessMixture
-
-clock = time.process_time
 
 
 def make_embeddings(num_data: int, dim: int, num_clusters: int, seed: int = 0, rank: int = 8) -> Tensor:
@@ -60,16 +66,6 @@ def embed_slices(data: Path, embedder_name: str, num_slices: int) -> tuple[Tenso
     split = int(0.9 * len(rows))
     train, test = torch.cat(rows[:split]), torch.cat(rows[split:])
     return train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:50_000]], test[::4]
-
-
-def measure(run: Callable[[], object], repeats: int = 3) -> float:
-    """The least CPU seconds of several runs."""
-    best = float("inf")
-    for _ in range(repeats):
-        start = clock()
-        run()
-        best = min(best, clock() - start)
-    return best
 
 
 def measure_beside(runs: list[Callable[[], object]], rounds: int = 5) -> list[float]:
@@ -146,18 +142,6 @@ def measure_throughput(results: dict) -> None:
             f"{row['screened_share']:>9.2f} {row['times_oracle']:>8.0f}× {row['start_share']:>9.2f} "
             f"{row['adapt_share']:>9.2f} {'-' if floor is None else f'{floor:.0f}':>9}"
         )
-
-
-def measure_faiss(x: Tensor, num_components: int) -> float | None:
-    """Rows a second that FAISS assigns to their nearest of K centres, the practical floor; None where it is missing."""
-    try:
-        import faiss
-    except ImportError:
-        return None
-    faiss.omp_set_num_threads(torch.get_num_threads())
-    index = faiss.IndexFlatL2(x.shape[1])
-    index.add(x[:num_components].numpy())
-    return len(x) / measure(lambda: index.search(x.numpy(), 1))
 
 
 def compare_peers(results: dict, name: str, train: Tensor, test: Tensor, num_components: int, budget: float) -> None:

@@ -1,12 +1,13 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""The fits that ``benchmarks/mixture.py`` follows: ours, scikit-learn's and the plain one, a step at a time.
+"""What ``benchmarks/mixture.py`` compares: fits of ours, scikit-learn's and the plain one, FAISS's assignment.
 
-Each is a generator; a step gives what scores held-out rows by the state that it ends in.
+A fit is a generator; a step gives what scores held-out rows by the state that it ends in.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,9 +22,30 @@ from monai_dpmm_ad.ops.kmeans import fit_kmeans
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from reference.mixture_gaussian import OnlineMAPEM
 
-__all__ = ["BATCH", "OnlineMAPEM", "follow_mixture", "follow_oracle", "follow_sklearn"]
-
 BATCH = 1024
+clock = time.process_time
+
+
+def measure(run: Callable[[], object], repeats: int = 3) -> float:
+    """The least CPU seconds of several runs."""
+    best = float("inf")
+    for _ in range(repeats):
+        start = clock()
+        run()
+        best = min(best, clock() - start)
+    return best
+
+
+def measure_faiss(x: Tensor, num_components: int) -> float | None:
+    """Rows a second that FAISS assigns to their nearest of K centres, the practical floor; None where it is missing."""
+    try:
+        import faiss
+    except ImportError:
+        return None
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    index = faiss.IndexFlatL2(x.shape[1])
+    index.add(x[:num_components].numpy())
+    return len(x) / measure(lambda: index.search(x.numpy(), 1))
 
 
 def follow_mixture(train: Tensor, num_components: int, inference: str) -> Iterator[Callable[[Tensor], float]]:

@@ -1,14 +1,14 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
 """What judging scores by place buys, on real healthy heads with implants, measured through the product.
 
-    python benchmarks/normative.py --data ../shared/data/ixi_t1_2mm --out runs/normative [--part choose] [--seeds 0]
+    python benchmarks/normative.py --data ../shared/data/ixi_t1_2mm --out runs/normative [--part choose] [--seeds 0 1 2]
 
 A seed fits a bundle to 50 heads with the command's defaults and calibrates it on 25. Part ``choose`` looks at those 25,
 each healthy, with small, with large implants and with the mask of a real patient's lesions: what is chosen is chosen
 there. Part ``test`` looks at 35 others, in thirds, and the masks in two thirds. ``mixture`` is the detector's own map,
 flagged where 1 % of the held-out healthy voxels are exceeded; ``finished`` the map, the score and the regions that a
-user gets. What is measured of a scan is kept in ``--out``: an interrupted run goes on. ``--picture FILE`` draws both
-maps of some heads.
+user gets. Of several seeds the mean is printed, and of the image AUROC the spread. What is measured of a scan is kept
+in ``--out``: an interrupted run goes on. ``--picture FILE`` draws both maps of some heads.
 """
 
 from __future__ import annotations
@@ -46,24 +46,33 @@ def main() -> None:
     parser.add_argument("--part", choices=("choose", "test"), default="choose")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--heads", action="store_true", help="whole heads instead of brains")
+    parser.add_argument("--detector", default="dpmm", help="the detector that is fitted")
     parser.add_argument("--limit", type=int, help="look at so many heads of the part only")
     parser.add_argument("--picture", type=Path, help="draw the maps of some heads into this file")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
+    figures = []
     for seed in arguments.seeds:
-        out = arguments.out.resolve() / ("heads" if arguments.heads else "brains") / f"seed{seed}"
-        study = Study(arguments.data.resolve(), out, seed, not arguments.heads)
-        report(study, arguments.part, study.cases(arguments.part, arguments.limit))
+        study = Study(arguments.data.resolve(), arguments.out.resolve(), seed, not arguments.heads, arguments.detector)
+        figures.append(report(study, arguments.part, study.cases(arguments.part, arguments.limit)))
         if arguments.picture:
             draw(study, arguments.part, arguments.picture, arguments.limit)
+    if len(figures) > 1:
+        print_rows(f"{len(figures)} seeds, mean", {way: average([row[way] for row in figures]) for way in WAYS})
+        spread = {kind: max(v) - min(v) for kind in KINDS if (v := [row["finished"][kind][2] for row in figures])}
+        print("largest difference of the image AUROC: " + ", ".join(f"{k} {v:.3f}" for k, v in spread.items()))
 
 
 class Study:
     """A fitted bundle and what it says of scans, made when it is asked for and kept."""
 
-    def __init__(self, data: Path, out: Path, seed: int, brains: bool) -> None:
-        self.data, self.out, self.seed, self.brains = data, out, seed, brains
-        self.deal: Deal = deal(data, seed)
+    def __init__(
+        self, data: Path, out: Path, seed: int, brains: bool = True, detector: str = "dpmm", fold: int = 0
+    ) -> None:
+        self.data, self.seed, self.brains, self.detector = data, seed, brains, detector
+        parts = ["brains" if brains else "heads", *([detector] if detector != "dpmm" else []), f"seed{seed}"]
+        self.out = out / "-".join(parts + ([f"fold{fold}"] if fold else []))
+        self.deal: Deal = deal(data, seed, fold)
 
     def cases(self, part: str, limit: int | None) -> list[tuple[str, str]]:
         """Name and kind of the scans of a part."""
@@ -79,7 +88,7 @@ class Study:
             fitted, held_out = (
                 [self.write(name, "healthy") for name in names] for names in (self.deal.fitted, self.deal.calibrated)
             )
-            fit(fitted, bundle, held_out=held_out, seed=self.seed)
+            fit(fitted, bundle, held_out=held_out, seed=self.seed, detector_name=self.detector)
         return AnomalyModel.load(bundle)
 
     def write(self, name: str, kind: str) -> Path:
@@ -132,23 +141,35 @@ def _save(path: Path, cell: dict[str, Any]) -> None:
         np.savez_compressed(file, **cell)
 
 
-def report(study: Study, part: str, cases: list[tuple[str, str]]) -> None:
+def report(study: Study, part: str, cases: list[tuple[str, str]]) -> dict[str, Any]:
     """Print a row of a table for each map, and all figures as a line of JSON."""
     cells = {case: study.measure(*case) for case in cases}
     healthy = [cells.get((name, "healthy")) or study.measure(name, "healthy") for name in study.deal.calibrated]
     threshold = float(np.quantile(np.concatenate([cell["mixture"] for cell in healthy]), 1 - RATE))
-    figures: dict[str, Any] = {"seed": study.seed, "part": part, "brains": study.brains}
+    figures: dict[str, Any] = {"seed": study.seed, "part": part, "brains": study.brains, "detector": study.detector}
     figures["frames"] = {str(kind): [str(c["frame"]) for c in cells.values()].count(kind) for kind in FRAME_KINDS}
-    columns = " | ".join(f"{kind}: AUROC / AP, image, found" for kind in KINDS)
-    print(f"| seed {study.seed}, {part} | {columns} | regions of a healthy scan |")
     for number, way in enumerate(WAYS):
         row: dict[str, Any] = {kind: describe(cells, kind, way, number, threshold) for kind in KINDS}
         counts = [count(cell, way, threshold)[0] for (_, kind), cell in cells.items() if kind == "healthy"]
-        row["regions of a healthy scan"] = [float(np.mean(counts)), float(np.median(counts))]
-        figures[way] = row
-        parts = [f"{a:.3f} / {p:.3f}, {i:.2f}, {f:.2f}" for a, p, i, f in (row[kind] for kind in KINDS)]
-        print(f"| {way} | " + " | ".join(parts) + f" | {np.mean(counts):.1f} (median {np.median(counts):.0f}) |")
+        figures[way] = row | {"regions of a healthy scan": [float(np.mean(counts)), float(np.median(counts))]}
+    print_rows(f"{study.detector}, seed {study.seed}, {part}", figures)
     print(json.dumps(figures), flush=True)
+    return figures
+
+
+def print_rows(title: str, figures: dict[str, Any]) -> None:
+    """Print a row for each map."""
+    columns = " | ".join(f"{kind}: AUROC / AP, image, found" for kind in KINDS)
+    print(f"| {title} | {columns} | regions of a healthy scan |")
+    for way in WAYS:
+        parts = [f"{a:.3f} / {p:.3f}, {i:.2f}, {f:.2f}" for a, p, i, f in (figures[way][kind] for kind in KINDS)]
+        mean, median = figures[way]["regions of a healthy scan"]
+        print(f"| {way} | " + " | ".join(parts) + f" | {mean:.1f} (median {median:.0f}) |", flush=True)
+
+
+def average(rows: list[dict[str, list[float]]]) -> dict[str, list[float]]:
+    """The mean of each figure over rows of one shape."""
+    return {key: np.mean([row[key] for row in rows], 0).tolist() for key in rows[0]}
 
 
 def describe(

@@ -21,7 +21,7 @@ from monai_dpmm_ad.normative import NormativeMap, register
 from monai_dpmm_ad.utils.files import replace_file
 
 VENTRICLES = (4, 11, 49, 50, 51, 52)
-NUM_TEST, NUM_FITTED = 35, 50
+NUM_TEST, NUM_FITTED, NUM_FOLDS = 35, 50, 3
 #: lesions a scan and their diameter in mm
 IMPLANTS = {"small": ((1, 3), (6.0, 14.0)), "large": ((1, 1), (20.0, 40.0))}
 CONTRAST = (0.25, 0.5)
@@ -34,20 +34,24 @@ class Deal:
     fitted: list[str]
     calibrated: list[str]
     test: list[str]
+    seed: int
 
     def kind(self, name: str) -> str:
-        """What a test head gets: a third stays healthy, a third gets each kind of implant."""
-        return ("healthy", *IMPLANTS)[self.test.index(name) % 3]
+        """What a test head gets: a third stays healthy, a third gets each kind of implant, in turns of the seeds.
+
+        Over three seeds each head plays each part: old brains score higher, and by chance one third is older.
+        """
+        return ("healthy", *IMPLANTS)[(self.test.index(name) + self.seed) % 3]
 
 
 def deal(data: Path, seed: int, fold: int = 0) -> Deal:
-    """Part the cohort; ``fold`` 0, 1, 2 give three test parts that share no head."""
+    """Part the cohort; in the test parts of ``fold`` 0, 1 and 2 each head stands once, the last one is larger."""
     names = sorted(path.name.removesuffix(".nii.gz") for path in (data / "t1").glob("*.nii.gz"))
     order = [names[i] for i in np.random.default_rng(14).permutation(len(names))]
-    test = order[fold * NUM_TEST : (fold + 1) * NUM_TEST]
+    test = order[fold * NUM_TEST : (fold + 1) * NUM_TEST if fold < NUM_FOLDS - 1 else None]
     rest = [name for name in order if name not in test]
     mixed = [rest[i] for i in np.random.default_rng([14, seed]).permutation(len(rest))]
-    return Deal(sorted(mixed[:NUM_FITTED]), sorted(mixed[NUM_FITTED:]), test)
+    return Deal(sorted(mixed[:NUM_FITTED]), sorted(mixed[NUM_FITTED:]), test, seed)
 
 
 def read_head(data: Path, name: str, brains: bool = True) -> tuple[nib.Nifti1Image, NDArray[np.bool_]]:

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 from monai_dpmm_ad.utils.lazy import hand_on
 
 if TYPE_CHECKING:
+    from monai_dpmm_ad.bundle.card import record_evaluation
     from monai_dpmm_ad.bundle.folder import create_bundle, is_fitted, read_state, save_model
     from monai_dpmm_ad.bundle.formats import read_settings
+    from monai_dpmm_ad.bundle.pack import pack_bundle, push_bundle
     from monai_dpmm_ad.bundle.parts import fit_settings, make_detector, make_embedder, make_network, run_settings
     from monai_dpmm_ad.bundle.settings import pick_settings
+    from monai_dpmm_ad.bundle.unpack import unpack_bundle
     from monai_dpmm_ad.bundle.update import record_scans, split_update, start_update
     from monai_dpmm_ad.bundle.workflow import AnomalyWorkflow, load_workflow
     from monai_dpmm_ad.commands.compare import compare
@@ -44,20 +47,32 @@ if TYPE_CHECKING:
     )
     from monai_dpmm_ad.mixture import DirichletProcessMixture
     from monai_dpmm_ad.network import AnomalyNet, VolumeInferer
-    from monai_dpmm_ad.transforms import SaveDicomd, SaveScand, preprocess_scan, preprocess_slices
+    from monai_dpmm_ad.transforms import (
+        LoadRegionsd,
+        LoadScand,
+        SaveDicomd,
+        SaveScand,
+        ScaleIntensityForegroundd,
+        preprocess_scan,
+        preprocess_slices,
+    )
+    from monai_dpmm_ad.transforms.drop import DropVoxelsd
     from monai_dpmm_ad.transforms.place import JudgeByPlaced
     from monai_dpmm_ad.transforms.score import ScoreScand
-    from monai_dpmm_ad.utils.distributed import join_processes, share
+    from monai_dpmm_ad.utils.distributed import is_first, join_processes, share
     from monai_dpmm_ad.utils.progress import quiet_warnings
 
 __version__ = "0.1.0"
 
 #: module below the package → the public names that it defines
 _NAMES = {
+    "bundle.card": "record_evaluation",
     "bundle.folder": "create_bundle is_fitted read_state save_model",
     "bundle.formats": "read_settings",
+    "bundle.pack": "pack_bundle push_bundle",
     "bundle.parts": "fit_settings make_detector make_embedder make_network run_settings",
     "bundle.settings": "pick_settings",
+    "bundle.unpack": "unpack_bundle",
     "bundle.update": "record_scans split_update start_update",
     "bundle.workflow": "AnomalyWorkflow load_workflow",
     "commands.compare": "compare",
@@ -75,10 +90,12 @@ _NAMES = {
     "MetricsTable NormativeHandler ScanMetrics ScanProgress ScanTable",
     "mixture": "DirichletProcessMixture",
     "network": "AnomalyNet VolumeInferer",
-    "transforms": "SaveDicomd SaveScand preprocess_scan preprocess_slices",
+    "transforms": "LoadRegionsd LoadScand SaveDicomd SaveScand ScaleIntensityForegroundd preprocess_scan "
+    "preprocess_slices",
+    "transforms.drop": "DropVoxelsd",
     "transforms.place": "JudgeByPlaced",
     "transforms.score": "ScoreScand",
-    "utils.distributed": "join_processes share",
+    "utils.distributed": "is_first join_processes share",
     "utils.progress": "quiet_warnings",
 }
 _HOMES = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names.split()}

@@ -27,15 +27,41 @@ SCAN_ERRORS = (ValueError, RuntimeError, OSError, MemoryError)
 
 
 class NotFittedError(RuntimeError):
-    """A method that needs a fitted model was called before ``fit``."""
+    """A method that needs a fitted model was called before ``fit``.
+
+    Example:
+        >>> import torch
+        >>> from monai_dpmm_ad import DirichletProcessMixture
+        >>> DirichletProcessMixture(num_components=8, embed_dim=4).cosine_distance(torch.randn(2, 4))
+        Traceback (most recent call last):
+            ...
+        monai_dpmm_ad.errors.NotFittedError: ...
+    """
 
 
 class CheckpointError(RuntimeError):
-    """A bundle, checkpoint or backbone on disk is incomplete, damaged or does not belong here."""
+    """A bundle, checkpoint or backbone on disk is incomplete, damaged or does not belong here.
+
+    Example:
+        >>> from monai_dpmm_ad import AnomalyModel
+        >>> AnomalyModel.load("no_such_bundle")
+        Traceback (most recent call last):
+            ...
+        monai_dpmm_ad.errors.CheckpointError: ...no_such_bundle: is no bundle of this package, ... Make one with fit.
+    """
 
 
 class EmbeddingStoreError(RuntimeError):
-    """An embedding store on disk is damaged or was written with another backbone or preprocessing."""
+    """An embedding store on disk is damaged or was written with another backbone or preprocessing.
+
+    Example:
+        >>> import tempfile
+        >>> from monai_dpmm_ad.embedding.store import EmbeddingStore
+        >>> EmbeddingStore(tempfile.mkdtemp())
+        Traceback (most recent call last):
+            ...
+        monai_dpmm_ad.errors.EmbeddingStoreError: ...
+    """
 
 
 class ScanError(ValueError):
@@ -44,6 +70,11 @@ class ScanError(ValueError):
     Args:
         path: the file or folder at fault.
         reason: what is wrong with it, one line, without a full stop.
+
+    Example:
+        >>> error = ScanError("scans/a.nii.gz", "is empty")
+        >>> str(error), error.path, error.reason
+        ('scans/a.nii.gz: is empty', 'scans/a.nii.gz', 'is empty')
     """
 
     def __init__(self, path: object, reason: str) -> None:

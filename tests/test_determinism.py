@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import FAST
+from helpers.machine import without_machine
 
 from monai_dpmm_ad.commands.cli import main
 from monai_dpmm_ad.data import resolve_datalist
@@ -50,9 +51,10 @@ def run_pipeline(
 
 
 def read(folder: Path) -> dict[str, bytes]:
-    """All files but TensorBoard's, which hold the time; what a file says of its own folder is left out."""
+    """All files but TensorBoard's, which hold the time; what one says of its own folder or of the run is left out."""
     files = [path for path in folder.rglob("*") if path.is_file() and "tfevents" not in path.name]
-    return {str(path.relative_to(folder)): path.read_bytes().replace(bytes(folder), b"") for path in files}
+    contents = {str(path.relative_to(folder)): path.read_bytes().replace(bytes(folder), b"") for path in files}
+    return {name: without_machine(content) for name, content in contents.items()}
 
 
 @pytest.mark.parametrize("detector", sorted(DETECTORS))

@@ -25,6 +25,7 @@ def test_the_wheel_holds_what_the_package_needs_and_nothing_else(tmp_path: Path)
     bundle += ["configs/logging.conf", "docs/README.md", "docs/data_license.txt"]
     wanted |= {f"monai_dpmm_ad/bundles/dpmm_ad/{name}" for name in bundle}
     wanted |= {"monai_dpmm_ad/bundles/label_app/main.py", "monai_dpmm_ad/py.typed"}
+    wanted |= {"monai_dpmm_ad/bundle/card.md", "monai_dpmm_ad/bundle/meta_schema_20240725.json"}
     for folder, pattern in (("embedding/weights/compact", "*"), ("reporting", "report.*")):
         found = (source / "monai_dpmm_ad" / folder).glob(pattern)
         wanted |= {path.relative_to(source).as_posix() for path in found if path.is_file()}
@@ -40,6 +41,7 @@ def test_the_wheel_holds_what_the_package_needs_and_nothing_else(tmp_path: Path)
     command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(source)]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-2000:]
+    assert next(tmp_path.glob("*.whl")).stat().st_size < 20e6
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert names == wanted

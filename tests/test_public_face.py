@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 import pytest
 
 import monai_dpmm_ad
+
+#: They take minutes, a network, or several processes.
+CANNOT_RUN = ("demo", "push_bundle", "join_processes")
 
 
 def names_for_type_checkers() -> set[str]:
@@ -28,6 +32,14 @@ def test_every_name_is_there_and_says_what_it_is(name: str) -> None:
     found = getattr(monai_dpmm_ad, name)
     assert found.__name__ == name
     assert found.__doc__
+
+
+@pytest.mark.parametrize("name", dir(monai_dpmm_ad))
+def test_every_name_has_an_example_that_runs(name: str) -> None:
+    examples = doctest.DocTestParser().get_examples(getattr(monai_dpmm_ad, name).__doc__)
+    assert examples
+    skipped = any(example.options.get(doctest.SKIP) for example in examples)
+    assert skipped == (name in CANNOT_RUN)
 
 
 def test_other_names_are_not() -> None:

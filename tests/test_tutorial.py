@@ -68,7 +68,7 @@ def test_every_command_runs_and_writes_what_the_page_says(tmp_path: Path, monkey
 def test_the_extras_that_are_installed_exist() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    named = re.fullmatch(r"monai-dpmm-ad\[(.*)\]", read_commands()[0][-1])
+    named = re.fullmatch(r"\.\[(.*)\]", read_commands()[0][-1])
     assert named
     assert set(named[1].split(",")) <= set(config["options.extras_require"])
 

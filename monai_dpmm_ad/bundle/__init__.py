@@ -11,7 +11,9 @@ from monai_dpmm_ad.utils.lazy import hand_on
 
 if TYPE_CHECKING:
     from monai_dpmm_ad.bundle.folder import MODEL, create_bundle, is_fitted, read_state, save_model, write_settings
+    from monai_dpmm_ad.bundle.pack import pack_bundle, push_bundle
     from monai_dpmm_ad.bundle.provenance import describe_fit
+    from monai_dpmm_ad.bundle.unpack import unpack_bundle
     from monai_dpmm_ad.bundle.workflow import AnomalyWorkflow, load_workflow
 
 __all__ = [
@@ -26,10 +28,13 @@ __all__ = [
     "is_fitted",
     "load_workflow",
     "names_of",
+    "pack_bundle",
     "pick_settings",
+    "push_bundle",
     "read_settings",
     "read_state",
     "save_model",
+    "unpack_bundle",
     "write_settings",
 ]
 
@@ -41,6 +46,9 @@ __getattr__, _ = hand_on(
     {
         **dict.fromkeys(_FOLDER, "monai_dpmm_ad.bundle.folder"),
         "describe_fit": "monai_dpmm_ad.bundle.provenance",
+        "pack_bundle": "monai_dpmm_ad.bundle.pack",
+        "push_bundle": "monai_dpmm_ad.bundle.pack",
+        "unpack_bundle": "monai_dpmm_ad.bundle.unpack",
         **dict.fromkeys(_WORKFLOW, "monai_dpmm_ad.bundle.workflow"),
     },
 )

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.bundle import ConfigParser
 
-from monai_dpmm_ad.bundle.formats import INFERENCE, read_settings
+from monai_dpmm_ad.bundle.card import describe_machine, write_card
+from monai_dpmm_ad.bundle.formats import EVALUATE, INFERENCE, place_settings, read_settings
 from monai_dpmm_ad.bundle.integrity import check_digest, describe_digest
+from monai_dpmm_ad.bundle.provenance import METADATA
 from monai_dpmm_ad.bundle.settings import complete_settings, pick_settings
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.network import AnomalyNet
@@ -29,11 +32,14 @@ __all__ = [
     "read_state",
     "save_model",
     "template",
+    "write_recipe",
     "write_settings",
 ]
 
 MODEL = Path("models") / "model.pt"
-METADATA = Path("configs") / "metadata.json"
+TRAIN = Path("configs") / "train.json"
+#: Ids that ``train.json`` and ``inference.json`` have alike, and MONAI's own: what lies over them leaves them.
+_OF_EVERY_CONFIG = ("imports", "format_version", "bundle_root", "dataset_dir", "device", "settings", "_meta_")
 
 
 def create_bundle(path: str | os.PathLike[str]) -> Path:
@@ -83,7 +89,21 @@ def _copy_template(path: Path) -> None:
     files = [file for file in files if file != MODEL and "__pycache__" not in file.parts]
     remove_leftovers(path / MODEL.parent, path / "fit", *{path / file.parent for file in files})
     for file in sorted(files, key=lambda file: file != INFERENCE):
-        replace_file(path / file, partial(shutil.copyfile, source / file))
+        if file == EVALUATE:
+            write_json(path / file, _complete_evaluation(source))
+        else:
+            replace_file(path / file, partial(shutil.copyfile, source / file))
+
+
+def _complete_evaluation(source: Path) -> dict[str, Any]:
+    """What the template's evaluation is with its inference below it: so it lies over ``train.json`` as well.
+
+    That is the zoo's way of evaluation. In the template it holds only what it adds, so that nothing is said twice.
+    """
+    parser = ConfigParser()
+    parser.read_config([str(source / INFERENCE), str(source / EVALUATE)])
+    content: dict[str, Any] = parser.get()
+    return {name: value for name, value in content.items() if name not in _OF_EVERY_CONFIG}
 
 
 def template() -> Path:
@@ -103,29 +123,74 @@ def is_fitted(path: str | os.PathLike[str]) -> bool:
     return (Path(path) / MODEL).is_file()
 
 
-def save_model(bundle_root: str | os.PathLike[str], network: AnomalyNet, settings: Mapping[str, Any]) -> None:
-    """Complete a bundle: configs take over what was fitted, then the model is written.
+def save_model(
+    bundle_root: str | os.PathLike[str],
+    network: AnomalyNet,
+    settings: Mapping[str, Any],
+    device: torch.device | str = "cpu",
+    seconds: float | None = None,
+    update: str | os.PathLike[str] | None = None,
+) -> None:
+    """Complete a bundle: configs, metadata and README take over what was fitted, then the model is written.
 
-    ``inference.json`` gets the settings that the fit decides, ``metadata.json`` under ``fitted`` what the detector says
-    of itself. Whether and how scans are judged by place is what the network has, since the data may decide it.
+    ``inference.json`` and ``train.json`` get the settings of the fit, ``metadata.json`` under ``fitted`` what the
+    detector says of itself. Whether and how scans are judged by place is what the network has, since the data may
+    decide it.
 
     Args:
         bundle_root: folder of the bundle.
         network: its state dict holds tensors only.
         settings: of the fit.
+        device: where it was fitted.
+        seconds: that the fit took, None if that is not known.
+        update: folder of the bundle that was updated.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from monai_dpmm_ad import fit, write_cohort
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 1, "num_test_abnormal": 1}
+        >>> datalist = write_cohort(folder / "scans", spacing=8, size="small", **sizes)
+        >>> few = {"image_size": 56, "num_components": 8, "max_epochs": 1, "normative": "off"}
+        >>> outcome = fit([datalist], folder / "bundle", **few)
+        >>> from monai_dpmm_ad import AnomalyModel, create_bundle
+        >>> model = AnomalyModel.load(folder / "bundle")
+        >>> again = create_bundle(folder / "again")
+        >>> save_model(again, model.network, model.settings)
+        >>> is_fitted(again)
+        True
     """
     root = Path(bundle_root)
     normative = network.normative
     decided = {"normative": "off"} if normative is None else {"frame": normative.frame}
-    write_settings(root, {**pick_settings(settings, "model"), **decided})
+    model = {**pick_settings(settings, "model"), **decided}
+    write_settings(root, model)
+    write_recipe(root, {**model, **pick_settings(settings, "recipe")}, network.detector.num_components)
     state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
-    metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
-    write_json(root / METADATA, {**metadata, "fitted": {**network.detector.describe(), **describe_digest(state)}})
+    fitted = {**network.detector.describe(), **describe_digest(state)}
+    write_card(root, network, read_settings(root), fitted, describe_machine(device, seconds), update)
     save_state(root / MODEL, state)
 
 
+def write_recipe(bundle_root: str | os.PathLike[str], settings: Mapping[str, Any], num_components: int) -> None:
+    """Write the settings of a fit into a bundle's ``configs/train.json``.
+
+    MONAI loads a bundle's weights into the network of this config, so that the components must be as many as were
+    found; what is a path or a choice of files is not part of the recipe.
+
+    Args:
+        bundle_root: folder of the bundle.
+        settings: of the model and of the fit.
+        num_components: of the fitted mixture; 0 where there is none.
+    """
+    path = Path(bundle_root) / TRAIN
+    settings = {**settings, **({"num_components": num_components} if num_components else {})}
+    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "settings": settings})
+
+
 def write_settings(bundle_root: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
-    """Write settings into a bundle's ``configs/inference.json``; those that are not given stay as they are.
+    """Write settings into a bundle's ``inference.json`` and ``evaluate.json``; those not given stay as they are.
 
     Args:
         bundle_root: folder of a bundle of the present format.
@@ -135,9 +200,10 @@ def write_settings(bundle_root: str | os.PathLike[str], settings: Mapping[str, A
         CheckpointError: see :func:`~monai_dpmm_ad.bundle.formats.read_settings`.
         ValueError: an unknown setting, or a value that it cannot have.
     """
-    path = Path(bundle_root) / INFERENCE
     settings = complete_settings({**read_settings(bundle_root), **settings}, "run")
-    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "settings": settings})
+    for path in (Path(bundle_root) / EVALUATE, Path(bundle_root) / INFERENCE):
+        if path.is_file():
+            write_json(path, place_settings(json.loads(path.read_text(encoding="utf-8")), settings))
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:

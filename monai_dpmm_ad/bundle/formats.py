@@ -16,10 +16,17 @@ from monai_dpmm_ad.bundle.settings import SETTINGS, complete_settings
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.utils.files import read_json
 
-__all__ = ["BROUGHT", "FORMAT_VERSION", "INFERENCE", "read_settings"]
+__all__ = ["BROUGHT", "EVALUATE", "FORMAT_VERSION", "INFERENCE", "OWN_EMBEDDER", "place_settings", "read_settings"]
 
 FORMAT_VERSION = 3
 INFERENCE = Path("configs") / "inference.json"
+EVALUATE = Path("configs") / "evaluate.json"
+#: ``embedder_name`` of a bundle that was handed on with its embedder: this folder, from the bundle's.
+OWN_EMBEDDER = "models/embedder"
+#: Settings that the configs of MONAI's model zoo have as ids of their own.
+_ZOO_IDS = ("output_ext", "output_dtype", "output_postfix", "separate_folder")
+#: The id under which they have those that a program may offer its user.
+_DISPLAYABLE = "displayable_configs"
 _MAX_BYTES = 4 * 2**20
 
 #: Format → the settings that came with it and what the package did before: older bundles run on with that. A setting
@@ -79,11 +86,38 @@ def read_settings(bundle_root: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(f"{path}: {error}") from error
 
 
+def place_settings(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Put every setting where a config has it: as an id of its own, as one that is displayable, or in ``settings``.
+
+    Args:
+        config: ``inference.json`` or ``evaluate.json``.
+        settings: all of a run.
+
+    Returns:
+        A changed copy.
+
+    Example:
+        >>> config = {"settings": {}, "displayable_configs": {"batch_size": 8}}
+        >>> place_settings(config, {"batch_size": 2, "axes": ["axial"]})
+        {'settings': {'axes': ['axial']}, 'displayable_configs': {'batch_size': 2}}
+    """
+    placed = {**config, **{name: settings[name] for name in _ZOO_IDS if name in config and name in settings}}
+    shown = {name: settings.get(name, value) for name, value in config.get(_DISPLAYABLE, {}).items()}
+    if shown:
+        placed[_DISPLAYABLE] = shown
+    if "settings" in config:
+        elsewhere = {*shown, *(name for name in _ZOO_IDS if name in config)}
+        placed["settings"] = {name: value for name, value in settings.items() if name not in elsewhere}
+    return placed
+
+
 def _migrate(config: Mapping[str, Any], version: int) -> dict[str, Any]:
     for number in range(version, FORMAT_VERSION):
         config = _MIGRATIONS[number](config) if number in _MIGRATIONS else config
-    settings = config.get("settings", {})
-    if not isinstance(settings, dict):
-        raise ValueError(f"`settings` must be a dictionary, got {settings!r}.")
+    settings = {name: config[name] for name in _ZOO_IDS if name in config}
+    for part in (_DISPLAYABLE, "settings"):
+        if not isinstance(config.get(part, {}), dict):
+            raise ValueError(f"`{part}` must be a dictionary, got {config[part]!r}.")
+        settings |= config.get(part, {})
     brought = {name: value for later, new in BROUGHT.items() if later > version for name, value in new.items()}
     return {**brought, **{RENAMED.get(str(name), str(name)): value for name, value in settings.items()}}

@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
-from monai_dpmm_ad.bundle.settings import complete_settings
+from monai_dpmm_ad.bundle.formats import OWN_EMBEDDER
+from monai_dpmm_ad.bundle.settings import complete_settings, names_of, pick_settings
 from monai_dpmm_ad.detectors import Detector, create_detector
 from monai_dpmm_ad.embedding import Embedder, create_embedder
 from monai_dpmm_ad.errors import CheckpointError
+from monai_dpmm_ad.handlers.tables import SAVED
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.transforms import count_regions
 
@@ -47,21 +51,44 @@ def fit_settings(given: Settings) -> dict[str, Any]:
 def run_settings(given: Settings) -> dict[str, Any]:
     """Complete the settings of a run of a fitted bundle, see :func:`fit_settings`.
 
+    Args:
+        given: what a config says. Those of a fit alone are handed on, since ``train.json`` has them and
+            ``evaluate.json`` may lie over it; a type of numbers may be numpy's, as in the configs of MONAI's model zoo.
+
     Example:
-        >>> run_settings({"false_regions": 0.5})["false_regions"]
+        >>> run_settings({"false_regions": 0.5, "seed": 3})["false_regions"]
         0.5
     """
-    return complete_settings(given, "run")
+    of_the_fit = {name: value for name, value in given.items() if name in names_of("fit")}
+    given = {name: value for name, value in given.items() if name not in of_the_fit}
+    if isinstance(given.get("output_dtype"), type):
+        given["output_dtype"] = np.dtype(given["output_dtype"]).name
+    values = complete_settings(given, "run")
+    if values["output_postfix"] in SAVED:
+        raise ValueError(
+            f"`output_postfix` must not be that of another output, {' or '.join(SAVED)}, got "
+            f"'{values['output_postfix']}'. Choose another."
+        )
+    return {**(pick_settings(complete_settings(of_the_fit, "fit"), "recipe") if of_the_fit else {}), **values}
 
 
-def make_embedder(settings: Settings, autocast: bool | None = None) -> Embedder:
+def make_embedder(
+    settings: Settings, autocast: bool | None = None, bundle_root: str | os.PathLike[str] = "."
+) -> Embedder:
     """Make the embedder of a bundle, see :func:`~monai_dpmm_ad.embedding.create_embedder`.
+
+    Args:
+        settings: of a fit or a run.
+        autocast: bfloat16 on or off; None lets the processor decide.
+        bundle_root: where a bundle that was handed on has the embedder itself, :data:`OWN_EMBEDDER`.
 
     Example:
         >>> make_embedder(run_settings({"embedder_name": "pixels-8"})).embed_dim
         64
     """
     name, revision = settings["embedder_name"], settings["embedder_revision"]
+    if name == OWN_EMBEDDER:
+        name = os.path.join(bundle_root, OWN_EMBEDDER)
     return create_embedder(name, revision, settings["stages"], autocast)
 
 

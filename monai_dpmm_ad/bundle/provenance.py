@@ -2,7 +2,7 @@
 """Which scans a bundle has seen, and what it was fitted with: ``provenance.json`` in the bundle's folder.
 
 Nothing in it depends on the time or the machine, so that the same fit writes the same bytes. Paths may tell who a
-patient is: remove the file before a bundle is given away; only ``fit --update`` needs it.
+patient is: ``pack`` leaves the file out; only ``fit --update`` needs it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,19 @@ from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.utils.distributed import gather_lists, get_rank, get_world_size, share
 from monai_dpmm_ad.utils.files import file_sha256, read_json, write_json
 
-__all__ = ["FILE", "ROLES", "describe_fit", "describe_scans", "hash_scans", "load_provenance", "write_provenance"]
+__all__ = [
+    "FILE",
+    "ROLES",
+    "count_fitted",
+    "describe_fit",
+    "describe_scans",
+    "hash_scans",
+    "load_provenance",
+    "write_provenance",
+]
 
 FILE = "provenance.json"
+METADATA = Path("configs") / "metadata.json"
 ROLES = ("fitted", "held_out")
 _KEYS: dict[str, Any] = {
     "name": str,
@@ -119,8 +129,24 @@ def describe_fit(bundle_root: str | os.PathLike[str]) -> dict[str, Any]:
         under ``fitted``.
     """
     roles = [scan["role"] for scan in load_provenance(bundle_root)["scans"]]
-    metadata = read_json(Path(bundle_root) / "configs" / "metadata.json")
+    metadata = read_json(Path(bundle_root) / METADATA)
     return {f"num_{role}": roles.count(role) for role in ROLES} | metadata["fitted"]
+
+
+def count_fitted(bundle_root: str | os.PathLike[str]) -> int:
+    """Count the scans that a bundle was fitted on; 0 where nothing is known of them.
+
+    Args:
+        bundle_root: folder of a fitted bundle; one that was handed on knows their number alone.
+    """
+    try:
+        return sum(scan["role"] == "fitted" for scan in load_provenance(bundle_root)["scans"])
+    except CheckpointError:
+        pass
+    try:
+        return int(read_json(Path(bundle_root) / METADATA)["fitted"]["num_fitted"] or 0)
+    except (ValueError, KeyError, TypeError):
+        return 0
 
 
 def _hash(path: Any) -> str | None:

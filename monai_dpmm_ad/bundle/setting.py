@@ -37,6 +37,7 @@ class Setting:
         commands: which commands have an option for it.
         option: name of that option where it is another than the setting's; of a switch it says what it changes.
         metavar: what stands for the value in the help.
+        unset: what holds where nothing is given and the default is None, in the words of the help.
         embeds: whether it changes what is embedded, so that a store of embeddings is another with another value.
         fixed: whether an update of a bundle must keep it.
         outputs: whether it changes what a run writes, so that a scan is done again where it has changed.
@@ -55,6 +56,7 @@ class Setting:
     commands: tuple[str, ...] = ()
     option: str = ""
     metavar: str | None = None
+    unset: str = ""
     embeds: bool = False
     fixed: bool = False
     outputs: bool = True

@@ -30,8 +30,9 @@ _MODEL = (
     ),
     Setting("embedder_revision", None, "branch, tag or commit of a Hugging Face id", "model"),
     Setting(
-        "stages", None, "blocks of the embedder whose outputs are used, from 0 (the last; himatch: one a quarter)",
+        "stages", None, "blocks of the embedder whose outputs are used, from 0",
         "model", kind=int, many=True, words=("quarters",), commands=_FIT, metavar="BLOCK",
+        unset="the last; of himatch one a quarter",
     ),
     Setting(
         "image_size", 224, "longer side of what the embedder sees, in pixels; the paper's is 448", "model",
@@ -46,7 +47,7 @@ _MODEL = (
         kind=int, interval="[1, inf)", commands=_FIT,
     ),
     Setting(
-        "patch_mask", "none", "pca: only patches on the object's side of the first component", "model",
+        "patch_mask", "none", "which patches count; pca: those on the object's side of the first component", "model",
         choices=("none", "pca"), commands=_FIT, embeds=True,
     ),
     Setting("mask_threshold", 0.0, "of the patch mask, in standard deviations", "model", kind=float, embeds=True),
@@ -72,12 +73,12 @@ _MODEL = (
     ),
     Setting("intensity_weight", 1.0, "weight of that term", "model", kind=float, interval="[0, inf)"),
     Setting(
-        "detector_name", "dpmm", "which detector, see the docs", "model",
+        "detector_name", "dpmm", "dpmm, himatch, memory_bank or ogae: see docs/detectors.md", "model",
         commands=_FIT, option="detector", metavar="NAME",
     ),
     Setting(
         "detector_options", {}, "argument of the detector, the value as in JSON; may be given several times", "model",
-        kind=dict, commands=_FIT, option="detector-option", metavar="NAME=VALUE",
+        kind=dict, commands=_FIT, option="detector-option", metavar="NAME=VALUE", unset="the detector's own",
     ),
     Setting(
         "upsampling", "guided", "how patch scores become pixels; the paper's is bilinear", "model",
@@ -92,11 +93,11 @@ _MODEL = (
         kind=int, interval="[1, inf)", commands=_BOTH,
     ),
     Setting(
-        "covariance", "diagonal", "of the mixture's components", "model",
+        "covariance", "diagonal", "shape of the mixture's components", "model",
         choices=("diagonal", "rotated", "spherical", "full", "vmf"), commands=_FIT,
     ),
     Setting(
-        "score", "log_density", "of the mixture; the paper's is cosine", "model",
+        "score", "log_density", "how the mixture scores a patch; the paper's is cosine", "model",
         choices=("log_density", "cosine", "euclidean", "mahalanobis"), commands=_BOTH,
     ),
     Setting(
@@ -104,7 +105,7 @@ _MODEL = (
         kind=float, interval="[0, inf)", commands=_FIT,
     ),
     Setting(
-        "axes", ["axial"], "several are fused", "model",
+        "axes", ["axial"], "planes in which slices are cut; several are fused", "model",
         many=True, choices=("axial", "coronal", "sagittal"), commands=_FIT, embeds=True,
     ),
     Setting(
@@ -171,36 +172,44 @@ _OF_A_RUN = (
     ),
     Setting(
         "suffix", None, "of the files in folders only those whose names end in it: T1w, FLAIR, …", "both",
-        commands=("fit", *_MASKS), outputs=False,
+        commands=("fit", *_MASKS), outputs=False, unset="all",
     ),
     Setting(
         "pattern", None, "of the files in folders only those whose names match: '*_run-1_*'", "both",
-        commands=("fit", *_MASKS), outputs=False,
+        commands=("fit", *_MASKS), outputs=False, unset="all",
     ),
     Setting(
         "participant_label", None, "of BIDS files only those of these participants, as 01 or sub-01", "both",
-        many=True, commands=("fit", *_ALL_RUNS), outputs=False, metavar="LABEL",
+        many=True, commands=("fit", *_ALL_RUNS), outputs=False, metavar="LABEL", unset="all",
     ),
     Setting(
         "session", None, "of BIDS files only those of this session, as 1 or ses-1", "both",
-        commands=("fit", *_ALL_RUNS), outputs=False, metavar="LABEL",
+        commands=("fit", *_ALL_RUNS), outputs=False, metavar="LABEL", unset="all",
     ),
     Setting(
         "false_regions", 1.0, "expected number of flagged regions in a healthy scan, where maps are judged by place",
         "run", kind=float, interval="(0, 8)", commands=_MASKS,
     ),
     Setting(
-        "false_positive_rate", None, "mask by voxels in place of regions: share of healthy voxels that are flagged "
-        "(0.01 where maps are not judged by place)", "run",
-        kind=float, interval="(0, 1)", commands=_ALL_RUNS, option="rate",
+        "false_positive_rate", None, "mask by voxels in place of regions: share of healthy voxels that are flagged",
+        "run", kind=float, interval="(0, 1)", commands=_ALL_RUNS, option="rate",
+        unset="the bundle's own, else by regions, or 0.01 where maps are not judged by place",
     ),
     Setting(
         "regions", None, "integer volume in the scans' space, its labels' names in a table beside it: names "
         "flagged regions, and gives each label a threshold of its own where the bundle was fitted with it", "both",
-        commands=("fit", "infer"), metavar="ATLAS",
+        commands=("fit", "infer"), metavar="ATLAS", unset="none",
     ),
     Setting("save_maps", True, "maps, masks and percentile maps", "run", kind=bool),
     Setting("save_percentile", True, "percentile maps", "run", kind=bool, commands=_RUN, option="percentile"),
+    # As the configs of MONAI's model zoo have them.
+    Setting(
+        "output_ext", ".nii.gz", "of the files of volumes", "run",
+        choices=(".nii.gz", ".nii", ".nrrd", ".mha", ".mgz"),
+    ),
+    Setting("output_dtype", "float32", "of maps", "run", choices=("float32", "float64")),
+    Setting("output_postfix", "anomaly", "of the names of maps", "run"),
+    Setting("separate_folder", False, "a folder for the files of each scan", "run", kind=bool),
     Setting(
         "healthy_twin", False,
         "write the mean of healthy scans at each scan's places, for the eye: an average, no prediction of a person",

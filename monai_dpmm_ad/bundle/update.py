@@ -51,6 +51,19 @@ def split_update(
 
     Raises:
         ValueError: when no scan is new.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from monai_dpmm_ad import fit, write_cohort
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 1, "num_test_abnormal": 1}
+        >>> datalist = write_cohort(folder / "scans", spacing=8, size="small", **sizes)
+        >>> few = {"image_size": 56, "num_components": 8, "max_epochs": 1, "normative": "off"}
+        >>> outcome = fit([datalist], folder / "bundle", **few)
+        >>> split = split_update(folder / "bundle", str(folder / "scans" / "imagesTs"), None, fraction=0.2, seed=0)
+        >>> len(split.train), len(split.held_out)  # the bundle's own two still calibrate
+        (1, 3)
     """
     scans = load_provenance(bundle)["scans"]
     kept = _still_there([scan for scan in scans if scan["role"] == "held_out"])
@@ -102,6 +115,21 @@ def start_update(network: AnomalyNet, bundle: str | os.PathLike[str]) -> None:
     Raises:
         CheckpointError: when the bundle is of another backbone, or damaged.
         ValueError: when its detector cannot take in new scans.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from monai_dpmm_ad import fit, write_cohort
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 1, "num_test_abnormal": 1}
+        >>> datalist = write_cohort(folder / "scans", spacing=8, size="small", **sizes)
+        >>> few = {"image_size": 56, "num_components": 8, "max_epochs": 1, "normative": "off"}
+        >>> outcome = fit([datalist], folder / "bundle", **few)
+        >>> from monai_dpmm_ad import AnomalyModel
+        >>> network = AnomalyModel.load(folder / "bundle").network
+        >>> start_update(network, folder / "bundle")
+        >>> network.detector.fitted
+        True
     """
     network.load_state_dict(read_state(Path(bundle) / MODEL))
     network.detector.start_update()
@@ -122,6 +150,21 @@ def record_scans(
         failures: scans that could not be read, and so were not seen.
         settings: of the fit; an update repeats those that the bundle does not keep.
         update: folder of the bundle that was updated, None for a first fit.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from monai_dpmm_ad import fit, write_cohort
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 1, "num_test_abnormal": 1}
+        >>> datalist = write_cohort(folder / "scans", spacing=8, size="small", **sizes)
+        >>> few = {"image_size": 56, "num_components": 8, "max_epochs": 1, "normative": "off"}
+        >>> outcome = fit([datalist], folder / "bundle", **few)
+        >>> from monai_dpmm_ad import fit_settings, split_scans
+        >>> split = split_scans(str(datalist), None, fraction=0.2, seed=0)
+        >>> record_scans(folder / "bundle", split, [], fit_settings(few))
+        >>> [(scan["name"], scan["role"]) for scan in load_provenance(folder / "bundle")["scans"]][2:4]
+        [('train_002', 'fitted'), ('valid_000', 'held_out')]
     """
     old: list[Item] = load_provenance(update)["scans"] if update else []
     number = 1 + max((scan["fit"] for scan in old), default=-1)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import difflib
 import json
-import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,14 +20,16 @@ from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
-from monai_dpmm_ad.bundle.folder import METADATA, MODEL, is_fitted, read_state, template
+from monai_dpmm_ad.bundle.folder import MODEL, is_fitted, read_state, template
 from monai_dpmm_ad.bundle.formats import INFERENCE, read_settings
+from monai_dpmm_ad.bundle.provenance import METADATA
 from monai_dpmm_ad.bundle.setting import refuse_expressions
 from monai_dpmm_ad.bundle.settings import SETTINGS, complete_settings
 from monai_dpmm_ad.data import Found, ScanFailure, Split
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.handlers import DriftHandler, ScanMetrics, ScanTable
 from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.utils.log import quiet_talkers
 
 __all__ = ["AnomalyWorkflow", "load_workflow"]
 
@@ -60,7 +61,6 @@ class AnomalyWorkflow(ConfigWorkflow):
     Args:
         files: configs; later ones overlay earlier ones.
         kind: ``train`` or ``inference``.
-        own_logging: whether the configs' ``logging.conf`` replaces the logging of this process.
         changes: config id → value.
 
     Attributes:
@@ -73,6 +73,13 @@ class AnomalyWorkflow(ConfigWorkflow):
         table: of a run: has a row and the regions of each scan.
         drift: of a run: whether the scans come from the population that was fitted.
         metrics: of an evaluation; None otherwise.
+
+    Example:
+        >>> from monai_dpmm_ad.bundle.folder import template
+        >>> workflow = load_workflow(template(), ["train"], "train", embedder_name="pixels-8", normative="off")
+        >>> _ = workflow.initialize()
+        >>> workflow.settings["embedder_name"], workflow.network.detector.fitted
+        ('pixels-8', False)
     """
 
     settings: dict[str, Any]
@@ -85,14 +92,13 @@ class AnomalyWorkflow(ConfigWorkflow):
     drift: DriftHandler
     metrics: ScanMetrics | None
 
-    def __init__(self, files: Sequence[Path], kind: str, own_logging: bool, changes: Mapping[str, Any]) -> None:
+    def __init__(self, files: Sequence[Path], kind: str, changes: Mapping[str, Any]) -> None:
         folder = files[0].parent
-        if not own_logging:  # MONAI would say so on standard output
-            logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
+        quiet_talkers()
         super().__init__(
             config_file=[str(file) for file in files],
             meta_file=str(folder / METADATA.name),
-            logging_file=str(folder / "logging.conf") if own_logging else False,
+            logging_file=False,  # how a process logs is not a bundle's affair
             workflow_type=kind,
             **copy.deepcopy(dict(changes)),
         )
@@ -124,7 +130,7 @@ class AnomalyWorkflow(ConfigWorkflow):
             overrides: as for :func:`load_workflow`.
         """
         files, kind, changes = self._origin
-        fresh = AnomalyWorkflow(files, kind, False, {**changes, **_read_overrides(overrides, files, kind)})
+        fresh = AnomalyWorkflow(files, kind, {**changes, **_read_overrides(overrides, files, kind)})
         fresh.network_def = self.network_def
         return fresh
 
@@ -133,7 +139,6 @@ def load_workflow(
     bundle_root: str | os.PathLike[str],
     configs: Sequence[str],
     kind: str,
-    own_logging: bool = True,
     trust_bundle: bool = False,
     **overrides: Any,
 ) -> AnomalyWorkflow:
@@ -143,7 +148,6 @@ def load_workflow(
         bundle_root: folder of the bundle.
         configs: names in ``configs/`` without the suffix; later ones overlay earlier ones.
         kind: ``train`` or ``inference``.
-        own_logging: whether the configs' ``logging.conf`` replaces the logging of this process.
         trust_bundle: run the bundle's own configs, which are code, in place of this package's with its settings.
         overrides: settings by name, and values of other config ids.
 
@@ -158,7 +162,7 @@ def load_workflow(
 
     Example:
         >>> from monai_dpmm_ad.bundle.folder import template
-        >>> workflow = load_workflow(template(), ["train"], "train", own_logging=False, max_epochs=3)
+        >>> workflow = load_workflow(template(), ["train"], "train", max_epochs=3)
         >>> workflow.parser.get_parsed_content("values")["max_epochs"]
         3
     """
@@ -174,7 +178,7 @@ def load_workflow(
         if not trust_bundle:
             changes = {"settings": read_settings(root), **changes}
         read_state(root / MODEL)  # a damaged file is named before anything else is done
-    return AnomalyWorkflow(files, kind, own_logging, {"bundle_root": str(root), **changes})
+    return AnomalyWorkflow(files, kind, {"bundle_root": str(root), **changes})
 
 
 def _read_overrides(overrides: Mapping[str, Any], files: Sequence[Path], kind: str) -> dict[str, Any]:

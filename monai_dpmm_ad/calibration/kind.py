@@ -28,6 +28,8 @@ MODALITIES = ("", "MR", "CT", "PT", "NM", "US", "CR", "DX", "MG", "XA", "OT")
 _SIZE_FACTOR = 1.6
 #: The range of intensities of MR differs by a factor of ten between scanners.
 _RANGE_FACTOR = 30.0
+#: Colour that a grey picture's compression may leave, and what is added to a share before its logarithm is taken.
+_LEAST_COLOUR, _LEAST_RIM = 0.03, 0.02
 #: Of a hundred healthy scans so many may be called too large or too small.
 _LEVEL = 0.005
 #: Standard deviation of the logarithm of healthy adults' head volumes, and how many scans that prior counts for.
@@ -48,11 +50,14 @@ class FittedKind(nn.Module):
     """
 
     rows: Tensor
+    pictures: Tensor
     num_scans: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("rows", torch.zeros(MAX_SCANS, len(FACTS)))
+        #: of pictures 1 + the share of the rim that is foreground and 1 + colour; 0 is unknown
+        self.register_buffer("pictures", torch.zeros(MAX_SCANS, 2))
         self.register_buffer("num_scans", torch.zeros((), dtype=torch.int64))
 
     @property
@@ -65,9 +70,34 @@ class FittedKind(nn.Module):
         """Take the facts of scans, see :func:`~monai_dpmm_ad.transforms.intensity.describe_scan`."""
         rows = torch.tensor([_to_row(scan) for scan in scans]).reshape(len(scans), len(FACTS))
         chosen = choose_scans(len(rows), MAX_SCANS)
-        self.rows.zero_()
-        self.rows[: len(chosen)] = rows[chosen].to(self.rows)
+        pictures = torch.tensor([_to_picture(scan) for scan in scans]).reshape(len(scans), 2)
+        for buffer, values in ((self.rows, rows), (self.pictures, pictures)):
+            buffer.zero_()
+            buffer[: len(chosen)] = values[chosen].to(buffer)
         self.num_scans.fill_(len(chosen))
+
+    def describe(self) -> list[str]:
+        """Say in a few words what was fitted; nothing where nothing is known.
+
+        Example:
+            >>> kind = FittedKind()
+            >>> kind.fit([{"spatial_dims": 2, "modality": "", "sizes": [1, 1], "range": [0, 50, 255], "volume": 0}])
+            >>> kind.describe()
+            ['2D images', 'highest intensities of 255']
+        """
+        if not int(self.num_scans):
+            return []
+        dims = sorted(set(self._column("spatial_dims").astype(int).tolist()))
+        clauses = [" and ".join({2: "2D images", 3: "3D scans"}[number] for number in dims)]
+        if codes := sorted(set(self._column("modality").astype(int).tolist())):
+            clauses.append(f"modality {', '.join(MODALITIES[code] for code in codes)}")
+        if sizes := [_span(known) for name in FACTS[2:5] if len(known := self._column(name))]:
+            clauses.append(f"voxels of {' × '.join(sizes)} mm")
+        if len(highs := self._column("high")):
+            clauses.append(f"highest intensities of {_span(highs, '.4g')}")
+        if len(volumes := self._column("volume")):
+            clauses.append(f"{_span(volumes, '.0f')} mL of foreground")
+        return clauses
 
     def compare(self, scan: Mapping[str, Any]) -> list[str]:
         """Say in what a scan is of another kind than those that were fitted.
@@ -82,12 +112,37 @@ class FittedKind(nn.Module):
             return []
         row = dict(zip(FACTS, _to_row(scan), strict=True))
         found = (self._dims(row), self._modality(row), self._sizes(row), self._range(row), self._volume(row))
-        return [clause for clause in found if clause]
+        rim, colour = (value - 1 for value in _to_picture(scan))
+        return [clause for clause in (*found, self._colour(colour), self._rim(rim)) if clause]
 
     def _column(self, name: str) -> np.ndarray:
         """The known values of one fact."""
         values = self.rows[: int(self.num_scans), FACTS.index(name)].detach().cpu().double().numpy()
         return values[values != 0]
+
+    def _known_pictures(self, column: int) -> np.ndarray:
+        values = self.pictures[: int(self.num_scans), column].detach().cpu().double().numpy()
+        return values[values != 0] - 1
+
+    def _colour(self, colour: float) -> str | None:
+        known = self._known_pictures(1)
+        if colour < 0 or not len(known) or colour <= max(_LEAST_COLOUR, 2 * known.max()):
+            return None
+        return "it is in colour, where grey pictures were fitted"
+
+    def _rim(self, rim: float) -> str | None:
+        known = self._known_pictures(0)
+        if rim < 0 or not len(known):
+            return None
+        logs, freedom = np.log(known + _LEAST_RIM), len(known) - 1 + _PRIOR_SCANS
+        spread = math.sqrt((((logs - logs.mean()) ** 2).sum() + _PRIOR_SCANS) / freedom)  # a prior of a factor of e
+        limit = float(stats.t.isf(_LEVEL, freedom)) * spread * math.sqrt(1 + 1 / len(known))
+        if math.log(rim + _LEAST_RIM) - logs.mean() <= limit:
+            return None
+        return (
+            f"{rim:.0%} of its rim is foreground, where {_span(100 * known, '.0f')} % were fitted "
+            "(no scan, inverted, or a part of one)"
+        )
 
     def _dims(self, row: Mapping[str, float]) -> str | None:
         known = self._column("spatial_dims")
@@ -149,6 +204,10 @@ class FittedKind(nn.Module):
         for name, buffer in self.named_buffers():  # a model that was fitted before this was kept has none
             state_dict.setdefault(prefix + name, torch.zeros_like(buffer))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _to_picture(scan: Mapping[str, Any]) -> list[float]:
+    return [1.0 + float(scan[name]) if name in scan else 0.0 for name in ("rim", "colour")]
 
 
 def _span(values: np.ndarray, form: str = ".3g") -> str:

@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
-import logging
 import os
+import shlex
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from monai_dpmm_ad.commands.parser import make_parser
+from monai_dpmm_ad.commands.parser import parse_arguments
 from monai_dpmm_ad.commands.signals import end_on_signals, exit_status, find_interrupt
 from monai_dpmm_ad.errors import find_user_error
+from monai_dpmm_ad.utils.log import LOG, RESULTS, logging_to
 from monai_dpmm_ad.utils.memory import keep_heap
+from monai_dpmm_ad.utils.progress import showing_progress
 from monai_dpmm_ad.utils.text import printable
 
 if TYPE_CHECKING:
@@ -36,25 +38,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 when every input was processed, 130 after Ctrl-C, 143 after SIGTERM, 1 otherwise.
     """
-    options = vars(make_parser().parse_args(arguments))
-    command, debug = options.pop("command"), options.pop("debug")
+    with ExitStack() as stack:
+        try:
+            options = parse_arguments(arguments)
+            quiet, verbose = options.pop("quiet", False), options.pop("verbose", False)
+            stack.enter_context(logging_to(quiet, verbose, options.pop("log_file", None)))
+        except (OSError, ValueError) as error:  # of the file with the options, or of the log
+            print(f"error: {_one_line(error)}", file=sys.stderr)
+            return 1
+        stack.enter_context(showing_progress(not quiet))
+        return _run(options)
+
+
+def _run(options: dict[str, Any]) -> int:
+    """Run a command and say how it ended."""
+    command, debug = options.pop("command"), options.pop("debug", False)
+    options.pop("config", None)
     keep_heap()
-    warnings.showwarning = _show_warning  # type: ignore[assignment]
-    if not debug:
-        logging.disable(logging.ERROR)  # MONAI and Ignite narrate; what matters is printed below
     try:
         with end_on_signals():
-            return _RUNNERS[command]({name: value for name, value in options.items() if value is not None})
+            return _RUNNERS[command](options)
     except (KeyboardInterrupt, Exception) as error:
         interrupt = find_interrupt(error)
         if interrupt is not None:
-            what_next = "continues" if command in _CONTINUE else "begins again"
-            print(f"interrupted; the same command {what_next}", file=sys.stderr)
+            LOG.warning("interrupted; the same command %s", "continues" if command in _CONTINUE else "begins again")
             return exit_status(interrupt)
         known = find_user_error(error)
+        LOG.error("error: %s", _one_line(known or error), exc_info=error)  # the log file has the traceback
         if debug or known is None:
             raise
-        print(f"error: {_one_line(known)}", file=sys.stderr)
     return 1
 
 
@@ -64,15 +76,11 @@ def _one_line(error: BaseException) -> str:
     return printable(" ".join(str(error).split())) or type(error).__name__
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *location: Any) -> None:
-    print(f"warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
-
-
 def _demo(options: dict[str, Any]) -> int:
     from monai_dpmm_ad import commands
 
     outcome = commands.demo(**options)
-    return _print(outcome, options["out"])
+    return _say_scans(outcome, options["out"])
 
 
 def _fit(options: dict[str, Any]) -> int:
@@ -83,27 +91,40 @@ def _fit(options: dict[str, Any]) -> int:
         options["detector_options"] = dict(options["detector_options"])
     outcome = commands.fit(**options)
     if is_first():
-        print(f"fitted bundle: {options['out']}")
-        _print_found(outcome, options["out"])
+        _say_fitted(outcome, options["out"])
         if outcome.note:
-            print(f"note: {outcome.note}", file=sys.stderr)
-    return _print_failures(outcome)
+            LOG.info("note: %s", outcome.note)
+    return _say_failures(outcome)
+
+
+def _say_fitted(outcome: Outcome, bundle: str) -> None:
+    """Say what a fit has made, and what to do with it."""
+    from monai_dpmm_ad.bundle import read_settings
+
+    told, settings = outcome.metrics, read_settings(bundle)
+    RESULTS.info("fitted bundle: %s", bundle)
+    _say_found(outcome, bundle)
+    RESULTS.info("scans: %d fitted, %d held out for calibration", told["num_fitted"], told["num_held_out"])
+    if "num_active" in told:
+        RESULTS.info("mixture: %d of %d components used", told["num_active"], told["num_components"])
+    by_place = settings.get("normative") == "on"
+    RESULTS.info("place: %s", f"judged in the frame {settings['frame']}" if by_place else "not judged by place")
+    RESULTS.info("next: monai-dpmm-ad infer --bundle %s --images SCANS --out maps", shlex.quote(bundle))
 
 
 def _infer(options: dict[str, Any]) -> int:
     from monai_dpmm_ad import commands
 
-    return _print(commands.infer(**options), options["out"])
+    return _say_scans(commands.infer(**options), options["out"])
 
 
 def _evaluate(options: dict[str, Any]) -> int:
     from monai_dpmm_ad import commands
 
-    return _print(commands.evaluate(**options), options["out"])
+    return _say_scans(commands.evaluate(**options), options["out"])
 
 
 def _compare(options: dict[str, Any]) -> int:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -115,15 +136,14 @@ def _compare(options: dict[str, Any]) -> int:
     for row in outcome.pairs:
         least = row["region_p_value"]
         table.add_row(Text(row["name"]), *(str(row[kind]) for kind in KINDS), "" if least is None else f"{least:.3f}")
-    Console().print(table)
-    print(f"results: {options['out']}")
+    _say_table(table)
+    RESULTS.info("results: %s", options["out"])
     if outcome.note:
-        print(f"note: {outcome.note}", file=sys.stderr)
-    return _print_failures(outcome)
+        LOG.info("note: %s", outcome.note)
+    return _say_failures(outcome)
 
 
 def _cluster(options: dict[str, Any]) -> int:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -135,26 +155,43 @@ def _cluster(options: dict[str, Any]) -> int:
         members = groups.members(group)
         typical = ", ".join(groups.instances[index].name for index in members[:3])
         table.add_row(str(group + 1), str(len(members)), Text(typical))
-    console = Console()
-    console.print(table)
+    _say_table(table)
     if groups.metrics:
-        print("  ".join(f"{name} {value:.3f}" for name, value in groups.metrics.items() if isinstance(value, float)))
-    print(f"results: {options['out']}")
-    return _print_failures(outcome)
+        told = (f"{name} {value:.3f}" for name, value in groups.metrics.items() if isinstance(value, float))
+        RESULTS.info("%s", "  ".join(told))
+    RESULTS.info("results: %s", options["out"])
+    return _say_failures(outcome)
 
 
 def _benchmark(options: dict[str, Any]) -> int:
     from monai_dpmm_ad.commands.benchmark import benchmark
 
-    outcome = benchmark(**options, report=lambda cell, state: print(f"{cell.path}: {state}", file=sys.stderr))
-    print(f"results: {options['out']}/table.md")
-    return _print_failures(outcome)
+    outcome = benchmark(**options, report=lambda cell, state: LOG.info("%s: %s", cell.path, state))
+    RESULTS.info("results: %s/table.md", options["out"])
+    return _say_failures(outcome)
 
 
 def _export(options: dict[str, Any]) -> int:
     from monai_dpmm_ad.bundle.export import export_network
 
-    print(f"graph: {export_network(**options)}")
+    RESULTS.info("graph: %s", export_network(**options))
+    return 0
+
+
+def _pack(options: dict[str, Any]) -> int:
+    from monai_dpmm_ad.bundle.pack import pack_bundle, push_bundle
+
+    if "hub" in options:
+        print(f"pushed: {push_bundle(options['bundle'], options['hub'], options.get('public', False))}")
+    else:
+        print(f"packed: {pack_bundle(options['bundle'], options['out'], options.get('overwrite', False))}")
+    return 0
+
+
+def _unpack(options: dict[str, Any]) -> int:
+    from monai_dpmm_ad.bundle.unpack import unpack_bundle
+
+    print(f"bundle: {unpack_bundle(**options)}")
     return 0
 
 
@@ -165,15 +202,15 @@ def _pretrain(options: dict[str, Any]) -> int:
 
     names = {field.name for field in fields(Recipe)}
     recipe = Recipe(**{name: options.pop(name) for name in list(options) if name in names})
-    folder = pretrain(**options, recipe=recipe, report=_print_progress)
-    print(f"embedder: {folder}")
+    folder = pretrain(**options, recipe=recipe, report=_say_losses)
+    RESULTS.info("embedder: %s", folder)
     return 0
 
 
 def _embedders(options: dict[str, Any]) -> int:
     from monai_dpmm_ad.embedding.catalogue import format_embedders
 
-    print(format_embedders())
+    RESULTS.info("%s", format_embedders())
     return 0
 
 
@@ -182,30 +219,28 @@ def _label_app(options: dict[str, Any]) -> int:
 
     from monai_dpmm_ad.commands.label_app import install_app, start_command
 
-    app = install_app(options.pop("out"))
-    print(f"app: {app}")
-    print(f"start: {start_command(app, **options)}")
+    app = install_app(options.pop("out", "label_app"))
+    RESULTS.info("app: %s", app)
+    RESULTS.info("start: %s", start_command(app, **options))
     if not find_spec("monailabel"):
-        print("note: start it in the environment that has MONAI Label, see docs/slicer.md", file=sys.stderr)
+        LOG.info("note: start it in the environment that has MONAI Label, see docs/slicer.md")
     return 0
 
 
-def _print_progress(step: int, losses: Mapping[str, float]) -> None:
-    print(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in losses.items()), file=sys.stderr)
+def _say_losses(step: int, losses: Mapping[str, float]) -> None:
+    LOG.info("step %d: %s", step, ", ".join(f"{name} {value:.3f}" for name, value in losses.items()))
 
 
-def _print(outcome: Outcome, folder: str) -> int:
+def _say_scans(outcome: Outcome, folder: str) -> int:
     from monai_dpmm_ad.utils.distributed import is_first
 
     if not is_first():
-        return _print_failures(outcome)
-    from rich.console import Console
+        return _say_failures(outcome)
     from rich.table import Table
     from rich.text import Text
 
     from monai_dpmm_ad.calibration.drift import describe_drift
 
-    console = Console()
     columns = [column for column in _COLUMNS if any(column[1](row) for row in outcome.scans)]
     least = next((row.smallest_p_value for row in outcome.scans if row.smallest_p_value), None)
     caption = None if least is None else f"p-values are not below {least:.2g}"
@@ -213,27 +248,27 @@ def _print(outcome: Outcome, folder: str) -> int:
     for row in outcome.scans:
         table.add_row(Text(row.name), *(write(row) for _, write in columns[1:]))
     if len(outcome.scans) <= 50:
-        console.print(table)
+        _say_table(table)
     if outcome.metrics:
-        console.print(_metrics_table(outcome.metrics))
-    print(f"results: {outcome.report or folder}")
-    _print_found(outcome, folder)
+        _say_table(_metrics_table(outcome.metrics))
+    RESULTS.info("results: %s", outcome.report or folder)
+    _say_found(outcome, folder)
     warned = [row for row in outcome.scans if row.warning]
     for row in warned[:_MOST_WARNINGS]:
-        print(f"warning: {row.name}: {row.warning}", file=sys.stderr)
+        LOG.warning("warning: %s: %s", row.name, row.warning)
     if len(warned) > _MOST_WARNINGS:
-        print(f"warning: {len(warned) - _MOST_WARNINGS} more scans have warnings in scores.csv", file=sys.stderr)
+        LOG.warning("warning: %d more scans have warnings in scores.csv", len(warned) - _MOST_WARNINGS)
     if warning := describe_drift(outcome.drift):
-        print(f"warning: {warning}", file=sys.stderr)
+        LOG.warning("warning: %s", warning)
     if outcome.note and not outcome.report:  # it stands in the report
-        print(f"note: {outcome.note}", file=sys.stderr)
-    return _print_failures(outcome)
+        LOG.info("note: %s", outcome.note)
+    return _say_failures(outcome)
 
 
-def _print_found(outcome: Outcome, folder: str) -> None:
+def _say_found(outcome: Outcome, folder: str) -> None:
     if outcome.found:
         more = f" (see {folder}/left_out.csv)" if "left out" in outcome.found else ""
-        print(f"{outcome.found}{more}")
+        RESULTS.info("%s%s", outcome.found, more)
 
 
 def _describe_frame(row: ScanRow) -> str:
@@ -252,6 +287,15 @@ _COLUMNS: tuple[tuple[str, Callable[[ScanRow], str]], ...] = (
 )
 
 
+def _say_table(table: Any) -> None:
+    from rich.console import Console
+
+    console = Console(force_terminal=False)
+    with console.capture() as captured:
+        console.print(table)
+    RESULTS.info("%s", captured.get().rstrip())
+
+
 def _metrics_table(metrics: dict[str, Any]) -> Any:
     from rich.table import Table
 
@@ -263,11 +307,11 @@ def _metrics_table(metrics: dict[str, Any]) -> Any:
     return table
 
 
-def _print_failures(outcome: Outcome | ClusterOutcome | CompareOutcome) -> int:
+def _say_failures(outcome: Outcome | ClusterOutcome | CompareOutcome) -> int:
     from monai_dpmm_ad.utils.distributed import is_first
 
     for failure in outcome.failures if is_first() else ():
-        print(f"failed: {printable(f'{failure.path}: {failure.reason}')}", file=sys.stderr)
+        LOG.error("failed: %s", printable(f"{failure.path}: {failure.reason}"))
     return 1 if outcome.failures else 0
 
 
@@ -280,6 +324,8 @@ _RUNNERS: dict[str, Callable[[dict[str, Any]], int]] = {
     "cluster": _cluster,
     "benchmark": _benchmark,
     "export": _export,
+    "pack": _pack,
+    "unpack": _unpack,
     "pretrain": _pretrain,
     "label-app": _label_app,
     "embedders": _embedders,

@@ -56,6 +56,16 @@ class AnomalyResult:
         drift: whether the scan is one of the population that was fitted, as ``drift.json`` says it; None where the
             bundle cannot tell.
         anatomy: what flagged regions fill of each label of an atlas; empty without one.
+
+    Example:
+        >>> import numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> heads = [np.pad(rng.uniform(100, 110, (16, 16, 16)), 4) for _ in range(4)]
+        >>> few = {"image_size": 56, "num_components": 4, "max_epochs": 1, "normative": "off"}
+        >>> model = AnomalyModel.fit(heads[:3], affine=np.eye(4), **few)
+        >>> result = model.predict(heads[3], affine=np.eye(4))
+        >>> result.map.shape, result.mask.dtype, 0 < result.p_value <= 1
+        ((24, 24, 24), dtype('bool'), True)
     """
 
     scan: dict[str, Any]
@@ -135,9 +145,15 @@ class AnomalyModel:
         outcome: of the fit, where :meth:`fit` made the model: which scans failed, what was fitted.
 
     Example:
-        >>> import monai_dpmm_ad
-        >>> model = monai_dpmm_ad.AnomalyModel.load("my_bundle")  # doctest: +SKIP
-        >>> model.predict("scan.nii.gz").mask.sum()  # doctest: +SKIP
+        >>> import numpy as np
+        >>> from monai_dpmm_ad import AnomalyModel
+        >>> rng = np.random.default_rng(0)
+        >>> heads = [np.pad(rng.uniform(100, 110, (16, 16, 16)), 4) for _ in range(4)]
+        >>> few = {"image_size": 56, "num_components": 4, "max_epochs": 1, "normative": "off"}
+        >>> model = AnomalyModel.fit(heads[:3], affine=np.eye(4), **few)  # or paths, or nibabel images
+        >>> again = AnomalyModel.load(model.save(f"{model.root.parent}/my_bundle"))
+        >>> np.array_equal(again.predict(heads[3], np.eye(4)).map, model.predict(heads[3], np.eye(4)).map)
+        True
     """
 
     def __init__(self, workflow: AnomalyWorkflow, root: Path) -> None:
@@ -162,9 +178,7 @@ class AnomalyModel:
         check_device(overrides)
         make_absolute(overrides, "regions")
         root = Path(bundle).absolute()
-        workflow = load_workflow(
-            root, ["inference"], "inference", own_logging=False, trust_bundle=trust_bundle, **overrides
-        )
+        workflow = load_workflow(root, ["inference"], "inference", trust_bundle=trust_bundle, **overrides)
         workflow.initialize()
         model = cls(workflow, root)
         if not model.network.calibration.fitted:
@@ -197,7 +211,7 @@ class AnomalyModel:
             paths = write_images(images, folder / "images", affine)
             others = None if held_out is None else write_images(held_out, folder / "held_out", affine)
             with showing_progress(progress):
-                outcome = fit(paths, folder / "bundle", others, own_logging=False, **overrides)
+                outcome = fit(paths, folder / "bundle", others, **overrides)
             again = {name: overrides[name] for name in ("device", *names_of("both")) if name in overrides}
             model = cls.load(folder / "bundle", **again)
         except BaseException:

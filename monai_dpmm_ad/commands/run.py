@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from monai_dpmm_ad.bundle import create_bundle, describe_fit, is_fitted, load_workflow, pick_settings, read_settings
+from monai_dpmm_ad.bundle.promises import judge_network
 from monai_dpmm_ad.bundle.request import covers_scans, is_same_request, record_request
 from monai_dpmm_ad.bundle.update import read_update_settings
-from monai_dpmm_ad.calibration import Calibration, scans_needed
 from monai_dpmm_ad.commands.bids import write_bids
 from monai_dpmm_ad.commands.checks import (
     PathLike,
@@ -25,10 +25,8 @@ from monai_dpmm_ad.commands.checks import (
 )
 from monai_dpmm_ad.data import Split
 from monai_dpmm_ad.data.dataset import ScanFailure, read_failures
-from monai_dpmm_ad.network import AnomalyNet
-from monai_dpmm_ad.normative.regions import regions_scans_needed
-from monai_dpmm_ad.transforms.score import DEFAULT_RATE
 from monai_dpmm_ad.utils.distributed import is_first, joined_processes, launched, wait_for_all
+from monai_dpmm_ad.utils.extras import import_extra
 from monai_dpmm_ad.utils.files import write_json
 
 __all__ = ["Outcome", "demo", "evaluate", "fit", "infer"]
@@ -57,6 +55,10 @@ class Outcome:
         regions: scan → its flagged regions, see :class:`~monai_dpmm_ad.handlers.regions.Region`.
         drift: whether the scans come from the population that was fitted, as ``drift.json`` says it; None where the
             bundle cannot tell.
+
+    Example:
+        >>> Outcome().failures, Outcome(note="four scans calibrate").note
+        ([], 'four scans calibrate')
     """
 
     scans: list[Any] = field(default_factory=list)
@@ -84,14 +86,28 @@ def fit(
         held_out: healthy scans to validate and calibrate on; None splits off subjects.
         update: folder of a fitted bundle to go on from: ``images`` are added to what it knows, and ``out`` is the new
             bundle. The old one is not changed, its scans are not needed.
-        overrides: settings by name, and values of other ids in ``configs/train.json``; of an update those that describe
-            the data and the model are the old bundle's.
+        overrides: settings by name, and values of other ids in ``configs/train.json``, such as ``mlflow``, the address
+            of a server that logs the fit; of an update those that describe the data and the model are the old bundle's.
 
     Returns:
         The scans that could not be used, what was fitted, and what its calibration promises.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from monai_dpmm_ad import fit, write_cohort
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 1, "num_test_abnormal": 1}
+        >>> datalist = write_cohort(folder / "scans", spacing=8, size="small", **sizes)
+        >>> few = {"image_size": 56, "num_components": 8, "max_epochs": 1, "normative": "off"}
+        >>> outcome = fit([datalist], folder / "bundle", **few)
+        >>> outcome.failures, outcome.metrics["num_fitted"], outcome.metrics["num_held_out"]
+        ([], 3, 2)
     """
     check_device(overrides)
     make_absolute(overrides, "regions")
+    if overrides.get("mlflow") is not None:
+        import_extra("mlflow", "mlflow")
     bundle = Path(out)
     if update is not None:
         overrides = {**read_update_settings(update, overrides), "update": str(Path(update).absolute())}
@@ -112,7 +128,7 @@ def fit(
             with load_workflow(bundle, configs, "train", **overrides) as workflow:
                 workflow.run()
     split, detector = workflow.split, workflow.network.detector
-    notes = [_judge_network(workflow.network, read_settings(bundle)), detector.note(), split.note]
+    notes = [judge_network(workflow.network, read_settings(bundle)), detector.note(), split.note]
     return Outcome(
         failures=[*split.found.list_failures(), *workflow.failures],
         metrics=describe_fit(bundle),
@@ -147,6 +163,21 @@ def infer(
         overwrite: replace files in ``out`` that this package did not write, and other scans' outputs of the same name.
         bids: write the maps of scans with BIDS names as BIDS derivatives as well, in ``out / "bids"``.
         overrides: settings by name, and values of other ids in ``configs/inference.json``.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from monai_dpmm_ad import fit, write_cohort
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 1, "num_test_abnormal": 1}
+        >>> datalist = write_cohort(folder / "scans", spacing=8, size="small", **sizes)
+        >>> few = {"image_size": 56, "num_components": 8, "max_epochs": 1, "normative": "off"}
+        >>> outcome = fit([datalist], folder / "bundle", **few)
+        >>> outcome = infer(folder / "bundle", [folder / "scans" / "imagesTs"], folder / "maps", report=False)
+        >>> [scan.name for scan in outcome.scans], outcome.failures
+        (['test_abnormal_000', 'test_healthy_000'], [])
+        >>> (folder / "maps" / "test_abnormal_000_anomaly.nii.gz").is_file()
+        True
     """
     overrides["trust_bundle"] = trust_bundle
     return _run_scans(bundle, ["inference"], images, out, report, overwrite, bids, overrides)
@@ -173,27 +204,45 @@ def evaluate(
         overwrite: as for `infer`.
         bids: as for `infer`.
         overrides: settings by name, and values of other ids in the configs.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from monai_dpmm_ad import fit, write_cohort
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 1, "num_test_abnormal": 1}
+        >>> datalist = write_cohort(folder / "scans", spacing=8, size="small", **sizes)
+        >>> few = {"image_size": 56, "num_components": 8, "max_epochs": 1, "normative": "off"}
+        >>> outcome = fit([datalist], folder / "bundle", **few)
+        >>> metrics = evaluate(folder / "bundle", [datalist], folder / "results", report=False).metrics
+        >>> 0 <= metrics["pixel_auroc"] <= 1, (folder / "results" / "metrics.json").is_file()
+        (True, True)
     """
     overrides["trust_bundle"] = trust_bundle
     return _run_scans(bundle, ["inference", "evaluate"], data, out, report, overwrite, bids, overrides)
 
 
-def demo(out: PathLike, seed: int = 0) -> Outcome:
+def demo(out: PathLike, seed: int = 0, **overrides: Any) -> Outcome:
     """Make a cohort of phantoms with lesions, fit the healthy ones, evaluate the others, write the report.
 
     Args:
         out: folder for ``cohort/``, ``bundle/`` and ``results/``.
         seed: of the cohort and the fit.
+        overrides: ``device``.
+
+    Example:
+        >>> demo("demo").report  # doctest: +SKIP
     """
     from monai_dpmm_ad.data.phantoms import write_cohort
 
+    check_device(overrides)
     out = Path(out)
     # Twenty held-out healthy subjects: the smallest p-value is 1 / 21.
     sizes = {"num_train": 12, "num_valid": 20, "num_test_healthy": 4, "num_test_abnormal": 6}
     with hold_output(out / "cohort"):
         datalist = write_cohort(out / "cohort", seed=seed, style="demo", **sizes)  # type: ignore[arg-type]
-    fit([datalist], out / "bundle", seed=seed)
-    return evaluate(out / "bundle", [datalist], out / "results")
+    fit([datalist], out / "bundle", seed=seed, **overrides)
+    return evaluate(out / "bundle", [datalist], out / "results", **overrides)
 
 
 def _run_scans(
@@ -211,14 +260,17 @@ def _run_scans(
     out = Path(out).absolute()
     names = [*TABLES, *(METRICS if "evaluate" in configs else ()), *(REPORT if report else ())]
     with joined_processes(), hold_output(out, overwrite, names):
-        outcome = _write_results(bundle, configs, images, out, report, overrides)
-        if bids and is_first():
-            write_bids(out, outcome.scans)
-        return outcome
+        return _write_results(bundle, configs, images, out, report, bids, overrides)
 
 
 def _write_results(
-    bundle: PathLike, configs: list[str], images: Sequence[PathLike], out: Path, report: bool, overrides: Any
+    bundle: PathLike,
+    configs: list[str],
+    images: Sequence[PathLike],
+    out: Path,
+    report: bool,
+    bids: bool,
+    overrides: Any,
 ) -> Outcome:
     workflow = load_workflow(
         bundle,
@@ -237,7 +289,9 @@ def _write_results(
     outcome = Outcome([row for row in rows if row.name not in table.earlier], workflow.failures, drift=drift)
     outcome.regions = {row.name: table.regions[row.name] for row in outcome.scans if row.name in table.regions}
     outcome.found = workflow.found.summary()
-    notes = [_judge_network(workflow.network, workflow.settings)]
+    if bids and is_first():
+        write_bids(out, outcome.scans, workflow.settings)
+    notes = [judge_network(workflow.network, workflow.settings)]
     if overrides.get("regions") and not workflow.settings["num_regions"]:
         notes.append(ONLY_NAMES)
     outcome.note = "; ".join(filter(None, notes)) or None
@@ -266,22 +320,6 @@ def _write_results(
     return outcome
 
 
-def _judge_network(network: AnomalyNet, settings: Mapping[str, Any]) -> str | None:
-    """Say what the calibration of a mask does not promise; None where it promises all."""
-    regions, rate = network.regions, settings["false_positive_rate"]
-    if rate is not None or not regions.fitted:
-        return _judge_calibration(network.calibration, rate or DEFAULT_RATE)
-    allowed = settings["false_regions"]
-    if regions.guaranteed(allowed):
-        return None
-    fitted = "" if regions.held_out else ", which were also fitted"
-    return (
-        f"at most {allowed:g} flagged regions in a healthy scan, in the mean, are guaranteed with "
-        f"{regions_scans_needed(allowed)} held-out healthy scans or more; this bundle was calibrated on "
-        f"{int(regions.num_scans)}{fitted}"
-    )
-
-
 def _check_truth(items: Sequence[dict[str, Any]]) -> None:
     """Refuse to evaluate where there is nothing to compare with."""
     if not any(item.get("label") is not None or item.get("abnormal") is not None for item in items):
@@ -290,14 +328,3 @@ def _check_truth(items: Sequence[dict[str, Any]]) -> None:
             "`label` or `abnormal` in a datalist, folders good and Ungood with label or anomaly_mask beside the "
             "images, labelsTs beside imagesTs. Use infer for maps alone."
         )
-
-
-def _judge_calibration(calibration: Calibration, rate: float) -> str | None:
-    short = [number for number in range(1, calibration.num_regions + 1) if not calibration.guaranteed(rate, number)]
-    if calibration.guaranteed(rate):
-        return f"too few held-out healthy scans show region {', '.join(map(str, short))}" if short else None
-    fitted = "" if calibration.held_out else ", which were also fitted"
-    return (
-        f"a false-positive rate of {rate:g} is guaranteed with {scans_needed(rate)} held-out healthy scans or more; "
-        f"this bundle was calibrated on {int(calibration.num_scans)}{fitted}"
-    )

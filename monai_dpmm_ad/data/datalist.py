@@ -17,9 +17,11 @@ from monai_dpmm_ad.data.dicom_series import find_series
 from monai_dpmm_ad.data.folders import search_folder
 from monai_dpmm_ad.data.gate import LeftOut, count_kinds, judge_file, summarise
 from monai_dpmm_ad.data.json_file import read_datalist
+from monai_dpmm_ad.data.nifti import open_volume
 from monai_dpmm_ad.data.nnunet import find_image_folders, read_image_folders
 from monai_dpmm_ad.data.paths import (
     IMAGE_SUFFIXES,
+    NIBABEL_SUFFIXES,
     PICTURE_SUFFIXES,
     has_suffix,
     is_dicom_file,
@@ -83,6 +85,14 @@ def resolve_datalist(
     Raises:
         ScanError: when a path leads nowhere and ``failures`` is ``None``.
         ValueError: when ``kind`` is unknown.
+
+    Example:
+        >>> import json, tempfile
+        >>> from pathlib import Path
+        >>> path = Path(tempfile.mkdtemp()) / "list.json"
+        >>> _ = path.write_text(json.dumps({"test": [{"image": "a.nii.gz", "abnormal": 1}]}))
+        >>> [(item["name"], item["abnormal"]) for item in resolve_datalist(path, section="test")]
+        [('a', 1)]
     """
     found = find_scans(paths, section=section, kind=kind, **choice)
     if failures is None and found.failures:
@@ -160,6 +170,14 @@ def require_scans(found: Found) -> Found:
 
     Raises:
         ScanError: the first reason why there is none.
+
+    Example:
+        >>> import tempfile
+        >>> from monai_dpmm_ad import find_scans
+        >>> require_scans(find_scans(tempfile.mkdtemp()))
+        Traceback (most recent call last):
+            ...
+        monai_dpmm_ad.errors.ScanError: ...
     """
     if found.items:
         return found
@@ -245,17 +263,30 @@ def _keep_dims(found: Found, spatial_dims: int) -> None:
     kept = []
     for item in found.items:
         path = first_file(item)
-        dims = 2 if has_suffix(path, PICTURE_SUFFIXES) else 3
-        # A single slice of a scanner counts as either; only a volume's header could tell, and loading looks at it.
-        if dims == spatial_dims or (dims == 3 and spatial_dims == 2):
+        if spatial_dims == 3 and has_suffix(path, PICTURE_SUFFIXES):
+            kind, reason = "pictures", "is a 2D picture; this bundle was fitted on 3D scans"
+        elif spatial_dims == 2 and _is_volume(item, path):
+            kind, reason = "volumes", "is a 3D volume; this bundle was fitted on 2D pictures"
+        else:  # a single slice of a scanner counts as either
             kept.append(item)
             continue
-        reason = "is a 2D picture; this bundle was fitted on 3D scans"
         if item.get("named"):
             found.failures.append(ScanError(path, reason))
         else:
-            found.left_out.append(LeftOut(str(path), "pictures", reason))
+            found.left_out.append(LeftOut(str(path), kind, reason))
     found.items = kept
+
+
+def _is_volume(item: Item, path: Path) -> bool:
+    """Whether several files or a header say so; of the formats whose header is not asked here loading refuses it."""
+    if not isinstance(item["image"], str):
+        return len(item["image"]) > 1
+    if has_suffix(path, NIBABEL_SUFFIXES):
+        try:
+            return sum(size > 1 for size in open_volume(str(path)).shape) > 2
+        except Exception:  # it fails when it is loaded, with its reason
+            return False
+    return path.is_dir()  # of one series
 
 
 def _without_duplicates(items: list[Item]) -> list[Item]:

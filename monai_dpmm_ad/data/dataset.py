@@ -95,6 +95,12 @@ def collate_scans(batch: Sequence[Any]) -> Any:
 
     Collating copies the volume, for which the memory may not be there; MONAI's loader would lose what its thread raises
     and end as if there were no more scans.
+
+    Example:
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> collate_scans([{"image": MetaTensor(torch.rand(1, 4, 5, 6))}])["image"].shape
+        torch.Size([1, 1, 4, 5, 6])
     """
     if len(batch) != 1:
         raise ValueError(f"`batch_size` must be 1, since scans differ in shape, got {len(batch)}.")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from monai_dpmm_ad.data.dicom_frames import Frame, list_frames, sort_frames, volume_affine
 from monai_dpmm_ad.data.dicom_values import check_grey, check_not_mosaic, finish_values
-from monai_dpmm_ad.data.limits import check_size, open_in_memory
+from monai_dpmm_ad.data.limits import DEFAULT_MAX_BYTES, check_size, open_in_memory
 from monai_dpmm_ad.data.paths import has_suffix
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.utils.extras import import_extra
@@ -94,7 +94,8 @@ class DicomSeriesReader(PydicomReader):
 
     def _read_datasets(self, source: str, files: list[str], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
         pydicom = import_extra("pydicom", "dicom")
-        datasets, seen = [], set()
+        datasets: list[tuple[str, Any]] = []
+        places: dict[str, int] = {}  # of images by SOPInstanceUID
         for file in files:
             content = self._open(source, file)
             try:
@@ -102,9 +103,13 @@ class DicomSeriesReader(PydicomReader):
             except pydicom.errors.InvalidDicomError:
                 dataset = _read_without_preamble(content)  # a folder of DICOM files holds notes and indices too
             uid = str(dataset.get("SOPInstanceUID", "")) if dataset is not None else ""
-            if dataset is not None and "PixelData" in dataset and not (uid and uid in seen):
-                seen.add(uid)
+            if dataset is None or "PixelData" not in dataset:
+                continue
+            place = places.setdefault(uid, len(datasets)) if uid else len(datasets)
+            if place == len(datasets):
                 datasets.append((file, dataset))
+            elif not _is_whole(datasets[place][1]) and _is_whole(dataset):
+                datasets[place] = (file, dataset)
         if not datasets:
             raise ScanError(source, "holds no DICOM image")
         series = {str(dataset.get("SeriesInstanceUID", "")) for _, dataset in datasets}
@@ -121,6 +126,16 @@ class DicomSeriesReader(PydicomReader):
                 raise ScanError(source, f"unpacks to more than {self.max_bytes / 2**30:.1f} GiB, the limit")
         _refuse_deflated(source, content)
         return content
+
+
+def _is_whole(dataset: Any) -> bool:
+    """Whether all pixels are there; of two copies of an image one may be cut off."""
+    try:
+        frames = int(dataset.get("NumberOfFrames", 1) or 1)
+        check_size("", (int(dataset.Rows), int(dataset.Columns), frames), DEFAULT_MAX_BYTES)
+        return dataset.pixel_array.size > 0
+    except Exception:  # decoders raise anything on damage
+        return False
 
 
 def _read_without_preamble(content: BytesIO) -> Any:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import gzip
 import hashlib
 import re
@@ -13,8 +14,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from monai_dpmm_ad.data.dicom_reader import DicomSeriesReader
 from monai_dpmm_ad.data.gate import LeftOut, judge_dicom
-from monai_dpmm_ad.data.limits import open_in_memory
+from monai_dpmm_ad.data.limits import DEFAULT_MAX_BYTES, open_in_memory
 from monai_dpmm_ad.data.paths import has_suffix, safe_name, scan_stem
 from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.utils.extras import import_extra
@@ -54,7 +56,9 @@ def read_header(path: Path) -> Any:
         if has_suffix(path, (".gz",)):
             with gzip.GzipFile(fileobj=open_in_memory(path, _HEADER_BYTES)) as file:
                 source = BytesIO(file.read(_HEADER_BYTES))
-        return pydicom.dcmread(source, stop_before_pixels=True, force=True, specific_tags=TAGS)
+        header = pydicom.dcmread(source, stop_before_pixels=True, force=True, specific_tags=TAGS)
+        list(header)  # a value is converted when it is looked at, and a damaged one raises anything
+        return header
     except Exception:
         return None
 
@@ -62,8 +66,9 @@ def read_header(path: Path) -> Any:
 def find_series(files: Sequence[Path]) -> tuple[list[Item], list[LeftOut]]:
     """Group DICOM files by series.
 
-    The same series is one wherever its files lie; the same image counts once. Files without a series' identifier are
-    one series where everything that could tell them apart agrees, and they lie in one folder.
+    The same series is one wherever its files lie; the same image counts once, by a whole copy if there is one. Files
+    without a series' identifier are one series where everything that could tell them apart agrees, and they lie in one
+    folder.
 
     Args:
         files: all DICOM files below one path.
@@ -72,7 +77,9 @@ def find_series(files: Sequence[Path]) -> tuple[list[Item], list[LeftOut]]:
         Items (``image``: the folder where it holds nothing else, else the file or files; ``subject``; ``name``) by
         their first files, and what is no patient image.
     """
-    slices, left_out, seen = [], [], set()
+    slices: list[_Slice] = []
+    left_out: list[LeftOut] = []
+    taken: dict[str, int] = {}  # SOPInstanceUID → place in `slices`
     pixels = Counter[Path]()  # files of a folder that reading the folder would read
     items: list[tuple[str, Item]] = []
     for path in files:
@@ -84,9 +91,10 @@ def find_series(files: Sequence[Path]) -> tuple[list[Item], list[LeftOut]]:
         if reason is None:
             slice_ = _Slice(path, header)
             uid = slice_.text("SOPInstanceUID")
-            if uid and uid in seen:
-                reason = LeftOut(str(path), "copies", "is a copy of an image that was taken already (SOPInstanceUID)")
-            seen.add(uid)
+            if uid and uid in taken:
+                reason = _judge_copy(slices, taken[uid], slice_)
+            elif uid:
+                taken[uid] = len(slices)
         if header.get("Rows") and (reason is None or reason.kind != "copies"):
             pixels[path.parent] += 1
         if reason is not None:
@@ -100,10 +108,33 @@ def find_series(files: Sequence[Path]) -> tuple[list[Item], list[LeftOut]]:
     return [item for _, item in sorted(items, key=lambda pair: pair[0])], left_out
 
 
+def _judge_copy(slices: list[_Slice], place: int, copy: _Slice) -> LeftOut:
+    """Of two files of one image keep in ``slices`` the first, unless it is damaged and the other one is whole."""
+    first = slices[place]
+    if not filecmp.cmp(first.path, copy.path, shallow=False) and not _is_whole(first.path) and _is_whole(copy.path):
+        slices[place] = copy
+        return LeftOut(str(first.path), "copies", "is a damaged copy; a whole one was taken (SOPInstanceUID)")
+    return LeftOut(str(copy.path), "copies", "is a copy of an image that was taken already (SOPInstanceUID)")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a DICOM file's pixels can be decoded: all of them are there."""
+    try:
+        for frame in DicomSeriesReader(DEFAULT_MAX_BYTES).read(path):
+            frame.read()
+    except Exception:  # a damaged file makes readers raise anything
+        return False
+    return True
+
+
 def _group(slices: Sequence[_Slice]) -> list[list[_Slice]]:
     groups: dict[tuple[Any, ...], list[_Slice]] = {}
     for slice_ in slices:
-        groups.setdefault(_key(slice_), []).append(slice_)
+        try:
+            key = _key(slice_)
+        except (ValueError, TypeError):  # no numbers where some must be: it fails on its own, with a reason
+            key = ("file", str(slice_.path))
+        groups.setdefault(key, []).append(slice_)
     return list(groups.values())
 
 

@@ -20,6 +20,7 @@ from scipy import ndimage
 from monai_dpmm_ad.data.anatomies import draw_anatomy
 from monai_dpmm_ad.data.synthetic_lesions import insert_lesion_2d, insert_lesions
 from monai_dpmm_ad.errors import unknown_option
+from monai_dpmm_ad.utils.extras import import_extra
 from monai_dpmm_ad.utils.files import replace_file, write_json
 
 __all__ = ["MODALITIES", "SIZES", "STYLES", "insert_lesion_2d", "insert_lesions", "write_cohort"]
@@ -90,6 +91,13 @@ def write_cohort(
 
     Raises:
         ValueError: on an unknown modality, size or style, a negative count or a fractional spacing.
+
+    Example:
+        >>> import json, tempfile
+        >>> sizes = {"num_train": 1, "num_valid": 1, "num_test_healthy": 1, "num_test_abnormal": 1}
+        >>> datalist = write_cohort(tempfile.mkdtemp(), spacing=8, size="small", **sizes)
+        >>> [item["image"] for item in json.loads(datalist.read_text())["test"]]
+        ['imagesTs/test_healthy_000.nii.gz', 'imagesTs/test_abnormal_000.nii.gz']
     """
     if modality not in MODALITIES:
         raise unknown_option("modality", modality, MODALITIES)
@@ -127,6 +135,7 @@ def write_cohort(
 
 def _load_template(spacing: float, size: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Load ``(4, X, Y, Z)`` grey matter, white matter, fluid, texture on a grid of ``spacing`` mm, and its affine."""
+    import_extra("nilearn", "demo")
     from nilearn import datasets
 
     loaders = (datasets.load_mni152_template, datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)

@@ -232,6 +232,8 @@ class _PictureReader(PILReader):
         super().__init__()
         self.make_grey = converter
         self.max_bytes = max_bytes
+        #: of the picture that was read last, see `_measure_colour`
+        self.colour = 0.0
 
     def read(self, data: Any, **kwargs: Any) -> Image.Image:
         """Read one picture.
@@ -246,7 +248,16 @@ class _PictureReader(PILReader):
             if number > 1:
                 raise ScanError(path, f"holds {number} pictures; split it into single ones first")
             picture.load()
+            self.colour = _measure_colour(picture)
             return self.make_grey(ImageOps.exif_transpose(picture))
+
+
+def _measure_colour(picture: Image.Image) -> float:
+    """Mean difference between a pixel's largest and smallest channel, in [0, 1]: 0 in what is grey, however stored."""
+    if _is_plain(picture):
+        return 0.0
+    channels = np.asarray(_on_black(picture))
+    return float((channels.max(axis=-1) - channels.min(axis=-1)).mean() / 255)
 
 
 def _is_plain(picture: Image.Image) -> bool:

@@ -54,6 +54,16 @@ def split_scans(
 
     Returns:
         The split. A single subject cannot be split: it is validated on itself, with a warning.
+
+    Example:
+        >>> import json, tempfile
+        >>> from pathlib import Path
+        >>> path = Path(tempfile.mkdtemp()) / "list.json"
+        >>> scans = [{"image": f"{who}_{visit}.nii.gz", "subject": who} for who in "abcde" for visit in (1, 2)]
+        >>> _ = path.write_text(json.dumps({"training": scans}))
+        >>> split = split_scans(str(path), None, fraction=0.2, seed=0)
+        >>> len(split.train), len(split.held_out), len({item["subject"] for item in split.held_out})
+        (8, 2, 1)
     """
     found = find_scans(paths, section="training", **choice)
     require_scans(found)

@@ -41,6 +41,17 @@ class Detector(nn.Module, ABC):
         num_stages: S, number of stages.
         location_weight: weight of the patch's relative location (row, column, slice; each in [0, 1]) appended to the
             unit embedding; 0 leaves it out.
+
+    Example:
+        >>> import torch
+        >>> from monai_dpmm_ad import create_detector
+        >>> detector = create_detector("dpmm", embed_dim=8, options={"num_components": 4})
+        >>> rows = {"patches": torch.randn(200, 1, 8), "location": torch.rand(200, 3)}
+        >>> detector.initialize(rows, num_data=200)
+        >>> _ = detector.fit_batch(rows, num_data=200)
+        >>> detector.finish_epoch(lambda: rows)
+        >>> isinstance(detector, Detector), detector.fitted
+        (True, True)
     """
 
     #: passes over the store that a fit takes at most; None leaves it to the trainer

@@ -25,6 +25,15 @@ class Embedder(nn.Module, ABC):
     """Turns slices into patch embeddings; frozen, and never part of a checkpoint.
 
     Subclasses implement :meth:`embed`, :meth:`fingerprint` and the three sizes.
+
+    Example:
+        >>> import torch
+        >>> from monai_dpmm_ad import create_embedder
+        >>> embedder = create_embedder("pixels-8")
+        >>> isinstance(embedder, Embedder), embedder.patch_size, embedder.embed_dim, embedder.num_stages
+        (True, 8, 64, 1)
+        >>> embedder(torch.rand(2, 1, 32, 24)).patches.shape
+        torch.Size([2, 1, 4, 3, 64])
     """
 
     @property

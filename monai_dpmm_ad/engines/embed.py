@@ -61,6 +61,22 @@ def embed_dataset(
 
     Raises:
         EmbeddingStoreError: when no scan gave a single patch, or the folder holds another backbone's embeddings.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from monai_dpmm_ad import ScanDataset, preprocess_slices, resolve_datalist, write_cohort
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 1, "num_test_abnormal": 1}
+        >>> datalist = write_cohort(folder / "scans", spacing=8, size="small", **sizes)
+        >>> from monai_dpmm_ad import AnomalyNet, create_detector, create_embedder
+        >>> embedder, detector = create_embedder("pixels-8"), create_detector("dpmm", 64)
+        >>> network = AnomalyNet(embedder, detector, image_size=64, normative="off")
+        >>> items = resolve_datalist(datalist, section="training")
+        >>> dataset = ScanDataset(items, preprocess_slices())
+        >>> store = embed_dataset(dataset, network, folder / "store", preprocessing={}, patch_fraction=0.5)
+        >>> len(store.sources), store.complete, store.embed_dim
+        (3, True, 64)
     """
     angles = sorted(check_rotations(rotations), key=lambda angle: angle % 360 != 0)  # the slices themselves first
     settings = {**preprocessing, "rotations": angles}

@@ -19,31 +19,35 @@ class StoppedError(Exception):
 
 
 class Prefetcher(Generic[Item, Result]):
-    """Iterate over items and what a function makes of each, one item ahead, in a thread of its own.
+    """Iterate over what a function makes of each item, one item ahead, in a thread of its own.
 
-    Order, results and exceptions are those of ``((item, work(item)) for item in source)``. The source is read in that
-    thread too. Work on an item begins when the one before it is taken, so that at most one result waits.
+    Order, results and exceptions are those of ``map(work, source)``. The source is read in that thread too. Work on an
+    item begins when the one before it is taken, so that at most one result waits.
 
     Args:
         source: of the items; iterated anew each time, and by one iteration at a time. One that has a length and ends
             before it is a ``RuntimeError``.
         work: may call :meth:`check` now and then, so that nobody who leaves early has to wait for its end.
+        alone: results that nothing is prepared beside: the next item is begun when it is asked for.
 
     Example:
         >>> list(Prefetcher([1, 2, 3], lambda item: item**2))
-        [(1, 1), (2, 4), (3, 9)]
+        [1, 4, 9]
     """
 
-    def __init__(self, source: Any, work: Callable[[Item], Result]) -> None:
+    def __init__(
+        self, source: Any, work: Callable[[Item], Result], alone: Callable[[Result], bool] = lambda result: False
+    ) -> None:
         self._source = source
         self._work = work
+        self._alone = alone
         self._stopped = threading.Event()
-        self._running: Iterator[tuple[Item, Result]] | None = None
+        self._running: Iterator[Result] | None = None
 
     def __len__(self) -> int:
         return len(self._source)
 
-    def __iter__(self) -> Iterator[tuple[Item, Result]]:
+    def __iter__(self) -> Iterator[Result]:
         self.close()
         self._stopped.clear()
         self._running = self._iterate()
@@ -64,22 +68,26 @@ class Prefetcher(Generic[Item, Result]):
             self._running.close()  # type: ignore[attr-defined]
             self._running = None
 
-    def _iterate(self) -> Iterator[tuple[Item, Result]]:
+    def _iterate(self) -> Iterator[Result]:
         items: Iterator[Item] = iter(self._source)
         number = 0
         with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
             try:
                 following = pool.submit(self._step, items)
-                while (pair := following.result()) is not None:
-                    following = pool.submit(self._step, items)
+                while (done := following.result()) is not None:
                     number += 1
-                    yield pair
+                    alone = self._alone(done[0])
+                    if not alone:
+                        following = pool.submit(self._step, items)
+                    yield done[0]
+                    if alone:
+                        following = pool.submit(self._step, items)
             finally:
                 self._stopped.set()
         if hasattr(self._source, "__len__") and number < len(self._source):
             raise RuntimeError(f"the source gave {number} of {len(self._source)} items and ended")
 
-    def _step(self, items: Iterator[Item]) -> tuple[Item, Result] | None:
+    def _step(self, items: Iterator[Item]) -> tuple[Result] | None:
         for item in items:
-            return item, self._work(item)
+            return (self._work(item),)
         return None

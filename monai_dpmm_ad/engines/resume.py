@@ -73,7 +73,8 @@ class ResumeLog:
             content: what the tables say of it, plain JSON.
         """
         if name in self._keys:
-            digests = {path.name: file_sha256(path) for path in outputs if path.is_file()}
+            files = {os.path.relpath(path, self.output_dir): path for path in outputs if path.is_file()}
+            digests = {name: file_sha256(path) for name, path in files.items()}
             record = {"key": self._keys[name], "outputs": digests, "item": dict(self._items[name]), **content}
             write_json(self._path(name), {**record, "sha256": _digest(record)})
 
@@ -105,7 +106,8 @@ class ResumeLog:
             return None
 
     def _has_outputs(self, digests: Mapping[str, str]) -> bool:
-        return all(file_sha256(self.output_dir / Path(file).name) == digest for file, digest in digests.items())
+        inside = all(not Path(file).is_absolute() and ".." not in Path(file).parts for file in digests)
+        return inside and all(file_sha256(self.output_dir / file) == digest for file, digest in digests.items())
 
     def _path(self, name: str) -> Path:
         return self.output_dir / FOLDER / f"{name}.json"

@@ -33,6 +33,25 @@ class DetectorTrainer(Trainer):
         key_train_metric: as in MONAI.
         additional_metrics: as in MONAI.
         train_handlers: as in MONAI.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from monai_dpmm_ad.embedding.store import EmbeddingStore, StoreWriter
+        >>> folder = tempfile.mkdtemp()
+        >>> with StoreWriter(folder, {"backbone": "none"}) as writer:
+        ...     writer.write("scan", torch.randn(64, 1, 64), torch.rand(64, 3), torch.zeros(64, dtype=torch.long))
+        ...     writer.done("scan")
+        True
+        >>> from monai.inferers import SimpleInferer
+        >>> from monai_dpmm_ad import StoreLoader
+        >>> from monai_dpmm_ad import AnomalyNet, create_detector, create_embedder
+        >>> embedder, detector = create_embedder("pixels-8"), create_detector("dpmm", 64)
+        >>> network = AnomalyNet(embedder, detector, image_size=64, normative="off")
+        >>> loader = StoreLoader(lambda: EmbeddingStore(folder), batch_size=32)
+        >>> DetectorTrainer("cpu", 1, loader, network, SimpleInferer()).run()
+        >>> network.detector.fitted
+        True
     """
 
     def __init__(
@@ -94,6 +113,29 @@ class HeldOutEvaluator(Evaluator):
         inferer: part of MONAI's interface; called with a batch and the detector's criterion.
         key_val_metric: as in MONAI.
         val_handlers: as in MONAI.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from monai_dpmm_ad.embedding.store import EmbeddingStore, StoreWriter
+        >>> folder = tempfile.mkdtemp()
+        >>> with StoreWriter(folder, {"backbone": "none"}) as writer:
+        ...     writer.write("scan", torch.randn(64, 1, 64), torch.rand(64, 3), torch.zeros(64, dtype=torch.long))
+        ...     writer.done("scan")
+        True
+        >>> from ignite.metrics import Average
+        >>> from monai.inferers import SimpleInferer
+        >>> from monai_dpmm_ad import DetectorTrainer, StoreLoader
+        >>> from monai_dpmm_ad import AnomalyNet, create_detector, create_embedder
+        >>> embedder, detector = create_embedder("pixels-8"), create_detector("dpmm", 64)
+        >>> network = AnomalyNet(embedder, detector, image_size=64, normative="off")
+        >>> loader = StoreLoader(lambda: EmbeddingStore(folder), batch_size=32)
+        >>> DetectorTrainer("cpu", 1, loader, network, SimpleInferer()).run()
+        >>> key = {"criterion": Average(output_transform=lambda output: output[:, None])[0]}
+        >>> evaluator = HeldOutEvaluator("cpu", loader, network, SimpleInferer(), key_val_metric=key)
+        >>> evaluator.run()
+        >>> sorted(evaluator.state.metrics)
+        ['criterion']
     """
 
     def __init__(

@@ -22,6 +22,20 @@ class BestModelSaver:
     Args:
         network: what is saved; MONAI's ``CheckpointLoader`` reads it.
         path: the file.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from ignite.engine import Engine
+        >>> saver = BestModelSaver(torch.nn.Linear(2, 1), Path(tempfile.mkdtemp()) / "best.pt")
+        >>> engine = Engine(lambda engine, value: engine.state.metrics.update(criterion=value))
+        >>> engine.state.key_metric_name = "criterion"
+        >>> saver.attach(engine)
+        >>> for value in (1.0, 3.0, 2.0):
+        ...     _ = engine.run([value])
+        >>> saver.best, saver.path.is_file()
+        (3.0, True)
     """
 
     def __init__(self, network: nn.Module, path: str | os.PathLike[str]) -> None:

@@ -29,6 +29,22 @@ class CalibrationHandler:
     Args:
         network: its ``calibration`` and ``regions`` are filled.
         held_out: False where the scans were also fitted, so that the rates are optimistic.
+
+    Example:
+        >>> import torch
+        >>> from ignite.engine import Engine
+        >>> from monai.data import MetaTensor
+        >>> from monai_dpmm_ad import AnomalyNet, create_detector, create_embedder
+        >>> embedder, detector = create_embedder("pixels-8"), create_detector("dpmm", 64)
+        >>> network = AnomalyNet(embedder, detector, image_size=64, normative="off")
+        >>> maps = [MetaTensor(torch.rand(1, 8, 8), meta={"name": name}) for name in ("a", "b", "c")]
+        >>> scans = [[{"pred": anomaly_map, "score": 0.5}] for anomaly_map in maps]
+        >>> engine = Engine(lambda engine, batch: batch)
+        >>> engine.failures = []
+        >>> CalibrationHandler(network).attach(engine)
+        >>> _ = engine.run(scans)
+        >>> int(network.calibration.num_scans)
+        3
     """
 
     def __init__(self, network: AnomalyNet, held_out: bool = True) -> None:

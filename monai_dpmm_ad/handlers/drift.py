@@ -39,6 +39,18 @@ class DriftHandler:
 
     Attributes:
         result: what ``drift.json`` says, None where there is no reference.
+
+    Example:
+        >>> from ignite.engine import Engine
+        >>> from monai_dpmm_ad import AnomalyNet, create_detector, create_embedder
+        >>> embedder, detector = create_embedder("pixels-8"), create_detector("dpmm", 64)
+        >>> network = AnomalyNet(embedder, detector, image_size=64, normative="off")
+        >>> handler = DriftHandler(network, held_out=False)
+        >>> engine = Engine(lambda engine, batch: [])
+        >>> handler.attach(engine)
+        >>> _ = engine.run([[]])
+        >>> handler.result is None  # scans that were also fitted are no reference
+        True
     """
 
     def __init__(

@@ -27,6 +27,17 @@ class IntensityTailHandler:
         dataset: held-out healthy scans as lists of slices, see `fit_intensity_tail`.
         device: where the network runs.
         seed: of the choice of pixels.
+
+    Example:
+        >>> from ignite.engine import Engine
+        >>> from monai_dpmm_ad import AnomalyNet, create_detector, create_embedder
+        >>> embedder, detector = create_embedder("pixels-8"), create_detector("dpmm", 64)
+        >>> network = AnomalyNet(embedder, detector, image_size=64, normative="off")
+        >>> engine = Engine(lambda engine, batch: None)
+        >>> IntensityTailHandler(network, dataset=[], device="cpu").attach(engine)
+        >>> _ = engine.run([0])
+        >>> network.intensity_tail is None  # this network has none, so nothing was done
+        True
     """
 
     def __init__(self, network: AnomalyNet, dataset: ScanDataset, device: str = "cpu", seed: int = 0) -> None:

@@ -129,6 +129,16 @@ class AnomalyMetricsHandler(IgniteMetricHandler):
         metrics: the accumulator; a default one if None.
         bootstrap: replicates for the intervals.
         seed: of the replicates.
+
+    Example:
+        >>> import torch
+        >>> from ignite.engine import Engine
+        >>> truth = torch.zeros(1, 8, 8, dtype=torch.bool)
+        >>> truth[0, :2] = True
+        >>> engine = Engine(lambda engine, scan: scan)
+        >>> AnomalyMetricsHandler(output_transform=lambda scan: ([scan], [truth])).attach(engine, "key")
+        >>> engine.run([truth + 0.1]).metrics["pixel_auroc"]
+        1.0
     """
 
     def __init__(
@@ -183,7 +193,19 @@ class AnomalyMetricsHandler(IgniteMetricHandler):
 
 
 class MetricsTable(MetricsSaver):
-    """MONAI's handler, but each file gets its name when it is whole, and no file of the user's is replaced."""
+    """MONAI's handler, but each file gets its name when it is whole, and no file of the user's is replaced.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ignite.engine import Engine
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> engine = Engine(lambda engine, scan: engine.state.metrics.update(pixel_auroc=0.9))
+        >>> MetricsTable(folder).attach(engine)
+        >>> _ = engine.run(["scan"])
+        >>> (folder / "metrics.csv").read_text().split()
+        ['pixel_auroc,0.9']
+    """
 
     def __call__(self, engine: Engine) -> None:
         """Write the reports."""
@@ -207,6 +229,14 @@ class ScanMetrics(AnomalyMetricsHandler):
         network: its calibration saw the normal validation scans.
         bootstrap: replicates for the intervals.
         seed: of the replicates.
+
+    Example:
+        >>> from monai_dpmm_ad import AnomalyNet, create_detector, create_embedder
+        >>> embedder, detector = create_embedder("pixels-8"), create_detector("dpmm", 64)
+        >>> network = AnomalyNet(embedder, detector, image_size=64, normative="off")
+        >>> metrics = ScanMetrics(network, bootstrap=0)
+        >>> metrics.figures  # filled by a run of a ScanEvaluator to which it is attached
+        {}
     """
 
     def __init__(self, network: AnomalyNet, bootstrap: int = 1000, seed: int = 0) -> None:

@@ -25,6 +25,17 @@ class NormativeHandler:
         dataset: the fitted scans, see :func:`~monai_dpmm_ad.engines.place.fit_normative`.
         open_store: gives their embeddings.
         frame: how places are brought together, see there.
+
+    Example:
+        >>> from ignite.engine import Engine
+        >>> from monai_dpmm_ad import AnomalyNet, create_detector, create_embedder
+        >>> embedder, detector = create_embedder("pixels-8"), create_detector("dpmm", 64)
+        >>> network = AnomalyNet(embedder, detector, image_size=64, normative="off")
+        >>> engine = Engine(lambda engine, batch: None)
+        >>> NormativeHandler(network, dataset=[], open_store=lambda: None).attach(engine)
+        >>> _ = engine.run([0])
+        >>> network.normative is None  # this network has none, so nothing was done
+        True
     """
 
     def __init__(

@@ -15,6 +15,13 @@ class ScanProgress:
 
     Args:
         description: a word before the bar.
+
+    Example:
+        >>> from ignite.engine import Engine
+        >>> engine = Engine(lambda engine, scan: scan)
+        >>> ScanProgress("Mapping").attach(engine)
+        >>> engine.run(["a", "b"]).iteration
+        2
     """
 
     def __init__(self, description: str = "Mapping") -> None:

@@ -26,7 +26,6 @@ from monai_dpmm_ad.engines.resume import ResumeLog
 from monai_dpmm_ad.handlers.anatomy import AnatomyRow, sum_by_label, write_anatomy
 from monai_dpmm_ad.handlers.regions import Region, compute_regions, name_regions, write_regions
 from monai_dpmm_ad.normative import Frame, RegionCalibration
-from monai_dpmm_ad.transforms import output_path, own_format_path
 from monai_dpmm_ad.transforms.regions import read_region_names
 from monai_dpmm_ad.utils.distributed import gather_lists, get_rank
 from monai_dpmm_ad.utils.files import write_csv
@@ -89,6 +88,22 @@ class ScanTable:
             into the same folder, whose rows stay.
         found: what the paths led to: what failed or was left out there is written as well.
         calibration: of the regions of healthy scans: gives p-values, if it has seen any.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from monai_dpmm_ad import fit, write_cohort
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 1, "num_test_abnormal": 1}
+        >>> datalist = write_cohort(folder / "scans", spacing=8, size="small", **sizes)
+        >>> few = {"image_size": 56, "num_components": 8, "max_epochs": 1, "normative": "off"}
+        >>> outcome = fit([datalist], folder / "bundle", **few)
+        >>> from monai_dpmm_ad import load_workflow
+        >>> options = {"dataset_dir": [str(datalist)], "output_dir": str(folder / "maps"), "save_maps": False}
+        >>> with load_workflow(folder / "bundle", ["inference"], "inference", **options) as workflow:
+        ...     _ = workflow.run()
+        >>> isinstance(workflow.table, ScanTable), [row.name for row in workflow.table.rows]
+        (True, ['test_healthy_000', 'test_abnormal_000'])
     """
 
     def __init__(
@@ -119,9 +134,10 @@ class ScanTable:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._update)
         engine.add_event_handler(Events.COMPLETED, self._write)
 
-    def _start(self, engine: Engine) -> None:
-        self._folder = OutputFolder(self.output_dir, rank=get_rank())
-        self._folder.hold().check_all(TABLES if get_rank() == 0 else ())
+    def _start(self, engine: ScanEvaluator) -> None:
+        folder = OutputFolder(self.output_dir, rank=get_rank())
+        engine.at_end.callback(folder.release)
+        folder.hold().check_all(TABLES if get_rank() == 0 else ())
         self.rows.clear()
         self.regions.clear()
         self.anatomy.clear()
@@ -147,10 +163,8 @@ class ScanTable:
             if regions is not None:
                 self.regions[row.name] = regions
             if self.finished is not None:
-                paths = [output_path(self.output_dir, row.name, key, row.image) for key in ("anomaly", *SAVED)]
-                outputs = [path for path, key in zip(paths, (CommonKeys.PRED, *SAVED), strict=True) if key in scan]
-                own = [own_format_path(self.output_dir, row.name, key, row.image) for key in ("anomaly", *SAVED)]
-                outputs += [path for path in own if path is not None]
+                maps = [scan[key] for key in (CommonKeys.PRED, *SAVED) if key in scan]
+                outputs = [Path(path) for one in maps for path in one.meta.get("saved_to", ())]
                 listed = None if regions is None else [asdict(region) for region in regions]
                 more = {"anatomy": [asdict(label) for label in anatomy], PATCH_SUMMARY: scan[PATCH_SUMMARY]}
                 self.finished.save(row.name, outputs, row=asdict(row), regions=listed, **more)
@@ -215,7 +229,6 @@ class ScanTable:
             write_anatomy(self.output_dir / "anatomy.csv", self.anatomy)
             write_failures(self.output_dir, failures)
             write_left_out(self.output_dir, self.found.left_out if self.found else ())
-        self._folder.release()
 
 
 def join_scans(engine: Engine) -> list[dict[str, Any]]:

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
-from monai_dpmm_ad.bundle import MODEL, is_fitted, names_of, pick_settings, read_settings, write_settings
-from monai_dpmm_ad.bundle.provenance import load_provenance
+from monai_dpmm_ad.bundle import MODEL, create_bundle, is_fitted, names_of, pick_settings, read_settings, write_settings
+from monai_dpmm_ad.bundle.formats import OWN_EMBEDDER
+from monai_dpmm_ad.bundle.provenance import count_fitted
 from monai_dpmm_ad.bundle.update import read_update_settings, split_update
 from monai_dpmm_ad.commands import fit
 from monai_dpmm_ad.data.dataset import ScanFailure
@@ -125,14 +126,10 @@ def refit_bundle(bundle: str | os.PathLike[str], images: Sequence[str], force: b
 
 
 def count_scans(root: Path) -> Scans:
-    """Count the scans behind a bundle; where it has no provenance, nothing is known of those that were fitted."""
+    """Count the scans behind a bundle."""
     state = torch.load(root / MODEL, map_location="cpu", weights_only=True)
-    try:
-        scans = load_provenance(root)["scans"]
-    except CheckpointError:
-        scans = []
-    fitted = sum(scan["role"] == "fitted" for scan in scans)
-    return Scans(fitted, int(state["calibration.num_scans"]), bool(state["calibration.held_out"]))
+    held_out = bool(state["calibration.held_out"])
+    return Scans(count_fitted(root), int(state["calibration.num_scans"]), held_out)
 
 
 def _fitted(bundle: str | os.PathLike[str]) -> Path:
@@ -147,7 +144,9 @@ def _exchange(root: Path, images: Sequence[str], before: Scans, **options: Any) 
     work = Path(tempfile.mkdtemp(prefix=f".{root.name}-refit-", dir=root.parent))
     try:
         fresh = work / root.name
-        outcome = fit(images, fresh, own_logging=False, **options)
+        if (root / OWN_EMBEDDER).is_dir():  # of a bundle that was handed on
+            shutil.copytree(root / OWN_EMBEDDER, create_bundle(fresh) / OWN_EMBEDDER)
+        outcome = fit(images, fresh, **options)
         # What no fit decides, a user may have set by hand.
         write_settings(fresh, {name: old[name] for name in names_of("run", "both")})
         after = count_scans(fresh)

@@ -67,6 +67,10 @@ class ScanAccumulator:
     def __len__(self) -> int:
         return len(self._records)
 
+    def count_scans(self) -> dict[str, int]:
+        """Count the scans: ``num_scans``, and of these ``num_abnormal``."""
+        return {"num_scans": len(self), "num_abnormal": sum(bool(r.abnormal) for r in self._records.values())}
+
     @property
     def names(self) -> list[str]:
         """The scans' names in alphabetical order, which is the order of all computations."""

@@ -6,12 +6,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-__all__ = ["Lattice", "Volume", "resample", "sample_places"]
+__all__ = ["Lattice", "Volume", "index_voxels", "move_start", "resample", "sample_places"]
 
 Array = NDArray[np.float32]
 
@@ -111,3 +112,17 @@ def sample_places(volume: Tensor, indices: Tensor) -> Tensor:
     grid = unit.flip(-1).reshape(1, -1, 1, 1, 3).to(volume)
     found = F.grid_sample(volume[None], grid, mode="bilinear", padding_mode="border", align_corners=False)
     return found.view(volume.shape[0], *indices.shape[:-1])
+
+
+def move_start(affine: NDArray[np.float64], start: int) -> NDArray[np.float64]:
+    """The affine of what is left of an image without its first ``start`` elements along the first axis."""
+    moved = affine.copy()
+    moved[:3, 3] += start * affine[:3, 0]
+    return moved
+
+
+def index_voxels(shape: tuple[int, ...], affine: NDArray[np.float64], lattice: Lattice) -> Tensor:
+    """Where the voxels of an image lie on a lattice, ``(X, Y, Z, 3)``."""
+    to_lattice = np.linalg.inv(lattice.affine) @ affine
+    axes = [to_lattice[:3, axis] * np.arange(size).reshape(-1, *[1] * (3 - axis)) for axis, size in enumerate(shape)]
+    return torch.from_numpy((axes[0] + axes[1] + axes[2] + to_lattice[:3, 3]).astype(np.float32))

@@ -18,7 +18,7 @@ from monai_dpmm_ad.normative.combination import SIDES, combine, take_side
 from monai_dpmm_ad.normative.deformation import deform
 from monai_dpmm_ad.normative.frame import FRAMES, Frame
 from monai_dpmm_ad.normative.intensity import divide_by_median, foreground_median, remove_smooth_part, smooth
-from monai_dpmm_ad.normative.lattice import Lattice, Volume, resample, sample_places
+from monai_dpmm_ad.normative.lattice import Lattice, Volume, index_voxels, move_start, resample, sample_places
 from monai_dpmm_ad.normative.reference import build_reference, pull, spacing_around
 from monai_dpmm_ad.normative.registration import find_box, fit_box, register
 from monai_dpmm_ad.normative.thumbnail import shrink
@@ -190,7 +190,7 @@ class NormativeMap(nn.Module):
         step = max(1, _SLAB // max(1, anomaly_map[0].size))
         for start in range(0, len(finished), step):
             slab = slice(start, start + step)
-            channels = self._place(anomaly_map[slab], judged, _move(affine, start))
+            channels = self._place(anomaly_map[slab], judged, move_start(affine, start))
             finished[slab] = combine(channels, self.weights[: len(channels)]).numpy()
         finished[image <= 0] = 0
         return finished
@@ -223,7 +223,7 @@ class NormativeMap(nn.Module):
         volume = resample(*shrink(image, affine), self._lattice(_FINE).spacing)
         scan = _Scan(volume, volume.values[None], frame.locate(volume.lattice.points()))
         mean = self._at(self.intensity.moments()[0][:1], scan, _FINE) * foreground_median(volume)
-        healthy = sample_places(mean, _index_voxels(image.shape, affine, volume.lattice))[0].numpy()
+        healthy = sample_places(mean, index_voxels(image.shape, affine, volume.lattice))[0].numpy()
         healthy[image <= 0] = 0
         return healthy
 
@@ -247,7 +247,7 @@ class NormativeMap(nn.Module):
     @staticmethod
     def _place(anomaly_map: Array, judged: _Judged, affine: Matrix) -> list[Tensor]:
         """Standardised channels at the voxels of a map, or of a part of it that has its own affine."""
-        voxels = _index_voxels(anomaly_map.shape, affine, judged.lattice)
+        voxels = index_voxels(anomaly_map.shape, affine, judged.lattice)
         mean, spread, *intensities = sample_places(judged.channels, voxels)
         return [(torch.from_numpy(anomaly_map) - mean) / spread, *intensities]
 
@@ -307,17 +307,3 @@ class _Judged:
 
     channels: Tensor
     lattice: Lattice
-
-
-def _move(affine: Matrix, start: int) -> Matrix:
-    """The affine of what is left of an image without its first ``start`` elements along the first axis."""
-    moved = affine.copy()
-    moved[:3, 3] += start * affine[:3, 0]
-    return moved
-
-
-def _index_voxels(shape: tuple[int, ...], affine: Matrix, lattice: Lattice) -> Tensor:
-    """Where the voxels of an image lie on a lattice, ``(X, Y, Z, 3)``."""
-    to_lattice = np.linalg.inv(lattice.affine) @ affine
-    axes = [to_lattice[:3, axis] * np.arange(size).reshape(-1, *[1] * (3 - axis)) for axis, size in enumerate(shape)]
-    return torch.from_numpy((axes[0] + axes[1] + axes[2] + to_lattice[:3, 3]).astype(np.float32))

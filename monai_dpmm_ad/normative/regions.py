@@ -8,11 +8,10 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor, nn
 
 from monai_dpmm_ad.errors import NotFittedError
-from monai_dpmm_ad.ops.components import label_components
+from monai_dpmm_ad.ops.components import find_peaks, label_components
 from monai_dpmm_ad.utils.distributed import gather_lists
 
 __all__ = ["MAX_COUNT", "RegionCalibration", "keep_regions", "measure_regions", "regions_scans_needed"]
@@ -46,8 +45,7 @@ def measure_regions(
         Labels inside the box around all regions, the highest score of each region, and the box.
     """
     labels, number, box = label_components(anomaly_map > threshold)
-    peaks = ndimage.maximum(anomaly_map[box], labels, np.arange(1, number + 1)) if number else np.zeros(0)
-    return labels, np.asarray(peaks, dtype=np.float64), box
+    return labels, find_peaks(labels, number, anomaly_map[box]).astype(np.float64), box
 
 
 def keep_regions(anomaly_map: NDArray[np.float32], threshold: float, least: float) -> NDArray[np.bool_]:
@@ -133,7 +131,7 @@ class RegionCalibration(nn.Module):
     @property
     def cap(self) -> int:
         """Regions of one healthy scan that are counted at most: B."""
-        return min(MAX_COUNT, (len(self._seen()) + 1) // 2)
+        return min(MAX_COUNT, (int(self.num_scans) + 1) // 2)
 
     def guaranteed(self, false_regions: float) -> bool:
         """Whether :meth:`least_statistic` carries the finite-sample guarantee: held-out scans, and enough of them."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["Components", "compute_bounding_box", "iterate_slabs", "label_components", "rank_components"]
+__all__ = ["Components", "compute_bounding_box", "find_peaks", "iterate_slabs", "label_components", "rank_components"]
 
 _SLAB = 1 << 18  # voxels
 
@@ -87,18 +87,24 @@ def rank_components(
         array([[2, 0, 1, 1]], dtype=int32)
     """
     labels, number, box = label_components(mask)
-    scores = score_map[box]
-    sizes, peaks = np.zeros(number + 1, np.int64), np.full(number + 1, -np.inf)
-    for start, slab, where in iterate_slabs(labels):
-        sizes += np.bincount(slab[where], minlength=number + 1)
-        np.maximum.at(peaks, slab[where], scores[start : start + len(slab)][where])
-    order = np.lexsort((-sizes[1:], -peaks[1:])) + 1
+    sizes, peaks = np.zeros(number, np.int64), find_peaks(labels, number, score_map[box])
+    for _, slab, where in iterate_slabs(labels):
+        sizes += np.bincount(slab[where] - 1, minlength=number)
+    order = np.lexsort((-sizes, -peaks))
     order = order[sizes[order] * voxel_size >= min_size]
     ranks = np.zeros(number + 1, np.int32)
-    ranks[order] = np.arange(1, len(order) + 1)
+    ranks[order + 1] = np.arange(1, len(order) + 1)
     for _, slab, where in iterate_slabs(labels):
         slab[where] = ranks[slab[where]]
     return Components(labels, box, sizes[order], peaks[order])
+
+
+def find_peaks(labels: np.ndarray, number: int, scores: np.ndarray) -> np.ndarray:
+    """The highest score of each component ``(number,)``; arguments as `label_components` gives them, inside the box."""
+    peaks = np.full(number, -np.inf)
+    for start, slab, where in iterate_slabs(labels):
+        np.maximum.at(peaks, slab[where] - 1, scores[start : start + len(slab)][where])
+    return peaks
 
 
 def iterate_slabs(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray, tuple[np.ndarray, ...]]]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from monai_dpmm_ad.errors import ScanError
+from monai_dpmm_ad.utils.extras import import_extra
 
 __all__ = ["CSF", "STRUCTURES", "Structure", "load_label_maps", "load_template_labels"]
 
@@ -108,6 +109,7 @@ def load_template_labels(spacing: int = 1) -> list[NDArray[np.uint8]]:
     Args:
         spacing: voxel size in mm.
     """
+    import_extra("nilearn", "demo")
     from nilearn import datasets
 
     loaders = (datasets.load_mni152_template, datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)

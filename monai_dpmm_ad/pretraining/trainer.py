@@ -52,7 +52,7 @@ def pretrain(
     mixed: Paths = (),
     initial: str | os.PathLike[str] | None = None,
     label_maps: str | os.PathLike[str] | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     checkpoint_every: int = 100,
     report_every: int = 10,
     report: Report | None = None,
@@ -70,7 +70,7 @@ def pretrain(
         mixed: scans or pictures that may show lesions: learned from, never taken for clean.
         initial: folder of backbone weights to begin with, of the recipe's architecture; None begins at random.
         label_maps: folder of label maps of heads to render slices from; None renders from nilearn's template.
-        device: ``"cpu"`` or ``"cuda"``.
+        device: ``"cpu"`` or ``"cuda"``; None takes CUDA where there is one.
         checkpoint_every: steps between checkpoints, each with a probe of the features.
         report_every: steps between reports.
         report: called with the step and the mean losses since the last report, and with what a probe measured.
@@ -88,13 +88,14 @@ def pretrain(
     recipe = recipe or Recipe()
     if checkpoint_every < 1:
         raise ValueError(f"`checkpoint_every` must be at least 1, got {checkpoint_every}.")
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with _processes():
         pool = make_pool(images, recipe, mixed)
         renderer = None
         if recipe.synthetic_share:
             maps = load_template_labels() if label_maps is None else load_label_maps(label_maps)
             renderer = Renderer(maps, recipe.image_size, device)
-        trainer = Trainer(pool, recipe, torch.device(device), initial, renderer)
+        trainer = Trainer(pool, recipe, device, initial, renderer)
         with _hold(out, overwrite) if trainer.rank == 0 else nullcontext():
             trainer.run(Path(out) / "checkpoints", checkpoint_every, report_every, report)
             if trainer.rank == 0:

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.handlers.regions import Region
 from monai_dpmm_ad.reporting.colours import (
@@ -29,7 +27,6 @@ __all__ = ["MAX_REGIONS", "ScanPictures", "describe_card", "prepare_scan"]
 #: Regions of a scan that its card lists; all are in ``regions.csv``.
 MAX_REGIONS = 10
 _THUMBNAIL_HEIGHT = 200  # pixels
-_CLASSES = {2: "thumbnails few", 3: "thumbnails three", 4: "thumbnails"}
 
 
 @dataclass(frozen=True)
@@ -101,15 +98,8 @@ def describe_card(
         "viewer": pictures.viewer,
     }
     if pictures.arrays is not None:
-        panels, captions = _choose_panels(render_panels(pictures.arrays, scale, _THUMBNAIL_HEIGHT), pictures.arrays)
         place = pictures.arrays.place
-        card |= {
-            "picture": encode_picture(np.concatenate(panels, axis=1)),
-            "alternative": f"{result.name} {place}: {', '.join(captions)}",
-            "captions": [f"Scan, {place}", *captions[1:]] if place else captions,
-            "sided": bool(place),
-            "panels": _CLASSES[len(captions)],
-        }
+        card |= {"panels": _choose_panels(pictures.arrays, scale), "place": place, "sided": bool(place)}
     return card
 
 
@@ -118,7 +108,7 @@ def _list_facts(result: ScanResult, decimals: int) -> list[tuple[str, str]]:
     facts = [("score", f"{result.score:.{decimals}f}")]
     if result.p_value is not None:
         least = result.smallest_p_value
-        limit = "" if least is None else f" (not below {format_p_value(least)})"
+        limit = "" if least is None else f" (smallest possible: {format_p_value(least)})"
         facts.append(("p", f"{format_p_value(result.p_value)}{limit}"))
     if result.num_regions is not None:
         facts.append(("flagged regions", str(result.num_regions)))
@@ -161,11 +151,14 @@ def _format_place(region: Region) -> str:
     return f"row {row:.0f}, column {column:.0f}"
 
 
-def _choose_panels(panels: Sequence[Any], arrays: SliceArrays) -> tuple[list[Any], list[str]]:
-    """Leave out the panels of what is not known, with a thin black gap between the others."""
-    known = [("Scan", True), ("Anomaly map", True), ("Flagged", arrays.mask is not None)]
+def _choose_panels(arrays: SliceArrays, scale: ColourScale) -> list[tuple[str, str]]:
+    """Caption and picture of each panel; those of what is not known are left out."""
     elsewhere = " (none in this slice)" if arrays.label is not None and not arrays.label.any() else ""
-    known.append((f"Truth{elsewhere}", arrays.label is not None))
-    gap = np.zeros((_THUMBNAIL_HEIGHT, 2, 3), np.uint8)
-    shown = [(np.concatenate([panel, gap], 1), name) for panel, (name, show) in zip(panels, known, strict=True) if show]
-    return [panel for panel, _ in shown], [name for _, name in shown]
+    known = {
+        "Scan": True,
+        "Anomaly map": True,
+        "Flagged": arrays.mask is not None,
+        f"Truth{elsewhere}": arrays.label is not None,
+    }
+    panels = zip(known.items(), render_panels(arrays, scale, _THUMBNAIL_HEIGHT), strict=True)
+    return [(caption, encode_picture(panel)) for (caption, show), panel in panels if show]

@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from monai_dpmm_ad.bundle.provenance import load_provenance
+from monai_dpmm_ad.bundle.provenance import count_fitted
 from monai_dpmm_ad.calibration.drift import describe_drift
-from monai_dpmm_ad.errors import CheckpointError, ScanError
+from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.handlers import ScanMetrics, ScanRow
 from monai_dpmm_ad.handlers.regions import Region
 from monai_dpmm_ad.network import AnomalyNet
@@ -58,8 +59,7 @@ def report_scans(
         Path of the report.
     """
     known, flagged = {item["name"]: item for item in items}, regions or {}
-    twins = bool(settings["healthy_twin"])
-    results = [_result(folder, row, known.get(row.name, {}), flagged.get(row.name, ()), twins) for row in rows]
+    results = [_result(folder, row, known.get(row.name, {}), flagged.get(row.name, ()), settings) for row in rows]
     scores = [float(score) for score in network.calibration.image_scores if score < float("inf")]
     path = write_report(
         folder / "report.html",
@@ -85,7 +85,7 @@ def _describe_question(network: AnomalyNet, settings: Mapping[str, Any], bundle:
     asked = {"Date": date.today().isoformat()}
     if bundle is not None:
         asked["Bundle"] = Path(bundle).absolute().name
-        if fitted := _count_fitted(bundle):
+        if fitted := count_fitted(bundle):
             asked["Fitted on"] = f"{fitted} scans"
     asked["Detector"] = f"{settings['detector_name']} on {settings['embedder_name']}, {settings['image_size']} pixels"
     if calibration.fitted:
@@ -101,23 +101,19 @@ def _describe_question(network: AnomalyNet, settings: Mapping[str, Any], bundle:
     return asked
 
 
-def _count_fitted(bundle: PathLike) -> int:
-    """How many scans a bundle was fitted on; 0 where its provenance was taken away or cannot be read."""
-    try:
-        return sum(scan["role"] == "fitted" for scan in load_provenance(bundle)["scans"])
-    except CheckpointError:
-        return 0
-
-
-def _result(folder: Path, row: ScanRow, item: Mapping[str, Any], regions: Sequence[Region], twins: bool) -> ScanResult:
-    healthy = output_path(folder, row.name, "healthy", row.image)
+def _result(
+    folder: Path, row: ScanRow, item: Mapping[str, Any], regions: Sequence[Region], settings: Mapping[str, Any]
+) -> ScanResult:
+    locate = partial(output_path, folder, row.name, source=row.image)
+    place = {"ext": settings["output_ext"], "separate": settings["separate_folder"]}
+    healthy = locate("healthy", **place)
     return ScanResult(
         name=row.name,
         image=item.get("image", row.image),
-        anomaly_map=output_path(folder, row.name, "anomaly", row.image),
-        mask=output_path(folder, row.name, "mask", row.image),
+        anomaly_map=locate(settings["output_postfix"], **place),
+        mask=locate("mask", **place),
         label=item.get("label"),
-        healthy=healthy if twins and healthy.is_file() else None,
+        healthy=healthy if settings["healthy_twin"] and healthy.is_file() else None,
         warning=row.warning,
         smallest_p_value=row.smallest_p_value,
         score=row.score,

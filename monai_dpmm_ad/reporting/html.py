@@ -46,6 +46,8 @@ _WORDS = {
     "of healthy scans at most 5 % get 0.05 or less. A region is compared with the largest one of each healthy scan.",
     "Percentile": "per cent of healthy voxels that are less unusual than this one.",
     "Flagged region": "connected voxels whose map exceeds the threshold. Unusual, which need not mean diseased.",
+    "Centre": "of a region, in mm of the scanner's space as NIfTI has it: x to the patient's right, y to the front, "
+    "z to the head. DICOM's x and y have the other sign. 'Go to' leads to the region's highest value.",
     "Frame": "how a scan was brought to the place of the fitted ones; its quality is a correlation, 1 is perfect.",
     "AUROC": "how often something abnormal scores higher than something healthy: 0.5 is guessing, 1 is perfect.",
     "FROC": "share of the true lesions that are found, against falsely flagged regions in a scan.",
@@ -157,6 +159,7 @@ def _render(scale: ColourScale, **content: Any) -> str:
         # Only this script may run: whatever else got into the page stays text.
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         scale=scale,
+        digits=count_decimals([scale.high], digits=3),
         stops=[f"rgb({red},{green},{blue})" for red, green, blue in colour_table()[::15]],
         data={
             "scale": {"low": scale.low, "middle": scale.middle, "high": scale.high, "threshold": scale.threshold},
@@ -177,7 +180,8 @@ def _summarise(results: Sequence[ScanResult], calibration: ScoreCalibration | No
         rate = "" if calibration.rate is None else f" (set to flag {100 * calibration.rate:g} % of healthy scans)"
         parts.append(f"{above} above the threshold{rate}")
     known = [result.region_p_value for result in results if result.region_p_value is not None]
-    if known:
+    least = min((result.smallest_p_value for result in results if result.smallest_p_value is not None), default=0.0)
+    if known and least <= 0.05:  # else so few healthy scans calibrate that none could be
         parts.append(f"{sum(value <= 0.05 for value in known)} with a region whose p-value is 0.05 or less")
     return ", ".join(parts)
 

@@ -1,5 +1,7 @@
 // Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-// Sorts and filters the cohort table, and shows scans in three planes. No library, no network.
+// Sorts and filters the cohort table, and shows scans in three planes. No library, no network. NiiVue 0.69 was tried for the
+// planes: one file of 2.3 MB, WebGL 2, and a context of the browser's few for each open scan. It does more than a report
+// needs (rendering, drawing, other formats); what is here is a hundredth of its size and draws the exact edges of masks.
 "use strict";
 (() => {
   const page = JSON.parse(document.getElementById("page-data").textContent);

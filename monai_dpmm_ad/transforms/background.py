@@ -3,13 +3,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
+from torch import Tensor
 
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.transforms.foreground import compute_foreground
 
-__all__ = ["fill_background"]
+__all__ = ["fill_background", "is_finite"]
+
+
+def is_finite(values: Tensor) -> bool:
+    """Whether all values ``(*shape)`` are finite and no more than float64 can add up: one pass, and no copy."""
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(values.numpy().sum(dtype=np.float64)))
 
 
 def fill_background(image: MetaTensor, source: str) -> None:
@@ -23,9 +31,9 @@ def fill_background(image: MetaTensor, source: str) -> None:
         ScanError: infinite voxels, NaN inside the head, or nothing else than NaN.
     """
     values = image.as_tensor()
-    if torch.isfinite(values.sum(dtype=torch.float64)):  # one pass; more only when it is needed
+    if is_finite(values):
         return
-    infinite = int(torch.isinf(values).sum())
+    infinite = int(torch.count_nonzero(torch.isinf(values)))
     if infinite:
         raise ScanError(source, f"has {infinite} infinite voxels of {values.numel()}; write it again without them")
     missing = torch.isnan(values)
@@ -36,11 +44,12 @@ def fill_background(image: MetaTensor, source: str) -> None:
     values[missing] = values[~missing].min()
     if values.min() == values.max():
         return  # constant, which is said elsewhere
-    inside = int((compute_foreground(values) & missing).sum())
+    head = compute_foreground(values)
+    inside = int(torch.count_nonzero(head & missing))
     if inside:
-        share = inside / int(compute_foreground(values).sum())
+        share, number = inside / int(torch.count_nonzero(head)), int(torch.count_nonzero(missing))
         raise ScanError(
             source,
-            f"has {inside} NaN voxels inside the head, {share:.2%} of it ({int(missing.sum())} NaN or infinite voxels "
-            f"of {values.numel()}); fill them first: only outside the head NaN counts as background",
+            f"has {inside} NaN voxels inside the head, {share:.2%} of it ({number} NaN or infinite voxels of "
+            f"{values.numel()}); fill them first: only outside the head NaN counts as background",
         )

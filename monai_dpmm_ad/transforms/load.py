@@ -39,7 +39,7 @@ from monai_dpmm_ad.data.readers import (
     volume_reader,
 )
 from monai_dpmm_ad.errors import ScanError
-from monai_dpmm_ad.transforms.background import fill_background
+from monai_dpmm_ad.transforms.background import fill_background, is_finite
 
 __all__ = ["DEFAULT_MAX_BYTES", "LoadScan", "LoadScand", "largest_shift"]
 
@@ -56,11 +56,11 @@ class LoadScan(Transform):
     as the picture has them. NaN outside the head is background.
 
     ``meta`` holds the scan's ``name``; ``notes``, a JSON list of what a user should know; ``modality``, where the file
-    says it; and of a DICOM series ``dicom_files``, a JSON list.
+    says it; ``colour``, in [0, 1], of a picture; and of a DICOM series ``dicom_files``, a JSON list.
 
     Args:
         spatial_dims: 3 accepts volumes of two slices or more, 2 accepts flat images, ``None`` both; a volume that has
-            a single slice, of shape (H, W, 1), is then processed as the one slice that it is.
+            a single slice, of shape (H, W, 1), is flat, and processed as the one slice that it is.
         max_bytes: refuse a scan whose header claims more than this as float32, before any memory is taken.
 
     Example:
@@ -152,7 +152,7 @@ class LoadScan(Transform):
         values = image.as_tensor()
         if is_label:
             values = torch.nan_to_num_(values, nan=0.0)  # where nothing was drawn
-        if not torch.isfinite(values.sum(dtype=torch.float64)):  # one pass; the count only when it is needed
+        if not is_finite(values):
             bad = int((~torch.isfinite(values)).sum())
             raise ScanError(_source(path), f"has {bad} NaN or infinite voxels of {values.numel()}")
         return image
@@ -173,6 +173,7 @@ class LoadScan(Transform):
         meta = dict(image.meta)
         if has_suffix(source, PICTURE_SUFFIXES):
             meta |= {"affine": torch.from_numpy(PICTURE_AFFINE), "original_affine": PICTURE_AFFINE.copy()}
+            meta["colour"] = reader.colour
         meta |= {"original_channel_dim": "no_channel", "filename_or_obj": source}
         meta["notes"] = json.dumps(getattr(reader, "notes", []))  # as text, which collating leaves alone
         if isinstance(reader, DicomSeriesReader):
@@ -215,6 +216,16 @@ class LoadScand(MapTransform):
         spatial_dims: see ``LoadScan``.
         max_bytes: see ``LoadScan``.
         allow_missing_keys: skip image keys that an item lacks.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import nibabel as nib
+        >>> path = Path(tempfile.mkdtemp()) / "a.nii.gz"
+        >>> nib.save(nib.Nifti1Image(np.random.default_rng(0).random((6, 5, 4), dtype=np.float32), np.eye(4)), path)
+        >>> image = LoadScand()({"image": str(path), "name": "a"})["image"]
+        >>> image.shape, image.meta["name"]
+        (torch.Size([1, 6, 5, 4]), 'a')
     """
 
     def __init__(
@@ -259,7 +270,7 @@ def _source(path: PathOrSeries) -> str:
 def _check_dims(source: str, shape: tuple[int, ...], spatial_dims: int | None) -> None:
     if spatial_dims == 3 and len(shape) == 2:
         raise ScanError(source, f"is a 2D image with shape {shape}; a 3D volume is expected")
-    if spatial_dims == 2 and len(shape) == 3:
+    if spatial_dims == 2 and len(shape) == 3 and min(shape) > 1:
         raise ScanError(source, f"is a 3D volume with shape {shape}; a 2D image is expected")
     if spatial_dims == 3 and min(shape) == 1:
         raise ScanError(source, f"is a single slice with shape {shape}; a 3D volume is expected")

@@ -78,6 +78,13 @@ class JudgeByPlaced(MapTransform):
 
     Raises:
         ValueError: a healthy twin without a normative map.
+
+    Example:
+        >>> from monai_dpmm_ad import AnomalyNet, create_detector, create_embedder
+        >>> embedder, detector = create_embedder("pixels-8"), create_detector("dpmm", 64)
+        >>> network = AnomalyNet(embedder, detector, image_size=64, normative="off")
+        >>> JudgeByPlaced(network)({"image": "scan", "pred": "map"})  # it has no normative map
+        {'image': 'scan', 'pred': 'map'}
     """
 
     def __init__(self, network: _HasNormative, healthy_twin: bool = False) -> None:

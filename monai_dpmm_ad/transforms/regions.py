@@ -32,6 +32,19 @@ class LoadRegionsd(MapTransform):
     Args:
         keys: the atlas's key.
         image_key: key of the image, already loaded and still on its own grid.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import nibabel as nib
+        >>> from monai_dpmm_ad import LoadScand
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> values = np.random.default_rng(0).random((6, 5, 4), dtype=np.float32)
+        >>> nib.save(nib.Nifti1Image(values, np.eye(4)), folder / "a.nii")
+        >>> nib.save(nib.Nifti1Image(np.full((6, 5, 4), 7, np.int16), np.eye(4)), folder / "atlas.nii")
+        >>> item = LoadScand()({"image": str(folder / "a.nii"), "name": "a", "regions": str(folder / "atlas.nii")})
+        >>> LoadRegionsd()(item)["regions"].unique().tolist()
+        [7]
     """
 
     def __init__(self, keys: str = "regions", image_key: str = "image") -> None:

@@ -36,59 +36,103 @@ class SaveScand(SaveImaged):
     """Save maps as ``NAME_postfix.nii.gz``, or ``.png`` where the source is a picture.
 
     MONAI's ``SaveImaged`` would drop trailing slices of size one, write another header than the source's, and hide why
-    a disk refused a file; a bundle's users may still look for that class, so this is one.
+    a disk refused a file; a bundle's users may still look for that class, so this is one, with its arguments' names.
+    Where a map went is in its metadata as ``saved_to``.
 
     Args:
         keys: maps ``(1, *spatial)`` on the source's grid; their metadata name the source, see :func:`write_map`.
         output_dir: folder of the outputs.
-        postfix: what the file holds, for example ``anomaly``.
-        dtype: ``float32`` or ``uint8``.
+        output_postfix: what the file holds, for example ``anomaly``.
+        output_dtype: ``float32``, ``float64`` or ``uint8``.
+        output_ext: of the files of volumes, a suffix that :func:`write_map` knows.
+        separate_folder: whether each scan's files go into a folder of its own.
         own_format: write the map in the source's own format as well, where that is another that can hold it.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import nibabel as nib
+        >>> from monai_dpmm_ad import LoadScand
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> values = np.random.default_rng(0).random((6, 5, 4), dtype=np.float32)
+        >>> nib.save(nib.Nifti1Image(values, np.eye(4)), folder / "a.nii")
+        >>> scan = LoadScand()({"image": str(folder / "a.nii"), "name": "a"})
+        >>> _ = SaveScand("image", folder, "anomaly")(scan)
+        >>> nib.load(folder / "a_anomaly.nii.gz").shape
+        (6, 5, 4)
     """
 
     def __init__(
         self,
         keys: KeysCollection,
         output_dir: str | os.PathLike[str],
-        postfix: str,
-        dtype: str = "float32",
+        output_postfix: str,
+        output_dtype: str = "float32",
+        output_ext: str = ".nii.gz",
+        separate_folder: bool = False,
         own_format: bool = False,
     ) -> None:
-        super().__init__(keys, output_dir=Path(output_dir), output_postfix=postfix, allow_missing_keys=True)
-        self.output_dir, self.postfix, self.dtype = Path(output_dir), postfix, np.dtype(dtype)
-        self.own_format = own_format
+        super().__init__(keys, output_dir=Path(output_dir), output_postfix=output_postfix, allow_missing_keys=True)
+        self.output_dir, self.output_postfix = Path(output_dir), output_postfix
+        self.output_dtype, self.output_ext = np.dtype(output_dtype), output_ext
+        self.separate_folder, self.own_format = separate_folder, own_format
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write the maps; ``data`` is handed on unchanged."""
+        """Write the maps; of ``data`` only their metadata change."""
         for key in self.key_iterator(dict(data)):
             meta = data[key].meta
-            source = meta["filename_or_obj"]
-            values = np.asarray(data[key].cpu())[0].astype(self.dtype, copy=False)
-            write_map(output_path(self.output_dir, meta["name"], self.postfix, source), values, meta)
-            own = own_format_path(self.output_dir, meta["name"], self.postfix, source)
-            if self.own_format and own is not None:
-                write_map(own, values, meta)
+            values = np.asarray(data[key].cpu())[0].astype(self.output_dtype, copy=False)
+            paths = self._paths(meta)
+            for path in paths:
+                write_map(path, values, meta)
+            data[key].meta = {**meta, "saved_to": [str(path) for path in paths]}  # maps may share a dictionary
         return dict(data)
+
+    def _paths(self, meta: Mapping[str, Any]) -> list[Path]:
+        place = (self.output_dir, meta["name"], self.output_postfix, meta["filename_or_obj"])
+        path = output_path(*place, ext=self.output_ext, separate=self.separate_folder)
+        own = own_format_path(*place, separate=self.separate_folder) if self.own_format else None
+        return [path] if own in (None, path) else [path, own]
 
 
 def output_path(
-    folder: str | os.PathLike[str], name: str, postfix: str, source: str, suffix: str | None = None
+    folder: str | os.PathLike[str],
+    name: str,
+    postfix: str,
+    source: str,
+    suffix: str | None = None,
+    ext: str = ".nii.gz",
+    separate: bool = False,
 ) -> Path:
-    """Path of an output: ``folder/NAME_postfix`` with ``suffix``, or the one that suits the source.
+    """Path of an output: ``folder/NAME_postfix``, or ``folder/NAME/NAME_postfix``, with a suffix.
+
+    Args:
+        folder: of all outputs.
+        name: of the scan.
+        postfix: what the file holds.
+        source: the scan's file: the output of a picture is a ``.png``.
+        suffix: used whatever the source is.
+        ext: suffix of the outputs of volumes.
+        separate: whether each scan has a folder of its own.
 
     Raises:
         ValueError: a name that would leave the folder.
     """
-    if Path(name).name != name or name in (".", ".."):
-        raise ValueError(f"`name` must be a plain file name, got '{name}'.")
-    suited = ".png" if has_suffix(source, PICTURE_SUFFIXES) else ".nii.gz"
-    return Path(folder) / f"{name}_{postfix}{suffix or suited}"
+    suited = suffix or (".png" if has_suffix(source, PICTURE_SUFFIXES) else ext)
+    file = f"{name}_{postfix}{suited}"
+    for part, value in (("name", name), ("postfix", file)):
+        if Path(value).name != value or value in (".", ".."):
+            raise ValueError(f"`{part}` must be a plain file name, got '{value}'.")
+    return Path(folder) / name / file if separate else Path(folder) / file
 
 
-def own_format_path(folder: str | os.PathLike[str], name: str, postfix: str, source: str) -> Path | None:
+def own_format_path(
+    folder: str | os.PathLike[str], name: str, postfix: str, source: str, separate: bool = False
+) -> Path | None:
     """Path of an output in the source's own format; None where that has no other or cannot hold a map."""
     own = next((suffix for suffix in _OWN_FORMATS if has_suffix(source, (suffix,))), None)
-    return None if own is None else output_path(folder, name, postfix, source, _SINGLE_FILES.get(own, own))
+    suffix = None if own is None else _SINGLE_FILES.get(own, own)
+    return None if suffix is None else output_path(folder, name, postfix, source, suffix, separate=separate)
 
 
 def write_map(path: str | os.PathLike[str], values: NDArray[Any], meta: Mapping[str, Any]) -> None:

@@ -45,6 +45,15 @@ class SaveDicomd(MapTransform):
         output_dir: folder of the outputs.
         mask_key: mask ``(1, columns, rows, slices)`` on the source's grid.
         map_key: map of the same shape.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> save = SaveDicomd(tempfile.mkdtemp())
+        >>> scan = {"mask": MetaTensor(torch.zeros(1, 4, 4, 2)), "pred": MetaTensor(torch.zeros(1, 4, 4, 2))}
+        >>> sorted(save(scan))  # these come from no DICOM series, so that nothing is written
+        ['mask', 'pred']
     """
 
     def __init__(self, output_dir: str | os.PathLike[str], mask_key: str = "mask", map_key: str = "pred") -> None:

@@ -53,7 +53,11 @@ def launched() -> bool:
 
 
 def join_processes() -> None:
-    """Join the group of processes that torchrun started, unless that has been done; NCCL on GPUs, gloo on CPUs."""
+    """Join the group of processes that torchrun started, unless that has been done; NCCL on GPUs, gloo on CPUs.
+
+    Example:
+        >>> join_processes()  # doctest: +SKIP
+    """
     if dist.is_initialized():
         return
     if torch.cuda.is_available():
@@ -62,7 +66,12 @@ def join_processes() -> None:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks and writes for all, in or out of their group."""
+    """Whether this process is the one that speaks and writes for all, in or out of their group.
+
+    Example:
+        >>> is_first()
+        True
+    """
     return not launched() or int(os.environ.get("RANK", "0")) == 0
 
 

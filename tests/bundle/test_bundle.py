@@ -121,8 +121,10 @@ def test_the_model_holds_tensors_only(bundle: Path) -> None:
 
 
 def test_a_fitted_bundle_keeps_its_settings(bundle: Path, tiny_vit: Path) -> None:
-    settings = json.loads((bundle / "configs" / "inference.json").read_text())["settings"]
-    assert settings == read_settings(bundle)
+    config = json.loads((bundle / "configs" / "inference.json").read_text())
+    settings = config["settings"]
+    placed = {name: config[name] for name in ("output_ext", "output_dtype", "output_postfix", "separate_folder")}
+    assert {**settings, **config["displayable_configs"], **placed} == read_settings(bundle)
     assert (settings["embedder_name"], settings["image_size"]) == (str(tiny_vit), FAST["image_size"])
 
 

@@ -138,7 +138,7 @@ def test_a_new_setting_is_one_declaration_and_the_code_that_uses_it(
     assert parsed.sharpness == 2
     with pytest.raises(SystemExit):
         main(["fit", "--help"])
-    assert "--sharpness SHARPNESS of the map (default 1.0)" in " ".join(capsys.readouterr().out.split())
+    assert "--sharpness NUMBER of the map (default: 1.0)" in " ".join(capsys.readouterr().out.split())
     # a bundle that was fitted before, and one that is fitted with it
     assert load_workflow(bundle, ["inference"], "inference").parser.get_parsed_content("network_def").sharpness == 1
     root = create_bundle(tmp_path / "new")

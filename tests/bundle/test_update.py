@@ -76,6 +76,16 @@ def test_the_statistics_count_old_and_new_patches(updated: Path, bundle: Path) -
     assert float(mixture_of(updated).statistic_counts.sum()) == pytest.approx(old + new)
 
 
+def test_the_atlases_know_old_and_new_scans(updated: Path, bundle: Path) -> None:
+    states = [torch.load(folder / "models" / "model.pt", weights_only=True) for folder in (bundle, updated)]
+    for atlas in ("intensity", "deviation", "scores"):
+        assert [int(state[f"normative.{atlas}.num_scans"]) for state in states] == [3, 6]
+        old, new = (state[f"normative.{atlas}.weight"].double() * n for state, n in zip(states, (3, 6), strict=True))
+        assert (new >= old - 1e-2).all()  # half precision
+        assert new.sum() > 1.5 * old.sum()
+    assert torch.equal(*(state["normative.reference_values"] for state in states))  # places mean what they meant
+
+
 def test_every_scan_is_recorded(updated: Path, bundle: Path) -> None:
     assert provenance(bundle) == [("fitted", 0, False)] * 3 + [("held_out", 0, True)] * 2
     fitted = [("fitted", 0, False)] * 3 + [("fitted", 1, False)] * 3

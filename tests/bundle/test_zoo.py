@@ -10,23 +10,31 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from conftest import FAST
-from monai.bundle import ckpt_export, verify_metadata, verify_net_in_out
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
 
+import monai_dpmm_ad
 from monai_dpmm_ad import __version__
-from monai_dpmm_ad.bundle import create_bundle, load_workflow
+from monai_dpmm_ad.bundle import create_bundle, load_workflow, read_settings
+from monai_dpmm_ad.bundle.zoo import check_zoo_rules
+from monai_dpmm_ad.commands import infer
+from monai_dpmm_ad.errors import find_user_error
+from monai_dpmm_ad.transforms import preprocess_scan
 
 TEMPLATE = Path(__file__).parents[2] / "bundles" / "dpmm_ad"
-SCHEMA = Path(__file__).parents[1] / "fixtures" / "meta_schema_20240725.json"
+SCHEMA = Path(monai_dpmm_ad.__file__).parent / "bundle" / "meta_schema_20240725.json"
 METADATA = json.loads((TEMPLATE / "configs" / "metadata.json").read_text())
 #: Of the zoo's template; each is one heading of the README.
 HEADINGS = (
     *("Model Title", "Authors", "Tags", "Model Description", "Data", "Preprocessing", "Performance"),
     *("Additional Usage Steps", "System Configuration", "Limitations", "Citation", "References"),
 )
+#: As the configs of the zoo say how files are called and what they hold.
+OUTPUT_IDS = ("output_ext", "output_dtype", "output_postfix", "separate_folder")
 CONFIGS = ("train", "inference", "evaluate", "multi_gpu_train", "multi_gpu_evaluate")
 
 pytestmark = pytest.mark.filterwarnings("default")  # MONAI's checks warn of torch's and transformers' own parts
@@ -43,6 +51,10 @@ def test_the_zoos_files_are_there() -> None:
     } <= files
     assert {f"configs/{name}.json" for name in CONFIGS} <= files
     assert all((TEMPLATE / file).stat().st_size < 25e6 for file in files)  # larger ones would need large_files.yml
+
+
+def test_a_fitted_bundle_keeps_the_zoos_rules(bundle: Path) -> None:
+    check_zoo_rules(bundle)
 
 
 def test_metadata_follow_the_schema(bundle: Path, tmp_path: Path) -> None:
@@ -129,6 +141,123 @@ def test_fitted_configs_initialise_run_and_finalise(
     run_workflow(root, configs, "inference", dataset_dir=str(cohort), output_dir=str(tmp_path / "out"))
     assert len(list((tmp_path / "out").glob("*_anomaly.nii.gz"))) == 4
     assert (tmp_path / "out" / "metrics.csv").is_file() == ("evaluate" in configs)
+
+
+def test_the_zoos_way_of_evaluation_is_train_with_evaluate_over_it(bundle: Path, cohort: Path, tmp_path: Path) -> None:
+    configs = [str(bundle / "configs" / f"{name}.json") for name in ("train", "evaluate")]
+    overrides = {"bundle_root": str(bundle), "dataset_dir": str(cohort)}
+    workflow = ConfigWorkflow(configs, workflow_type="train", output_dir=str(tmp_path / "theirs"), **overrides)
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    workflow.run()
+    workflow.finalize()
+    run_workflow(
+        bundle, ["inference", "evaluate"], "inference", dataset_dir=str(cohort), output_dir=str(tmp_path / "ours")
+    )
+    for table in ("scores.csv", "metrics.csv", "regions.csv"):
+        assert (tmp_path / "theirs" / table).read_text() == (tmp_path / "ours" / table).read_text()
+
+
+def test_a_bundles_evaluation_has_what_its_inference_has(bundle: Path) -> None:
+    inference, evaluation = (json.loads((bundle / "configs" / f"{name}.json").read_text()) for name in CONFIGS[1:3])
+    base = {"imports", "format_version", "bundle_root", "dataset_dir", "device", "settings"}  # train.json has them too
+    changed = {"dataset", "handlers", "metrics", "run"}
+    assert set(evaluation) == set(inference) - base | {"metrics"}
+    assert {name: evaluation[name] for name in set(evaluation) - changed} == {
+        name: inference[name] for name in set(inference) - base - changed
+    }
+    assert evaluation["dataset"] == {**inference["dataset"], "data": "@share"}
+    assert evaluation["handlers"][:-2] == inference["handlers"]
+    assert evaluation["run"][0] == inference["run"][0]
+
+
+@pytest.fixture(scope="module")
+def one_scan(cohort: Path) -> str:
+    return str(cohort.parent / "imagesTs" / "test_abnormal_000.nii.gz")
+
+
+def test_the_zoos_output_ids_are_honoured(bundle: Path, one_scan: str, tmp_path: Path) -> None:
+    root = str(bundle)
+    choice = {"output_ext": ".nii", "output_dtype": "$__import__('numpy').float64", "output_postfix": "trans"}
+    workflow = ConfigWorkflow(
+        f"{root}/configs/inference.json", workflow_type="inference", bundle_root=root, dataset_dir=one_scan,
+        output_dir=str(tmp_path), separate_folder=True, **choice,
+    )  # fmt: skip
+    workflow.initialize()
+    workflow.run()
+    name = "test_abnormal_000"
+    assert sorted(path.name for path in (tmp_path / name).iterdir()) == [
+        f"{name}_{postfix}.nii" for postfix in ("mask", "percentile", "trans")
+    ]
+    images = {postfix: nib.load(tmp_path / name / f"{name}_{postfix}.nii") for postfix in ("mask", "trans")}
+    assert images["trans"].get_data_dtype() == np.float64
+    assert images["mask"].get_data_dtype() == np.uint8
+    assert np.array_equal(images["trans"].affine, nib.load(one_scan).affine)
+
+
+@pytest.mark.parametrize("extension", [".nrrd", ".mha", ".mgz"])
+def test_the_command_line_follows_them_as_well(bundle: Path, one_scan: str, tmp_path: Path, extension: str) -> None:
+    choice = {"output_ext": extension, "separate_folder": True, "output_postfix": "trans"}
+    outcome = infer(bundle, [one_scan], tmp_path, **choice)
+    assert outcome.report is not None
+    assert "test_abnormal_000" in outcome.report.read_text()
+    written = tmp_path / "test_abnormal_000" / f"test_abnormal_000_trans{extension}"
+    before = written.stat().st_mtime_ns
+    assert len(infer(bundle, [one_scan], tmp_path, report=False, **choice).scans) == 1
+    assert written.stat().st_mtime_ns == before, "a scan that is finished is left alone"
+    infer(bundle, [one_scan], tmp_path, report=False)
+    assert (tmp_path / "test_abnormal_000_anomaly.nii.gz").is_file()
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"output_postfix": "mask"}, "must not be that of another output"),
+        ({"output_ext": ".png"}, "`output_ext` must be one of"),
+        ({"output_dtype": "uint8"}, "`output_dtype` must be one of"),
+    ],
+)
+def test_outputs_that_cannot_be_are_refused(
+    bundle: Path, one_scan: str, tmp_path: Path, choice: dict[str, str], message: str
+) -> None:
+    with pytest.raises((ValueError, RuntimeError)) as caught:
+        infer(bundle, [one_scan], tmp_path / "out", report=False, **choice)
+    assert message in str(find_user_error(caught.value))
+
+
+def test_what_may_be_displayed_takes_effect(bundle: Path) -> None:
+    config = json.loads((bundle / "configs" / "inference.json").read_text())
+    assert set(config["displayable_configs"]) == {"false_regions", "min_region_volume", "batch_size"}
+    assert not {*config["displayable_configs"], *OUTPUT_IDS} & set(config["settings"])  # else they would win
+    parser = ConfigParser()
+    parser.read_config(bundle / "configs" / "inference.json")
+    parser["bundle_root"] = str(bundle)
+    parser["displayable_configs"]["false_regions"] = 0.25
+    parser["displayable_configs#batch_size"] = 3
+    assert parser.get_parsed_content("values")["false_regions"] == 0.25
+    assert parser.get_parsed_content("inferer").batch_size == 3
+
+
+def test_each_step_of_the_preprocessing_can_be_changed(bundle: Path, one_scan: str) -> None:
+    parser = ConfigParser()
+    parser.read_config(bundle / "configs" / "inference.json")
+    parser["bundle_root"] = str(bundle)
+    item = {"image": one_scan, "name": "scan"}
+    ours, theirs = (
+        chain(item)["image"]
+        for chain in (
+            preprocess_scan(read_settings(bundle)["intensity"]),
+            parser.get_parsed_content("preprocessing"),
+        )
+    )
+    assert torch.equal(ours, theirs)
+    assert torch.equal(ours.affine, theirs.affine)
+    parser["preprocessing#transforms#3#method"] = "percentile"
+    parser["preprocessing#transforms#4#margin"] = 2
+    parser.parse(reset=True)
+    changed = parser.get_parsed_content("preprocessing")(item)["image"]
+    assert [a - b for a, b in zip(changed.shape, ours.shape, strict=True)] == [0, 4, 4, 0]  # the head fills all slices
+    assert torch.equal(changed[:, 2:-2, 2:-2], preprocess_scan("percentile")(item)["image"])
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["inside", "outside"])

@@ -128,3 +128,36 @@ def test_the_sentence_gives_size_and_direction() -> None:
     assert sentence is not None
     assert "standard deviations less like what was fitted" in sentence
     assert DriftReference(6).judge(off, usage) is None
+
+
+# ------------------------------------------------------------------------------------------------------------ pictures
+
+
+def picture(rim: float, colour: float = 0.0) -> dict[str, Any]:
+    return facts(spatial_dims=2, modality="", sizes=[1.0, 1.0], volume=0.0, rim=rim, colour=colour)
+
+
+def draw_pictures(number: int, seed: int) -> list[dict[str, Any]]:
+    """Slices of heads: most lie in air, some touch the rim."""
+    generator = np.random.default_rng(seed)
+    return [picture(float(rim), float(tint)) for rim, tint in generator.uniform(0, [0.3, 0.01], (number, 2)) ** 2]
+
+
+@pytest.mark.parametrize("number", [2, 8, 60])
+def test_a_photo_is_named_and_slices_are_not(number: int) -> None:
+    called = []
+    for seed in range(20):
+        kind = fitted(draw_pictures(number, seed))
+        assert kind.compare(picture(0.01, colour=0.2)) == ["it is in colour, where grey pictures were fitted"]
+        called += [bool(kind.compare(scan)) for scan in draw_pictures(10, 1000 + seed)]
+    assert np.mean(called) <= 0.05
+    (clause,) = fitted(draw_pictures(60, 0)).compare(picture(1.0))
+    assert clause.startswith("100% of its rim is foreground, where 0 to 9 % were fitted")
+
+
+def test_of_a_volume_and_an_old_bundle_neither_is_known() -> None:
+    assert fitted(draw(20, 0)).compare({**draw(1, 1)[0], "rim": 1.0, "colour": 1.0}) == []
+    kind, old = fitted(draw_pictures(20, 0)), FittedKind()
+    old.load_state_dict({name: values for name, values in kind.state_dict().items() if name != "pictures"})
+    assert old.compare(picture(1.0, 1.0)) == []
+    assert len(kind.compare(picture(1.0, 1.0))) == 2

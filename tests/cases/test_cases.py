@@ -61,6 +61,12 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
     return status, out + err
 
 
+def test_each_script_has_a_test_of_its_name() -> None:
+    scripts = {path.stem for path in CASES.iterdir() if path.suffix in (".py", ".sh")} - {"_make"}
+    tests = {name.removeprefix("test_") for name in globals()}
+    assert scripts - tests == {"dicom_anonymised_dates", "dicom_orientation_jitter"}  # one test has both
+
+
 def test_ct_head_holder(make: Make) -> None:
     image = LoadScan()(make("ct_head_holder") / "ct.nii.gz")
     mask = compute_foreground(image.as_tensor())[0].numpy()

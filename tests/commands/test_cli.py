@@ -14,8 +14,10 @@ import pytest
 from conftest import FAST
 from PIL import Image
 
-from monai_dpmm_ad.commands import evaluate, fit, infer
-from monai_dpmm_ad.commands.cli import main
+from monai_dpmm_ad.bundle import describe_fit
+from monai_dpmm_ad.commands import Outcome, evaluate, fit, infer
+from monai_dpmm_ad.commands.cli import _say_fitted, main
+from monai_dpmm_ad.utils.log import logging_to
 
 pytestmark = pytest.mark.filterwarnings("default")  # the command line prints warnings in its own way
 
@@ -353,6 +355,50 @@ def test_a_single_subject_is_calibrated_with_a_warning(
     one = cohort.parent / "imagesTr" / "train_000.nii.gz"
     with pytest.warns(UserWarning, match="one subject only"):
         fit([one], tmp_path / "bundle", embedder_name=str(tiny_vit), **FAST)
+
+
+def test_a_fit_ends_with_what_it_did_and_what_comes_next(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_to():
+        _say_fitted(Outcome(metrics=describe_fit(bundle)), str(bundle))
+    out = capsys.readouterr().out.splitlines()
+    scans = json.loads((bundle / "provenance.json").read_text())["scans"]
+    fitted, held_out = (sum(scan["role"] == role for scan in scans) for role in ("fitted", "held_out"))
+    assert out[0] == f"fitted bundle: {bundle}"
+    assert f"scans: {fitted} fitted, {held_out} held out for calibration" in out
+    assert re.search(r"^mixture: \d+ of \d+ components used$", "\n".join(out), re.MULTILINE)
+    assert re.search(
+        r"^place: (judged in the frame (deformed|affine|box|none)|not judged by place)$", "\n".join(out), re.M
+    )
+    assert out[-1] == f"next: monai-dpmm-ad infer --bundle {bundle} --images SCANS --out maps"
+
+
+def test_quiet_prints_nothing_and_the_log_has_all(
+    bundle: Path, scan: nib.Nifti1Image, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nib.save(scan, tmp_path / "a.nii.gz")
+    log = tmp_path / "log.txt"
+    arguments = ["infer", "--bundle", bundle, "--images", tmp_path / "a.nii.gz", "--out", tmp_path / "out"]
+    assert run(capsys, *arguments, "--no-report", "--quiet", "--log-file", log)[:2] == (0, "")
+    assert f"results: {tmp_path / 'out'}" in log.read_text()
+    assert "│ a " in log.read_text(), "the table of scans"
+
+
+def test_the_log_has_the_traceback_of_an_error(
+    tmp_path: Path, cohort: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log.txt"
+    arguments = ["infer", "--bundle", tmp_path, "--images", cohort, "--out", tmp_path / "out", "--log-file", log]
+    assert run(capsys, *arguments)[0] == 1
+    assert "Traceback" in log.read_text()
+
+
+def test_verbose_lets_monai_speak(
+    bundle: Path, scan: nib.Nifti1Image, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nib.save(scan, tmp_path / "a.nii.gz")
+    arguments = ["infer", "--bundle", bundle, "--images", tmp_path / "a.nii.gz", "--no-report", "--out"]
+    assert "Engine run" not in run(capsys, *arguments, tmp_path / "quiet")[2]
+    assert "ScanEvaluator: Engine run" in run(capsys, *arguments, tmp_path / "verbose", "--verbose")[2]
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

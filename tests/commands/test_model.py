@@ -148,9 +148,13 @@ def test_what_is_no_scan_is_said(model: AnomalyModel, scan: Path, tmp_path: Path
         model.predict(scan, false_positive_rat=0.1)
 
 
-def test_it_is_quiet(bundle: Path, scan: Path) -> None:
-    code = "import sys, monai_dpmm_ad; monai_dpmm_ad.AnomalyModel.load(sys.argv[1]).predict(sys.argv[2])"
-    finished = subprocess.run([sys.executable, "-c", code, str(bundle), str(scan)], capture_output=True, text=True)
+def test_it_is_quiet(bundle: Path, scan: Path, cohort: Path, tiny_vit: Path) -> None:
+    options = {**FAST, "embedder_name": str(tiny_vit)}
+    code = "import sys, monai_dpmm_ad; monai_dpmm_ad.AnomalyModel.load(sys.argv[1]).predict(sys.argv[2]); "
+    code += f"monai_dpmm_ad.AnomalyModel.fit(sys.argv[3:], **{options!r})"
+    scans = sorted(map(str, (cohort.parent / "imagesTr").glob("*.nii.gz")))
+    command = [sys.executable, "-W", "ignore", "-c", code, str(bundle), str(scan), *scans]
+    finished = subprocess.run(command, capture_output=True, text=True)
     assert (finished.returncode, finished.stdout, finished.stderr) == (0, "", "")
 
 

@@ -27,6 +27,8 @@ ARGUMENTS = {
     "cluster": ["--images", "x", "--bundle", "x", *OUT],
     "benchmark": ["--data", "x", "--dataset", "x", *OUT],
     "export": ["--bundle", "x", *OUT],
+    "pack": ["x", "--out", "x.zip"],
+    "unpack": ["x.zip", *OUT],
     "pretrain": ["--images", "x", *OUT],
     "label-app": [],
     "embedders": [],

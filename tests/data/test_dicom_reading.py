@@ -49,6 +49,42 @@ def test_equal_images_count_once(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path / "a"), HEAD)
 
 
+@pytest.mark.parametrize("folder", ["b", "a"])
+def test_a_whole_copy_takes_the_place_of_a_damaged_one(folder: str, tmp_path: Path) -> None:
+    """In another folder and in the same one; the damaged file comes first."""
+    write_slices(tmp_path / "a", HEAD)
+    damaged = sorted((tmp_path / "a").iterdir())[3]
+    whole = tmp_path / folder / f"{damaged.name}-again"
+    whole.parent.mkdir(exist_ok=True)
+    whole.write_bytes(damaged.read_bytes())
+    damaged.write_bytes(damaged.read_bytes()[:-200])
+    found = find_scans(tmp_path)
+    (item,) = found.items
+    np.testing.assert_array_equal(LoadScan()(item["image"])[0].numpy(), HEAD)
+    assert [(thing.path, thing.kind) for thing in found.left_out] == [(str(damaged), "copies")]
+    whole.write_bytes(damaged.read_bytes())  # none is whole: the first one says why it fails
+    with pytest.raises(ScanError):
+        LoadScan()(find_scans(tmp_path).items[0]["image"])
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        (b"\x28\x00\x10\x00US", b"\x28\x00\x10\x00Ul"),  # a representation that does not exist
+        (b"DS\x18\x001.0\\0.0\\0.0", b"DS\x18\x001.0\\0\xff\x7f\\0.0"),  # no number
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_damaged_value_in_a_header_costs_that_file_alone(good: bytes, bad: bytes, tmp_path: Path) -> None:
+    write_slices(tmp_path, HEAD, SeriesInstanceUID=None)
+    damaged = sorted(tmp_path.iterdir())[-1]
+    assert good in damaged.read_bytes()
+    damaged.write_bytes(damaged.read_bytes().replace(good, bad))
+    images = [item["image"] for item in find_scans(tmp_path).items]
+    assert len(images) == 2
+    assert str(damaged) in images
+
+
 def test_series_without_identifier_are_not_joined_blindly(tmp_path: Path) -> None:
     write_slices(tmp_path, HEAD, SeriesInstanceUID=None, SeriesNumber=1)
     for index in range(4):

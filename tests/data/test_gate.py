@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from monai_dpmm_ad.data import find_scans, resolve_datalist
 from monai_dpmm_ad.data.gate import LeftOut, summarise, write_left_out
 from monai_dpmm_ad.errors import ScanError
-from monai_dpmm_ad.transforms import write_map
+from monai_dpmm_ad.transforms import LoadScan, write_map
 
 pydicom = pytest.importorskip("pydicom")
 CLASS = "1.2.840.10008.5.1.4.1.1."
@@ -172,6 +172,23 @@ def test_the_dimension_of_the_bundle_counts(tmp_path: Path) -> None:
     assert not found.items
     assert found.left_out[0].reason == "is a 2D picture; this bundle was fitted on 3D scans"
     assert find_scans(tmp_path / "slice.png", spatial_dims=3).failures[0].reason == found.left_out[0].reason
+
+
+def test_a_bundle_of_pictures_takes_no_volume(tmp_path: Path) -> None:
+    head = make_head()
+    save(tmp_path / "volume.nii.gz", head)
+    save(tmp_path / "flat.nii.gz", head[:, :, 5:6])
+    write_slices(tmp_path / "series", head)
+    write_slice(tmp_path / "slice" / "IM0", head[:, :, 5].T, 5, "9")
+    found = find_scans(tmp_path, spatial_dims=2)
+    assert [item["image"] for item in found.items] == [str(tmp_path / "flat.nii.gz"), str(tmp_path / "slice" / "IM0")]
+    assert kinds(found) == dict.fromkeys(("volume.nii.gz", "series"), "volumes")
+    assert {thing.reason for thing in found.left_out} == {"is a 3D volume; this bundle was fitted on 2D pictures"}
+    named = find_scans(tmp_path / "volume.nii.gz", spatial_dims=2)
+    assert [error.reason for error in named.failures] == ["is a 3D volume; this bundle was fitted on 2D pictures"]
+    assert LoadScan(spatial_dims=2)(tmp_path / "flat.nii.gz").shape == (1, *head.shape[:2], 1)
+    with pytest.raises(ScanError, match="is a 3D volume with shape"):  # where the gate does not ask the header
+        LoadScan(spatial_dims=2)(tmp_path / "volume.nii.gz")
 
 
 def test_summary_and_table(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -13,6 +14,7 @@ from scipy import ndimage
 
 from monai_dpmm_ad.data.anatomies import draw_anatomy
 from monai_dpmm_ad.data.phantoms import _load_template, write_cohort
+from monai_dpmm_ad.pretraining.anatomy import load_template_labels
 
 pytest.importorskip("nilearn", reason="the phantoms need nilearn (extra demo)")
 
@@ -163,3 +165,13 @@ def test_bad_options_are_named(tmp_path: Path) -> None:
         write_cohort(tmp_path, spacing=0.5)
     with pytest.raises(ValueError, match="`num_valid` must not be negative, got -1"):
         write_cohort(tmp_path, num_valid=-1)
+
+
+def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nilearn", None)
+    with pytest.raises(
+        ImportError, match=r"nilearn is needed and not installed\. Run: pip install 'monai-dpmm-ad\[demo\]'"
+    ):
+        write_cohort(tmp_path, num_train=1, num_valid=0, num_test_healthy=0, num_test_abnormal=1)
+    with pytest.raises(ImportError, match="nilearn is needed"):
+        load_template_labels(2)

@@ -4,19 +4,25 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from ignite.engine import Events
-from monai.data import DataLoader, MetaTensor, ThreadDataLoader, list_data_collate
+from monai.data import DataLoader, MetaTensor, list_data_collate
+from monai.transforms import Compose
 from torch import Tensor, nn
 
 from monai_dpmm_ad.calibration.drift import PatchSummary
 from monai_dpmm_ad.data.dataset import ScanDataset, collate_scans
 from monai_dpmm_ad.engines import PATCH_SUMMARY, ScanEvaluator, iteration_scans
+from monai_dpmm_ad.handlers import ScanTable
 from monai_dpmm_ad.network.inferer import VolumeInferer
+from monai_dpmm_ad.utils.files import claims
+from monai_dpmm_ad.utils.outputs import OutputFolder, lock_output
 
 NAMES = ["a", "b", "c", "d"]
 WAIT = 30  # seconds, of what must happen at once
@@ -42,14 +48,14 @@ def load(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_evaluator(
-    network: Network, postprocessing: Any = None, summarise: bool = False, **unreadable: bool
+    network: Network, postprocessing: Any = None, summarise: bool = False, load: Any = load, **unreadable: bool
 ) -> ScanEvaluator:
     """Four scans whose voxels are 1, 2, 3 and 4, in batches of one slice."""
     items = [
         {"name": name, "image": f"{name}.nii.gz", "value": value, "unreadable": unreadable.get(name, False)}
         for value, name in enumerate(NAMES, start=1)
     ]
-    loader = ThreadDataLoader(ScanDataset(items, load), batch_size=1, num_workers=0, collate_fn=collate_scans)
+    loader = DataLoader(ScanDataset(items, load), batch_size=1, num_workers=0, collate_fn=collate_scans)
     inferer = VolumeInferer(batch_size=1)
     options = {"inferer": inferer, "postprocessing": postprocessing, "summarise": summarise}
     return ScanEvaluator(torch.device("cpu"), loader, network, **options)
@@ -91,6 +97,48 @@ def test_the_network_works_on_the_next_scan_while_this_one_is_handled() -> None:
 
     evaluator.run()
     assert evaluator.state.iteration == 4
+
+
+def test_nothing_is_prepared_beside_a_large_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monai_dpmm_ad.engines.evaluator._ALONE", 0)
+    begun: list[str] = []
+
+    def note(item: dict[str, Any]) -> dict[str, Any]:
+        begun.append(item["name"])
+        return load(item)
+
+    evaluator = make_evaluator(Network(lambda value: begun.append(f"map of {NAMES[value - 1]}")), load=note)
+    evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: begun.append("done"))
+    evaluator.run()
+    expected = [step for name in NAMES for step in (name, *[f"map of {name}"] * 3, "done")]
+    assert begun == expected
+
+
+def test_what_a_step_replaces_is_let_go_and_so_are_results_when_the_next_scan_comes() -> None:
+    seen: list[weakref.ref[Any]] = []
+
+    def replace(scan: dict[str, Any]) -> dict[str, Any]:
+        assert all(reference() is None for reference in seen)
+        seen.append(weakref.ref(scan["pred"]))
+        return {**scan, "pred": scan["pred"] + 1}
+
+    def check(scan: dict[str, Any]) -> dict[str, Any]:
+        assert seen[-1]() is None
+        seen.append(weakref.ref(scan["pred"]))
+        return scan
+
+    evaluator = make_evaluator(Network(), Compose([replace, check]))
+    evaluator.run()
+    assert len(seen) == 8
+
+
+def test_the_output_folder_is_let_go_however_a_run_ends(tmp_path: Path) -> None:
+    evaluator = make_evaluator(Network())
+    ScanTable(tmp_path).attach(evaluator)
+    with pytest.raises(KeyError, match="score"):  # nobody has scored the scans
+        evaluator.run()
+    assert tmp_path not in [claim.path for claim in claims if isinstance(claim, OutputFolder)]
+    lock_output(tmp_path).release()
 
 
 def test_gradients_are_off_and_the_network_evaluates_in_its_thread() -> None:

@@ -60,7 +60,7 @@ def test_frames_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_the_bundle_has_seen_every_fitted_scan_and_says_where_scans_lie(bundle: Path, cohort: Path) -> None:
-    with load_workflow(bundle, ["inference"], "inference", own_logging=False) as workflow:
+    with load_workflow(bundle, ["inference"], "inference") as workflow:
         normative, regions = workflow.network.normative, workflow.network.regions
     assert normative is not None
     assert normative.fitted

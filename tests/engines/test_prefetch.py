@@ -19,29 +19,49 @@ WAIT = 30  # seconds, of what must happen at once
 def test_results_come_in_the_order_of_the_items(items: list[int]) -> None:
     ahead: Prefetcher[int, int] = Prefetcher(items, lambda item: -item)
     for _ in range(2):  # each pass begins anew
-        assert list(ahead) == [(item, -item) for item in items]
+        assert list(ahead) == [-item for item in items]
     assert len(ahead) == len(items)
 
 
 def test_the_next_item_is_worked_on_while_this_one_is_used() -> None:
     begun = {number: threading.Event() for number in range(4)}
-    ahead: Prefetcher[int, None] = Prefetcher(range(4), lambda number: begun[number].set())
-    for number, _ in ahead:
+
+    def begin(number: int) -> int:
+        begun[number].set()
+        return number
+
+    ahead: Prefetcher[int, int] = Prefetcher(range(4), begin)
+    for number in ahead:
         assert number == 3 or begun[number + 1].wait(WAIT)
         assert number > 1 or not begun[number + 2].is_set()  # and no further, so that memory stays bounded
 
 
+def test_nothing_is_begun_beside_what_is_to_be_alone() -> None:
+    begun: list[int] = []
+
+    def begin(number: int) -> int:
+        begun.append(number)
+        return number
+
+    taken = []
+    for number in Prefetcher(range(6), begin, alone=lambda number: number != 4):
+        taken.append(number)
+        if number != 4:
+            assert begun == list(range(number + 1))
+    assert taken == list(range(6))
+
+
 def test_work_is_done_in_another_thread_one_item_at_a_time() -> None:
-    threads = {thread for _, thread in Prefetcher(range(5), lambda _: threading.get_ident())}
+    threads = set(Prefetcher(range(5), lambda _: threading.get_ident()))
     assert len(threads) == 1
     assert threading.get_ident() not in threads
 
 
 def test_an_exception_comes_where_a_plain_loop_would_raise_it() -> None:
-    pairs = iter(Prefetcher([2, 1, 0, 1], lambda item: 1 / item))
-    assert [next(pairs), next(pairs)] == [(2, 0.5), (1, 1.0)]
+    results = iter(Prefetcher([2, 1, 0, 1], lambda item: 1 / item))
+    assert [next(results), next(results)] == [0.5, 1.0]
     with pytest.raises(ZeroDivisionError):
-        next(pairs)
+        next(results)
 
 
 def test_an_exception_of_the_source_comes_too() -> None:
@@ -49,10 +69,10 @@ def test_an_exception_of_the_source_comes_too() -> None:
         yield 1
         raise KeyError("gone")
 
-    pairs = iter(Prefetcher(source(), lambda item: item))
-    assert next(pairs) == (1, 1)
+    results = iter(Prefetcher(source(), lambda item: item))
+    assert next(results) == 1
     with pytest.raises(KeyError, match="gone"):
-        next(pairs)
+        next(results)
 
 
 @pytest.mark.parametrize("leave", ["break", "raise", "close"])

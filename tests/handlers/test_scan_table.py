@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,10 @@ def run(table: ScanTable, scans: list[dict[str, Any]]) -> None:
         return [{key: value for key, value in scan.items() if key not in atlas}]
 
     engine: Any = Engine(step)
-    engine.failures = []
+    engine.failures, engine.at_end = [], ExitStack()
     table.attach(engine)
-    engine.run(scans, max_epochs=1)
+    with engine.at_end:
+        engine.run(scans, max_epochs=1)
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -125,9 +127,10 @@ def test_a_second_run_writes_the_same_tables_without_the_scans(calibration: Regi
             run(table, scans)
         else:
             engine: Any = Engine(lambda *_: [])
-            engine.failures = []
-            table._start(engine)
-            table._write(engine)
+            engine.failures, engine.at_end = [], ExitStack()
+            with engine.at_end:
+                table._start(engine)
+                table._write(engine)
         names = ("scores.csv", "regions.csv", "regions.json", "anatomy.csv")
         contents.append([(tmp_path / name).read_bytes() for name in names])
     assert contents[0] == contents[1]

@@ -78,7 +78,7 @@ def test_the_smallest_p_value_stands_beside_p(
     assert float(row["p_value"]) >= float(row["smallest_p_value"])
     assert "p-values are not below 0.33" in " ".join(out.split())
     page = (tmp_path / "report.html").read_text()
-    assert "not below 0.333" in page
+    assert "smallest possible: 0.333" in page
     assert page.count("are guaranteed with 3 held-out healthy scans") == 1
     assert "3 held-out" not in out + err
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import monai_dpmm_ad.utils.files as module
-from monai_dpmm_ad.bundle import is_fitted, read_settings, write_settings
+from monai_dpmm_ad.bundle import is_fitted, pack_bundle, read_settings, unpack_bundle, write_settings
 from monai_dpmm_ad.bundle.provenance import FILE, load_provenance
 from monai_dpmm_ad.errors import CheckpointError, find_user_error
-from monai_dpmm_ad.label.refit import Scans, refit_bundle, update_bundle
+from monai_dpmm_ad.label.refit import Scans, count_scans, refit_bundle, update_bundle
+from monai_dpmm_ad.label.runner import BundleRunner
 from monai_dpmm_ad.utils.files import exchange_folders, write_json
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -96,6 +97,21 @@ def test_an_update_that_would_calibrate_on_less_is_refused(copy: Path, normal: l
     (copy / FILE).unlink()
     with pytest.raises(CheckpointError, match="nothing is known of the fitted scans"):
         update_bundle(copy, normal)
+
+
+def test_a_bundle_that_was_handed_on_is_served_and_fitted_anew(copy: Path, normal: list[str], tmp_path: Path) -> None:
+    root = unpack_bundle(pack_bundle(copy, tmp_path / "packed.zip"), tmp_path / "house" / "unpacked")
+    ours, theirs = (BundleRunner(folder).run(normal[0]) for folder in (copy, root))
+    assert torch.equal(ours.scan["pred"], theirs.scan["pred"])
+    assert ours.row == theirs.row
+    assert count_scans(root) == Scans(3, 2, True)
+    with pytest.raises(CheckpointError, match="nothing is known of the fitted scans"):
+        update_bundle(root, normal)
+    with pytest.raises(ValueError, match="2 scans in the place of the 5 behind the bundle"):
+        refit_bundle(root, normal)
+    result = refit_bundle(root, normal, force=True, max_epochs=1)
+    assert result.after == Scans(1, 1, True)
+    assert BundleRunner(root).run(normal[0]).row.score > 0  # with the embedder that came with the old one
 
 
 @pytest.mark.parametrize("at_once", [True, False])

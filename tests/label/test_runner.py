@@ -11,10 +11,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from fastapi import HTTPException
 
 from monai_dpmm_ad.bundle.integrity import describe_digest
 from monai_dpmm_ad.commands import infer
 from monai_dpmm_ad.errors import CheckpointError, ScanError
+from monai_dpmm_ad.label.refusals import refusing
 from monai_dpmm_ad.label.requests import MapRequest
 from monai_dpmm_ad.label.runner import BundleRunner, Prediction
 
@@ -94,6 +96,23 @@ def test_a_new_bundle_is_taken_up(bundle: Path, scans: list[Path], tmp_path: Pat
     after = runner.run(scans[0], request)
     assert after.row.threshold == pytest.approx(1.5 * before.row.threshold)
     assert after.bundle.digest != before.bundle.digest
+
+
+def test_a_bundle_whose_digest_does_not_fit_is_refused(bundle: Path, scans: list[Path], tmp_path: Path) -> None:
+    """At the start, and where it takes the place of one that is being served; the app answers 503."""
+    copy = tmp_path / "bundle"
+    shutil.copytree(bundle, copy)
+    runner = BundleRunner(copy)
+    runner.run(scans[0])
+    state = torch.load(copy / "models" / "model.pt", weights_only=True)
+    state["calibration.knots"][-1] *= 2  # the archive's checksums are right, the numbers are not those of the fit
+    torch.save(state, copy / "models" / "new.pt")
+    (copy / "models" / "new.pt").replace(copy / "models" / "model.pt")
+    with pytest.raises(HTTPException, match=r"model\.pt: is damaged") as caught, refusing():
+        runner.run(scans[0])
+    assert caught.value.status_code == 503
+    with pytest.raises(CheckpointError, match=r"model\.pt: is damaged"):
+        BundleRunner(copy).load()
 
 
 def test_bad_scans_are_named(runner: BundleRunner, scans: list[Path], tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -43,6 +43,41 @@ def test_levels_are_reached_at_their_rates(calibration: Calibration) -> None:
         assert (label_map >= level.level).mean() <= level.rate * 1.2
     assert (label_map >= 1).mean() == pytest.approx(0.05, rel=0.2)
     assert [level.guaranteed for level in levels] == [True, False, False]  # 120 scans: 1 % and no less
+
+
+@given(st.integers(1, 60), st.booleans(), st.floats(0.001, 0.5), st.floats(0.001, 0.5), st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_levels_are_nested_whatever_the_number_of_scans(
+    number: int, held_out: bool, one: float, two: float, seed: int
+) -> None:
+    """A higher level asks for more, and so does each level of a lower rate."""
+    generator = torch.Generator().manual_seed(seed)
+    fitted = Calibration()
+    for score in range(number):
+        fitted.update(torch.rand(50, generator=generator) + 0.01, None, image_score=float(score))
+    fitted.finish(held_out)
+    strict, loose = ([level.threshold for level in compute_levels(fitted, rate)] for rate in sorted((one, two)))
+    assert strict == sorted(strict)
+    assert loose == sorted(loose)
+    assert all(low >= high for low, high in zip(strict, loose, strict=True))
+
+
+@given(
+    st.lists(st.lists(st.floats(3.1, 50), max_size=4), min_size=1, max_size=120),
+    st.lists(st.floats(3.25, 60, width=32), min_size=2, max_size=6, unique=True).map(sorted),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_region_with_a_higher_peak_has_no_lower_level(healthy: list[list[float]], peaks: list[float]) -> None:
+    calibration = RegionCalibration()
+    for number, statistics in enumerate(healthy):
+        calibration.update(str(number), np.array(statistics))
+    calibration.finish()
+    scores = np.zeros((2 * len(peaks), 3), np.float32)
+    scores[::2, 1] = peaks
+    regions = compute_regions(scores > 0, scores, calibration=calibration)
+    reached = draw_region_levels(regions, scores.shape, compute_region_levels(calibration))[::2, 1].tolist()
+    assert reached == sorted(reached)
+    assert min(reached) >= 1
 
 
 maps = hnp.arrays(np.float32, (4, 5, 3), elements=st.floats(0, 8, width=32))

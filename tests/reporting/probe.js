@@ -21,6 +21,7 @@ function change(element, property, value, type) {
 }
 
 window.addEventListener("load", async () => {
+  if (window !== window.top) return; // the report within the report, as wide as a phone
   const seen = { first: names() };
   head("Score").querySelector("button").click();
   seen.ascending = names();
@@ -71,6 +72,18 @@ window.addEventListener("load", async () => {
   seen.scripts = document.scripts.length;
   seen.images = all("img").every((image) => image.complete && image.naturalWidth > 0);
   seen.wide = document.documentElement.scrollWidth <= window.innerWidth;
+
+  const phone = document.createElement("iframe");
+  phone.style.width = "390px";
+  phone.src = location.href;
+  document.body.append(phone);
+  await new Promise((resolve) => (phone.onload = resolve));
+  const [page, style] = [phone.contentDocument, phone.contentWindow.getComputedStyle];
+  seen.phone = {
+    fits: page.documentElement.scrollWidth <= 390,
+    columns: all(".thumbnails", page).map((panels) => style(panels).gridTemplateColumns.split(" ").length),
+    first: style(page.querySelector("#cohort td")).position,
+  };
   seen.problems = window.problems;
   await fetch("/seen", { method: "POST", body: JSON.stringify(seen) });
 });

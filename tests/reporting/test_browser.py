@@ -23,7 +23,10 @@ import pytest
 from monai_dpmm_ad.reporting import ScanResult, ScoreCalibration, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian package chromium)")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian package chromium)"),
+]
 
 Maker = Callable[..., ScanResult]
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>.nii.gz"
@@ -122,6 +125,7 @@ def test_a_reader_can_sort_filter_and_explore(report: Path, tmp_path: Path) -> N
     assert seen["places"][0] == seen["readout"], "the first is where the viewer opens"
     assert seen["images"]
     assert seen["wide"], "the page does not scroll sideways"
+    assert seen["phone"] == {"fits": True, "columns": [2, 2, 2], "first": "sticky"}, "390 pixels are enough"
     assert seen["scripts"] == 1 + 3 + 1 + 1, "probe, scans, page data, report.js"
 
 

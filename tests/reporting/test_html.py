@@ -147,7 +147,7 @@ def test_viewers_are_embedded_for_the_highest_scores_only(make_volume: Maker, tm
     text = write_report(tmp_path / "r.html", results, max_viewers=1).read_text()
     assert text.count('class="scan-data"') == 1
     assert text.index('class="scan-data"') < text.index("<h3>1</h3>")
-    assert text.count('src="data:image/webp') == 3
+    assert text.count('src="data:image/webp') == 3 * 4  # scan, map, mask, truth
 
 
 def test_an_empty_cohort_is_still_a_page(tmp_path: Path) -> None:

@@ -33,6 +33,19 @@ class StoreLoader:
 
     Raises:
         ValueError: an unknown unit.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from monai_dpmm_ad.embedding.store import EmbeddingStore, StoreWriter
+        >>> folder = tempfile.mkdtemp()
+        >>> with StoreWriter(folder, {"backbone": "none"}) as writer:
+        ...     writer.write("scan", torch.randn(64, 1, 64), torch.rand(64, 3), torch.zeros(64, dtype=torch.long))
+        ...     writer.done("scan")
+        True
+        >>> loader = StoreLoader(lambda: EmbeddingStore(folder), batch_size=32)
+        >>> [len(batch["patches"]) for batch in loader]
+        [32, 32]
     """
 
     def __init__(

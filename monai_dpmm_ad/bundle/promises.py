@@ -1,0 +1,46 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""What a bundle's calibration promises of its masks, and where it promises less."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from monai_dpmm_ad.calibration import Calibration, scans_needed
+from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.normative.regions import regions_scans_needed
+from monai_dpmm_ad.transforms.score import DEFAULT_RATE
+
+__all__ = ["judge_network"]
+
+
+def judge_network(network: AnomalyNet, settings: Mapping[str, Any]) -> str | None:
+    """Say what the calibration of a mask does not promise; None where it promises all.
+
+    Args:
+        network: fitted and calibrated.
+        settings: of a run.
+    """
+    regions, rate = network.regions, settings["false_positive_rate"]
+    if rate is not None or not regions.fitted:
+        return _judge_calibration(network.calibration, rate or DEFAULT_RATE)
+    allowed = settings["false_regions"]
+    if regions.guaranteed(allowed):
+        return None
+    fitted = "" if regions.held_out else ", which were also fitted"
+    return (
+        f"at most {allowed:g} flagged regions in a healthy scan, in the mean, are guaranteed with "
+        f"{regions_scans_needed(allowed)} held-out healthy scans or more; this bundle was calibrated on "
+        f"{int(regions.num_scans)}{fitted}"
+    )
+
+
+def _judge_calibration(calibration: Calibration, rate: float) -> str | None:
+    short = [number for number in range(1, calibration.num_regions + 1) if not calibration.guaranteed(rate, number)]
+    if calibration.guaranteed(rate):
+        return f"too few held-out healthy scans show region {', '.join(map(str, short))}" if short else None
+    fitted = "" if calibration.held_out else ", which were also fitted"
+    return (
+        f"a false-positive rate of {rate:g} is guaranteed with {scans_needed(rate)} held-out healthy scans or more; "
+        f"this bundle was calibrated on {int(calibration.num_scans)}{fitted}"
+    )

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,9 @@ from monai_dpmm_ad.commands.checks import (
     hold_output,
     make_absolute,
 )
+from monai_dpmm_ad.commands.outcome import Outcome
 from monai_dpmm_ad.data import Split
-from monai_dpmm_ad.data.dataset import ScanFailure, read_failures
+from monai_dpmm_ad.data.dataset import read_failures
 from monai_dpmm_ad.utils.distributed import is_first, joined_processes, launched, wait_for_all
 from monai_dpmm_ad.utils.extras import import_extra
 from monai_dpmm_ad.utils.files import write_json
@@ -38,37 +38,6 @@ METRICS = ("metrics.json", "metrics.csv")
 REPORT = ("report.html", "overview.png")
 ONLY_NAMES = "the atlas names flagged regions only: thresholds for its labels need a bundle fitted with --regions"
 NO_REPORT = "no report.html was written, since matplotlib is missing; pip install 'monai-dpmm-ad[report]' brings it"
-
-
-@dataclass
-class Outcome:
-    """What a command did.
-
-    Args:
-        scans: one row per processed scan, see :class:`~monai_dpmm_ad.handlers.ScanRow`.
-        failures: the scans that were not processed.
-        metrics: figures of an evaluation; of a fit, how many scans were fitted and held out, and what the detector says
-            of itself.
-        report: path of the HTML report, None where none was written.
-        note: what the user should know: why the calibration promises less, why there is no report; None if nothing.
-        found: what was taken and left out, in one line; None where everything was taken.
-        regions: scan → its flagged regions, see :class:`~monai_dpmm_ad.handlers.regions.Region`.
-        drift: whether the scans come from the population that was fitted, as ``drift.json`` says it; None where the
-            bundle cannot tell.
-
-    Example:
-        >>> Outcome().failures, Outcome(note="four scans calibrate").note
-        ([], 'four scans calibrate')
-    """
-
-    scans: list[Any] = field(default_factory=list)
-    failures: list[ScanFailure] = field(default_factory=list)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    report: Path | None = None
-    note: str | None = None
-    found: str | None = None
-    drift: dict[str, Any] | None = None
-    regions: dict[str, list[Any]] = field(default_factory=dict)
 
 
 def fit(

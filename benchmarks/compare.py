@@ -79,7 +79,7 @@ def map_visit(data: Path, out: Path, patient: str, number: int, image_size: int)
         if not scan.exists():
             image = cut_brain(data / "ms_longitudinal" / patient, number)
             replace_file(scan, lambda temporary: nib.save(image, temporary))
-        visit = as_visit(load_model(data, out, image_size).predict(scan))
+        visit = as_visit(load_model(data, out, image_size).predict(scan, keep_images=True))
         kept = {key: getattr(visit, key) for key in ("image", "affine", "anomaly_map", "mask", "map_affine")}
         replace_file(path, lambda temporary: save(temporary, kept))
     with np.load(path) as file:

@@ -248,7 +248,7 @@ def _find_pairs(
 
 
 def _predict(model: AnomalyModel, item: Mapping[str, Any]) -> AnomalyResult:
-    return model.predict_item(item)
+    return model.predict_item(item, keep_images=True)
 
 
 def as_visit(result: AnomalyResult) -> Visit:

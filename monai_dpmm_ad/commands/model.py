@@ -187,7 +187,7 @@ class AnomalyModel:
         from monai_dpmm_ad.commands.compare import compare_results, observe_healthy
 
         calibration = observe_healthy(self, resolve_datalist(list(healthy)))[0] if healthy else None
-        first, second = (self.predict(image, **overrides) for image in (before, after))
+        first, second = (self.predict(image, keep_images=True, **overrides) for image in (before, after))
         allowed = float(overrides.get("false_regions", self.settings["false_regions"]))
         return compare_results(first.row.name, first, second, calibration, allowed)
 

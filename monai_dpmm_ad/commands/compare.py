@@ -119,6 +119,11 @@ def compare(
     Raises:
         ValueError: neither a table nor both visits.
         ScanError: what cannot be paired.
+
+    Example:
+        >>> compare("my_bundle", "changes", before=["visit1.nii.gz"])
+        Traceback (most recent call last):
+        ValueError: `before` and `after` must be given both, or `table` alone. Name two scans, folders, or a table.
     """
     from monai_dpmm_ad.commands.model import AnomalyModel
 
@@ -288,11 +293,12 @@ def _save(folder: Path, pair: ComparedPair, before: AnomalyResult, dicom: bool) 
     if dicom:
         from monai_dpmm_ad.transforms.save_dicom import save_segmentation
 
-        save_segmentation(output_path(folder, pair.name, "changed", source, ".dcm"), pair.mask, meta, _titles())
-
-
-def _titles() -> list[str]:
-    return [kind.capitalize() for kind in KINDS]
+        save_segmentation(
+            output_path(folder, pair.name, "changed", source, ".dcm"),
+            pair.mask,
+            meta,
+            [kind.capitalize() for kind in KINDS],
+        )
 
 
 def _describe(visits: Visits, pair: ComparedPair) -> dict[str, Any]:

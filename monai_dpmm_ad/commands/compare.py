@@ -142,7 +142,7 @@ def compare(
         for visits in track(pairs, total=len(pairs), description="Comparing"):
             try:
                 check_same_person(visits)
-                first, second = (_predict(model, item) for item in (visits.before, visits.after))
+                first, second = (model.predict_item(item, keep_images=True) for item in (visits.before, visits.after))
                 pair = compare_results(visits.name, first, second, calibration, false_regions)
             except ScanError as error:
                 outcome.failures.append(describe_failure({**visits.after, "name": visits.name}, error))
@@ -213,7 +213,8 @@ def observe_healthy(
     with tempfile.TemporaryDirectory(prefix="dpmm-ad-") as temporary:
         pairs = real or [_simulate(group[0], Path(temporary)) for group in people]
         for first, second in track(pairs, total=len(pairs), description="Healthy pairs"):
-            change = compare_visits(as_visit(_predict(model, first)), as_visit(_predict(model, second)))
+            results = [model.predict_item(item, keep_images=True) for item in (first, second)]
+            change = compare_visits(as_visit(results[0]), as_visit(results[1]))
             name = str(first["name"])
             statistics = change_statistics(change.change)
             calibration.update(name, statistics)
@@ -250,10 +251,6 @@ def _find_pairs(
     if twice is not None:
         raise ScanError(table, f"has several pairs of the name {twice}; give each its own in a column name")
     return pairs, []
-
-
-def _predict(model: AnomalyModel, item: Mapping[str, Any]) -> AnomalyResult:
-    return model.predict_item(item, keep_images=True)
 
 
 def as_visit(result: AnomalyResult) -> Visit:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from monai_dpmm_ad.bundle.unpack import unpack_bundle
     from monai_dpmm_ad.bundle.update import record_scans, split_update, start_update
     from monai_dpmm_ad.bundle.workflow import AnomalyWorkflow, load_workflow
+    from monai_dpmm_ad.commands.compare import compare
     from monai_dpmm_ad.commands.model import AnomalyModel, AnomalyResult
     from monai_dpmm_ad.commands.run import Outcome, demo, evaluate, fit, infer
     from monai_dpmm_ad.data.datalist import add_regions, find_scans, require_scans, resolve_datalist
@@ -74,6 +75,7 @@ _NAMES = {
     "bundle.unpack": "unpack_bundle",
     "bundle.update": "record_scans split_update start_update",
     "bundle.workflow": "AnomalyWorkflow load_workflow",
+    "commands.compare": "compare",
     "commands.model": "AnomalyModel AnomalyResult",
     "commands.run": "Outcome demo evaluate fit infer",
     "data.datalist": "add_regions find_scans require_scans resolve_datalist",

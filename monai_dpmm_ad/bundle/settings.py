@@ -21,6 +21,7 @@ _FIT = ("fit",)
 _BOTH = ("fit", "benchmark")
 _RUN = ("infer",)
 _ALL_RUNS = ("infer", "cluster")
+_MASKS = ("infer", "cluster", "compare")
 
 _MODEL = (
     Setting(
@@ -171,15 +172,23 @@ _OF_A_RUN = (
     ),
     Setting(
         "suffix", None, "of the files in folders only those whose names end in it: T1w, FLAIR, …", "both",
-        commands=("fit", *_ALL_RUNS), outputs=False, unset="all",
+        commands=("fit", *_MASKS), outputs=False, unset="all",
     ),
     Setting(
         "pattern", None, "of the files in folders only those whose names match: '*_run-1_*'", "both",
-        commands=("fit", *_ALL_RUNS), outputs=False, unset="all",
+        commands=("fit", *_MASKS), outputs=False, unset="all",
+    ),
+    Setting(
+        "participant_label", None, "of BIDS files only those of these participants, as 01 or sub-01", "both",
+        many=True, commands=("fit", *_ALL_RUNS), outputs=False, metavar="LABEL", unset="all",
+    ),
+    Setting(
+        "session", None, "of BIDS files only those of this session, as 1 or ses-1", "both",
+        commands=("fit", *_ALL_RUNS), outputs=False, metavar="LABEL", unset="all",
     ),
     Setting(
         "false_regions", 1.0, "expected number of flagged regions in a healthy scan, where maps are judged by place",
-        "run", kind=float, interval="(0, 8)", commands=_ALL_RUNS,
+        "run", kind=float, interval="(0, 8)", commands=_MASKS,
     ),
     Setting(
         "false_positive_rate", None, "mask by voxels in place of regions: share of healthy voxels that are flagged",
@@ -217,11 +226,11 @@ _OF_A_RUN = (
     ),
     Setting(
         "dicom", False, "of DICOM series, write the mask as DICOM SEG and the map as parametric map as well", "run",
-        kind=bool, commands=_RUN,
+        kind=bool, commands=("infer", "compare"),
     ),
     Setting(
         "batch_size", 8, "slices in one forward pass", "both",
-        kind=int, interval="[1, inf)", commands=_ALL_RUNS, outputs=False,
+        kind=int, interval="[1, inf)", commands=_MASKS, outputs=False,
     ),
 )  # fmt: skip
 

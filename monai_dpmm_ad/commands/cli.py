@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from monai_dpmm_ad.commands.columns import COLUMNS, metrics_table
 from monai_dpmm_ad.commands.parser import parse_arguments
 from monai_dpmm_ad.commands.signals import end_on_signals, exit_status, find_interrupt
 from monai_dpmm_ad.errors import find_user_error
@@ -20,8 +21,8 @@ from monai_dpmm_ad.utils.text import printable
 
 if TYPE_CHECKING:
     from monai_dpmm_ad.commands.cluster import ClusterOutcome
+    from monai_dpmm_ad.commands.compare import CompareOutcome
     from monai_dpmm_ad.commands.run import Outcome
-    from monai_dpmm_ad.handlers import ScanRow
 
 __all__ = ["main"]
 
@@ -123,6 +124,25 @@ def _evaluate(options: dict[str, Any]) -> int:
     return _say_scans(commands.evaluate(**options), options["out"])
 
 
+def _compare(options: dict[str, Any]) -> int:
+    from rich.table import Table
+    from rich.text import Text
+
+    from monai_dpmm_ad.commands.compare import compare
+    from monai_dpmm_ad.handlers.changes import KINDS
+
+    outcome = compare(**options)
+    table = Table("pair", *KINDS, "smallest region p")
+    for row in outcome.pairs:
+        least = row["region_p_value"]
+        table.add_row(Text(row["name"]), *(str(row[kind]) for kind in KINDS), "" if least is None else f"{least:.3f}")
+    _say_table(table)
+    RESULTS.info("results: %s", options["out"])
+    if outcome.note:
+        LOG.info("note: %s", outcome.note)
+    return _say_failures(outcome)
+
+
 def _cluster(options: dict[str, Any]) -> int:
     from rich.table import Table
     from rich.text import Text
@@ -221,7 +241,7 @@ def _say_scans(outcome: Outcome, folder: str) -> int:
 
     from monai_dpmm_ad.calibration.drift import describe_drift
 
-    columns = [column for column in _COLUMNS if any(column[1](row) for row in outcome.scans)]
+    columns = [column for column in COLUMNS if any(column[1](row) for row in outcome.scans)]
     least = next((row.smallest_p_value for row in outcome.scans if row.smallest_p_value), None)
     caption = None if least is None else f"p-values are not below {least:.2g}"
     table = Table(*(name for name, _ in columns), caption=caption)
@@ -230,7 +250,7 @@ def _say_scans(outcome: Outcome, folder: str) -> int:
     if len(outcome.scans) <= 50:
         _say_table(table)
     if outcome.metrics:
-        _say_table(_metrics_table(outcome.metrics))
+        _say_table(metrics_table(outcome.metrics))
     RESULTS.info("results: %s", outcome.report or folder)
     _say_found(outcome, folder)
     warned = [row for row in outcome.scans if row.warning]
@@ -251,22 +271,6 @@ def _say_found(outcome: Outcome, folder: str) -> None:
         RESULTS.info("%s%s", outcome.found, more)
 
 
-def _describe_frame(row: ScanRow) -> str:
-    return " ".join([row.frame or "", "" if row.frame_quality is None else f"{row.frame_quality:.2f}"]).strip()
-
-
-#: A column whose cells are all empty is left out.
-_COLUMNS: tuple[tuple[str, Callable[[ScanRow], str]], ...] = (
-    ("scan", lambda row: row.name),
-    ("score", lambda row: f"{row.score:.4g}"),
-    ("p-value", lambda row: "" if row.p_value is None else f"{row.p_value:.3f}"),
-    ("flagged", lambda row: "" if row.flagged is None else f"{row.flagged:.1f} {row.flagged_unit}"),
-    ("regions", lambda row: "" if row.num_regions is None else str(row.num_regions)),
-    ("smallest region p", lambda row: "" if row.region_p_value is None else f"{row.region_p_value:.3f}"),
-    ("frame", _describe_frame),
-)
-
-
 def _say_table(table: Any) -> None:
     from rich.console import Console
 
@@ -276,18 +280,7 @@ def _say_table(table: Any) -> None:
     RESULTS.info("%s", captured.get().rstrip())
 
 
-def _metrics_table(metrics: dict[str, Any]) -> Any:
-    from rich.table import Table
-
-    table = Table("metric", "value", "95 % interval")
-    for name, value in metrics.items():
-        if isinstance(value, float):
-            low_high = metrics.get(f"{name}_ci")
-            table.add_row(name, f"{value:.3f}", f"{low_high[0]:.3f}–{low_high[1]:.3f}" if low_high else "")
-    return table
-
-
-def _say_failures(outcome: Outcome | ClusterOutcome) -> int:
+def _say_failures(outcome: Outcome | ClusterOutcome | CompareOutcome) -> int:
     from monai_dpmm_ad.utils.distributed import is_first
 
     for failure in outcome.failures if is_first() else ():
@@ -300,6 +293,7 @@ _RUNNERS: dict[str, Callable[[dict[str, Any]], int]] = {
     "fit": _fit,
     "infer": _infer,
     "evaluate": _evaluate,
+    "compare": _compare,
     "cluster": _cluster,
     "benchmark": _benchmark,
     "export": _export,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from monai.data import MetaTensor
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["is_path", "write_image"]
+__all__ = ["is_path", "write_image", "write_images"]
 
 
 def is_path(image: Any) -> bool:
@@ -55,6 +56,19 @@ def write_image(image: Any, path: Path, affine: ArrayLike | None = None) -> Path
     saved.header.set_data_dtype(np.float32)
     nib.save(saved, path)
     return path
+
+
+def write_images(images: Any, folder: Path, affine: ArrayLike | None) -> list[Any]:
+    """Write what is in memory, and keep the paths of the rest."""
+    if is_path(images):
+        return [images]
+    if not isinstance(images, Sequence):
+        raise TypeError(f"`images` must be a path or a list of paths and images, got {type(images).__name__}.")
+    folder.mkdir()
+    return [
+        image if is_path(image) else write_image(image, folder / f"scan_{number:05d}.nii", affine)
+        for number, image in enumerate(images)
+    ]
 
 
 def _without_channel(values: NDArray[Any]) -> NDArray[Any]:

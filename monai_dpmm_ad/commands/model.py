@@ -4,127 +4,38 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from ignite.engine import Events
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from monai_dpmm_ad.bundle import INFERENCE, MODEL, AnomalyWorkflow, load_workflow, names_of
 from monai_dpmm_ad.commands.checks import PathLike, check_device, make_absolute
-from monai_dpmm_ad.commands.images import is_path, write_image
+from monai_dpmm_ad.commands.images import is_path, write_image, write_images
+from monai_dpmm_ad.commands.result import AnomalyResult
 from monai_dpmm_ad.commands.run import Outcome, fit
 from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.engines import ScanEvaluator
 from monai_dpmm_ad.errors import CheckpointError, ScanError
-from monai_dpmm_ad.handlers import ScanRow
-from monai_dpmm_ad.handlers.anatomy import AnatomyRow
-from monai_dpmm_ad.handlers.regions import Region
 from monai_dpmm_ad.handlers.tables import join_scans
 from monai_dpmm_ad.network import AnomalyNet
-from monai_dpmm_ad.normative.frame import Frame
 from monai_dpmm_ad.utils.files import PARTIAL
 from monai_dpmm_ad.utils.progress import showing_progress
+
+if TYPE_CHECKING:
+    from monai_dpmm_ad.commands.compare import ComparedPair
 
 __all__ = ["AnomalyModel", "AnomalyResult"]
 
 _IN_MEMORY = "the image in memory"
-
-
-@dataclass(frozen=True)
-class AnomalyResult:
-    """What a bundle says of one scan.
-
-    Args:
-        scan: what the evaluator holds of it: ``pred``, ``mask`` and ``percentile`` (1, *spatial) on the scan's own
-            grid, ``regions`` of an atlas where there is one, ….
-        row: the scan's line of ``scores.csv``.
-        regions: flagged, connected, by rising p-value, then by falling peak score.
-        drift: whether the scan is one of the population that was fitted, as ``drift.json`` says it; None where the
-            bundle cannot tell.
-        anatomy: what flagged regions fill of each label of an atlas; empty without one.
-
-    Example:
-        >>> import numpy as np
-        >>> rng = np.random.default_rng(0)
-        >>> heads = [np.pad(rng.uniform(100, 110, (16, 16, 16)), 4) for _ in range(4)]
-        >>> few = {"image_size": 56, "num_components": 4, "max_epochs": 1, "normative": "off"}
-        >>> model = AnomalyModel.fit(heads[:3], affine=np.eye(4), **few)
-        >>> result = model.predict(heads[3], affine=np.eye(4))
-        >>> result.map.shape, result.mask.dtype, 0 < result.p_value <= 1
-        ((24, 24, 24), dtype('bool'), True)
-    """
-
-    scan: dict[str, Any]
-    row: ScanRow
-    regions: list[Region]
-    drift: dict[str, Any] | None
-    anatomy: list[AnatomyRow] = field(default_factory=list)
-
-    @property
-    def score(self) -> float:
-        """Of the whole scan; higher is more anomalous."""
-        return self.row.score
-
-    @property
-    def p_value(self) -> float | None:
-        """Share of healthy scans that score as high; None where the bundle has no calibration."""
-        return self.row.p_value
-
-    @property
-    def num_regions(self) -> int:
-        """How many regions are flagged."""
-        return len(self.regions)
-
-    @property
-    def region_p_value(self) -> float | None:
-        """The smallest of a region; None where there is none, or the bundle has no calibration of regions."""
-        return self.row.region_p_value
-
-    @property
-    def frame(self) -> Frame | None:
-        """Where the scan lies in the fitted cohort's space; None where the bundle has no such space."""
-        return self.scan.get("frame")
-
-    @cached_property
-    def map(self) -> NDArray[np.float32]:
-        """Anomaly of each voxel (*spatial), non-negative, 0 in the background; of a picture, columns before rows."""
-        return self._voxels("pred", np.float32)
-
-    @cached_property
-    def mask(self) -> NDArray[np.bool_]:
-        """Where the map exceeds the threshold of the bundle's false-positive rate (*spatial)."""
-        return self._voxels("mask", np.bool_)
-
-    @cached_property
-    def percentile(self) -> NDArray[np.float32]:
-        """Per cent of healthy voxels that are less anomalous (*spatial)."""
-        return self._voxels("percentile", np.float32)
-
-    @cached_property
-    def healthy(self) -> NDArray[np.float32] | None:
-        """Mean of healthy scans at the scan's places (*spatial), in its units; None unless `healthy_twin` asks for it.
-
-        It is an average, not a prediction of this person.
-        """
-        return self._voxels("healthy", np.float32) if "healthy" in self.scan else None
-
-    @property
-    def affine(self) -> NDArray[np.float64]:
-        """Voxels to mm in scanner space (4, 4), as the scan has it."""
-        return np.asarray(self.scan["pred"].meta["original_affine"], dtype=np.float64)
-
-    def _voxels(self, key: str, dtype: Any) -> NDArray[Any]:
-        return np.asarray(self.scan[key].as_subclass(torch.Tensor)[0].cpu()).astype(dtype, copy=False)
 
 
 class AnomalyModel:
@@ -204,8 +115,8 @@ class AnomalyModel:
         """
         folder = Path(tempfile.mkdtemp(prefix="dpmm-ad-"))
         try:
-            paths = _as_paths(images, folder / "images", affine)
-            others = None if held_out is None else _as_paths(held_out, folder / "held_out", affine)
+            paths = write_images(images, folder / "images", affine)
+            others = None if held_out is None else write_images(held_out, folder / "held_out", affine)
             with showing_progress(progress):
                 outcome = fit(paths, folder / "bundle", others, **overrides)
             again = {name: overrides[name] for name in ("device", *names_of("both")) if name in overrides}
@@ -250,6 +161,35 @@ class AnomalyModel:
                     return self._run(path, folder, overrides)
             except ScanError as error:
                 raise (error if is_path(image) else ScanError(_IN_MEMORY, error.reason)) from None
+
+    def predict_item(self, item: Mapping[str, Any], **overrides: Any) -> AnomalyResult:
+        """Process one scan of a datalist, whose image may be the files of a DICOM series; else as :meth:`predict`."""
+        with tempfile.TemporaryDirectory(prefix="dpmm-ad-") as folder:
+            listed = Path(folder) / "scan.json"
+            kept = {key: item[key] for key in ("image", "name", "regions") if key in item}
+            listed.write_text(json.dumps({"test": [kept]}), encoding="utf-8")
+            return self._run(str(listed), folder, {"section": "test", **overrides})
+
+    def compare(
+        self, before: Any, after: Any, healthy: Sequence[PathLike] | None = None, **overrides: Any
+    ) -> ComparedPair:
+        """Find what changed between two visits of one person.
+
+        Args:
+            before: the first visit, as :meth:`predict` takes it.
+            after: the second.
+            healthy: healthy scans for p-values, see :func:`~monai_dpmm_ad.commands.compare.compare`.
+            overrides: settings by name, for these scans only.
+
+        Raises:
+            ScanError: when a scan cannot be processed, or the two do not show the same.
+        """
+        from monai_dpmm_ad.commands.compare import compare_results, observe_healthy
+
+        calibration = observe_healthy(self, resolve_datalist(list(healthy)))[0] if healthy else None
+        first, second = (self.predict(image, keep_images=True, **overrides) for image in (before, after))
+        allowed = float(overrides.get("false_regions", self.settings["false_regions"]))
+        return compare_results(first.row.name, first, second, calibration, allowed)
 
     def _run(self, path: str, folder: str, overrides: dict[str, Any]) -> AnomalyResult:
         """Draw the map; everything but the network is made anew, so that no call sees another's state."""
@@ -298,16 +238,3 @@ def _check_scan(path: str, spatial_dims: int | None) -> None:
     number = len(resolve_datalist(path, spatial_dims=spatial_dims))
     if number != 1:
         raise ScanError(path, f"holds {number} scans; name one of them")
-
-
-def _as_paths(images: Any, folder: Path, affine: ArrayLike | None) -> list[PathLike]:
-    """Write what is in memory, and keep the paths of the rest."""
-    if is_path(images):
-        return [images]
-    if not isinstance(images, Sequence):
-        raise TypeError(f"`images` must be a path or a list of paths and images, got {type(images).__name__}.")
-    folder.mkdir()
-    return [
-        image if is_path(image) else write_image(image, folder / f"scan_{number:05d}.nii", affine)
-        for number, image in enumerate(images)
-    ]

@@ -58,6 +58,7 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     _add_fit(commands)
     _add_infer(commands, "infer", "--images", "draw the anomaly maps of scans")
     _add_infer(commands, "evaluate", "--data", "draw maps and compare them with masks or classes")
+    _add_compare(commands)
     _add_cluster(commands)
     _add_benchmark(commands)
     _add_export(commands)
@@ -135,10 +136,39 @@ def _add_infer(commands: Any, name: str, source: str, description: str) -> None:
     parser.add_argument(source, nargs="+", required=True, metavar="PATH", help=f"scans: {PATHS}")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results; the same command continues")
     parser.add_argument("--no-report", dest="report", action="store_false", default=None, help="write no report.html")
+    parser.add_argument(
+        "--bids",
+        action="store_true",
+        default=None,
+        help="write the maps of BIDS files as BIDS derivatives too, in bids/",
+    )
     add_overwrite(parser)
     add_trust(parser)
     add_device(parser)
     add_settings(parser, "infer")
+    add_talk(parser)
+
+
+def _add_compare(commands: Any) -> None:
+    needs = "--bundle BUNDLE --before PATH ... --after PATH ... --out DIR"
+    parser = _add_command(commands, "compare", "find what changed between two visits of the same people", needs)
+    parser.add_argument("--bundle", required=True, metavar="BUNDLE", help="folder that fit wrote")
+    visits = "a scan, or folders paired by subject (default: those of --table)"
+    parser.add_argument("--before", nargs="+", metavar="PATH", help=f"first visits: {visits}")
+    parser.add_argument("--after", nargs="+", metavar="PATH", help=f"second visits: {visits}")
+    parser.add_argument("--table", metavar="FILE", help="CSV or TSV of pairs, columns before and after (default: none)")
+    parser.add_argument(
+        "--healthy",
+        nargs="+",
+        metavar="PATH",
+        help="healthy scans that were not fitted, for p-values: two of a subject are two visits, else a second is "
+        "simulated (default: no p-values)",
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
+    add_overwrite(parser)
+    add_trust(parser)
+    add_device(parser)
+    add_settings(parser, "compare")
     add_talk(parser)
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from monai_dpmm_ad.bundle import create_bundle, describe_fit, is_fitted, load_wo
 from monai_dpmm_ad.bundle.promises import judge_network
 from monai_dpmm_ad.bundle.request import covers_scans, is_same_request, record_request
 from monai_dpmm_ad.bundle.update import read_update_settings
+from monai_dpmm_ad.commands.bids import write_bids
 from monai_dpmm_ad.commands.checks import (
     PathLike,
     absolute_paths,
@@ -22,8 +22,9 @@ from monai_dpmm_ad.commands.checks import (
     hold_output,
     make_absolute,
 )
+from monai_dpmm_ad.commands.outcome import Outcome
 from monai_dpmm_ad.data import Split
-from monai_dpmm_ad.data.dataset import ScanFailure, read_failures
+from monai_dpmm_ad.data.dataset import read_failures
 from monai_dpmm_ad.utils.distributed import is_first, joined_processes, launched, wait_for_all
 from monai_dpmm_ad.utils.extras import import_extra
 from monai_dpmm_ad.utils.files import write_json
@@ -37,37 +38,6 @@ METRICS = ("metrics.json", "metrics.csv")
 REPORT = ("report.html", "overview.png")
 ONLY_NAMES = "the atlas names flagged regions only: thresholds for its labels need a bundle fitted with --regions"
 NO_REPORT = "no report.html was written, since matplotlib is missing; pip install 'monai-dpmm-ad[report]' brings it"
-
-
-@dataclass
-class Outcome:
-    """What a command did.
-
-    Args:
-        scans: one row per processed scan, see :class:`~monai_dpmm_ad.handlers.ScanRow`.
-        failures: the scans that were not processed.
-        metrics: figures of an evaluation; of a fit, how many scans were fitted and held out, and what the detector says
-            of itself.
-        report: path of the HTML report, None where none was written.
-        note: what the user should know: why the calibration promises less, why there is no report; None if nothing.
-        found: what was taken and left out, in one line; None where everything was taken.
-        regions: scan → its flagged regions, see :class:`~monai_dpmm_ad.handlers.regions.Region`.
-        drift: whether the scans come from the population that was fitted, as ``drift.json`` says it; None where the
-            bundle cannot tell.
-
-    Example:
-        >>> Outcome().failures, Outcome(note="four scans calibrate").note
-        ([], 'four scans calibrate')
-    """
-
-    scans: list[Any] = field(default_factory=list)
-    failures: list[ScanFailure] = field(default_factory=list)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    report: Path | None = None
-    note: str | None = None
-    found: str | None = None
-    drift: dict[str, Any] | None = None
-    regions: dict[str, list[Any]] = field(default_factory=dict)
 
 
 def fit(
@@ -148,6 +118,7 @@ def infer(
     report: bool = True,
     trust_bundle: bool = False,
     overwrite: bool = False,
+    bids: bool = False,
     **overrides: Any,
 ) -> Outcome:
     """Draw the anomaly map and mask of every scan, with tables and a report.
@@ -159,6 +130,7 @@ def infer(
         report: whether to write ``report.html``, where the `report` extra is installed.
         trust_bundle: run the bundle's own configs, which are code, see `load_workflow`.
         overwrite: replace files in ``out`` that this package did not write, and other scans' outputs of the same name.
+        bids: write the maps of scans with BIDS names as BIDS derivatives as well, in ``out / "bids"``.
         overrides: settings by name, and values of other ids in ``configs/inference.json``.
 
     Example:
@@ -176,9 +148,8 @@ def infer(
         >>> (folder / "maps" / "test_abnormal_000_anomaly.nii.gz").is_file()
         True
     """
-    return _run_scans(
-        bundle, ["inference"], images, out, report, overwrite, {**overrides, "trust_bundle": trust_bundle}
-    )
+    overrides["trust_bundle"] = trust_bundle
+    return _run_scans(bundle, ["inference"], images, out, report, overwrite, bids, overrides)
 
 
 def evaluate(
@@ -188,6 +159,7 @@ def evaluate(
     report: bool = True,
     trust_bundle: bool = False,
     overwrite: bool = False,
+    bids: bool = False,
     **overrides: Any,
 ) -> Outcome:
     """Do what `infer` does and write ``metrics.json`` and ``metrics.csv`` beside it.
@@ -199,6 +171,7 @@ def evaluate(
         report: as for `infer`.
         trust_bundle: as for `infer`.
         overwrite: as for `infer`.
+        bids: as for `infer`.
         overrides: settings by name, and values of other ids in the configs.
 
     Example:
@@ -215,7 +188,7 @@ def evaluate(
         (True, True)
     """
     overrides["trust_bundle"] = trust_bundle
-    return _run_scans(bundle, ["inference", "evaluate"], data, out, report, overwrite, overrides)
+    return _run_scans(bundle, ["inference", "evaluate"], data, out, report, overwrite, bids, overrides)
 
 
 def demo(out: PathLike, seed: int = 0, **overrides: Any) -> Outcome:
@@ -248,6 +221,7 @@ def _run_scans(
     out: PathLike,
     report: bool,
     overwrite: bool,
+    bids: bool,
     overrides: Any,
 ) -> Outcome:
     check_device(overrides)
@@ -255,11 +229,17 @@ def _run_scans(
     out = Path(out).absolute()
     names = [*TABLES, *(METRICS if "evaluate" in configs else ()), *(REPORT if report else ())]
     with joined_processes(), hold_output(out, overwrite, names):
-        return _write_results(bundle, configs, images, out, report, overrides)
+        return _write_results(bundle, configs, images, out, report, bids, overrides)
 
 
 def _write_results(
-    bundle: PathLike, configs: list[str], images: Sequence[PathLike], out: Path, report: bool, overrides: Any
+    bundle: PathLike,
+    configs: list[str],
+    images: Sequence[PathLike],
+    out: Path,
+    report: bool,
+    bids: bool,
+    overrides: Any,
 ) -> Outcome:
     workflow = load_workflow(
         bundle,
@@ -278,6 +258,8 @@ def _write_results(
     outcome = Outcome([row for row in rows if row.name not in table.earlier], workflow.failures, drift=drift)
     outcome.regions = {row.name: table.regions[row.name] for row in outcome.scans if row.name in table.regions}
     outcome.found = workflow.found.summary()
+    if bids and is_first():
+        write_bids(out, outcome.scans, workflow.settings)
     notes = [judge_network(workflow.network, workflow.settings)]
     if overrides.get("regions") and not workflow.settings["num_regions"]:
         notes.append(ONLY_NAMES)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from monai_dpmm_ad.data.bids import choose_people
 from monai_dpmm_ad.data.bmad import canonical_section, count_sections, find_tree, read_tree
 from monai_dpmm_ad.data.dataset import ScanFailure
 from monai_dpmm_ad.data.dicom_series import find_series
@@ -79,7 +80,7 @@ def resolve_datalist(
         section: see `find_scans`, as for the others.
         kind: what to look for in a folder.
         failures: collects the ``ScanError`` of each path that leads nowhere, so that the others still count.
-        choice: ``suffix``, ``pattern``, ``spatial_dims``.
+        choice: ``suffix``, ``pattern``, ``participant_label``, ``session``, ``spatial_dims``.
 
     Raises:
         ScanError: when a path leads nowhere and ``failures`` is ``None``.
@@ -108,6 +109,8 @@ def find_scans(
     kind: str = "auto",
     suffix: str | None = None,
     pattern: str | None = None,
+    participant_label: Sequence[str] | None = None,
+    session: str | None = None,
     spatial_dims: int | None = None,
 ) -> Found:
     """Find the scans behind the paths that a user gave, and say what else lies there.
@@ -125,6 +128,8 @@ def find_scans(
         kind: what to look for in a folder: "auto" (everything), "nifti" (volumes), "dicom" or "picture".
         suffix: of the files in folders only those whose names end in it, for example ``T1w``.
         pattern: of the files in folders only those whose names match, for example ``*_run-1_*``.
+        participant_label: of BIDS names only those of these participants.
+        session: of BIDS names only those of this session.
         spatial_dims: 3 leaves out pictures, 2 leaves out volumes, where the format says so.
 
     Returns:
@@ -147,6 +152,9 @@ def find_scans(
         except ScanError as error:
             found.failures.append(error)
     found.items = _without_duplicates(found.items)
+    if participant_label is not None or session is not None:
+        found.items, others = choose_people(found.items, participant_label, session)
+        found.left_out += others
     if spatial_dims is not None:
         _keep_dims(found, spatial_dims)
     names = unique_names([_name_parts(item) for item in found.items])

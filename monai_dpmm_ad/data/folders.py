@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from monai_dpmm_ad.data.bids import is_raw
 from monai_dpmm_ad.data.choice import check_one_kind, choose_items, is_wanted
 from monai_dpmm_ad.data.dicom_series import find_series
 from monai_dpmm_ad.data.gate import LeftOut, count_kinds, judge_file, judge_name
@@ -48,7 +49,7 @@ def search_folder(
         ScanError: when there is no scan, or several kinds of image of each subject and no choice among them.
     """
     unreadable: list[str] = []
-    files = [file for file in _walk(folder, unreadable) if is_wanted(folder, file, pattern)]
+    files = [file for file in _walk(folder, unreadable) if is_wanted(folder, file, pattern) and is_raw(folder, file)]
     if str(folder) in unreadable:
         raise ScanError(folder, "cannot be read: permission denied")
     wanted = {"nifti": VOLUME_SUFFIXES, "picture": PICTURE_SUFFIXES, "dicom": (), "auto": IMAGE_SUFFIXES}[kind]

@@ -52,7 +52,7 @@ class LeftOut:
 OWN = "maps of our own"
 SEGMENTATIONS = "segmentations"
 
-_OWN_NAMES = ("_anomaly", "_percentile", "_healthy")
+_OWN_NAMES = ("_anomaly", "_percentile", "_healthy", "_change", "_changed")
 _LABEL_NAME = re.compile(
     r"(?:^|[_.\-])(?:d?seg|probseg|labels?|mask|aseg|aparc[+\w]*|parc|segmentation|roi)$", re.IGNORECASE
 )
@@ -100,7 +100,7 @@ def judge_name(path: Path) -> LeftOut | None:
     """Judge a file that was found in a folder by its name alone."""
     stem = scan_stem(path)
     if stem.endswith(_OWN_NAMES):
-        return LeftOut(str(path), OWN, "is named like a map of ours (*_anomaly, *_percentile, *_healthy)", True)
+        return LeftOut(str(path), OWN, "is named like a map of ours (*_anomaly, *_percentile, …)", True)
     if _LABEL_NAME.search(stem):
         return LeftOut(str(path), SEGMENTATIONS, "is named like a segmentation (_seg, _dseg, _label, _mask, …)", True)
     return None

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from monai_dpmm_ad.normative.lattice import Volume
 
-__all__ = ["divide_by_median", "fit_robustly", "foreground_median", "remove_smooth_part", "smooth"]
+__all__ = ["divide_by_median", "foreground_median", "remove_smooth_part", "smooth", "weigh_robustly"]
 
 Array = NDArray[np.float32]
 
@@ -59,7 +59,7 @@ def remove_smooth_part(residual: Array, inside: NDArray[np.bool_], degree: int =
     """Take a low-order polynomial in space from the deviations of a scan: its gain, its bias field, its tissue's age.
 
     The polynomial is fitted by reweighted least squares with Welsch's weights exp(−½ (e / scale)²): what deviates by
-    several standard deviations, such as a lesion, has no say, see :func:`fit_robustly`.
+    several standard deviations, such as a lesion, has no say, see :func:`weigh_robustly`.
 
     Args:
         residual: ``(X, Y, Z)``, deviations in standard deviations.
@@ -76,11 +76,11 @@ def remove_smooth_part(residual: Array, inside: NDArray[np.bool_], degree: int =
         return out
     design = polynomials(2 * points / np.maximum(np.array(inside.shape) - 1, 1) - 1, degree)
     values = residual[inside].astype(np.float64)
-    out[inside] = values - design @ fit_robustly(design, values, scale)
+    out[inside] = values - design @ weigh_robustly(design, values, scale)
     return out
 
 
-def fit_robustly(
+def weigh_robustly(
     design: NDArray[np.float64], values: NDArray[np.float64], scale: float | None = None
 ) -> NDArray[np.float64]:
     """Coefficients ``(m,)`` of a linear model by least squares with Welsch's weights exp(−½ (e / scale)²).

@@ -38,7 +38,9 @@ _CUT = 0.35
 _MIN_OVERLAP = 0.3
 
 
-def register(image: NDArray[np.float32], affine: Matrix, reference: Volume, limit: float = 0.0) -> Frame:
+def register(
+    image: NDArray[np.float32], affine: Matrix, reference: Volume, limit: float = 0.0, rigid: bool = False
+) -> Frame:
     """Register a scan to a reference.
 
     The starts are the header's orientation, turned by up to 30° about each axis, and the principal axes of the
@@ -52,6 +54,7 @@ def register(image: NDArray[np.float32], affine: Matrix, reference: Volume, limi
         reference: the cohort's mean.
         limit: least quality l of a whole scan. A part agrees with wrong places too: where the scan sees a share s of
             the reference, its quality has to be l + (1 − l) (1 − s).
+        rigid: turn and move the scan only, as for two scans of one person.
 
     Returns:
         A frame of kind ``affine``; or of kind ``box``, with the quality that was too low.
@@ -61,9 +64,11 @@ def register(image: NDArray[np.float32], affine: Matrix, reference: Volume, limi
     cut = find_cut(whole)
     moving = pad_where_it_ends(whole, cut)
     coarse_reference, coarse = halve(reference), pad_where_it_ends(resample(image, affine, 2 * spacing), cut)
-    followed = [optimize(coarse_reference, coarse, start) for start in rank_starts(coarse_reference, coarse, cut)]
+    followed = [
+        optimize(coarse_reference, coarse, start, rigid) for start in rank_starts(coarse_reference, coarse, cut)
+    ]
     best = max(followed, key=lambda matrix: measure_quality(coarse_reference, coarse, matrix))
-    ends = (optimize(reference, moving, best), best)
+    ends = (optimize(reference, moving, best, rigid), best)
     quality, end = max(((measure_quality(reference, moving, end), end) for end in ends), key=lambda pair: pair[0])
     if quality < limit + (1 - limit) * (1 - _measure_seen(reference, _see(reference, moving, end))):
         return Frame("box", fit_box(image, affine, reference).matrix, quality)
@@ -256,14 +261,14 @@ def halve(volume: Volume) -> Volume:
     return resample(volume.values * volume.weight, volume.lattice.affine, 2 * volume.lattice.spacing)
 
 
-def optimize(reference: Volume, moving: Volume, start: Matrix) -> Matrix:
-    """Descend from a start to the affine transform, reference → scan (mm), of the largest correlation.
+def optimize(reference: Volume, moving: Volume, start: Matrix, rigid: bool = False) -> Matrix:
+    """Descend from a start to the affine or rigid transform, reference → scan (mm), of the largest correlation.
 
     Where the images cannot be registered from there (no overlap) the start itself is the end.
     """
     import SimpleITK as sitk
 
-    transform = sitk.AffineTransform(3)
+    transform = sitk.Euler3DTransform() if rigid else sitk.AffineTransform(3)
     fixed = centroid(reference)
     transform.SetCenter([float(value) for value in fixed])
     transform.SetMatrix(start[:3, :3].ravel().tolist())

@@ -8,6 +8,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from monai_dpmm_ad.transforms.save import output_path
 from monai_dpmm_ad.utils.extras import import_extra
 from monai_dpmm_ad.utils.files import remove_file, replace_file
 
-__all__ = ["SaveDicomd", "make_parametric_map", "make_segmentation", "read_sources"]
+__all__ = ["SaveDicomd", "make_parametric_map", "make_segmentation", "read_sources", "save_segmentation"]
 
 MAKER = "monai_dpmm_ad"
 #: What Segmentation and Parametric Map take over from their sources and cannot be without.
@@ -83,6 +84,28 @@ class SaveDicomd(MapTransform):
                     continue
                 replace_file(path, dataset.save_as, owner=owner)
         return dict(data)
+
+
+def save_segmentation(path: Path, mask: NDArray[Any], meta: Mapping[str, Any], names: Sequence[str]) -> bool:
+    """Save a mask as DICOM Segmentation, where its scan comes from DICOM.
+
+    Args:
+        path: of the file.
+        mask: on the source's grid: 0, 1 for the first segment, ….
+        meta: of the scan.
+        names: of the segments.
+
+    Returns:
+        Whether there is a series to refer to.
+
+    Raises:
+        ScanError: a series that cannot be referred to.
+    """
+    files = json.loads(meta.get("dicom_files", "[]"))
+    if files:
+        dataset = _make(partial(make_segmentation, names=names), mask, files)
+        replace_file(path, dataset.save_as, owner=str(meta["filename_or_obj"]))
+    return bool(files)
 
 
 def _note(meta: dict[str, Any], note: str) -> None:

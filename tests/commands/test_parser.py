@@ -94,7 +94,7 @@ def test_all_commands_choose_the_device_alike() -> None:
         for action in parser._actions
         if action.dest == "device"
     }
-    assert set(told) == {"demo", "fit", "infer", "evaluate", "cluster", "benchmark", "pretrain"}
+    assert set(told) == {"demo", "fit", "infer", "evaluate", "compare", "cluster", "benchmark", "pretrain"}
     assert len(set(told.values())) == 1
 
 

@@ -23,6 +23,7 @@ ARGUMENTS = {
     "fit": ["--images", "x", *OUT],
     "infer": ["--images", "x", "--bundle", "x", *OUT],
     "evaluate": ["--data", "x", "--bundle", "x", *OUT],
+    "compare": ["--before", "x", "--after", "x", "--bundle", "x", *OUT],
     "cluster": ["--images", "x", "--bundle", "x", *OUT],
     "benchmark": ["--data", "x", "--dataset", "x", *OUT],
     "export": ["--bundle", "x", *OUT],

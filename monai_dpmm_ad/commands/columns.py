@@ -1,0 +1,39 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""What the command line's tables show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from monai_dpmm_ad.handlers import ScanRow
+
+__all__ = ["COLUMNS", "metrics_table"]
+
+
+def _describe_frame(row: ScanRow) -> str:
+    return " ".join([row.frame or "", "" if row.frame_quality is None else f"{row.frame_quality:.2f}"]).strip()
+
+
+#: A column whose cells are all empty is left out.
+COLUMNS: tuple[tuple[str, Callable[[ScanRow], str]], ...] = (
+    ("scan", lambda row: row.name),
+    ("score", lambda row: f"{row.score:.4g}"),
+    ("p-value", lambda row: "" if row.p_value is None else f"{row.p_value:.3f}"),
+    ("flagged", lambda row: "" if row.flagged is None else f"{row.flagged:.1f} {row.flagged_unit}"),
+    ("regions", lambda row: "" if row.num_regions is None else str(row.num_regions)),
+    ("smallest region p", lambda row: "" if row.region_p_value is None else f"{row.region_p_value:.3f}"),
+    ("frame", _describe_frame),
+)
+
+
+def metrics_table(metrics: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    table = Table("metric", "value", "95 % interval")
+    for name, value in metrics.items():
+        if isinstance(value, float):
+            low_high = metrics.get(f"{name}_ci")
+            table.add_row(name, f"{value:.3f}", f"{low_high[0]:.3f}–{low_high[1]:.3f}" if low_high else "")
+    return table

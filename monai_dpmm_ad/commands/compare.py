@@ -1,0 +1,319 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""What changed between two visits of the same people."""
+
+from __future__ import annotations
+
+import tempfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from monai_dpmm_ad.commands.checks import PathLike, hold_output, make_absolute
+from monai_dpmm_ad.data import resolve_datalist
+from monai_dpmm_ad.data.dataset import ScanFailure, describe_failure, write_failures
+from monai_dpmm_ad.data.subjects import first_file, name_subject
+from monai_dpmm_ad.data.visits import Visits, check_same_person, pair_visits, read_visit_table
+from monai_dpmm_ad.errors import ScanError
+from monai_dpmm_ad.handlers.changes import KINDS, ChangedRegion, change_statistics, find_changes, write_changes
+from monai_dpmm_ad.normative import RegionCalibration
+from monai_dpmm_ad.normative.change import Change, compare_visits
+from monai_dpmm_ad.normative.halfway import bring
+from monai_dpmm_ad.normative.lattice import Lattice
+from monai_dpmm_ad.normative.repeats import repeat_scan
+from monai_dpmm_ad.normative.visits import Visit
+from monai_dpmm_ad.transforms import output_path
+from monai_dpmm_ad.transforms.load import LoadScan
+from monai_dpmm_ad.transforms.save import write_map
+from monai_dpmm_ad.utils.files import write_csv, write_json
+from monai_dpmm_ad.utils.progress import track
+
+if TYPE_CHECKING:
+    from monai_dpmm_ad.commands.model import AnomalyModel, AnomalyResult
+
+__all__ = ["CompareOutcome", "ComparedPair", "compare", "compare_results", "observe_healthy"]
+
+TABLES = ("changes.csv", "changes.json", "pairs.csv", "healthy_pairs.json", "failures.csv", "changes.png")
+_FEW = "no healthy scans were given, so regions have no p-values and begin at a fixed level; give --healthy"
+_SIMULATED = (
+    "p-values come from simulated repeats of healthy scans: they speak of measurement error alone, not of what changes "
+    "in healthy people between two visits, nor of another scanner"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class ComparedPair:
+    """What changed in one person.
+
+    Args:
+        name: of the pair.
+        regions: what changed, by rising p-value and falling peak.
+        change: signed, ``(*spatial)`` on the first visit's own grid: positive is more unusual than before.
+        mask: on that grid: 0, or 1 + the index of the region's kind in `KINDS`.
+        after_map: the second visit's map on the first visit's grid.
+        detail: both visits in the space half-way between them.
+    """
+
+    name: str
+    regions: list[ChangedRegion]
+    change: NDArray[np.float32]
+    mask: NDArray[np.uint8]
+    after_map: NDArray[np.float32]
+    detail: Change
+
+    def count(self) -> dict[str, int]:
+        """Number of regions of each kind."""
+        return {kind: sum(one.kind == kind for one in self.regions) for kind in KINDS}
+
+
+@dataclass
+class CompareOutcome:
+    """What a comparison did.
+
+    Args:
+        changes: name of the pair → its regions.
+        pairs: a row for each pair, as ``pairs.csv`` has it.
+        failures: what could not be compared.
+        note: what the p-values promise.
+    """
+
+    changes: dict[str, list[ChangedRegion]] = field(default_factory=dict)
+    pairs: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[ScanFailure] = field(default_factory=list)
+    note: str | None = None
+
+
+def compare(
+    bundle: PathLike,
+    out: PathLike,
+    before: Sequence[PathLike] | None = None,
+    after: Sequence[PathLike] | None = None,
+    table: PathLike | None = None,
+    healthy: Sequence[PathLike] | None = None,
+    trust_bundle: bool = False,
+    overwrite: bool = False,
+    **overrides: Any,
+) -> CompareOutcome:
+    """Find what is new, grown, shrunk and gone between two visits.
+
+    Args:
+        bundle: folder of a fitted bundle.
+        out: folder of the results.
+        before: first visits, a scan or folders; paired by subject where they are several.
+        after: second visits.
+        table: pairs, in place of both, see :func:`~monai_dpmm_ad.data.visits.read_visit_table`.
+        healthy: healthy scans that were not fitted, for p-values: two of a subject are two visits; where nobody has
+            two, a second visit is simulated of each.
+        trust_bundle: as for :func:`~monai_dpmm_ad.commands.infer`.
+        overwrite: as there.
+        overrides: settings by name, and ``device``.
+
+    Raises:
+        ValueError: neither a table nor both visits.
+        ScanError: what cannot be paired.
+
+    Example:
+        >>> compare("my_bundle", "changes", before=["visit1.nii.gz"])
+        Traceback (most recent call last):
+        ValueError: `before` and `after` must be given both, or `table` alone. Name two scans, folders, or a table.
+    """
+    from monai_dpmm_ad.commands.model import AnomalyModel
+
+    choice = {name: overrides[name] for name in ("suffix", "pattern") if name in overrides}
+    dicom = bool(overrides.pop("dicom", False))
+    make_absolute(overrides, "regions")
+    pairs, failures = _find_pairs(before, after, table, choice)
+    folder = Path(out).absolute()
+    with hold_output(folder, overwrite, TABLES):
+        model = AnomalyModel.load(bundle, trust_bundle, **overrides)
+        false_regions = float(model.settings["false_regions"])
+        calibration, note = None, _FEW
+        if healthy:
+            calibration, note = observe_healthy(model, resolve_datalist(list(healthy), **choice), folder)
+        outcome, shown = CompareOutcome(failures=failures, note=note), []
+        for visits in track(pairs, total=len(pairs), description="Comparing"):
+            try:
+                check_same_person(visits)
+                first, second = (model.predict_item(item, keep_images=True) for item in (visits.before, visits.after))
+                pair = compare_results(visits.name, first, second, calibration, false_regions)
+            except ScanError as error:
+                outcome.failures.append(describe_failure({**visits.after, "name": visits.name}, error))
+                continue
+            _save(folder, pair, first, dicom)
+            outcome.changes[pair.name] = pair.regions
+            outcome.pairs.append(_describe(visits, pair))
+            shown.append(pair)
+        _write_tables(folder, outcome)
+        if shown and find_spec("matplotlib"):
+            from monai_dpmm_ad.reporting.changes import plot_changes
+
+            plot_changes(folder / "changes.png", [(pair.name, pair.detail, pair.regions) for pair in shown])
+    return outcome
+
+
+def compare_results(
+    name: str,
+    before: AnomalyResult,
+    after: AnomalyResult,
+    calibration: RegionCalibration | None = None,
+    false_regions: float = 1.0,
+) -> ComparedPair:
+    """Compare two visits that a model has mapped.
+
+    Args:
+        name: of the pair.
+        before: what the model says of the first visit.
+        after: of the second.
+        calibration: of healthy pairs, see :func:`observe_healthy`.
+        false_regions: expected number of changed regions of a healthy pair.
+
+    Raises:
+        ScanError: pictures, or visits that do not show the same.
+    """
+    change = compare_visits(as_visit(before), as_visit(after))
+    regions, mask = find_changes(change, calibration, false_regions)
+    lattice, back = change.pair.lattice, np.linalg.inv(change.pair.to_before)
+
+    def bring_back(values: NDArray[Any], order: int) -> NDArray[Any]:
+        index = np.linalg.inv(lattice.affine) @ back @ before.affine
+        shape = before.map.shape
+        return ndimage.affine_transform(values, index[:3, :3], index[:3, 3], output_shape=shape, order=order)
+
+    grid = Lattice((before.map.shape[0], before.map.shape[1], before.map.shape[2]), 1.0, (0.0, 0.0, 0.0))
+    way = change.pair.to_after @ back @ before.affine
+    after_map = bring(after.map, after.affine, grid, way)
+    return ComparedPair(name, regions, bring_back(change.change, 1), bring_back(mask, 0), after_map, change)
+
+
+def observe_healthy(
+    model: AnomalyModel, items: Sequence[Mapping[str, Any]], folder: Path | None = None
+) -> tuple[RegionCalibration, str | None]:
+    """Measure what changes between two visits of healthy people.
+
+    Args:
+        model: maps the scans.
+        items: healthy scans that were not fitted. Where a subject has several, pairs of visits count alone; else
+            second visits are simulated.
+        folder: gets ``healthy_pairs.json``; None writes nothing.
+
+    Returns:
+        The calibration of changed regions, and what it does not promise.
+    """
+    people = [list(group) for _, group in groupby(sorted(items, key=_subject), key=_subject)]
+    real = [group[:2] for group in people if len(group) > 1]
+    calibration, peaks = RegionCalibration(), {}
+    with tempfile.TemporaryDirectory(prefix="dpmm-ad-") as temporary:
+        pairs = real or [_simulate(group[0], Path(temporary)) for group in people]
+        for first, second in track(pairs, total=len(pairs), description="Healthy pairs"):
+            results = [model.predict_item(item, keep_images=True) for item in (first, second)]
+            change = compare_visits(as_visit(results[0]), as_visit(results[1]))
+            name = str(first["name"])
+            statistics = change_statistics(change.change)
+            calibration.update(name, statistics)
+            peaks[name] = sorted(statistics.tolist(), reverse=True)
+    calibration.finish()
+    if folder is not None:
+        kind = "pairs of visits" if real else "simulated repeats"
+        write_json(folder / "healthy_pairs.json", {"kind": kind, "model": model.digest, "peaks": peaks})
+    return calibration, None if real else _SIMULATED
+
+
+def _find_pairs(
+    before: Sequence[PathLike] | None, after: Sequence[PathLike] | None, table: PathLike | None, choice: dict[str, Any]
+) -> tuple[list[Visits], list[ScanFailure]]:
+    if (table is None) == (before is None or after is None) or (table is not None and (before or after)):
+        raise ValueError(
+            "`before` and `after` must be given both, or `table` alone. Name two scans, folders, or a table."
+        )
+    if table is None:
+        assert before is not None
+        assert after is not None
+        pairs, alone = pair_visits(*(resolve_datalist(list(side), **choice) for side in (before, after)))
+        return pairs, [ScanFailure(Path(error.path).name, error.path, error.reason) for error in alone]
+    pairs = []
+    for name, *paths in read_visit_table(table):
+        items = [resolve_datalist(path, **choice) for path in paths]
+        for path, found in zip(paths, items, strict=True):
+            if len(found) != 1:
+                raise ScanError(path, f"holds {len(found)} scans; the table has to name one of them")
+        (one,), _ = pair_visits(*items)
+        pairs.append(Visits(name or one.name, one.before, one.after))
+    names = [pair.name for pair in pairs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ScanError(table, f"has several pairs of the name {twice}; give each its own in a column name")
+    return pairs, []
+
+
+def as_visit(result: AnomalyResult) -> Visit:
+    image, pred = result.scan["image"], result.scan["pred"]
+    path = str(pred.meta["filename_or_obj"])
+    if result.map.ndim != 3 or min(result.map.shape) < 2:
+        raise ScanError(path, "is no volume; visits are compared in space")
+    values = np.asarray(image.as_subclass(torch.Tensor)[0].cpu(), dtype=np.float32)
+    return Visit(path, values, np.asarray(image.affine, dtype=np.float64), result.map, result.mask, result.affine)
+
+
+def _subject(item: Mapping[str, Any]) -> str:
+    return name_subject(dict(item)) or str(first_file(dict(item)))
+
+
+def _simulate(item: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """Two visits of a person who has been scanned once, each with a motion, a field and noise of its own."""
+    import nibabel as nib
+
+    scan = LoadScan(spatial_dims=3)(item["image"])
+    values, affine = np.asarray(scan[0], dtype=np.float32), np.asarray(scan.affine, dtype=np.float64)
+    rng = np.random.default_rng(zlib.crc32(str(item["name"]).encode()))
+    visits = []
+    for number in (1, 2):
+        path = folder / f"{item['name']}_{number}.nii"
+        nib.save(nib.Nifti1Image(repeat_scan(values, affine, rng), affine), path)
+        visits.append({"name": item["name"], "image": str(path)})
+    return visits
+
+
+def _save(folder: Path, pair: ComparedPair, before: AnomalyResult, dicom: bool) -> None:
+    meta = {**before.scan["pred"].meta, "name": pair.name}
+    source = str(meta["filename_or_obj"])
+    maps = {"change": pair.change, "changed": pair.mask, "before_anomaly": before.map, "after_anomaly": pair.after_map}
+    for postfix, values in maps.items():
+        write_map(output_path(folder, pair.name, postfix, source), values, meta)
+    if dicom:
+        from monai_dpmm_ad.transforms.save_dicom import save_segmentation
+
+        save_segmentation(
+            output_path(folder, pair.name, "changed", source, ".dcm"),
+            pair.mask,
+            meta,
+            [kind.capitalize() for kind in KINDS],
+        )
+
+
+def _describe(visits: Visits, pair: ComparedPair) -> dict[str, Any]:
+    sizes = {kind: sum(one.region.size for one in pair.regions if one.kind == kind) for kind in KINDS}
+    return {
+        "name": pair.name,
+        "before": str(first_file(visits.before)),
+        "after": str(first_file(visits.after)),
+        "quality": pair.detail.pair.quality,
+        **pair.count(),
+        **{f"{kind}_mm3": size for kind, size in sizes.items()},
+        "region_p_value": pair.regions[0].region.p_value if pair.regions else None,
+    }
+
+
+def _write_tables(folder: Path, outcome: CompareOutcome) -> None:
+    outcome.changes = write_changes(folder / "changes.csv", folder / "changes.json", outcome.changes)
+    rows = outcome.pairs
+    columns = list(rows[0]) if rows else ["name", "before", "after"]
+    write_csv(folder / "pairs.csv", columns, [[row[column] for column in columns] for row in rows])
+    write_failures(folder, outcome.failures)

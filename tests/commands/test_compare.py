@@ -1,0 +1,115 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""``compare``: files, tables and one line for what is refused; what it finds is tested in tests/normative."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from helpers.dicom_series import write_series
+
+from monai_dpmm_ad import AnomalyModel
+from monai_dpmm_ad.commands.cli import main
+from monai_dpmm_ad.handlers.changes import KINDS
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def visits(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three people in two folders; nobody has changed but for a bright ball in the first."""
+    folder = tmp_path_factory.mktemp("visits")
+    for number, source in enumerate(sorted((cohort.parent / "imagesTr").glob("*.nii.gz"))[:2]):
+        scan = nib.load(source)
+        values = np.asarray(scan.dataobj, dtype=np.float32)
+        for visit in ("before", "after"):
+            if visit == "after" and number == 0:
+                middle = [size // 2 for size in values.shape]
+                values[tuple(slice(m - 2, m + 2) for m in middle)] = 2 * values.max()
+            path = folder / visit / f"sub-{number}.nii.gz"
+            path.parent.mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(values, scan.affine), path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compared(bundle: Path, visits: Path, cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("compared")
+    (visits / "after" / "sub-7.nii.gz").write_bytes((visits / "after" / "sub-1.nii.gz").read_bytes())
+    healthy = sorted((cohort.parent / "imagesTr").glob("*.nii.gz"))[2]
+    folders = ["--before", visits / "before", "--after", visits / "after", "--healthy", healthy, "--out", out]
+    assert main(["compare", "--bundle", str(bundle), *map(str, folders)]) == 1, "one visit has no partner"
+    return out
+
+
+def test_what_changed_is_in_files_on_the_first_visit_s_grid(compared: Path, visits: Path) -> None:
+    first = nib.load(visits / "before" / "sub-0.nii.gz")
+    for postfix in ("change", "changed", "before_anomaly", "after_anomaly"):
+        image = nib.load(compared / f"sub-0_{postfix}.nii.gz")
+        assert image.shape == first.shape
+        np.testing.assert_allclose(image.affine, first.affine)
+    assert np.abs(nib.load(compared / "sub-1_change.nii.gz").get_fdata()).max() < 3, "the very same scan"
+    assert not nib.load(compared / "sub-1_changed.nii.gz").get_fdata().any()
+    assert set(np.unique(nib.load(compared / "sub-0_changed.nii.gz").dataobj)) <= {0, 1, 2}, "nothing went away"
+    assert (compared / "changes.png").stat().st_size > 1000
+
+
+def test_tables_have_every_pair_and_region(compared: Path) -> None:
+    one, two = read(compared / "pairs.csv")
+    assert [one["name"], two["name"]] == ["sub-0", "sub-1"]
+    assert [int(two[kind]) for kind in KINDS] == [0, 0, 0, 0]
+    regions, listed = read(compared / "changes.csv"), json.loads((compared / "changes.json").read_text())
+    assert len(regions) == len(listed["sub-0"]) == sum(int(one[kind]) for kind in KINDS)
+    assert {float(region["p_value"]) for region in regions} <= {0.5, 1.0}, "one healthy pair"
+    assert listed["sub-1"] == []
+    healthy = json.loads((compared / "healthy_pairs.json").read_text())
+    assert (healthy["kind"], len(healthy["peaks"])) == ("simulated repeats", 1)
+    (failure,) = read(compared / "failures.csv")
+    assert failure["reason"] == "has no first visit of the same subject, sub-7"
+
+
+def test_in_python(bundle: Path, visits: Path) -> None:
+    pair = AnomalyModel.load(bundle).compare(visits / "before" / "sub-1.nii.gz", visits / "after" / "sub-1.nii.gz")
+    assert pair.regions == []
+    assert pair.count() == dict.fromkeys(KINDS, 0)
+    assert (
+        pair.change.shape == pair.mask.shape == pair.after_map.shape == nib.load(visits / "before/sub-1.nii.gz").shape
+    )
+
+
+def test_dicom_visits(bundle: Path, visits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    pytest.importorskip("highdicom")
+    scan = nib.load(visits / "before" / "sub-1.nii.gz")
+    values = np.asarray(scan.dataobj, dtype=np.float32)
+    for name, seed in (("one", 1), ("two", 2), ("three", 1)):
+        write_series(tmp_path / name, 1000 * values / values.max(), scan.affine, seed=seed, prefix=name)
+    command = ["compare", "--bundle", bundle, "--before", tmp_path / "one", "--after"]
+    assert main([*map(str, [*command, tmp_path / "two", "--out", tmp_path / "other"])]) == 1
+    assert "is of another person, patient P2, than the first visit" in capsys.readouterr().err
+    assert main([*map(str, [*command, tmp_path / "three", "--out", tmp_path / "same", "--dicom"])]) == 0
+    (path,) = (tmp_path / "same").glob("*_changed.dcm")
+    segments = [segment.SegmentLabel for segment in pydicom.dcmread(path).SegmentSequence]
+    assert segments == ["New", "Grown", "Shrunk", "Gone"]
+
+
+def test_what_is_refused_is_one_line(
+    bundle: Path, visits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pairs.csv").write_text("before,later\n")
+    for options, message in [
+        (["--before", visits / "before"], "error: `before` and `after` must be given both, or `table` alone."),
+        (["--table", tmp_path / "pairs.csv"], f"error: {tmp_path / 'pairs.csv'}: lacks the column after"),
+        (["--table", tmp_path / "pairs.csv", "--before", "a"], "error: `before` and `after` must be given both"),
+    ]:
+        out = tmp_path / "out"
+        assert main([*map(str, ["compare", "--bundle", bundle, "--out", out, *options])]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(message)

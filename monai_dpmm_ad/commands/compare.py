@@ -127,7 +127,7 @@ def compare(
     """
     from monai_dpmm_ad.commands.model import AnomalyModel
 
-    choice = {name: overrides[name] for name in ("suffix", "pattern") if name in overrides}
+    choice: dict[str, Any] = {name: overrides[name] for name in ("suffix", "pattern") if name in overrides}
     dicom = bool(overrides.pop("dicom", False))
     make_absolute(overrides, "regions")
     pairs, failures = _find_pairs(before, after, table, choice)
@@ -135,7 +135,8 @@ def compare(
     with hold_output(folder, overwrite, TABLES):
         model = AnomalyModel.load(bundle, trust_bundle, **overrides)
         false_regions = float(model.settings["false_regions"])
-        calibration, note = None, _FEW
+        calibration: RegionCalibration | None = None
+        note: str | None = _FEW
         if healthy:
             calibration, note = observe_healthy(model, resolve_datalist(list(healthy), **choice), folder)
         outcome, shown = CompareOutcome(failures=failures, note=note), []
@@ -145,7 +146,7 @@ def compare(
                 first, second = (model.predict_item(item, keep_images=True) for item in (visits.before, visits.after))
                 pair = compare_results(visits.name, first, second, calibration, false_regions)
             except ScanError as error:
-                outcome.failures.append(describe_failure({**visits.after, "name": visits.name}, error))
+                outcome.failures.append(describe_failure({"name": visits.name, "image": visits.after["image"]}, error))
                 continue
             _save(folder, pair, first, dicom)
             outcome.changes[pair.name] = pair.regions
@@ -266,14 +267,14 @@ def _subject(item: Mapping[str, Any]) -> str:
     return name_subject(dict(item)) or str(first_file(dict(item)))
 
 
-def _simulate(item: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
+def _simulate(item: Mapping[str, Any], folder: Path) -> list[Mapping[str, Any]]:
     """Two visits of a person who has been scanned once, each with a motion, a field and noise of its own."""
     import nibabel as nib
 
     scan = LoadScan(spatial_dims=3)(item["image"])
     values, affine = np.asarray(scan[0], dtype=np.float32), np.asarray(scan.affine, dtype=np.float64)
     rng = np.random.default_rng(zlib.crc32(str(item["name"]).encode()))
-    visits = []
+    visits: list[Mapping[str, Any]] = []
     for number in (1, 2):
         path = folder / f"{item['name']}_{number}.nii"
         nib.save(nib.Nifti1Image(repeat_scan(values, affine, rng), affine), path)
@@ -284,7 +285,12 @@ def _simulate(item: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
 def _save(folder: Path, pair: ComparedPair, before: AnomalyResult, dicom: bool) -> None:
     meta = {**before.scan["pred"].meta, "name": pair.name}
     source = str(meta["filename_or_obj"])
-    maps = {"change": pair.change, "changed": pair.mask, "before_anomaly": before.map, "after_anomaly": pair.after_map}
+    maps: dict[str, NDArray[Any]] = {
+        "change": pair.change,
+        "changed": pair.mask,
+        "before_anomaly": before.map,
+        "after_anomaly": pair.after_map,
+    }
     for postfix, values in maps.items():
         write_map(output_path(folder, pair.name, postfix, source), values, meta)
     if dicom:

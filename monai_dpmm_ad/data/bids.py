@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def read_entities(path: str | os.PathLike[str]) -> dict[str, str] | None:
     """
     *parts, suffix = scan_stem(path).split("_")
     matches = [_PAIR.fullmatch(part) for part in parts]
-    pairs = [match.groups() for match in matches if match is not None]
+    pairs = [(str(match[1]), str(match[2])) for match in matches if match is not None]
     if len(pairs) != len(parts) or not pairs or pairs[0][0] != "sub" or not suffix.isalnum():
         return None
     return {**dict(pairs), "suffix": suffix}
@@ -129,7 +130,7 @@ def write_derivatives(folder: Path, derivatives: Sequence[Derivative]) -> list[P
             continue
         target = folder / _name_derivative(derivative, entities)
         target.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(target, lambda temporary, source=derivative.file: _link(source, temporary))
+        replace_file(target, partial(_link, derivative.file))
         root = find_root(derivative.scan)
         raw = derivative.scan.name if root is None else derivative.scan.absolute().relative_to(root).as_posix()
         uri = f"bids:raw:{raw}" if root is not None else raw

@@ -67,8 +67,10 @@ def compare_visits(before: Visit, after: Visit) -> Change:
         weights.append(bring(visit.image > 0, visit.affine, pair.lattice, way))
     inside = ndimage.binary_erosion(np.minimum(*weights) > 0.99, iterations=_MARGIN)
     sigma = _SMOOTHING / pair.lattice.spacing
-    intensity = _judge_intensity(*(ndimage.gaussian_filter(part, sigma, truncate=3) for part in images), inside)
-    score = _judge_score(*(ndimage.gaussian_filter(part, sigma, truncate=3) for part in maps), inside)
+    first, second = (ndimage.gaussian_filter(part, sigma, truncate=3) for part in images)
+    intensity = _judge_intensity(first, second, inside)
+    first, second = (ndimage.gaussian_filter(part, sigma, truncate=3) for part in maps)
+    score = _judge_score(first, second, inside)
     change = join_deviates(intensity, score)
     return Change(pair, (images[0], images[1]), (maps[0], maps[1]), (masks[0], masks[1]), change)
 
@@ -152,6 +154,6 @@ def _judge_intensity(before: Array, after: Array, inside: Mask) -> Array:
 
 
 def _judge_score(before: Array, after: Array, inside: Mask) -> Array:
-    difference = np.where(inside, after - before, 0)
+    difference = np.where(inside, after - before, np.float32(0))
     centre = float(np.median(difference[inside])) if inside.any() else 0.0
-    return standardize_by(difference - centre, (before + after) / 2, inside, _LEAST_SCORE)
+    return standardize_by(difference - np.float32(centre), (before + after) / np.float32(2), inside, _LEAST_SCORE)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,14 +88,18 @@ def bring(values: NDArray[np.generic], affine: Matrix, lattice: Lattice, way: Ma
     return ndimage.affine_transform(image, index[:3, :3], index[:3, 3], output_shape=lattice.shape, order=1)
 
 
+def _invert(matrix: Matrix) -> Matrix:
+    return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
+
+
 def _find_motion(before: Volume, after: Volume, half: Matrix, stretch: bool) -> tuple[Matrix, float]:
     """The next step as the logarithm of a transform ``(4, 4)``, and how far it moves what it moves most (mm)."""
     lattice = _cover(before.lattice, after.lattice, half)
     pair = [
         bring(volume.values * volume.weight, volume.lattice.affine, lattice, way)
-        for volume, way in ((before, np.linalg.inv(half)), (after, half))
+        for volume, way in ((before, _invert(half)), (after, half))
     ]
-    mean = (pair[0] + pair[1]) / 2
+    mean: NDArray[Any] = np.asarray((pair[0] + pair[1]) / 2)
     inside = (pair[0] > 0) & (pair[1] > 0)
     if inside.sum() < 100:
         return np.zeros((4, 4)), math.inf
@@ -105,7 +110,7 @@ def _find_motion(before: Volume, after: Volume, half: Matrix, stretch: bool) -> 
     if not stretch:  # rotations alone: about x, y and z
         columns = [columns[7] - columns[5], columns[2] - columns[6], columns[3] - columns[1]]
     design = np.stack([*columns, *slopes.T, mean[inside], np.ones(len(points))], 1)
-    found = weigh_robustly(design, -(pair[1] - pair[0])[inside].astype(np.float64))
+    found: Matrix = weigh_robustly(design, -(pair[1] - pair[0])[inside].astype(np.float64))
     linear = np.zeros((3, 3))
     if stretch:
         linear = found[:9].reshape(3, 3)

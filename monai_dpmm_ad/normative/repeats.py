@@ -37,7 +37,7 @@ def repeat_scan(image: Array, affine: Matrix, rng: np.random.Generator) -> Array
     """
     middle = affine @ [*((np.array(image.shape) - 1) / 2), 1]
     motion = np.eye(4)
-    motion[:3, :3] = turn(rng.uniform(-_TURN, _TURN, 3))
+    motion[:3, :3] = turn(rng.uniform(-_TURN, _TURN, 3).tolist())
     motion[:3, 3] = middle[:3] - motion[:3, :3] @ middle[:3] + rng.uniform(-_MOTION, _MOTION, 3)
     grid = Lattice((image.shape[0], image.shape[1], image.shape[2]), 1.0, (0.0, 0.0, 0.0))  # the scan's own indices
     moved = bring(image, affine, grid, motion @ affine)

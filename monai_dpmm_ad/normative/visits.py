@@ -77,7 +77,7 @@ def align_visits(before: Visit, after: Visit) -> VisitPair:
     """
     first, second = sorted((before, after), key=_rank)  # the search does not treat both alike
     matrix, quality = _register(first, second)
-    matrix = matrix if first is before else np.linalg.inv(matrix)
+    matrix = matrix if first is before else np.asarray(np.linalg.inv(matrix), dtype=np.float64)
     angle = turned_by(matrix)
     if not quality >= _LEAST_QUALITY or angle > MOST_TURNED:
         raise ScanError(
@@ -86,7 +86,7 @@ def align_visits(before: Visit, after: Visit) -> VisitPair:
             ": both have to show the same person and part of the body, cut out in the same way",
         )
     to_after = split_transform(matrix)
-    to_before = np.linalg.inv(to_after)
+    to_before = np.asarray(np.linalg.inv(to_after), dtype=np.float64)
     corners = [_corners(before) @ to_after[:3, :3].T + to_after[:3, 3]]
     corners.append(_corners(after) @ to_before[:3, :3].T + to_before[:3, 3])
     low, high = np.concatenate(corners).min(0), np.concatenate(corners).max(0)

@@ -33,7 +33,7 @@ def keep_heap() -> bool:
 
 
 #: Memory that a volume takes at most while it is processed: in units of its size as float32, and bytes beside that, for
-#: the network's batch of slices. Measured, see docs/scale.md.
+#: the network's batch of slices: what is aimed at. See docs/scale.md for what has been measured.
 _FACTOR, _BESIDE = 4, 256 << 20
 _CGROUP = Path("/sys/fs/cgroup")
 

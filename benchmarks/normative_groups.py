@@ -37,9 +37,10 @@ def main() -> None:
     rows = []
     for fold in range(NUM_FOLDS):
         study = Study(arguments.data.resolve(), arguments.out.resolve(), arguments.seed, fold=fold)
-        rows += [people[name] | measure(study, name) for name in study.deal.test]
-    edges = np.quantile([row["age"] for row in rows], [1 / 3, 2 / 3])
+        rows += [people.get(name, {}) | measure(study, name) for name in study.deal.test]
     groups = {"all": rows}
+    rows = [row for row in rows if "age" in row]  # one head is not in the table
+    edges = np.quantile([row["age"] for row in rows], [1 / 3, 2 / 3])
     for number, name in enumerate(("youngest", "middle", "oldest")):
         third = [row for row in rows if np.searchsorted(edges, row["age"]) == number]
         groups[f"{name} third, {min(r['age'] for r in third):.0f} to {max(r['age'] for r in third):.0f}"] = third

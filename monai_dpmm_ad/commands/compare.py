@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import tempfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from monai_dpmm_ad.commands.checks import PathLike, hold_output, make_absolute
+from monai_dpmm_ad.commands.simulated_visits import simulate_visits
 from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.data.dataset import ScanFailure, describe_failure, write_failures
 from monai_dpmm_ad.data.subjects import first_file, name_subject
@@ -28,10 +28,8 @@ from monai_dpmm_ad.normative import RegionCalibration
 from monai_dpmm_ad.normative.change import Change, compare_visits
 from monai_dpmm_ad.normative.halfway import bring
 from monai_dpmm_ad.normative.lattice import Lattice
-from monai_dpmm_ad.normative.repeats import repeat_scan
 from monai_dpmm_ad.normative.visits import Visit
 from monai_dpmm_ad.transforms import output_path
-from monai_dpmm_ad.transforms.load import LoadScan
 from monai_dpmm_ad.transforms.save import write_map
 from monai_dpmm_ad.utils.files import write_csv, write_json
 from monai_dpmm_ad.utils.progress import track
@@ -212,7 +210,7 @@ def observe_healthy(
     real = [group[:2] for group in people if len(group) > 1]
     calibration, peaks = RegionCalibration(), {}
     with tempfile.TemporaryDirectory(prefix="dpmm-ad-") as temporary:
-        pairs = real or [_simulate(group[0], Path(temporary)) for group in people]
+        pairs = real or [simulate_visits(group[0], Path(temporary)) for group in people]
         for first, second in track(pairs, total=len(pairs), description="Healthy pairs"):
             results = [model.predict_item(item, keep_images=True) for item in (first, second)]
             change = compare_visits(as_visit(results[0]), as_visit(results[1]))
@@ -265,21 +263,6 @@ def as_visit(result: AnomalyResult) -> Visit:
 
 def _subject(item: Mapping[str, Any]) -> str:
     return name_subject(dict(item)) or str(first_file(dict(item)))
-
-
-def _simulate(item: Mapping[str, Any], folder: Path) -> list[Mapping[str, Any]]:
-    """Two visits of a person who has been scanned once, each with a motion, a field and noise of its own."""
-    import nibabel as nib
-
-    scan = LoadScan(spatial_dims=3)(item["image"])
-    values, affine = np.asarray(scan[0], dtype=np.float32), np.asarray(scan.affine, dtype=np.float64)
-    rng = np.random.default_rng(zlib.crc32(str(item["name"]).encode()))
-    visits: list[Mapping[str, Any]] = []
-    for number in (1, 2):
-        path = folder / f"{item['name']}_{number}.nii"
-        nib.save(nib.Nifti1Image(repeat_scan(values, affine, rng), affine), path)
-        visits.append({"name": item["name"], "image": str(path)})
-    return visits
 
 
 def _save(folder: Path, pair: ComparedPair, before: AnomalyResult, dicom: bool) -> None:

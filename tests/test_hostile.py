@@ -312,10 +312,11 @@ def test_a_bundle_is_data_unless_it_is_trusted(
     """Its code would leave a mark: in a component of another class, a metadata field, the logging, an import."""
     mark = tmp_path / "mark"
     code = f"$__import__('pathlib').Path({str(mark)!r}).touch()"
-    copy = change(bundle, tmp_path, network_def={"_target_": "pathlib.Path.nowhere", "state": code}, datalist=code)
-    for file in ("evaluate.json", "metadata.json"):
+    changes = {"network_def": {"_target_": "pathlib.Path.nowhere", "state": code}, "datalist": code}
+    copy = change(bundle, tmp_path, **changes)
+    for file, more in (("evaluate.json", changes), ("metadata.json", {})):  # an evaluation lies over an inference
         path = copy / "configs" / file
-        path.write_text(json.dumps({**json.loads(path.read_text()), "+imports": [code], "task": code}))
+        path.write_text(json.dumps({**json.loads(path.read_text()), "+imports": [code], "task": code, **more}))
     with (copy / "configs" / "logging.conf").open("a") as file:
         file.write(f"\n[handler_x]\nclass=StreamHandler\nargs=({code[1:]},)\n")
     scans = {"evaluate": ["--data", str(cohort)], "export": []}.get(name, ["--images", str(cohort)])

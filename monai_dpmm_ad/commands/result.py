@@ -34,6 +34,7 @@ class AnomalyResult:
 
     Example:
         >>> import numpy as np
+        >>> from monai_dpmm_ad import AnomalyModel
         >>> rng = np.random.default_rng(0)
         >>> heads = [np.pad(rng.uniform(100, 110, (16, 16, 16)), 4) for _ in range(4)]
         >>> few = {"image_size": 56, "num_components": 4, "max_epochs": 1, "normative": "off"}

@@ -127,6 +127,7 @@ def run(command: list[str], kill_after: float | None = None, kill: int = signal.
     start = time.monotonic()
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
         output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for stream in (1, 2):
             os.dup2(output, stream)

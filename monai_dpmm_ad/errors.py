@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = [
     "SCAN_ERRORS",
@@ -14,12 +14,15 @@ __all__ = [
     "EmbeddingStoreError",
     "NotFittedError",
     "ScanError",
+    "find_behind",
     "find_scan_error",
     "find_user_error",
     "naming_scan",
     "source_of",
     "unknown_option",
 ]
+
+Error = TypeVar("Error", bound=BaseException)
 
 
 #: What reading, mapping or saving a scan may raise because of the scan; anything else is a mistake of ours.
@@ -157,11 +160,15 @@ def find_scan_error(error: BaseException) -> ScanError | None:
     Returns:
         The ``ScanError`` itself or the one it was raised from, ``None`` when there is none.
     """
+    return find_behind(error, ScanError)
+
+
+def find_behind(error: BaseException | None, kind: type[Error]) -> Error | None:
+    """Find an exception of a kind among one and those that it was raised from; None when there is none."""
     seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        if isinstance(current, ScanError):
-            return current
-        seen.add(id(current))
-        current = current.__cause__ or current.__context__
+    while error is not None and id(error) not in seen:
+        if isinstance(error, kind):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
     return None

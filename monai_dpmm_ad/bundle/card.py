@@ -99,16 +99,10 @@ def record_evaluation(bundle_root: str | os.PathLike[str], metrics: ScanMetrics)
         metrics: after the run; without figures nothing is written.
 
     Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from monai_dpmm_ad import fit, write_cohort
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 1, "num_test_abnormal": 1}
-        >>> datalist = write_cohort(folder / "scans", spacing=8, size="small", **sizes)
-        >>> few = {"image_size": 56, "num_components": 8, "max_epochs": 1, "normative": "off"}
-        >>> outcome = fit([datalist], folder / "bundle", **few)
+        >>> from monai_dpmm_ad.commands.example import make_example
+        >>> folder = make_example()  # `scans`, and `bundle`, fitted on them
         >>> from monai_dpmm_ad import evaluate
-        >>> _ = evaluate(folder / "bundle", [datalist], folder / "results", report=False)  # it calls this at its end
+        >>> _ = evaluate(folder / "bundle", [folder / "scans"], folder / "results", report=False)  # calls it
         >>> sorted(read_json(folder / "bundle" / METADATA)["eval_metrics"])[:2]
         ['aupro', 'aupro_foreground']
     """

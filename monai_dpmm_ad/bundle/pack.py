@@ -58,14 +58,8 @@ def pack_bundle(bundle: str | os.PathLike[str], out: str | os.PathLike[str], ove
         FileExistsError: where ``out`` is there and ``overwrite`` is not given.
 
     Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from monai_dpmm_ad import fit, write_cohort
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 1, "num_test_abnormal": 1}
-        >>> datalist = write_cohort(folder / "scans", spacing=8, size="small", **sizes)
-        >>> few = {"image_size": 56, "num_components": 8, "max_epochs": 1, "normative": "off"}
-        >>> outcome = fit([datalist], folder / "bundle", **few)
+        >>> from monai_dpmm_ad.commands.example import make_example
+        >>> folder = make_example()  # `scans`, and `bundle`, fitted on them
         >>> archive = pack_bundle(folder / "bundle", folder / "my_bundle.zip")
         >>> [name for name in zipfile.ZipFile(archive).namelist() if "provenance" in name]
         []

@@ -53,14 +53,8 @@ def split_update(
         ValueError: when no scan is new.
 
     Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from monai_dpmm_ad import fit, write_cohort
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 1, "num_test_abnormal": 1}
-        >>> datalist = write_cohort(folder / "scans", spacing=8, size="small", **sizes)
-        >>> few = {"image_size": 56, "num_components": 8, "max_epochs": 1, "normative": "off"}
-        >>> outcome = fit([datalist], folder / "bundle", **few)
+        >>> from monai_dpmm_ad.commands.example import make_example
+        >>> folder = make_example()  # `scans`, and `bundle`, fitted on them
         >>> split = split_update(folder / "bundle", str(folder / "scans" / "imagesTs"), None, fraction=0.2, seed=0)
         >>> len(split.train), len(split.held_out)  # the bundle's own two still calibrate
         (1, 3)
@@ -117,14 +111,8 @@ def start_update(network: AnomalyNet, bundle: str | os.PathLike[str]) -> None:
         ValueError: when its detector cannot take in new scans.
 
     Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from monai_dpmm_ad import fit, write_cohort
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 1, "num_test_abnormal": 1}
-        >>> datalist = write_cohort(folder / "scans", spacing=8, size="small", **sizes)
-        >>> few = {"image_size": 56, "num_components": 8, "max_epochs": 1, "normative": "off"}
-        >>> outcome = fit([datalist], folder / "bundle", **few)
+        >>> from monai_dpmm_ad.commands.example import make_example
+        >>> folder = make_example()  # `scans`, and `bundle`, fitted on them
         >>> from monai_dpmm_ad import AnomalyModel
         >>> network = AnomalyModel.load(folder / "bundle").network
         >>> start_update(network, folder / "bundle")
@@ -152,17 +140,11 @@ def record_scans(
         update: folder of the bundle that was updated, None for a first fit.
 
     Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from monai_dpmm_ad import fit, write_cohort
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 1, "num_test_abnormal": 1}
-        >>> datalist = write_cohort(folder / "scans", spacing=8, size="small", **sizes)
-        >>> few = {"image_size": 56, "num_components": 8, "max_epochs": 1, "normative": "off"}
-        >>> outcome = fit([datalist], folder / "bundle", **few)
+        >>> from monai_dpmm_ad.commands.example import make_example
+        >>> folder = make_example()  # `scans`, and `bundle`, fitted on them
         >>> from monai_dpmm_ad import fit_settings, split_scans
-        >>> split = split_scans(str(datalist), None, fraction=0.2, seed=0)
-        >>> record_scans(folder / "bundle", split, [], fit_settings(few))
+        >>> split = split_scans(str(folder / "scans"), None, fraction=0.2, seed=0)
+        >>> record_scans(folder / "bundle", split, [], fit_settings({"image_size": 56}))
         >>> [(scan["name"], scan["role"]) for scan in load_provenance(folder / "bundle")["scans"]][2:4]
         [('train_002', 'fitted'), ('valid_000', 'held_out')]
     """

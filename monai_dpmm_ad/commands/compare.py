@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from monai_dpmm_ad.commands.checks import PathLike, hold_output, make_absolute
 from monai_dpmm_ad.commands.simulated_visits import simulate_visits
@@ -179,17 +178,12 @@ def compare_results(
     """
     change = compare_visits(as_visit(before), as_visit(after))
     regions, mask = find_changes(change, calibration, false_regions)
-    lattice, back = change.pair.lattice, np.linalg.inv(change.pair.to_before)
-
-    def bring_back(values: NDArray[Any], order: int) -> NDArray[Any]:
-        index = np.linalg.inv(lattice.affine) @ back @ before.affine
-        shape = before.map.shape
-        return ndimage.affine_transform(values, index[:3, :3], index[:3, 3], output_shape=shape, order=order)
-
-    grid = Lattice((before.map.shape[0], before.map.shape[1], before.map.shape[2]), 1.0, (0.0, 0.0, 0.0))
-    way = change.pair.to_after @ back @ before.affine
-    after_map = bring(after.map, after.affine, grid, way)
-    return ComparedPair(name, regions, bring_back(change.change, 1), bring_back(mask, 0), after_map, change)
+    pair, grid = change.pair, Lattice.indices(before.map.shape)
+    to_half = np.linalg.inv(pair.to_before) @ before.affine  # from the first visit's voxels
+    own = pair.lattice.affine
+    signed, kinds = bring(change.change, own, grid, to_half), bring(mask, own, grid, to_half, order=0)
+    after_map = bring(after.map, after.affine, grid, pair.to_after @ to_half)
+    return ComparedPair(name, regions, signed, kinds.astype(np.uint8), after_map, change)
 
 
 def observe_healthy(

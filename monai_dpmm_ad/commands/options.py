@@ -10,7 +10,7 @@ from typing import Any
 from monai_dpmm_ad.bundle.setting import Setting
 from monai_dpmm_ad.bundle.settings import SETTINGS
 
-__all__ = ["add_device", "add_overwrite", "add_settings", "add_talk", "add_trust"]
+__all__ = ["add_device", "add_overwrite", "add_run", "add_settings", "add_talk", "add_trust"]
 
 #: Who decides a setting → heading of its options.
 _GROUPS = {
@@ -54,6 +54,15 @@ def _help(setting: Setting, unless: str) -> str:
         return f"{setting.help} (default: {setting.unset})"
     shown = " ".join(map(str, default)) if isinstance(default, list) else default
     return f"{setting.help} (default: {unless}{shown})"
+
+
+def add_run(parser: argparse.ArgumentParser, command: str) -> None:
+    """Add what every command has that runs a bundle over scans, at the end of its help."""
+    add_overwrite(parser)
+    add_trust(parser)
+    add_device(parser)
+    add_settings(parser, command)
+    add_talk(parser)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

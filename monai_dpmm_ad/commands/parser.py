@@ -9,7 +9,7 @@ from typing import Any
 
 from monai_dpmm_ad import __version__
 from monai_dpmm_ad.commands.config_file import read_options
-from monai_dpmm_ad.commands.options import add_device, add_overwrite, add_settings, add_talk, add_trust
+from monai_dpmm_ad.commands.options import add_device, add_overwrite, add_run, add_settings, add_talk, add_trust
 
 __all__ = ["make_parser", "parse_arguments"]
 
@@ -142,11 +142,7 @@ def _add_infer(commands: Any, name: str, source: str, description: str) -> None:
         default=None,
         help="write the maps of BIDS files as BIDS derivatives too, in bids/",
     )
-    add_overwrite(parser)
-    add_trust(parser)
-    add_device(parser)
-    add_settings(parser, "infer")
-    add_talk(parser)
+    add_run(parser, "infer")
 
 
 def _add_compare(commands: Any) -> None:
@@ -165,11 +161,7 @@ def _add_compare(commands: Any) -> None:
         "simulated (default: no p-values)",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
-    add_overwrite(parser)
-    add_trust(parser)
-    add_device(parser)
-    add_settings(parser, "compare")
-    add_talk(parser)
+    add_run(parser, "compare")
 
 
 def _add_cluster(commands: Any) -> None:
@@ -207,11 +199,7 @@ def _add_cluster(commands: Any) -> None:
     )
     parser.add_argument("--max-patches", type=int, metavar="N", help="most patches of an item (default: 2000)")
     parser.add_argument("--seed", type=int, metavar="N", help="of the choice of patches (default: 0)")
-    add_overwrite(parser)
-    add_trust(parser)
-    add_device(parser)
-    add_settings(parser, "cluster")
-    add_talk(parser)
+    add_run(parser, "cluster")
 
 
 def _add_benchmark(commands: Any) -> None:

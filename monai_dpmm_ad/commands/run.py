@@ -134,14 +134,8 @@ def infer(
         overrides: settings by name, and values of other ids in ``configs/inference.json``.
 
     Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from monai_dpmm_ad import fit, write_cohort
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 1, "num_test_abnormal": 1}
-        >>> datalist = write_cohort(folder / "scans", spacing=8, size="small", **sizes)
-        >>> few = {"image_size": 56, "num_components": 8, "max_epochs": 1, "normative": "off"}
-        >>> outcome = fit([datalist], folder / "bundle", **few)
+        >>> from monai_dpmm_ad.commands.example import make_example
+        >>> folder = make_example()  # `scans`, and `bundle`, fitted on them
         >>> outcome = infer(folder / "bundle", [folder / "scans" / "imagesTs"], folder / "maps", report=False)
         >>> [scan.name for scan in outcome.scans], outcome.failures
         (['test_abnormal_000', 'test_healthy_000'], [])
@@ -175,15 +169,9 @@ def evaluate(
         overrides: settings by name, and values of other ids in the configs.
 
     Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from monai_dpmm_ad import fit, write_cohort
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 1, "num_test_abnormal": 1}
-        >>> datalist = write_cohort(folder / "scans", spacing=8, size="small", **sizes)
-        >>> few = {"image_size": 56, "num_components": 8, "max_epochs": 1, "normative": "off"}
-        >>> outcome = fit([datalist], folder / "bundle", **few)
-        >>> metrics = evaluate(folder / "bundle", [datalist], folder / "results", report=False).metrics
+        >>> from monai_dpmm_ad.commands.example import make_example
+        >>> folder = make_example()  # `scans`, and `bundle`, fitted on them
+        >>> metrics = evaluate(folder / "bundle", [folder / "scans"], folder / "results", report=False).metrics
         >>> 0 <= metrics["pixel_auroc"] <= 1, (folder / "results" / "metrics.json").is_file()
         (True, True)
     """

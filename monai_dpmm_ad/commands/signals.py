@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from monai_dpmm_ad.errors import find_behind
+
 __all__ = ["Terminated", "end_on_signals", "exit_status", "find_interrupt"]
 
 
@@ -39,13 +41,7 @@ def end_on_signals() -> Iterator[None]:
 
 def find_interrupt(error: BaseException | None) -> KeyboardInterrupt | None:
     """Find the signal behind an exception: MONAI imports through ``pydoc``, which wraps whatever comes up meanwhile."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, KeyboardInterrupt):
-            return error
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return None
+    return find_behind(error, KeyboardInterrupt)
 
 
 def exit_status(error: KeyboardInterrupt) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_dpmm_ad.embedding.catalogue import KNOWN_EMBEDDERS, explain_gate
-from monai_dpmm_ad.errors import CheckpointError
+from monai_dpmm_ad.errors import CheckpointError, find_behind
 from monai_dpmm_ad.utils.files import file_sha256, read_json
 
 __all__ = ["BackboneFiles", "Normalization", "locate_backbone", "read_normalization"]
@@ -112,13 +112,7 @@ def _is_gated(name: str, error: BaseException | None) -> bool:
 
     if any(known.gated for known in KNOWN_EMBEDDERS if known.name == name):
         return True
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, GatedRepoError):
-            return True
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return False
+    return find_behind(error, GatedRepoError) is not None
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:

@@ -54,16 +54,10 @@ class ScanEvaluator(SupervisedEvaluator):
         at_end: what a handler wants done when a run ends, in whatever way.
 
     Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from monai_dpmm_ad import fit, write_cohort
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 1, "num_test_abnormal": 1}
-        >>> datalist = write_cohort(folder / "scans", spacing=8, size="small", **sizes)
-        >>> few = {"image_size": 56, "num_components": 8, "max_epochs": 1, "normative": "off"}
-        >>> outcome = fit([datalist], folder / "bundle", **few)
+        >>> from monai_dpmm_ad.commands.example import make_example
+        >>> folder = make_example()  # `scans`, and `bundle`, fitted on them
         >>> from monai_dpmm_ad import load_workflow
-        >>> options = {"dataset_dir": [str(datalist)], "output_dir": str(folder / "maps"), "save_maps": False}
+        >>> options = {"dataset_dir": [str(folder / "scans")], "output_dir": str(folder / "maps"), "save_maps": False}
         >>> with load_workflow(folder / "bundle", ["inference"], "inference", **options) as workflow:
         ...     _ = workflow.run()
         >>> isinstance(workflow.evaluator, ScanEvaluator), workflow.evaluator.failures

@@ -35,14 +35,9 @@ class DetectorTrainer(Trainer):
         train_handlers: as in MONAI.
 
     Example:
-        >>> import tempfile
-        >>> import torch
-        >>> from monai_dpmm_ad.embedding.store import EmbeddingStore, StoreWriter
-        >>> folder = tempfile.mkdtemp()
-        >>> with StoreWriter(folder, {"backbone": "none"}) as writer:
-        ...     writer.write("scan", torch.randn(64, 1, 64), torch.rand(64, 3), torch.zeros(64, dtype=torch.long))
-        ...     writer.done("scan")
-        True
+        >>> from monai_dpmm_ad.commands.example import make_example_store
+        >>> from monai_dpmm_ad.embedding.store import EmbeddingStore
+        >>> folder = make_example_store()
         >>> from monai.inferers import SimpleInferer
         >>> from monai_dpmm_ad import StoreLoader
         >>> from monai_dpmm_ad import AnomalyNet, create_detector, create_embedder
@@ -115,14 +110,9 @@ class HeldOutEvaluator(Evaluator):
         val_handlers: as in MONAI.
 
     Example:
-        >>> import tempfile
-        >>> import torch
-        >>> from monai_dpmm_ad.embedding.store import EmbeddingStore, StoreWriter
-        >>> folder = tempfile.mkdtemp()
-        >>> with StoreWriter(folder, {"backbone": "none"}) as writer:
-        ...     writer.write("scan", torch.randn(64, 1, 64), torch.rand(64, 3), torch.zeros(64, dtype=torch.long))
-        ...     writer.done("scan")
-        True
+        >>> from monai_dpmm_ad.commands.example import make_example_store
+        >>> from monai_dpmm_ad.embedding.store import EmbeddingStore
+        >>> folder = make_example_store()
         >>> from ignite.metrics import Average
         >>> from monai.inferers import SimpleInferer
         >>> from monai_dpmm_ad import DetectorTrainer, StoreLoader

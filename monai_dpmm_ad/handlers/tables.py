@@ -90,16 +90,10 @@ class ScanTable:
         calibration: of the regions of healthy scans: gives p-values, if it has seen any.
 
     Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from monai_dpmm_ad import fit, write_cohort
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> sizes = {"num_train": 3, "num_valid": 2, "num_test_healthy": 1, "num_test_abnormal": 1}
-        >>> datalist = write_cohort(folder / "scans", spacing=8, size="small", **sizes)
-        >>> few = {"image_size": 56, "num_components": 8, "max_epochs": 1, "normative": "off"}
-        >>> outcome = fit([datalist], folder / "bundle", **few)
+        >>> from monai_dpmm_ad.commands.example import make_example
+        >>> folder = make_example()  # `scans`, and `bundle`, fitted on them
         >>> from monai_dpmm_ad import load_workflow
-        >>> options = {"dataset_dir": [str(datalist)], "output_dir": str(folder / "maps"), "save_maps": False}
+        >>> options = {"dataset_dir": [str(folder / "scans")], "output_dir": str(folder / "maps"), "save_maps": False}
         >>> with load_workflow(folder / "bundle", ["inference"], "inference", **options) as workflow:
         ...     _ = workflow.run()
         >>> isinstance(workflow.table, ScanTable), [row.name for row in workflow.table.rows]

@@ -74,18 +74,19 @@ def split_transform(matrix: Matrix) -> Matrix:
     return np.asarray(np.real(sqrtm(matrix)), dtype=np.float64)
 
 
-def bring(values: NDArray[np.generic], affine: Matrix, lattice: Lattice, way: Matrix) -> Array:
-    """Interpolate an image linearly at the points of a lattice; 0 beyond it.
+def bring(values: NDArray[np.generic], affine: Matrix, lattice: Lattice, way: Matrix, order: int = 1) -> Array:
+    """Interpolate an image at the points of a lattice; 0 beyond it.
 
     Args:
         values: ``(X, Y, Z)``.
         affine: from its indices to its own space (mm).
         lattice: in another space.
         way: ``(4, 4)``, from that space to the image's (mm).
+        order: 1 is linear, 0 takes the nearest.
     """
     index = np.linalg.inv(affine) @ way @ lattice.affine
     image = values.astype(np.float32, copy=False)
-    return ndimage.affine_transform(image, index[:3, :3], index[:3, 3], output_shape=lattice.shape, order=1)
+    return ndimage.affine_transform(image, index[:3, :3], index[:3, 3], output_shape=lattice.shape, order=order)
 
 
 def _invert(matrix: Matrix) -> Matrix:

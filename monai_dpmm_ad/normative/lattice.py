@@ -44,6 +44,11 @@ class Lattice:
         return np.stack(np.meshgrid(*axes, indexing="ij"), -1)
 
     @classmethod
+    def indices(cls, shape: tuple[int, ...]) -> Lattice:
+        """An image's own indices as places."""
+        return cls((shape[0], shape[1], shape[2]), 1.0, (0.0, 0.0, 0.0))
+
+    @classmethod
     def around(cls, low: NDArray[np.float64], high: NDArray[np.float64], spacing: float) -> Lattice:
         """The lattice whose cells, centred on its points, cover a box from ``low`` to ``high`` (mm)."""
         shape = np.maximum(np.ceil((high - low) / spacing - 1e-6), 1).astype(int)

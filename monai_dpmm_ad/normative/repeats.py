@@ -39,7 +39,7 @@ def repeat_scan(image: Array, affine: Matrix, rng: np.random.Generator) -> Array
     motion = np.eye(4)
     motion[:3, :3] = turn(rng.uniform(-_TURN, _TURN, 3).tolist())
     motion[:3, 3] = middle[:3] - motion[:3, :3] @ middle[:3] + rng.uniform(-_MOTION, _MOTION, 3)
-    grid = Lattice((image.shape[0], image.shape[1], image.shape[2]), 1.0, (0.0, 0.0, 0.0))  # the scan's own indices
+    grid = Lattice.indices(image.shape)
     moved = bring(image, affine, grid, motion @ affine)
     points = 2 * np.stack(np.meshgrid(*[np.linspace(0, 1, size) for size in image.shape], indexing="ij"), -1) - 1
     terms = polynomials(points.reshape(-1, 3), 2)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ class Visit:
     mask: NDArray[np.bool_]
     map_affine: Matrix
 
-    @property
+    @cached_property
     def median(self) -> float:
         """Of the foreground's intensities."""
         return float(np.median(self.image[self.image > 0]))

@@ -35,14 +35,9 @@ class StoreLoader:
         ValueError: an unknown unit.
 
     Example:
-        >>> import tempfile
-        >>> import torch
-        >>> from monai_dpmm_ad.embedding.store import EmbeddingStore, StoreWriter
-        >>> folder = tempfile.mkdtemp()
-        >>> with StoreWriter(folder, {"backbone": "none"}) as writer:
-        ...     writer.write("scan", torch.randn(64, 1, 64), torch.rand(64, 3), torch.zeros(64, dtype=torch.long))
-        ...     writer.done("scan")
-        True
+        >>> from monai_dpmm_ad.commands.example import make_example_store
+        >>> from monai_dpmm_ad.embedding.store import EmbeddingStore
+        >>> folder = make_example_store()
         >>> loader = StoreLoader(lambda: EmbeddingStore(folder), batch_size=32)
         >>> [len(batch["patches"]) for batch in loader]
         [32, 32]

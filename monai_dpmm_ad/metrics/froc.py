@@ -25,12 +25,15 @@ __all__ = ["FROC_BUDGETS", "compute_froc", "compute_sensitivities", "find_false_
 FROC_BUDGETS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
-def find_false_positive_events(keys: np.ndarray, lesion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def find_false_positive_events(
+    keys: np.ndarray, lesion: np.ndarray, overwrite: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Find where the number of false-positive components of one scan changes.
 
     Args:
         keys: integers below 2³¹ - 1, 2D or 3D, score bins; 0 is background and never positive.
         lesion: boolean, same shape.
+        overwrite: whether ``keys``, where they are int32, may be changed: they take as much memory as the scores.
 
     Returns:
         Ascending keys (m,) and changes (m,): the number of false positives at threshold key k is the sum of the
@@ -43,8 +46,7 @@ def find_false_positive_events(keys: np.ndarray, lesion: np.ndarray) -> tuple[np
     box = compute_bounding_box((keys > 0) | lesion)
     if box is None:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    height, lesion = keys[box].astype(np.int32), lesion[box]
-    del keys
+    height, lesion = keys[box].astype(np.int32, copy=not overwrite), lesion[box]
     top = int(height.max()) + 1
     height[lesion] = top
     roots = climb(height)

@@ -242,7 +242,7 @@ def count_froc(scores: np.ndarray, lesions: Lesions) -> FrocRecord:
     if lesions.number:
         mask[lesions.box] = lesions.labels > 0
         peaks = ndimage.maximum(scores[lesions.box], lesions.labels, np.arange(1, lesions.number + 1))
-    events, changes = find_false_positive_events(_coarse_keys(scores), mask)
+    events, changes = find_false_positive_events(_coarse_keys(scores), mask, overwrite=True)
     return FrocRecord(COARSE.keys(np.asarray(peaks)), events, changes)
 
 

@@ -196,7 +196,7 @@ def run(command: list[str], kill_after: float | None = None, kill: int = signal.
         AssertionError: when the command fails, or ends on a signal in another way than it promises.
     """
     said = Path(tempfile.gettempdir()) / f"interruptions-{os.getpid()}.log"
-    start = time.monotonic()
+    listen, begun = os.pipe()
     child = os.fork()
     if child == 0:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
@@ -206,6 +206,7 @@ def run(command: list[str], kill_after: float | None = None, kill: int = signal.
         signals.Terminated = _Heard
         status = 1
         try:
+            os.close(begun)
             status = main(command)
             if _HEARD and not status:
                 status = _LOST
@@ -214,6 +215,10 @@ def run(command: list[str], kill_after: float | None = None, kill: int = signal.
         finally:
             sys.stderr.flush()
             os._exit(status)
+    os.close(begun)
+    os.read(listen, 1)  # until the fork has closed it too: what comes earlier is no command yet
+    os.close(listen)
+    start = time.monotonic()
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:

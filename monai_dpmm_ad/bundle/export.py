@@ -19,7 +19,8 @@ from monai_dpmm_ad.bundle.workflow import load_workflow
 from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.utils.extras import import_extra
-from monai_dpmm_ad.utils.files import replace_file, without_leftovers
+from monai_dpmm_ad.utils.files import replace_file
+from monai_dpmm_ad.utils.leftovers import without_leftovers
 from monai_dpmm_ad.utils.quiet import quiet
 
 __all__ = ["FORMATS", "describe_graph", "export_network"]

@@ -26,8 +26,9 @@ from monai_dpmm_ad.bundle.provenance import METADATA, load_provenance
 from monai_dpmm_ad.bundle.settings import complete_settings, names_of, pick_settings
 from monai_dpmm_ad.bundle.zoo import check_zoo_rules
 from monai_dpmm_ad.errors import CheckpointError
-from monai_dpmm_ad.utils.files import file_sha256, read_json, replace_file, without_leftovers, write_json
+from monai_dpmm_ad.utils.files import file_sha256, read_json, replace_file, write_json
 from monai_dpmm_ad.utils.integrity import SUMS
+from monai_dpmm_ad.utils.leftovers import without_leftovers
 
 __all__ = ["pack_bundle", "push_bundle"]
 

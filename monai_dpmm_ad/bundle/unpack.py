@@ -15,8 +15,9 @@ from pathlib import Path
 from monai_dpmm_ad.bundle.folder import MODEL, is_fitted, read_state
 from monai_dpmm_ad.bundle.formats import read_settings
 from monai_dpmm_ad.errors import CheckpointError
-from monai_dpmm_ad.utils.files import partial_prefix, without_leftovers
+from monai_dpmm_ad.utils.files import partial_prefix
 from monai_dpmm_ad.utils.integrity import SUMS, check_sums
+from monai_dpmm_ad.utils.leftovers import without_leftovers
 
 __all__ = ["unpack_bundle"]
 

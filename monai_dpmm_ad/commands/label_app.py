@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import monai_dpmm_ad
-from monai_dpmm_ad.utils.files import replace_file, without_leftovers
+from monai_dpmm_ad.utils.files import replace_file
+from monai_dpmm_ad.utils.leftovers import without_leftovers
 
 __all__ = ["SERVER", "install_app", "start_command"]
 

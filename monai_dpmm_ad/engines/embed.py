@@ -21,6 +21,7 @@ from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.ops.patches import pool_foreground
 from monai_dpmm_ad.transforms.rotate import check_rotations, rotate_slices
 from monai_dpmm_ad.utils.distributed import gather_lists, get_rank, get_world_size, share, wait_for_all
+from monai_dpmm_ad.utils.memory import release_heap
 from monai_dpmm_ad.utils.progress import track
 
 __all__ = ["embed_dataset"]
@@ -153,6 +154,7 @@ def _embed_scans(
             del scan  # before the next one is read
     finally:
         ahead.close()
+    release_heap()  # of scans and activations
     return pending.failures
 
 

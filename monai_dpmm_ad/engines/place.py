@@ -16,6 +16,7 @@ from monai_dpmm_ad.engines.thumbnails import FittedScan, FittedScans, thumbnail_
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.normative import Frame, NormativeMap, resample
 from monai_dpmm_ad.utils.distributed import gather_lists, share
+from monai_dpmm_ad.utils.memory import release_heap
 from monai_dpmm_ad.utils.progress import track
 
 __all__ = ["fit_normative"]
@@ -41,6 +42,7 @@ def fit_normative(network: AnomalyNet, dataset: ScanDataset, store: EmbeddingSto
     normative = network.normative
     if normative is None:
         return
+    release_heap()  # of what the detector was fitted with
     names = [name for name in store.sources if store.count_rows(name)]
     scans = FittedScans(thumbnail_folder(store.path), dataset)
     if not _are_volumes(scans, names):
@@ -56,6 +58,7 @@ def fit_normative(network: AnomalyNet, dataset: ScanDataset, store: EmbeddingSto
         _set_reference(normative, scans, names)
         _find_frames(normative, scans, mine)
     key = _key_of(normative)
+    release_heap()  # of registering
     for name in track(mine, total=len(mine), description="Atlas"):
         scan, place = scans.read(name), _read_frame(scans, name, key)
         normative.observe_intensity(name, scan.image, scan.affine, place)

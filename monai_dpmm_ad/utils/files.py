@@ -11,10 +11,8 @@ import io
 import json
 import os
 import re
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,11 +33,9 @@ __all__ = [
     "partial_prefix",
     "read_json",
     "remove_file",
-    "remove_leftovers",
     "replace_file",
     "save_state",
     "spreadsheet_safe",
-    "without_leftovers",
     "write_csv",
     "write_json",
 ]
@@ -168,36 +164,6 @@ def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
             torch.save(state, file)
 
     replace_file(path, write)
-
-
-def remove_leftovers(*folders: str | os.PathLike[str]) -> None:
-    """Remove the temporary files that a killed process left in folders; no other may be writing there."""
-    for folder in folders:
-        _remove_all(Path(folder), PARTIAL)
-
-
-@contextmanager
-def without_leftovers(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Write a file or folder: nothing temporary is left of it by a run that was killed, nor by this one after a signal.
-
-    Args:
-        path: its final name; no other process may be writing it.
-    """
-    path = Path(path)
-    _remove_all(path.parent, partial_prefix(path))
-    try:
-        yield
-    except KeyboardInterrupt:
-        _remove_all(path.parent, partial_prefix(path))  # a signal comes at any moment
-        raise
-
-
-def _remove_all(folder: Path, prefix: str) -> None:
-    for path in folder.glob(f"{prefix}*"):
-        if path.is_dir() and not path.is_symlink():  # a bundle that was being unpacked
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def lock_folder(folder: PathLike) -> BaseFileLock:

@@ -22,6 +22,7 @@ from monai_dpmm_ad.normative.lattice import Lattice, Volume, index_voxels, move_
 from monai_dpmm_ad.normative.reference import build_reference, pull, spacing_around
 from monai_dpmm_ad.normative.registration import find_box, fit_box, register
 from monai_dpmm_ad.normative.thumbnail import shrink
+from monai_dpmm_ad.ops.slabs import slab_bounds
 
 __all__ = ["NormativeMap"]
 
@@ -34,8 +35,6 @@ _COARSE = (40, 48, 40)
 #: Gaussians of the intensity, standard deviation in fine places (about 2 mm of a brain), and whether the smooth part
 #: of what deviates is taken away: at the finer scale a bias field hides small lesions, at the coarser it is the lesion.
 _SCALES = ((1.0, True), (2.0, False))
-#: Voxels whose map is finished at once: what they take beside the map is some 50 MB.
-_SLAB = 1 << 20
 
 
 class NormativeMap(nn.Module):
@@ -187,10 +186,8 @@ class NormativeMap(nn.Module):
         """
         judged = self._judge(image, affine, frame)
         finished = np.zeros(anomaly_map.shape, np.float32)
-        step = max(1, _SLAB // max(1, anomaly_map[0].size))
-        for start in range(0, len(finished), step):
-            slab = slice(start, start + step)
-            channels = self._place(anomaly_map[slab], judged, move_start(affine, start))
+        for slab in slab_bounds(finished.shape):
+            channels = self._place(anomaly_map[slab], judged, move_start(affine, slab.start))
             finished[slab] = combine(channels, self.weights[: len(channels)]).numpy()
         finished[image <= 0] = 0
         return finished

@@ -11,8 +11,10 @@ import io
 import json
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,13 +32,14 @@ __all__ = [
     "exchange_folders",
     "file_sha256",
     "lock_folder",
+    "partial_prefix",
     "read_json",
     "remove_file",
     "remove_leftovers",
-    "remove_leftovers_of",
     "replace_file",
     "save_state",
     "spreadsheet_safe",
+    "without_leftovers",
     "write_csv",
     "write_json",
 ]
@@ -123,7 +126,7 @@ def _claim_on(path: Path) -> Claim | None:
 
 def _replace(path: Path, write: Callable[[Path], object], claim: Claim | None, owner: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=_prefix(path), suffix="".join(path.suffixes[-2:]), dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=partial_prefix(path), suffix="".join(path.suffixes[-2:]), dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -139,8 +142,8 @@ def _replace(path: Path, write: Callable[[Path], object], claim: Claim | None, o
         _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
 
 
-def _prefix(path: Path) -> str:
-    """What the temporary files of a path begin with, short however long its name is."""
+def partial_prefix(path: Path) -> str:
+    """What the temporary files and folders of a path begin with, short however long its name is."""
     return PARTIAL + hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12] + "-"
 
 
@@ -170,14 +173,31 @@ def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
 def remove_leftovers(*folders: str | os.PathLike[str]) -> None:
     """Remove the temporary files that a killed process left in folders; no other may be writing there."""
     for folder in folders:
-        for path in Path(folder).glob(f"{PARTIAL}*"):
+        _remove_all(Path(folder), PARTIAL)
+
+
+@contextmanager
+def without_leftovers(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Write a file or folder: nothing temporary is left of it by a run that was killed, nor by this one after a signal.
+
+    Args:
+        path: its final name; no other process may be writing it.
+    """
+    path = Path(path)
+    _remove_all(path.parent, partial_prefix(path))
+    try:
+        yield
+    except KeyboardInterrupt:
+        _remove_all(path.parent, partial_prefix(path))  # a signal comes at any moment
+        raise
+
+
+def _remove_all(folder: Path, prefix: str) -> None:
+    for path in folder.glob(f"{prefix}*"):
+        if path.is_dir() and not path.is_symlink():  # a bundle that was being unpacked
+            shutil.rmtree(path)
+        else:
             path.unlink(missing_ok=True)
-
-
-def remove_leftovers_of(path: str | os.PathLike[str]) -> None:
-    """Remove the temporary files that a killed process left of one file; no other may be writing that one."""
-    for leftover in Path(path).parent.glob(f"{_prefix(Path(path))}*"):
-        leftover.unlink(missing_ok=True)
 
 
 def lock_folder(folder: PathLike) -> BaseFileLock:

@@ -1,7 +1,7 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
 """What is left of a detector on another scanner: simulated acquisitions of heads with implants, and real MS scans.
 
-    python benchmarks/shift.py --data ../shared/data --out runs/shift [--part choose] [--limit 6] [--fit augment=0.5]
+    python benchmarks/shift.py --data ../shared/data --out runs/shift [--part choose] [--limit 6] [--match off] [--real]
 
 A bundle is fitted to 50 IXI heads and calibrated on 25, as in `benchmarks/normative.py`, whose ``--out`` may be given.
 Then heads without and with a large implant are acquired in each way of `benchmarks/acquisitions.py` and mapped. Part
@@ -46,12 +46,12 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=("small", "large"), default=["large"])
     parser.add_argument("--heads", action="store_true", help="fit whole heads instead of brains")
     parser.add_argument("--detector", default="dpmm", help="the detector that is fitted")
+    parser.add_argument("--match", choices=("on", "off"), default="on", help="as of fit: off is how it was before")
     parser.add_argument("--real", action="store_true", help="T1 of the MS patients as well")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    bench = Bench(
-        arguments.data.resolve(), arguments.out.resolve(), arguments.seed, arguments.heads, arguments.detector
-    )
+    data, out = arguments.data.resolve(), arguments.out.resolve()
+    bench = Bench(data, out, arguments.seed, arguments.heads, arguments.detector, arguments.match)
     figures: dict[str, Any] = {"part": arguments.part, "seed": arguments.seed, "heads": arguments.heads}
     for kind in arguments.kinds:
         figures[kind] = bench.report(arguments.part, kind, arguments.limit, arguments.acquisitions)
@@ -63,8 +63,9 @@ def main() -> None:
 class Bench:
     """A fitted bundle and what it says of acquired heads, made when it is asked for and kept."""
 
-    def __init__(self, data: Path, out: Path, seed: int, heads: bool, detector: str) -> None:
-        self.data, self.study = data, Study(data / "ixi_t1_2mm", out, seed, not heads, detector)
+    def __init__(self, data: Path, out: Path, seed: int, heads: bool, detector: str, match: str = "on") -> None:
+        self.data = data
+        self.study = Study(data / "ixi_t1_2mm", out, seed, not heads, detector, match=match)
         self.whole = Study(data / "ixi_t1_2mm", out, seed, False, detector)
         self.out = self.study.out / "shift"
 

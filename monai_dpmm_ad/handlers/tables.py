@@ -58,6 +58,8 @@ class ScanRow:
         frame: how the scan's places were brought to the cohort's.
         frame_quality: how well the registered scan agrees with the cohort's mean: a correlation.
         warning: why the scan should not be relied on, or what its file leaves open.
+        in_range: False where the scan lies outside of what was fitted, so that its p-values and its number of false
+            regions are not promised, and it has no q-value; None where that is not known.
     """
 
     name: str
@@ -75,6 +77,7 @@ class ScanRow:
     frame: str | None = None
     frame_quality: float | None = None
     warning: str | None = None
+    in_range: bool | None = None
 
 
 class ScanTable:
@@ -188,6 +191,7 @@ class ScanTable:
             abnormal=pred.meta["abnormal"],
             **_describe_frame(scan.get("frame")),
             warning=scan.get("warning"),
+            in_range=scan.get("in_range"),
         )
         return row, regions, anatomy
 
@@ -199,6 +203,8 @@ class ScanTable:
         calibration = None if frame is None or frame.kind == "none" else self.calibration
         values = _to_array(scan[CommonKeys.PRED])
         regions = compute_regions(mask, values, affine, self.min_region_volume, calibration, frame)
+        in_range = scan.get("in_range")
+        regions = regions._replace(listed=[replace(region, in_range=in_range) for region in regions.listed])
         if atlas is None:
             return regions.listed, []
         labels, names = _to_array(atlas), _names(atlas.meta["filename_or_obj"])
@@ -212,7 +218,8 @@ class ScanTable:
         failures = gather_lists(engine.failures)
         failures = [*(self.found.list_failures() if self.found else ()), *failures]
         anatomy = dict(gather_lists(list(self.anatomy.items())))
-        self.rows = [replace(row, q_value=q) for row, q in zip(rows, q_values([r.p_value for r in rows]), strict=True)]
+        values = q_values([None if row.in_range is False else row.p_value for row in rows])
+        self.rows = [replace(row, q_value=q) for row, q in zip(rows, values, strict=True)]
         self.regions = _judge_together({row.name: regions[row.name] for row in rows if row.name in regions})
         self.anatomy = {row.name: anatomy[row.name] for row in rows if row.name in anatomy}
         engine.failures[:] = failures
@@ -238,7 +245,8 @@ def join_scans(engine: Engine) -> list[dict[str, Any]]:
 
 def _judge_together(regions: Mapping[str, list[Region]]) -> dict[str, list[Region]]:
     """Give each region its q-value among all of them."""
-    values = iter(q_values([region.p_value for listed in regions.values() for region in listed]))
+    flat = [region for listed in regions.values() for region in listed]
+    values = iter(q_values([None if region.in_range is False else region.p_value for region in flat]))
     return {name: [replace(region, q_value=next(values)) for region in listed] for name, listed in regions.items()}
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from monai_dpmm_ad.calibration import Calibration
 from monai_dpmm_ad.calibration.drift import DriftReference, PatchSummary, choose_patches_to_summarise
+from monai_dpmm_ad.calibration.fitted_range import FittedRange
 from monai_dpmm_ad.calibration.kind import FittedKind
 from monai_dpmm_ad.detectors import Detector
 from monai_dpmm_ad.embedding import Embedder
@@ -109,6 +110,7 @@ class AnomalyNet(nn.Module):
         self.patch_mask = PrincipalMask.make(patch_mask, mask_threshold, mask_closing)
         self.drift = DriftReference(detector.num_components)
         self.kind = FittedKind()
+        self.range = FittedRange()
         self.normative: NormativeMap | None = None
         if normative == "on" and frame != "none":
             if self.intensity_tail is not None:
@@ -131,6 +133,8 @@ class AnomalyNet(nn.Module):
             )
         for name, buffer in self.regions.named_buffers():  # a model that was fitted before there were regions has none
             state_dict.setdefault(f"{prefix}regions.{name}", torch.zeros_like(buffer))
+        if self.normative is not None:  # nor were scans matched
+            state_dict.setdefault(f"{prefix}normative.matching", torch.zeros_like(self.normative.matching))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def resized_shape(self, height: int, width: int, aspect: float = 1.0) -> tuple[int, int]:

@@ -17,10 +17,11 @@ from monai_dpmm_ad.normative.atlas import Atlas
 from monai_dpmm_ad.normative.combination import SIDES, combine, take_side
 from monai_dpmm_ad.normative.deformation import deform
 from monai_dpmm_ad.normative.frame import FRAMES, Frame
-from monai_dpmm_ad.normative.intensity import divide_by_median, foreground_median, remove_smooth_part, smooth
+from monai_dpmm_ad.normative.intensity import divide_by_median, foreground_median, remove_own_part, smooth
 from monai_dpmm_ad.normative.lattice import Lattice, Volume, index_voxels, move_start, resample, sample_places
+from monai_dpmm_ad.normative.matching import Match, match_intensity
 from monai_dpmm_ad.normative.reference import build_reference, pull, spacing_around
-from monai_dpmm_ad.normative.registration import find_box, fit_box, register
+from monai_dpmm_ad.normative.registration import find_box, find_start, fit_box, refine
 from monai_dpmm_ad.normative.thumbnail import shrink
 from monai_dpmm_ad.ops.slabs import slab_bounds
 
@@ -32,9 +33,8 @@ Matrix = NDArray[np.float64]
 _REFERENCE = (48, 56, 48)
 _FINE = (80, 96, 80)
 _COARSE = (40, 48, 40)
-#: Gaussians of the intensity, standard deviation in fine places (about 2 mm of a brain), and whether the smooth part
-#: of what deviates is taken away: at the finer scale a bias field hides small lesions, at the coarser it is the lesion.
-_SCALES = ((1.0, True), (2.0, False))
+#: Gaussians of the intensity, standard deviation in fine places (about 2 mm of a brain).
+_SCALES = (1.0, 2.0)
 
 
 class NormativeMap(nn.Module):
@@ -61,6 +61,7 @@ class NormativeMap(nn.Module):
     reference_weight: Tensor
     reference_origin: Tensor
     reference_spacing: Tensor
+    matching: Tensor  # whether scans are matched before they are mapped, and deviations judged by the scan itself
 
     def __init__(
         self,
@@ -82,6 +83,7 @@ class NormativeMap(nn.Module):
         self.register_buffer("reference_weight", torch.zeros(_REFERENCE, dtype=torch.float16))
         self.register_buffer("reference_origin", torch.zeros(3, dtype=torch.float64))
         self.register_buffer("reference_spacing", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("matching", torch.zeros((), dtype=torch.bool))
 
     @property
     def fitted(self) -> bool:
@@ -111,12 +113,22 @@ class NormativeMap(nn.Module):
         lattice = Lattice(_REFERENCE, float(self.reference_spacing), (x, y, z))
         return Volume(self.reference_values.float().numpy(), self.reference_weight.float().numpy(), lattice)
 
-    def find_frame(self, image: Array, affine: Matrix) -> Frame:
+    def match(self, image: Array, affine: Matrix) -> tuple[Match | None, Matrix]:
+        """What takes a scan's field and contrast away, if they can be told, and where its registration should start."""
+        small, where = shrink(image, affine)
+        start = find_start(small, where, self.reference)
+        scan = self._read(image, affine, Frame("affine", np.linalg.inv(start)))
+        mean, spread = (self._at(part, scan, _FINE)[0].numpy() for part in self.intensity.moments())
+        smoothed = Volume(scan.channels[0], scan.volume.weight, scan.volume.lattice)
+        return match_intensity(smoothed, foreground_median(scan.volume), mean, spread), start
+
+    def find_frame(self, image: Array, affine: Matrix, start: Matrix | None = None) -> Frame:
         """Find where a scan lies.
 
         Args:
             image: ``(X, Y, Z)``, scaled, background exactly 0.
             affine: ``(4, 4)``, from its indices to scanner coordinates (RAS, mm).
+            start: of the registration, as `match` gives it; None looks for one.
         """
         reference = self.reference
         if self.frame == "none":
@@ -124,7 +136,8 @@ class NormativeMap(nn.Module):
         image, affine = shrink(image, affine)
         if self.frame == "box":
             return fit_box(image, affine, reference)
-        frame = register(image, affine, reference, self.least_quality)
+        start = find_start(image, affine, reference) if start is None else start
+        frame = refine(image, affine, reference, start, self.least_quality)
         if frame.kind == "box" or self.frame == "affine":
             return frame
         moving = resample(image, affine, reference.lattice.spacing)
@@ -254,7 +267,7 @@ class NormativeMap(nn.Module):
     def _read(self, image: Array, affine: Matrix, frame: Frame) -> _Scan:
         volume = resample(*shrink(image, affine), self._lattice(_FINE).spacing)
         values = divide_by_median(volume)
-        channels = np.stack([smooth(values, volume.weight, sigma) for sigma, _ in _SCALES])
+        channels = np.stack([smooth(values, volume.weight, sigma) for sigma in _SCALES])
         return _Scan(volume, channels, frame.locate(volume.lattice.points()))
 
     def _deviate(self, scan: _Scan) -> Array:
@@ -262,10 +275,7 @@ class NormativeMap(nn.Module):
         inside = scan.volume.weight > 0.5
         mean, spread = (self._at(part, scan, _FINE).numpy() for part in self.intensity.moments())
         residual = np.where(inside, (scan.channels - mean) / spread, 0).astype(np.float32)
-        for channel, (_, flat) in enumerate(_SCALES):
-            if flat:
-                residual[channel] = remove_smooth_part(residual[channel], inside)
-        return residual
+        return remove_own_part(residual, inside, mean[0] if bool(self.matching) else None)
 
     def _at(self, volume: Tensor, scan: _Scan, shape: tuple[int, int, int]) -> Tensor:
         """What an atlas holds at the points of a scan's lattice, ``(C, X, Y, Z)``."""

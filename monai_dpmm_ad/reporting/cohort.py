@@ -125,4 +125,5 @@ def _result(
         regions=regions,
         frame=row.frame,
         frame_quality=row.frame_quality,
+        in_range=row.in_range,
     )

@@ -66,6 +66,14 @@ _MODEL = (
         "intensity_side", "both", "which intensities count beside the embedding, judged by place", "model",
         choices=("both", "bright", "dark", "off"), commands=_FIT,
     ),
+    Setting(
+        "trend", "off", "whether healthy means follow age and sex; a fit with covariates turns it on", "model",
+        choices=("on", "off"),
+    ),
+    Setting(
+        "group_by", "none", "calibrate groups of people apart, so that promises hold inside each; needs covariates",
+        "model", choices=("none", "sex", "age"), commands=_FIT,
+    ),
     # Without a normative map: how unusual a pixel's own intensity is, wherever it lies.
     Setting(
         "intensity_tail", "none", "how unusual a pixel's own intensity is counts as well", "model",
@@ -185,6 +193,15 @@ _OF_A_RUN = (
     Setting(
         "session", None, "of BIDS files only those of this session, as 1 or ses-1", "both",
         commands=("fit", *_ALL_RUNS), outputs=False, metavar="LABEL", unset="all",
+    ),
+    Setting(
+        "covariates", None, "table of the people, CSV or TSV, columns name and age, sex: each scan is judged against "
+        "people of that age and sex; bundles that were fitted with one know what to do without", "both",
+        commands=("fit", "infer", "compare"), metavar="TABLE", unset="none",
+    ),
+    Setting(
+        "participants", False, "take participants.tsv of the BIDS data set as that table", "both",
+        kind=bool, commands=("fit", "infer", "compare"),
     ),
     Setting(
         "false_regions", 1.0, "expected number of flagged regions in a healthy scan, where maps are judged by place",

@@ -126,7 +126,7 @@ def compare(
 
     choice: dict[str, Any] = {name: overrides[name] for name in ("suffix", "pattern") if name in overrides}
     dicom = bool(overrides.pop("dicom", False))
-    make_absolute(overrides, "regions")
+    make_absolute(overrides, "regions", "covariates")
     pairs, failures = _find_pairs(before, after, table, choice)
     folder = Path(out).absolute()
     with hold_output(folder, overwrite, TABLES):

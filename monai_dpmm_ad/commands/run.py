@@ -74,7 +74,7 @@ def fit(
         ([], 3, 2)
     """
     check_device(overrides)
-    make_absolute(overrides, "regions")
+    make_absolute(overrides, "regions", "covariates")
     if overrides.get("mlflow") is not None:
         import_extra("mlflow", "mlflow")
     bundle = Path(out)
@@ -213,7 +213,7 @@ def _run_scans(
     overrides: Any,
 ) -> Outcome:
     check_device(overrides)
-    make_absolute(overrides, "regions")
+    make_absolute(overrides, "regions", "covariates")
     out = Path(out).absolute()
     names = [*TABLES, *(METRICS if "evaluate" in configs else ()), *(REPORT if report else ())]
     with joined_processes(), hold_output(out, overwrite, names):

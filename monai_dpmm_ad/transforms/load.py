@@ -257,6 +257,8 @@ class LoadScand(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             item[key] = self.loader(item[key], name=item.get(self.name_key))
+        if "covariates" in item:
+            item[self.first_key(item)].meta["covariates"] = item.pop("covariates")
         label = item.pop(self.label_key, None)
         if label is not None:
             item[self.label_key] = self.loader.load_label(label, item[self.first_key(item)])

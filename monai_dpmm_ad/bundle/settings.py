@@ -188,7 +188,7 @@ _OF_A_RUN = (
     ),
     Setting(
         "participant_label", None, "of BIDS files only those of these participants, as 01 or sub-01", "both",
-        many=True, commands=("fit", *_ALL_RUNS), outputs=False, metavar="LABEL", unset="all",
+        many=True, commands=("fit", *_ALL_RUNS, "compare"), outputs=False, metavar="LABEL", unset="all",
     ),
     Setting(
         "session", None, "of BIDS files only those of this session, as 1 or ses-1", "both",
@@ -242,8 +242,8 @@ _OF_A_RUN = (
         kind=float, interval="[0, inf)", commands=_ALL_RUNS, option="min-region",
     ),
     Setting(
-        "dicom", False, "of DICOM series, write the mask as DICOM SEG and the map as parametric map as well", "run",
-        kind=bool, commands=("infer", "compare"),
+        "dicom", False, "of DICOM series, write the mask as DICOM SEG as well, and the map of a scan as parametric map",
+        "run", kind=bool, commands=("infer", "compare"),
     ),
     Setting(
         "batch_size", 8, "slices in one forward pass", "both",

@@ -24,7 +24,7 @@ class Design(nn.Module):
     """The terms of people in a linear model, about 0 in the mean of those that were fitted, of spread about 1.
 
     With a the age in spreads from the mean age, clipped to the ages that were fitted, and s the sex (F 0, M 1)
-    likewise, the terms are a, (a² − 1) / √2 and s. What is not known is 0: the person counts as the cohort's mean. A column in
+    likewise, the terms are a, (a² − 1) / √2 and s. What is not known is 0: the person counts as the mean. A column in
     which all are alike says nothing and is not asked for later.
     """
 

@@ -81,6 +81,17 @@ def test_scores_say_what_was_known_of_each_person(joined: Path, cohort: Path, ta
         assert [row["group"] for row in csv.DictReader(file)] == ["M", "M"]
 
 
+def test_participants_of_a_bids_data_set_are_the_table(joined: Path, cohort: Path, tmp_path: Path) -> None:
+    root = tmp_path / "raw"
+    (root / "sub-1" / "anat").mkdir(parents=True)
+    scan = cohort.parent / "imagesTs" / "test_healthy_000.nii.gz"
+    (root / "sub-1" / "anat" / "sub-1_T1w.nii.gz").write_bytes(scan.read_bytes())
+    (root / "dataset_description.json").write_text("{}", encoding="utf-8")
+    (root / "participants.tsv").write_text("participant_id\tage\tsex\nsub-1\t40\tF\n", encoding="utf-8")
+    (row,) = infer(joined, [root], tmp_path / "out", report=False, participants=True).scans
+    assert (row.covariates, row.group) == ("age 40, sex F", "F")
+
+
 def test_python_gives_what_the_command_line_gives(joined: Path, cohort: Path, table: Path, tmp_path: Path) -> None:
     scan = cohort.parent / "imagesTs" / "test_healthy_000.nii.gz"
     (row,) = infer(joined, [scan], tmp_path / "out", report=False, covariates=table).scans

@@ -74,6 +74,10 @@ _MODEL = (
         "group_by", "none", "calibrate groups of people apart, so that promises hold inside each; needs covariates",
         "model", choices=("none", "sex", "age"), commands=_FIT,
     ),
+    Setting(
+        "site", None, "with --update: name of another scanner, of which the images are a few healthy scans; the new "
+        "bundle is for scans of it", "model", commands=_FIT, metavar="NAME", unset="none",
+    ),
     # Without a normative map: how unusual a pixel's own intensity is, wherever it lies.
     Setting(
         "intensity_tail", "none", "how unusual a pixel's own intensity is counts as well", "model",

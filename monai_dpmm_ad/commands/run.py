@@ -77,6 +77,12 @@ def fit(
     make_absolute(overrides, "regions", "covariates")
     if overrides.get("mlflow") is not None:
         import_extra("mlflow", "mlflow")
+    if overrides.get("site") is not None:
+        if update is None:
+            raise ValueError("`site` must come with `update`, the fitted bundle that it is learnt for, got none.")
+        from monai_dpmm_ad.commands.site import learn_site
+
+        return learn_site(update, images, out, **overrides)
     bundle = Path(out)
     if update is not None:
         overrides = {**read_update_settings(update, overrides), "update": str(Path(update).absolute())}

@@ -23,6 +23,7 @@ from monai_dpmm_ad.network.patch_mask import PrincipalMask
 from monai_dpmm_ad.network.upsampling import REFINEMENTS, refine_scores, upsample_scores
 from monai_dpmm_ad.normative import NormativeMap, RegionCalibration
 from monai_dpmm_ad.normative.covariates import Design
+from monai_dpmm_ad.normative.site import SiteField
 from monai_dpmm_ad.normative.trend_map import TrendMap
 from monai_dpmm_ad.ops.graphs import is_exporting
 from monai_dpmm_ad.ops.patches import pool_foreground
@@ -61,6 +62,7 @@ class AnomalyNet(nn.Module):
         intensity_side: which deviations of intensity count there.
         trend: ``"on"`` lets what is expected there follow a person's age and sex, see
             :class:`~monai_dpmm_ad.normative.trend_map.TrendMap`.
+        site: name of another scanner, which the normative map is brought to.
         group_by: ``"sex"`` or ``"age"`` calibrates groups of people apart, see
             :class:`~monai_dpmm_ad.network.groups.Groups`; needs ``trend``.
 
@@ -94,6 +96,7 @@ class AnomalyNet(nn.Module):
         intensity_side: str = "both",
         trend: str = "off",
         group_by: str = "none",
+        site: str | None = None,
     ) -> None:
         super().__init__()
         if image_size < embedder.patch_size:
@@ -129,6 +132,7 @@ class AnomalyNet(nn.Module):
             self.normative = (NormativeMap if trend == "off" else TrendMap)(
                 "deformed" if frame == "auto" else frame, intensity_side
             )
+            self.normative.site = None if site is None else SiteField()
         self.regions = RegionCalibration()
         if group_by not in GROUPINGS:
             raise unknown_option("group_by", group_by, GROUPINGS)

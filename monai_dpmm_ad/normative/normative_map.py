@@ -29,6 +29,7 @@ from monai_dpmm_ad.normative.lattice import (
 from monai_dpmm_ad.normative.placed import JudgedScan, PlacedScan
 from monai_dpmm_ad.normative.reference import build_reference, pull, spacing_around
 from monai_dpmm_ad.normative.registration import find_box, fit_box, register
+from monai_dpmm_ad.normative.site import SITE_SHAPE, SiteField
 from monai_dpmm_ad.normative.thumbnail import shrink
 
 __all__ = ["NormativeMap"]
@@ -87,6 +88,7 @@ class NormativeMap(nn.Module):
         self.intensity = Atlas(_FINE, num_channels=len(_SCALES))
         self.deviation = Atlas(_COARSE, num_channels=len(_SCALES))
         self.scores = Atlas(_COARSE)
+        self.site: SiteField | None = None
         self.register_buffer("reference_values", torch.zeros(_REFERENCE, dtype=torch.float16))
         self.register_buffer("reference_weight", torch.zeros(_REFERENCE, dtype=torch.float16))
         self.register_buffer("reference_origin", torch.zeros(3, dtype=torch.float64))
@@ -175,7 +177,7 @@ class NormativeMap(nn.Module):
             frame: of the scan.
             terms: of its person, see :meth:`forward`.
         """
-        lattice = self._lattice(_COARSE)
+        lattice = self.lattice_of(_COARSE)
         mean, seen = average_points(frame.locate(points), scores, lattice)
         self.scores.update(name, mean[None] - self._expect("scores", lattice.points(), terms).numpy(), seen)
 
@@ -234,7 +236,7 @@ class NormativeMap(nn.Module):
         Returns:
             ``(X, Y, Z)``, in the image's own units, by the median of its foreground; 0 in its background.
         """
-        volume = resample(*shrink(image, affine), self._lattice(_FINE).spacing)
+        volume = resample(*shrink(image, affine), self.lattice_of(_FINE).spacing)
         places = frame.locate(volume.lattice.points())
         mean = self._at(self.intensity.moments()[0][:1], places, _FINE) + self._expect("intensity", places, terms)[:1]
         mean *= foreground_median(volume)
@@ -242,12 +244,11 @@ class NormativeMap(nn.Module):
         healthy[image <= 0] = 0
         return healthy
 
-    def standardize(self, anomaly_map: Array, image: Array, affine: Matrix, frame: Frame) -> list[Tensor]:
-        """The detector's map and, unless ``side`` is off, the intensity at each scale as standard deviates by place.
-
-        Arguments as for :meth:`forward`; each ``(X, Y, Z)``.
-        """
-        return self._place(anomaly_map, self._judge(image, affine, frame), affine)
+    def standardize(
+        self, anomaly_map: Array, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None
+    ) -> list[Tensor]:
+        """The detector's map and, unless ``side`` is off, the intensities as standard deviates; as for `forward`."""
+        return self._place(anomaly_map, self._judge(image, affine, frame, terms), affine)
 
     def _judge(self, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None) -> JudgedScan:
         """What the atlases say of a scan, on the scan's own lattice."""
@@ -258,6 +259,8 @@ class NormativeMap(nn.Module):
             sided = take_side(torch.from_numpy(self._deviate(scan)), self.side)
             mean, spread = (self._at(part, scan.places, _COARSE) for part in self.deviation.moments())
             parts.append((sided - mean - self._expect("deviation", scan.places, terms)) / spread)
+        if self.site is not None:
+            parts = self.site.adjust(parts, lambda field: self._at(field, scan.places, SITE_SHAPE))
         return JudgedScan(torch.cat(parts), scan.volume.lattice)
 
     @staticmethod
@@ -271,7 +274,7 @@ class NormativeMap(nn.Module):
         return self
 
     def _read(self, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None) -> PlacedScan:
-        volume = resample(*shrink(image, affine), self._lattice(_FINE).spacing)
+        volume = resample(*shrink(image, affine), self.lattice_of(_FINE).spacing)
         values = divide_by_median(volume)
         channels = np.stack([smooth(values, volume.weight, sigma) for sigma, _ in _SCALES])
         places = frame.locate(volume.lattice.points())
@@ -289,7 +292,7 @@ class NormativeMap(nn.Module):
 
     def _at(self, volume: Tensor, places: Matrix, shape: tuple[int, int, int]) -> Tensor:
         """What an atlas holds at places ``(X, Y, Z, 3)`` in the reference (mm), ``(C, X, Y, Z)``."""
-        lattice = self._lattice(shape)
+        lattice = self.lattice_of(shape)
         return sample_places(volume, torch.from_numpy((places - np.array(lattice.origin)) / lattice.spacing))
 
     def _expect(self, part: str, places: Matrix, terms: Matrix | None) -> Tensor:
@@ -301,12 +304,12 @@ class NormativeMap(nn.Module):
     ) -> tuple[Array, Array]:
         """Bring a scan's channels to the lattice of an atlas; with them the share of foreground at each place."""
         own = scan.volume.lattice
-        index = torch.from_numpy((frame.trace(self._lattice(shape).points()) - np.array(own.origin)) / own.spacing)
+        index = torch.from_numpy((frame.trace(self.lattice_of(shape).points()) - np.array(own.origin)) / own.spacing)
         weight = torch.from_numpy(np.pad(scan.volume.weight, 1))[None]  # beyond the scan there is no foreground
         values = torch.from_numpy(channels)
         return sample_places(values, index).numpy(), sample_places(weight, index + 1)[0].numpy()
 
-    def _lattice(self, shape: tuple[int, int, int]) -> Lattice:
+    def lattice_of(self, shape: tuple[int, int, int]) -> Lattice:
         """The lattice of ``shape`` over the reference's field."""
         coarse = self.reference.lattice
         spacing = coarse.spacing * _REFERENCE[0] / shape[0]

@@ -60,7 +60,7 @@ class TrendMap(NormativeMap):
 
     def observe_score_trend(self, points: Matrix, scores: Array, frame: Frame, terms: Matrix) -> None:
         """Add a healthy scan to the trend of the detector's score; arguments as for `observe_scores`."""
-        mean, seen = average_points(frame.locate(points), scores, self._lattice(_SHAPE))
+        mean, seen = average_points(frame.locate(points), scores, self.lattice_of(_SHAPE))
         self._trend("scores").update(terms, mean[None], seen)
 
     def finish_trends(self, *parts: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from conftest import FAST
 
 from monai_dpmm_ad.bundle import load_workflow, read_settings
+from monai_dpmm_ad.bundle.promises import judge_network
 from monai_dpmm_ad.commands import fit, infer
 from monai_dpmm_ad.commands.cli import main
 from monai_dpmm_ad.commands.model import AnomalyModel
@@ -59,6 +60,10 @@ def test_a_fit_learns_trends_and_a_calibration_of_each_group(joined: Path) -> No
         assert int(judge.calibration.num_scans) == int(judge.regions.num_scans) == 2
     assert int(network.judge_of(None).regions.num_scans) == 4
     settings = read_settings(joined)
+    note = judge_network(network, {**settings, "false_regions": 1.0})
+    assert note is not None
+    assert note.count("or more; the group ") == 2, "two scans of a sex promise nothing, the four together do"
+    assert "this bundle" not in note
     assert (settings["trend"], settings["group_by"], settings["covariates"]) == ("on", "sex", None)
 
 

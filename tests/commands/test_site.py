@@ -72,12 +72,19 @@ def test_one_scan_moves_little_and_the_old_calibration_stays(bundle: Path, cohor
     assert outcome.note is not None
     assert outcome.note.startswith("1 scan of same moved what is expected there, but thresholds and p-values are still")
     assert torch.equal(_load(tmp_path / "one").regions.largest, _load(bundle).regions.largest)
-    rows = [infer(one, [other], tmp_path / f"out-{one.name}", report=False).scans[0] for one in (bundle, tmp_path / "one")]
+    rows = [
+        infer(one, [other], tmp_path / f"out-{one.name}", report=False).scans[0] for one in (bundle, tmp_path / "one")
+    ]
     assert rows[1].score == pytest.approx(rows[0].score, rel=0.35)
 
 
 def test_refusals_are_one_line(
-    bundle: Path, moved: Path, scans: list[Path], picture_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path,
+    moved: Path,
+    scans: list[Path],
+    picture_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for options, reason in (
         (["--site", "north"], "`site` must come with `update`"),

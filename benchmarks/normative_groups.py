@@ -9,7 +9,7 @@ thirds of age and by sex: flagged regions of a head in the mean with the 95 % in
 most 1 is promised), heads whose smallest p-value is at most 0.1 with the 95 % interval of Clopper and Pearson (at most
 0.1 is promised), foreground voxels flagged at the calibrated rate of 1 %, and the rank correlation with age. A group of
 n heads is *within* where no more of them are flagged than a binomial of 0.1 and n has with 97.5 %. What is measured of
-a head is kept in ``--out``: an interrupted run goes on. ``--ways`` and ``--folds`` do a part.
+a head is kept in ``--out``: an interrupted run goes on. ``--folds`` does a part.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from normative import Study
 from normative_cohort import NUM_FOLDS
+from numpy.typing import NDArray
 from scipy.stats import binom, binomtest, spearmanr
 
 from monai_dpmm_ad.bundle import is_fitted
 from monai_dpmm_ad.commands import fit
-from monai_dpmm_ad.commands.model import AnomalyModel, AnomalyResult
-from monai_dpmm_ad.normative import REGION_THRESHOLD, RegionCalibration, measure_regions
+from monai_dpmm_ad.commands.model import AnomalyModel
+from monai_dpmm_ad.network.groups import Judge
+from monai_dpmm_ad.normative import REGION_THRESHOLD, measure_regions
 from monai_dpmm_ad.utils.files import write_json
 
 LEVEL, RATE, FALSE_REGIONS = 0.1, 0.01, 1.0
@@ -43,23 +44,20 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/ixi_t1_2mm"))
     parser.add_argument("--out", type=Path, default=Path("runs/groups"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--folds", nargs="+", type=int, choices=range(NUM_FOLDS), default=range(NUM_FOLDS))
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     data, out = arguments.data.resolve(), arguments.out.resolve()
     people = read_people(data / "participants.csv")
-    rows: dict[str, list[dict[str, Any]]] = {way: [] for way in arguments.ways}
+    rows: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     for fold in arguments.folds:
-        for joined in (False, True):
-            study = GroupStudy(data, out, arguments.seed, fold, joined)
-            for way in arguments.ways:
-                if joined == (way != "plain"):
-                    rows[way] += [people.get(name, {}) | study.judge(name, way) for name in study.deal.test]
+        plain, joined = (GroupStudy(data, out, arguments.seed, fold, joined) for joined in (False, True))
+        for name in plain.deal.test:
+            for way, figures in judge(plain, joined, name).items():
+                rows[way].append(people.get(name, {}) | figures)
     print("| way | group | heads | flagged regions of a head | heads with p ≤ 0.1 | within | voxels at rate 0.01 |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    figures = {way: describe_way(way, members) for way, members in rows.items()}
-    print(json.dumps(figures))
+    print(json.dumps({way: describe_way(way, members) for way, members in rows.items()}))
 
 
 class GroupStudy(Study):
@@ -90,39 +88,43 @@ class GroupStudy(Study):
         path.write_text("\n".join(["name,age,sex", *lines]) + "\n", encoding="utf-8")
         return str(path)
 
-    def judge(self, name: str, way: str) -> dict[str, Any]:
-        """What the product says of a healthy head."""
-        path = self.out / "groups" / f"{way.replace(' ', '_')}-{name}.json"
-        if path.exists():
-            return dict(json.loads(path.read_text()))
-        scan = self.write(name, "healthy")
-        result = self.model.predict(scan, **({"covariates": self.table()} if self.joined else {}))
-        inside = np.asarray(nib.load(scan).dataobj) > 0
-        figures = {way: flag(result, self.model, inside) for way in (("by age",) if self.joined else ("plain",))}
-        if self.joined:
-            figures["covariates"] = flag_alike(result, self.model, inside)
+
+def judge(plain: GroupStudy, joined: GroupStudy, name: str) -> dict[str, dict[str, Any]]:
+    """What is said of a healthy head in each way.
+
+    Both bundles have the same mixture, reference and frame of the head, so the head is embedded and placed once; maps
+    are compared where they are finished, on the scan's own voxels in another order.
+    """
+    path = plain.out / "groups" / f"{name}.json"
+    if not path.exists():
+        seen: list[tuple[Any, Any]] = []
+        model = joined.model
+        assert model.network.normative is not None
+        hook = model.network.normative.register_forward_hook(lambda _, args, out: seen.append((args, out)))
+        result = model.predict(joined.write(name, "healthy"), covariates=joined.table())
+        hook.remove()
+        (scan, finished), network = seen[0], plain.model.network
+        assert network.normative is not None
+        inside = scan[1] > 0
+        group = model.network.judge_of(result.row.group)
+        figures = {
+            "plain": flag(network.normative(*scan), inside, network.judge_of(None)),
+            "covariates": flag(finished, inside, model.network.judge_of(None)),
+            "by age": flag(finished, inside, group),
+        }
+        assert figures["by age"]["regions"] == len(result.regions), "as the product says it"
         path.parent.mkdir(exist_ok=True)
-        for other, row in figures.items():
-            write_json(path.with_name(f"{other.replace(' ', '_')}-{name}.json"), row)
-        return figures[way]
+        write_json(path, figures)
+    return dict(json.loads(path.read_text()))
 
 
-def flag(result: AnomalyResult, model: AnomalyModel, inside: np.ndarray) -> dict[str, Any]:
-    """Regions, smallest p-value and flagged voxels, as the product says them."""
-    threshold = float(model.network.judge_of(result.row.group)[0].threshold(RATE))
-    smallest = 1.0 if result.region_p_value is None else result.region_p_value
-    return {"regions": len(result.regions), "p": smallest, "voxels": float((result.map[inside] > threshold).mean())}
-
-
-def flag_alike(result: AnomalyResult, model: AnomalyModel, inside: np.ndarray) -> dict[str, Any]:
-    """The same by the calibration that knows no groups."""
-    regions: RegionCalibration = model.network.regions
-    peaks = measure_regions(result.map, REGION_THRESHOLD)[1]
-    smallest = float(regions.p_values(peaks).min()) if len(peaks) else 1.0
+def flag(finished: NDArray[np.float32], inside: NDArray[np.bool_], judge: Judge) -> dict[str, Any]:
+    """Flagged regions, the smallest p-value and the share of voxels above the threshold."""
+    peaks = measure_regions(finished, REGION_THRESHOLD)[1]
     return {
-        "regions": int((peaks > regions.least_statistic(FALSE_REGIONS)).sum()),
-        "p": smallest,
-        "voxels": float((result.map[inside] > model.network.calibration.threshold(RATE)).mean()),
+        "regions": int((peaks > judge.regions.least_statistic(FALSE_REGIONS)).sum()),
+        "p": float(judge.regions.p_values(peaks).min()) if len(peaks) else 1.0,
+        "voxels": float((finished[inside] > judge.calibration.threshold(RATE)).mean()),
     }
 
 

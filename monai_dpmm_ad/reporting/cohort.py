@@ -125,4 +125,5 @@ def _result(
         regions=regions,
         frame=row.frame,
         frame_quality=row.frame_quality,
+        person=row.covariates if row.group is None else f"{row.covariates}, among {row.group}",
     )

@@ -70,7 +70,7 @@ def test_a_fit_learns_trends_and_a_calibration_of_each_group(joined: Path) -> No
 def test_scores_say_what_was_known_of_each_person(joined: Path, cohort: Path, table: Path, tmp_path: Path) -> None:
     scans = [cohort.parent / "imagesTs" / f"{name}.nii.gz" for name in ("test_healthy_000", "test_abnormal_000")]
     told, alone = (
-        {row.name: row for row in infer(joined, scans, tmp_path / name, report=False, **options).scans}
+        {row.name: row for row in infer(joined, scans, tmp_path / name, report=name == "told", **options).scans}
         for name, options in (("told", {"covariates": table}), ("alone", {}))
     )
     assert told["test_healthy_000"].covariates == "age 65 (fitted 30 to 44), sex M"
@@ -82,6 +82,8 @@ def test_scores_say_what_was_known_of_each_person(joined: Path, cohort: Path, ta
         assert row.group is None
         assert row.smallest_p_value == 1 / 5
     assert told["test_healthy_000"].score != alone["test_healthy_000"].score
+    report = (tmp_path / "told" / "report.html").read_text(encoding="utf-8")
+    assert "age 65 (fitted 30 to 44), sex M, among M" in report
     with (tmp_path / "told" / "scores.csv").open(newline="") as file:
         assert [row["group"] for row in csv.DictReader(file)] == ["M", "M"]
 

@@ -129,8 +129,9 @@ def add_split_covariates(
 
 
 def read_person(item: Mapping[Any, Any]) -> dict[str, Any]:
-    """What :func:`add_covariates` wrote into an item, or into the metadata of its image."""
-    return dict(json.loads(item.get("covariates") or "{}"))
+    """What :func:`add_covariates` wrote into an item, or a datalist has there, or the metadata of its image."""
+    told = item.get("covariates") or {}
+    return dict(json.loads(told) if isinstance(told, str) else told)
 
 
 def find_thirds(people: Sequence[Mapping[str, Any]]) -> tuple[float, float]:

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from monai_dpmm_ad.data.covariates import add_covariates, add_split_covariates, find_group, find_thirds, read_covariates
+from monai_dpmm_ad.data.covariates import (
+    add_covariates,
+    add_split_covariates,
+    find_group,
+    find_thirds,
+    read_covariates,
+    read_person,
+)
 from monai_dpmm_ad.data.split import Split
 from monai_dpmm_ad.errors import ScanError
 
@@ -74,6 +81,8 @@ def test_rows_belong_to_scans_by_name_file_participant_or_subject(tmp_path: Path
     told = add_covariates(items, table)
     assert [json.loads(item["covariates"])["age"] for item in told] == [1, 2, 3, 4]
     assert "covariates" not in items[0]
+    assert read_person(told[0]) == read_person({"covariates": {"age": 1.0}}) == {"age": 1.0}
+    assert read_person({}) == {}
     assert add_covariates(items, None) == items
     with pytest.raises(ScanError, match=r"people.csv: has no row for the scan c$"):
         add_covariates([{"image": "c.nii.gz", "name": "c"}], table)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers.heads import affine_of, make_head
 from numpy.typing import NDArray
 
@@ -70,6 +71,19 @@ def test_order_does_not_matter_and_an_update_adds_up() -> None:
     np.testing.assert_allclose(updated.slopes, together.slopes, atol=0.12)  # each half has a mean of its own
     one = _fit(Trend(SHAPE, 2, ridge=1.0), whole, np.arange(15))
     assert (updated.slopes - together.slopes).abs().mean() < (one.slopes - together.slopes).abs().mean()
+
+
+def test_two_processes_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = _cohort()
+    together = _fit(Trend(SHAPE, 2), cohort, np.arange(30))
+    mine, other = Trend(SHAPE, 2), Trend(SHAPE, 2)
+    for i in range(30):
+        (mine if i % 2 else other).update(*(part[i] for part in cohort))
+    others = iter(other._pending)
+    monkeypatch.setattr("monai_dpmm_ad.normative.trend.gather_lists", lambda listed: [*listed, next(others)])
+    mine.finish()
+    assert int(mine.num_scans) == 30
+    assert all(torch.equal(a, b) for a, b in zip(mine.buffers(), together.buffers(), strict=True))
 
 
 def test_few_scans_say_little_and_another_scanner_is_no_age() -> None:

@@ -132,7 +132,9 @@ def compare(
     """
     from monai_dpmm_ad.commands.model import AnomalyModel
 
-    choice = {name: overrides[name] for name in ("suffix", "pattern", "participant_label") if name in overrides}
+    choice: dict[str, Any] = {
+        name: overrides[name] for name in ("suffix", "pattern", "participant_label") if name in overrides
+    }
     dicom = bool(overrides.pop("dicom", False))
     people = overrides.pop("covariates", None), bool(overrides.pop("participants", False))
     make_absolute(overrides, "regions")

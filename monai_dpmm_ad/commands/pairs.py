@@ -71,7 +71,7 @@ def _find_sides(
         raise ValueError(f"`session` must name two sessions, the first and the second visit's, got {list(session)}.")
     sides = []
     for number, paths in enumerate((before, after)):
-        one = {} if session is None else {"session": session[number]}
+        one: dict[str, Any] = {} if session is None else {"session": session[number]}
         sides.append(resolve_datalist(list(paths or ()), **choice, **one))
         if session is not None and not sides[-1]:
             raise ScanError("--session", f"names {session[number]}, of which there is no scan")

@@ -113,7 +113,7 @@ def _observe(
                 raise ScanError(str(item["image"]), "is no volume, so it has no place")
             cells[str(item["name"])] = seen[0]
         except ScanError as error:
-            failures.append(describe_failure(dict(item), error))
+            failures.append(describe_failure({"name": item["name"], "image": item["image"]}, error))
         finally:
             hook.remove()
     if not cells:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from conftest import FAST
@@ -14,8 +15,9 @@ from monai_dpmm_ad.bundle import load_workflow, read_settings
 from monai_dpmm_ad.bundle.promises import judge_network
 from monai_dpmm_ad.commands import fit, infer
 from monai_dpmm_ad.commands.cli import main
+from monai_dpmm_ad.commands.compare import compare
 from monai_dpmm_ad.commands.model import AnomalyModel
-from monai_dpmm_ad.errors import find_user_error
+from monai_dpmm_ad.errors import ScanError, find_user_error
 from monai_dpmm_ad.normative.trend_map import TrendMap
 
 
@@ -104,6 +106,26 @@ def test_python_gives_what_the_command_line_gives(joined: Path, cohort: Path, ta
     (row,) = infer(joined, [scan], tmp_path / "out", report=False, covariates=table).scans
     result = AnomalyModel.load(joined).predict(scan, covariates=str(table))
     assert (result.row.score, result.row.group) == (row.score, "M")
+
+
+def test_two_visits_are_judged_with_the_table(joined: Path, cohort: Path, table: Path, tmp_path: Path) -> None:
+    scan, other = (cohort.parent / "imagesTs" / f"test_healthy_00{number}.nii.gz" for number in (0, 1))
+    outcome = compare(joined, tmp_path, before=[scan], after=[scan], healthy=[other], covariates=table)
+    assert not outcome.failures
+    assert outcome.pairs[0]["new"] == outcome.pairs[0]["gone"] == 0
+    (told,) = infer(joined, [scan], tmp_path / "told", report=False, covariates=table).scans
+    ours, theirs = (
+        nib.load(path).get_fdata()
+        for path in (
+            tmp_path / "test_healthy_000_before_anomaly.nii.gz",
+            tmp_path / "told" / f"{told.name}_anomaly.nii.gz",
+        )
+    )
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    stranger = tmp_path / "stranger.nii.gz"
+    stranger.write_bytes(scan.read_bytes())
+    with pytest.raises(ScanError, match="has no row for the scan stranger"):
+        compare(joined, tmp_path / "refused", before=[stranger], after=[scan], covariates=table)
 
 
 def test_the_trend_is_off_where_nobody_asks(bundle: Path, cohort: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from monai_dpmm_ad.commands.compare import compare
     from monai_dpmm_ad.commands.model import AnomalyModel, AnomalyResult
     from monai_dpmm_ad.commands.run import Outcome, demo, evaluate, fit, infer
+    from monai_dpmm_ad.data.covariates import add_covariates, add_split_covariates
     from monai_dpmm_ad.data.datalist import add_regions, find_scans, require_scans, resolve_datalist
     from monai_dpmm_ad.data.dataset import ScanDataset, collate_scans
     from monai_dpmm_ad.data.phantoms import write_cohort
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
         preprocess_slices,
     )
     from monai_dpmm_ad.transforms.drop import DropVoxelsd
-    from monai_dpmm_ad.transforms.place import JudgeByPlaced
+    from monai_dpmm_ad.transforms.place import JudgeByPlaced, MatchIntensityd
     from monai_dpmm_ad.transforms.score import ScoreScand
     from monai_dpmm_ad.utils.distributed import is_first, join_processes, share
     from monai_dpmm_ad.utils.progress import quiet_warnings
@@ -78,6 +79,7 @@ _NAMES = {
     "commands.compare": "compare",
     "commands.model": "AnomalyModel AnomalyResult",
     "commands.run": "Outcome demo evaluate fit infer",
+    "data.covariates": "add_covariates add_split_covariates",
     "data.datalist": "add_regions find_scans require_scans resolve_datalist",
     "data.dataset": "ScanDataset collate_scans",
     "data.phantoms": "write_cohort",
@@ -93,7 +95,7 @@ _NAMES = {
     "transforms": "LoadRegionsd LoadScand SaveDicomd SaveScand ScaleIntensityForegroundd preprocess_scan "
     "preprocess_slices",
     "transforms.drop": "DropVoxelsd",
-    "transforms.place": "JudgeByPlaced",
+    "transforms.place": "JudgeByPlaced MatchIntensityd",
     "transforms.score": "ScoreScand",
     "utils.distributed": "is_first join_processes share",
     "utils.progress": "quiet_warnings",

@@ -32,9 +32,10 @@ def absolute_paths(paths: Sequence[PathLike]) -> list[str]:
     return [str(Path(path).absolute()) for path in paths]
 
 
-def make_absolute(overrides: dict[str, Any], name: str) -> None:
-    if overrides.get(name) is not None:
-        overrides[name] = str(Path(overrides[name]).absolute())
+def make_absolute(overrides: dict[str, Any], *names: str) -> None:
+    for name in names:
+        if overrides.get(name) is not None:
+            overrides[name] = str(Path(overrides[name]).absolute())
 
 
 def check_device(overrides: Mapping[str, Any]) -> None:

@@ -248,6 +248,8 @@ def _say_scans(outcome: Outcome, folder: str) -> int:
     columns = [column for column in COLUMNS if any(column[1](row) for row in outcome.scans)]
     least = next((row.smallest_p_value for row in outcome.scans if row.smallest_p_value), None)
     caption = None if least is None else f"p-values are not below {least:.2g}"
+    if caption and any(row.in_range is False for row in outcome.scans):
+        caption += "; with ? they are not promised: the scan is outside of what was fitted"
     table = Table(*(name for name, _ in columns), caption=caption)
     for row in outcome.scans:
         table.add_row(Text(row.name), *(write(row) for _, write in columns[1:]))

@@ -236,12 +236,7 @@ class NormativeMap(nn.Module):
         """What healthy scans look like at the places of a scan: the mean of their intensities there.
 
         It is an average of people, not this person without a lesion: smooth, since places are met by different sulci.
-
-        Args:
-            image: as for `find_frame`.
-            affine: as for `find_frame`.
-            frame: of the scan.
-            terms: as for :meth:`forward`.
+        Arguments as for :meth:`forward`.
 
         Returns:
             ``(X, Y, Z)``, in the image's own units, by the median of its foreground; 0 in its background.

@@ -152,8 +152,9 @@ class AnomalyNet(nn.Module):
             )
         for name, buffer in self.regions.named_buffers():  # a model that was fitted before there were regions has none
             state_dict.setdefault(f"{prefix}regions.{name}", torch.zeros_like(buffer))
-        if self.normative is not None:  # nor were scans matched
+        if self.normative is not None:  # nor were scans matched, and intensities weighed more
             state_dict.setdefault(f"{prefix}normative.matching", torch.zeros_like(self.normative.matching))
+            state_dict.setdefault(f"{prefix}normative.weights", torch.tensor([1.0, 1.0, 0.5], dtype=torch.float64))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @property

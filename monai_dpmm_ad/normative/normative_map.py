@@ -70,13 +70,14 @@ class NormativeMap(nn.Module):
     reference_weight: Tensor
     reference_origin: Tensor
     reference_spacing: Tensor
+    weights: Tensor
     matching: Tensor  # whether scans are matched before they are mapped, and deviations judged by the scan itself
 
     def __init__(
         self,
         frame: str = "deformed",
         side: str = "both",
-        weights: tuple[float, float, float] = (1.0, 1.0, 0.5),
+        weights: tuple[float, float, float] = (1.25, 0.85, 0.4),
         least_quality: float = 0.8,
     ) -> None:
         super().__init__()
@@ -84,7 +85,7 @@ class NormativeMap(nn.Module):
             raise unknown_option("frame", frame, FRAMES)
         if side not in SIDES:
             raise unknown_option("side", side, SIDES)
-        self.frame, self.side, self.weights, self.least_quality = frame, side, weights, least_quality
+        self.frame, self.side, self.least_quality = frame, side, least_quality
         self.intensity = Atlas(_FINE, num_channels=len(_SCALES))
         self.deviation = Atlas(_COARSE, num_channels=len(_SCALES))
         self.scores = Atlas(_COARSE)
@@ -93,6 +94,7 @@ class NormativeMap(nn.Module):
         self.register_buffer("reference_weight", torch.zeros(_REFERENCE, dtype=torch.float16))
         self.register_buffer("reference_origin", torch.zeros(3, dtype=torch.float64))
         self.register_buffer("reference_spacing", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("weights", torch.tensor(weights, dtype=torch.float64))
         self.register_buffer("matching", torch.zeros((), dtype=torch.bool))
 
     @property
@@ -183,7 +185,6 @@ class NormativeMap(nn.Module):
         """Add the detector's scores of a healthy scan's patches.
 
         Args:
-            name: of the scan.
             points: ``(n, 3)``, the patches' centres in scanner coordinates (mm).
             scores: ``(n,)``.
             frame: of the scan.
@@ -204,8 +205,7 @@ class NormativeMap(nn.Module):
 
         Args:
             anomaly_map: ``(X, Y, Z)``, the detector's, 0 in the background.
-            image: same shape; as for `find_frame`.
-            affine: as for `find_frame`.
+            image: same shape; it and ``affine`` as for `find_frame`.
             frame: of the scan.
             terms: ``(3,)`` of the person, see :class:`~monai_dpmm_ad.normative.trend_map.TrendMap`.
 
@@ -216,7 +216,7 @@ class NormativeMap(nn.Module):
         finished = np.zeros(anomaly_map.shape, np.float32)
         for slab in slab_bounds(finished.shape):
             channels = self._place(anomaly_map[slab], judged, move_start(affine, slab.start))
-            finished[slab] = combine(channels, self.weights[: len(channels)]).numpy()
+            finished[slab] = combine(channels, self.weights[: len(channels)].tolist()).numpy()
         finished[image <= 0] = 0
         return finished
 
@@ -229,7 +229,7 @@ class NormativeMap(nn.Module):
         mean, square = (float(row) for row in self.scores.overall[:, 0])
         z = torch.from_numpy(anomaly_map - np.float32(mean)) / max(square - mean**2, 1e-12) ** 0.5
         channels = [z, *(torch.zeros_like(z) for _ in _SCALES if self.side != "off")]
-        combined = combine(channels, self.weights[: len(channels)]).numpy()
+        combined = combine(channels, self.weights[: len(channels)].tolist()).numpy()
         return np.where(anomaly_map > 0, combined, 0).astype(np.float32)
 
     def draw_healthy(self, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None) -> Array:

@@ -3,15 +3,23 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from monai_dpmm_ad.errors import find_behind
 
 __all__ = ["Terminated", "end_on_signals", "exit_status", "find_interrupt"]
+
+
+#: Seconds after which a finaliser is over.
+_SOON = 0.1
 
 
 class Terminated(KeyboardInterrupt):
@@ -22,6 +30,7 @@ class Terminated(KeyboardInterrupt):
 def end_on_signals() -> Iterator[None]:
     """Raise :class:`Terminated` on the first SIGTERM; later ones must not disturb the tidying up.
 
+    A signal that comes while Python finalises an object is swallowed there; it, or Ctrl-C, is raised again at once.
     Only the main thread of a process can listen; elsewhere nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -32,11 +41,27 @@ def end_on_signals() -> Iterator[None]:
         signal.signal(number, signal.SIG_IGN)
         raise Terminated
 
-    before = signal.signal(signal.SIGTERM, end)
+    def raise_again(lost: Any) -> None:
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            hook(lost)
+            return
+        number = signal.SIGTERM if issubclass(lost.exc_type, Terminated) else signal.SIGINT
+        if number == signal.SIGTERM:
+            signal.signal(number, end)
+        _thread.start_new_thread(_interrupt_soon, (number,))  # a Thread's start would wait for it, in here
+
+    before, hook = signal.signal(signal.SIGTERM, end), sys.unraisablehook
+    sys.unraisablehook = raise_again
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt_soon(number: int) -> None:
+    time.sleep(_SOON)
+    _thread.interrupt_main(number)
 
 
 def find_interrupt(error: BaseException | None) -> KeyboardInterrupt | None:

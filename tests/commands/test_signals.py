@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 
 from monai_dpmm_ad.commands import cli
 from monai_dpmm_ad.commands.checks import hold_bundle, hold_output
-from monai_dpmm_ad.commands.signals import end_on_signals
+from monai_dpmm_ad.commands.signals import end_on_signals, exit_status
 from monai_dpmm_ad.utils.files import PARTIAL
 
 OUT = ("--out", "x")
@@ -96,6 +98,21 @@ def test_a_second_signal_does_not_disturb_the_tidying_up() -> None:
             signal.raise_signal(signal.SIGTERM)
             tidied = True
     assert tidied
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_a_finaliser_is_not_lost(number: int) -> None:
+    class Dying:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    hook = sys.unraisablehook
+    with pytest.raises(KeyboardInterrupt) as raised, end_on_signals():  # noqa: PT012
+        Dying()
+        for _ in range(3000):
+            time.sleep(0.01)
+    assert exit_status(raised.value) == 128 + number
+    assert sys.unraisablehook is hook
 
 
 def test_a_thread_leaves_signals_alone() -> None:

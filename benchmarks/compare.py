@@ -31,8 +31,7 @@ from monai_dpmm_ad.commands import fit
 from monai_dpmm_ad.commands.compare import as_visit
 from monai_dpmm_ad.commands.model import AnomalyModel
 from monai_dpmm_ad.handlers.changes import LEAST_CHANGE
-from monai_dpmm_ad.normative import REGION_THRESHOLD
-from monai_dpmm_ad.normative.change import Change, compare_visits, match_intensities, standardize_by
+from monai_dpmm_ad.normative.change import CHANGE_THRESHOLD, Change, compare_visits, match_intensities, standardize_by
 from monai_dpmm_ad.normative.halfway import bring
 from monai_dpmm_ad.normative.visits import Visit
 from monai_dpmm_ad.utils.files import replace_file
@@ -185,7 +184,7 @@ def report(cells: dict[str, dict[str, dict[str, Any]]]) -> None:
                 max((f for _, false, f in cell["rows"] if false <= n), default=0) / cell["lesions"] for n in ALLOWED
             ]
             print(f"| {patient} | {cell['lesions']} | {way} | " + " | ".join(f"{share:.2f}" for share in shares) + " |")
-    print(json.dumps({"least": LEAST_CHANGE, "begin": REGION_THRESHOLD, "cells": cells}))
+    print(json.dumps({"least": LEAST_CHANGE, "begin": CHANGE_THRESHOLD, "cells": cells}))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from scipy import ndimage
 
 from monai_dpmm_ad.calibration.discovery import q_values
 from monai_dpmm_ad.handlers.regions import Region, compute_regions
-from monai_dpmm_ad.normative import REGION_THRESHOLD, RegionCalibration, keep_regions, measure_regions
-from monai_dpmm_ad.normative.change import Change
+from monai_dpmm_ad.normative import RegionCalibration, keep_regions, measure_regions
+from monai_dpmm_ad.normative.change import CHANGE_THRESHOLD, Change
 from monai_dpmm_ad.utils.files import write_csv, write_json
 
 __all__ = ["KINDS", "LEAST_CHANGE", "ChangedRegion", "change_statistics", "find_changes", "write_changes"]
@@ -43,7 +43,7 @@ class ChangedRegion:
 
 def change_statistics(change: NDArray[np.float32]) -> NDArray[np.float64]:
     """Peaks of all regions of a change ``(X, Y, Z)`` of either sign, ``(m,)``: what healthy pairs are calibrated by."""
-    return np.concatenate([measure_regions(sign * change, REGION_THRESHOLD)[1] for sign in (1, -1)])
+    return np.concatenate([measure_regions(sign * change, CHANGE_THRESHOLD)[1] for sign in (1, -1)])
 
 
 def find_changes(
@@ -68,8 +68,9 @@ def find_changes(
     mask = np.zeros(change.change.shape, np.uint8)
     for sign, kinds, flagged in ((1, ("new", "grown"), change.masks[0]), (-1, ("gone", "shrunk"), change.masks[1])):
         size = np.maximum(sign * change.change, 0)
-        kept = keep_regions(size, REGION_THRESHOLD, least)
-        listed, labels, box = compute_regions(kept, size, affine, min_size, calibration if known else None)
+        kept = keep_regions(size, CHANGE_THRESHOLD, least)
+        judge = calibration if known else None
+        listed, labels, box = compute_regions(kept, size, affine, min_size, judge, begin=CHANGE_THRESHOLD)
         near = ndimage.binary_dilation(flagged, np.ones((3, 3, 3)))[box]
         touched = np.unique(labels[near])
         for region in listed:

@@ -85,6 +85,7 @@ def compute_regions(
     min_size: float = 0.0,
     calibration: RegionCalibration | None = None,
     frame: Frame | None = None,
+    begin: float = REGION_THRESHOLD,
 ) -> Regions:
     """Measure the connected components of a mask (neighbours share a face, an edge or a corner).
 
@@ -95,6 +96,7 @@ def compute_regions(
         min_size: smaller components are left out, in mm³; in pixels for a 2D image.
         calibration: gives p-values, if it has seen scans.
         frame: gives the place in the fitted cohort's space.
+        begin: where the regions began that the calibration has seen.
 
     Raises:
         ValueError: shapes differ, not 2D or 3D, or no invertible affine for a volume.
@@ -122,7 +124,7 @@ def compute_regions(
     if calibration is not None and calibration.fitted:
         # Of healthy scans only what exceeds this was measured: below it nothing is unusual.
         judged = calibration.p_values(np.asarray(found.peaks, dtype=np.float64))
-        p_values = np.where(found.peaks > REGION_THRESHOLD, judged, 1.0).tolist()
+        p_values = np.where(found.peaks > begin, judged, 1.0).tolist()
     listed = [
         Region(
             index=i + 1,

@@ -15,11 +15,13 @@ from monai_dpmm_ad.normative.halfway import bring
 from monai_dpmm_ad.normative.intensity import polynomials, weigh_robustly
 from monai_dpmm_ad.normative.visits import Visit, VisitPair, align_visits
 
-__all__ = ["Change", "compare_visits", "join_deviates", "match_intensities", "standardize_by"]
+__all__ = ["CHANGE_THRESHOLD", "Change", "compare_visits", "join_deviates", "match_intensities", "standardize_by"]
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
+#: Where regions of a change begin.
+CHANGE_THRESHOLD = 4.0
 #: Standard deviation (mm) of the Gaussian over both visits before they are compared: what is finer is mostly noise and
 #: the slices' thickness.
 _SMOOTHING = 1.0

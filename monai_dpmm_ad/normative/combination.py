@@ -16,9 +16,9 @@ __all__ = ["REGION_THRESHOLD", "SIDES", "combine", "surprise", "take_side"]
 #: Which deviations of intensity count.
 SIDES = ("both", "bright", "dark", "off")
 
-#: Where regions of a finished map begin, whatever the cohort: about one healthy voxel in a hundred exceeds it, and the
-#: channels of a healthy voxel add up to 1 in the mean. At 3 the same implants are found, but drawn too wide.
-REGION_THRESHOLD = 4.0
+#: Where regions of a finished map begin, whatever the cohort: the channels of a healthy voxel add up to 1 in the mean.
+#: At 4 the same implants are found, but drawn too wide; at 8 some of the small ones are not drawn any more.
+REGION_THRESHOLD = 6.0
 
 _LOWEST = -8.0
 

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from monai_dpmm_ad.data.paths import MAKER
 from monai_dpmm_ad.handlers.changes import ChangedRegion
-from monai_dpmm_ad.normative import REGION_THRESHOLD
-from monai_dpmm_ad.normative.change import Change
+from monai_dpmm_ad.normative.change import CHANGE_THRESHOLD, Change
 from monai_dpmm_ad.reporting.sheets import shorten
 from monai_dpmm_ad.utils.files import PathLike, replace_file
 
@@ -43,7 +42,7 @@ def plot_changes(path: PathLike, pairs: Sequence[tuple[str, Change, Sequence[Cha
             axis.imshow(_cut(image, plane), cmap="gray", vmin=0, vmax=top)
             axis.set_axis_off()
         values = _cut(change.change, plane)
-        hidden = np.ma.masked_where(np.abs(values) < REGION_THRESHOLD, values)
+        hidden = np.ma.masked_where(np.abs(values) < CHANGE_THRESHOLD, values)
         row[2].imshow(hidden, cmap="coolwarm", vmin=-10, vmax=10)
         counts = ", ".join(
             f"{sum(one.kind == kind for one in regions)} {kind}" for kind in ("new", "grown", "shrunk", "gone")

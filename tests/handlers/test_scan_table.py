@@ -25,10 +25,10 @@ AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 
 
 def make_scan(name: str, **more: Any) -> dict[str, Any]:
-    """A scan with two regions above 1: eight voxels of 2, and one voxel of 5."""
+    """A scan with two regions above 1: eight voxels of 2, and one voxel of 7."""
     values = torch.zeros(1, 6, 6, 6)
     values[0, :2, :2, :2] = 2
-    values[0, 5, 5, 5] = 5
+    values[0, 5, 5, 5] = 7
     meta = {"name": name, "filename_or_obj": f"/{name}.nii.gz", "original_affine": AFFINE, "abnormal": None}
     scan = {"pred": MetaTensor(values, meta=meta), "mask": MetaTensor(values > 1, meta=meta)}
     return {**scan, "score": 2.0, "p_value": 0.5, "threshold": 1.0, PATCH_SUMMARY: None, **more}
@@ -71,7 +71,7 @@ def test_rows_have_regions_p_values_and_frames(calibration: RegionCalibration, t
     assert float(framed["flagged"]) == pytest.approx(9 * 8 / 1000)
     regions = json.loads((tmp_path / "regions.json").read_text())
     high, low = regions["framed"]
-    assert (high["peak_score"], high["p_value"]) == (5.0, 0.1), "higher than in all nine scans"
+    assert (high["peak_score"], high["p_value"]) == (7.0, 0.1), "higher than in all nine scans"
     assert (low["peak_score"], low["p_value"]) == (2.0, 1.0)
     assert high["centroid_reference"] == [10.0, 10.0, 10.0]
     assert (regions["plain"][0]["centroid_reference"], regions["plain"][0]["p_value"]) == (None, None)
@@ -80,7 +80,7 @@ def test_rows_have_regions_p_values_and_frames(calibration: RegionCalibration, t
 def test_without_calibration_there_are_no_p_values(tmp_path: Path) -> None:
     run(ScanTable(tmp_path, calibration=RegionCalibration()), [make_scan("a")])
     assert read(tmp_path / "scores.csv")[0]["region_p_value"] == ""
-    assert [row["peak_score"] for row in read(tmp_path / "regions.csv")] == ["5.0", "2.0"], "by peak then"
+    assert [row["peak_score"] for row in read(tmp_path / "regions.csv")] == ["7.0", "2.0"], "by peak then"
 
 
 def test_regions_are_named_from_the_table_beside_the_atlas(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_regions_are_named_from_the_table_beside_the_atlas(tmp_path: Path) -> No
     assert (left["name"], left["label"], left["anatomy"], float(left["size"])) == ("a", "1", "Left", pytest.approx(864))
     assert [float(left[key]) for key in ("flagged", "num_regions", "largest")] == pytest.approx([64, 1, 64])
     assert (right["largest_region"], left["largest_region"]) == ("1", "2")
-    assert [float(row["sum_score"]) for row in (left, right)] == pytest.approx([8 * 2 * 8, 5 * 8])
+    assert [float(row["sum_score"]) for row in (left, right)] == pytest.approx([8 * 2 * 8, 7 * 8])
 
 
 def test_a_table_of_anatomy_does_not_outlive_its_atlas(tmp_path: Path) -> None:

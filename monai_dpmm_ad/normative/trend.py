@@ -58,12 +58,9 @@ class Trend(nn.Module):
         self.register_buffer("weight", torch.zeros(shape, dtype=torch.float16))
         self.register_buffer("products", torch.zeros(NUM_TERMS, NUM_TERMS, dtype=torch.float64))
         self.register_buffer("num_scans", torch.zeros((), dtype=torch.int64))
-        self._pending = self._empty()
-
-    def _empty(self) -> list[NDArray[np.int64]]:
-        """Sums of 1, x, x xᵀ, v and x v, and the number of scans."""
-        width = 1 + NUM_TERMS + len(_PAIRS) + self.num_channels * (1 + NUM_TERMS)
-        return [np.zeros((width, *self.shape), np.int64), np.zeros(1, np.int64)]
+        #: (N, X, Y, Z), of 1, x, x xᵀ, v and x v; 8 MB for two channels, which looking up does not need
+        self._sums: NDArray[np.int64] | None = None
+        self._count = 0
 
     def update(self, terms: NDArray[np.float64], values: Array, weight: Array) -> None:
         """Add a healthy scan.
@@ -77,8 +74,11 @@ class Trend(nn.Module):
         of_person = np.array([1.0, *terms, *(terms[i] * terms[j] for i, j in _PAIRS)])
         of_values = np.concatenate([clipped[None], terms[:, None, None, None, None] * clipped])
         parts = np.concatenate([np.multiply.outer(of_person, weight), (of_values * weight).reshape(-1, *self.shape)])
-        self._pending[0] += np.rint(parts * _UNIT).astype(np.int64)
-        self._pending[1] += 1
+        parts *= _UNIT
+        if self._sums is None:
+            self._sums = np.zeros(parts.shape, np.int64)
+        self._sums += np.rint(parts, out=parts).astype(np.int64)
+        self._count += 1
 
     def finish(self) -> None:
         """Turn the scans seen (by all processes of ``torch.distributed``) into slopes, on top of what is known.
@@ -86,9 +86,14 @@ class Trend(nn.Module):
         Raises:
             NotFittedError: no scan was seen.
         """
-        sums, count = (np.sum(gather_lists([array]), axis=0) for array in self._pending)
-        if not count[0]:
+        known = [] if self._sums is None else [(self._sums, self._count)]
+        self._sums, self._count = None, 0
+        seen = gather_lists(known)
+        if not seen:
             raise NotFittedError("`finish` needs a healthy scan with known covariates. Call `update` first.")
+        sums, count = seen.pop()
+        for more, number in seen:
+            sums, count = sums + more, count + number
         sigma = (0.0, *(self.smoothing if size > 1 else 0.0 for size in self.shape))
         smooth = ndimage.gaussian_filter(sums / _UNIT, sigma, mode="constant", truncate=3.0)
         weight = smooth[0]
@@ -102,9 +107,8 @@ class Trend(nn.Module):
         self.slopes.copy_(torch.from_numpy(np.moveaxis(solved, (-1, -2), (0, 1))))
         total = products.sum((0, 1, 2)) + old.sum((0, 1, 2))
         self.products.copy_(torch.from_numpy(total / max(weight.sum() + before.sum(), _LEAST_WEIGHT)))
-        self.num_scans += int(count[0])
+        self.num_scans += count
         self.weight.copy_(torch.from_numpy((before + weight) / float(self.num_scans)))
-        self._pending = self._empty()
 
     def _about_means(self, sums: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Σ w x xᵀ ``(X, Y, Z, 3, 3)`` and Σ w x v ``(X, Y, Z, 3, C)`` about the means at each place."""

@@ -79,8 +79,8 @@ def test_two_processes_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> N
     mine, other = Trend(SHAPE, 2), Trend(SHAPE, 2)
     for i in range(30):
         (mine if i % 2 else other).update(*(part[i] for part in cohort))
-    others = iter(other._pending)
-    monkeypatch.setattr("monai_dpmm_ad.normative.trend.gather_lists", lambda listed: [*listed, next(others)])
+    theirs = (other._sums, other._count)
+    monkeypatch.setattr("monai_dpmm_ad.normative.trend.gather_lists", lambda listed: [*listed, theirs])
     mine.finish()
     assert int(mine.num_scans) == 30
     assert all(torch.equal(a, b) for a, b in zip(mine.buffers(), together.buffers(), strict=True))

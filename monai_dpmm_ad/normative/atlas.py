@@ -16,6 +16,8 @@ from monai_dpmm_ad.utils.distributed import gather_lists
 
 __all__ = ["Atlas"]
 
+Array = NDArray[np.float64]
+
 _UNIT = 1 << 20  # sums are whole multiples of 1 / _UNIT: exact, so that neither order nor processes matter
 _LARGEST = 1e4  # what a value is clipped to, so that the sums of a million scans fit
 _LEAST_WEIGHT = 1e-6  # scans; where there are fewer nothing is known
@@ -92,13 +94,15 @@ class Atlas(nn.Module):
                 f"`values` and `weight` must have shapes {tuple(self.mean.shape)} and {self.shape}, got {values.shape} "
                 f"and {weight.shape}. Bring the scan to the atlas's lattice."
             )
-        clipped = np.clip(np.where(weight > 0, values, 0).astype(np.float64), -_LARGEST, _LARGEST)
-        parts = np.concatenate([weight[None], clipped * weight, clipped**2 * weight])
-        half = zlib.crc32(name.encode()) % 2
         if self._sums is None:
-            self._sums = np.zeros((2, *parts.shape), np.int64)
-        parts *= _UNIT
-        self._sums[half] += np.rint(parts, out=parts).astype(np.int64)
+            self._sums = np.zeros((2, 1 + 2 * self.num_channels, *self.shape), np.int64)
+        half = zlib.crc32(name.encode()) % 2
+        sums = self._sums[half]
+        sums[0] += _count_units(weight)
+        for channel, row in enumerate(values):  # one by one: together they take twice as much memory
+            clipped = np.clip(np.where(weight > 0, row, 0).astype(np.float64), -_LARGEST, _LARGEST)
+            sums[1 + channel] += _count_units(clipped * weight)
+            sums[1 + self.num_channels + channel] += _count_units(clipped**2 * weight)
         self._counts[half] += 1
 
     def finish(self) -> None:
@@ -115,49 +119,46 @@ class Atlas(nn.Module):
         sums, counts = seen.pop()
         for more, number in seen:
             sums, counts = sums + more, counts + number
-        halves = [self._smooth(half / _UNIT) for half in sums]
-        if min(counts) and not self.fitted:
-            self.trust.copy_(torch.from_numpy(np.array(self._measure_trust(*halves))))
-        elif not self.fitted:
+        if not self.fitted:
             self.trust.fill_(1)  # one half alone cannot tell; the pseudo-scan holds back
-        self._add(halves[0] + halves[1], sums.sum(0) / _UNIT, int(counts.sum()))
-
-    def _smooth(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        sigma = (0.0, *(self.smoothing if size > 1 else 0.0 for size in self.shape))
-        return ndimage.gaussian_filter(sums, sigma, mode="constant", truncate=3.0)
-
-    def _add(self, smooth: NDArray[np.float64], raw: NDArray[np.float64], count: int) -> None:
-        """Add moments to the buffers, each part by its number of scans."""
-        channels = self.num_channels
-        known = float(self.num_scans)
+        count, known = int(counts.sum()), float(self.num_scans)
+        weights = [self._smooth(half[0] / _UNIT) for half in sums]
         before = self.weight.double().numpy() * known
-        mean, spread = (buffer.double().numpy() for buffer in (self.mean, self.spread))
-        mean = mean + self.overall[0].numpy()[:, None, None, None]
-        both = before + smooth[0]
-        safe = np.maximum(both, 1e-9)
-        new_mean = (mean * before + smooth[1 : 1 + channels]) / safe
-        new_square = ((spread**2 + mean**2) * before + smooth[1 + channels :]) / safe
-        total = max(float(raw[0].sum()), 1e-12)
-        new_overall = np.stack([raw[1 : 1 + channels].sum((1, 2, 3)), raw[1 + channels :].sum((1, 2, 3))]) / total
-        self.overall.copy_((known * self.overall + count * torch.from_numpy(new_overall)) / (known + count))
-        difference = np.where(both > _LEAST_WEIGHT, new_mean - self.overall[0].numpy()[:, None, None, None], 0)
-        variance = np.where(both > _LEAST_WEIGHT, np.maximum(new_square - new_mean**2, 0), 0)
-        self.mean.copy_(torch.from_numpy(difference))
-        self.spread.copy_(torch.from_numpy(np.sqrt(variance)))
+        both = before + (weights[0] + weights[1])
+        for channel in range(self.num_channels):  # one by one: together they take twice as much memory
+            rows = (1 + channel, 1 + self.num_channels + channel)
+            halves = [[self._smooth(half[row] / _UNIT) for row in rows] for half in sums]
+            if min(counts) and not self.fitted:
+                self.trust[:, channel] = torch.tensor(_measure_trust(weights, halves), dtype=torch.float64)
+            total, *raw = (float((sums[:, row].sum(0) / _UNIT).sum()) for row in (0, *rows))
+            new = torch.tensor(raw, dtype=torch.float64) / max(total, 1e-12)
+            overall = (known * self.overall[:, channel] + count * new) / (known + count)
+            self._add(channel, [one + two for one, two in zip(*halves, strict=True)], before, both, overall)
         self.num_scans += count
         self.weight.copy_(torch.from_numpy(both / float(self.num_scans)))
 
-    def _measure_trust(self, one: NDArray[np.float64], two: NDArray[np.float64]) -> list[list[float]]:
-        channels = self.num_channels
-        weight = np.minimum(one[0], two[0])
-        counted = weight > 0.5 * max(float(weight.max()), 1e-9)
-        means, spreads = [], []
-        for channel in range(channels):
-            maps = [half[1 + channel][counted] / half[0][counted] for half in (one, two)]
-            squares = [half[1 + channels + channel][counted] / half[0][counted] for half in (one, two)]
-            means.append(_reliability(*maps))
-            spreads.append(_reliability(*[np.maximum(q - m**2, 0) for q, m in zip(squares, maps, strict=True)]))
-        return [means, spreads]
+    def _smooth(self, sums: Array) -> Array:
+        sigma = [self.smoothing if size > 1 else 0.0 for size in self.shape]
+        return ndimage.gaussian_filter(sums, sigma, mode="constant", truncate=3.0)
+
+    def _add(self, channel: int, sums: list[Array], before: Array, both: Array, overall: Tensor) -> None:
+        """Add a channel's sums of values and squares, each ``(X, Y, Z)``, to the buffers.
+
+        Args:
+            before: scans at each place that the buffers hold.
+            both: these and the new ones.
+            overall: ``(2,)``, of the channel, with the new scans.
+        """
+        mean, spread = (buffer[channel].double().numpy() for buffer in (self.mean, self.spread))
+        mean = mean + float(self.overall[0, channel])
+        safe = np.maximum(both, 1e-9)
+        new_mean = (mean * before + sums[0]) / safe
+        new_square = ((spread**2 + mean**2) * before + sums[1]) / safe
+        self.overall[:, channel] = overall
+        seen = both > _LEAST_WEIGHT
+        self.mean[channel] = torch.from_numpy(np.where(seen, new_mean - float(overall[0]), 0))
+        variance = np.where(seen, np.maximum(new_square - new_mean**2, 0), 0)
+        self.spread[channel] = torch.from_numpy(np.sqrt(variance))
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """What is expected at each place.
@@ -182,7 +183,22 @@ class Atlas(nn.Module):
         return (f * mean + (1 - f) * average).float(), spread.float()
 
 
-def _reliability(one: NDArray[np.float64], two: NDArray[np.float64]) -> float:
+def _count_units(values: NDArray[np.floating]) -> NDArray[np.int64]:
+    return np.rint(values * _UNIT).astype(np.int64)
+
+
+def _measure_trust(weights: list[Array], halves: list[list[Array]]) -> list[float]:
+    """Reliability of a channel's maps of means and of variances, from each half's weights and its sums of both."""
+    weight = np.minimum(*weights)
+    counted = weight > 0.5 * max(float(weight.max()), 1e-9)
+    means, squares = (
+        [sums[number][counted] / own[counted] for own, sums in zip(weights, halves, strict=True)] for number in (0, 1)
+    )
+    variances = [np.maximum(square - mean**2, 0) for square, mean in zip(squares, means, strict=True)]
+    return [_reliability(*means), _reliability(*variances)]
+
+
+def _reliability(one: Array, two: Array) -> float:
     if one.size < 8 or one.std() == 0 or two.std() == 0:
         return 0.0
     correlation = max(float(np.corrcoef(one, two)[0, 1]), 0.0)

@@ -13,6 +13,7 @@ from monai_dpmm_ad.errors import NotFittedError
 from monai_dpmm_ad.normative import normative_map
 from monai_dpmm_ad.normative.lattice import resample
 from monai_dpmm_ad.normative.normative_map import NormativeMap
+from monai_dpmm_ad.ops.slabs import slab_bounds
 
 Array = NDArray[np.float32]
 SMALL = {"_REFERENCE": (24, 28, 24), "_FINE": (40, 48, 40), "_COARSE": (20, 24, 20)}
@@ -131,6 +132,24 @@ def test_orientation_of_the_array_does_not_matter(normative: NormativeMap) -> No
     plain = normative(scores, image, affine, frame)
     flipped = normative(scores[::-1].copy(), image[::-1].copy(), affine @ flip, frame)[::-1]
     np.testing.assert_allclose(flipped, plain, atol=1e-3)
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.3])
+def test_the_size_of_slabs_does_not_matter(
+    normative: NormativeMap, monkeypatch: pytest.MonkeyPatch, tilt: float
+) -> None:
+    """The places of a slab's voxels are reckoned from its start: rounding may move a map's last place, no more."""
+    image, affine = make_head(noise=0.3, seed=50), affine_of()
+    affine[:2, :2] = affine[:2, :2] @ [[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]]
+    frame = normative.find_frame(image, affine)
+    layer, maps = SHAPE[1] * SHAPE[2], []
+    for layers in (SHAPE[0], 5, 1):
+        monkeypatch.setattr(slab_bounds, "__defaults__", (layers * layer,))
+        assert len(list(slab_bounds(SHAPE))) == -(-SHAPE[0] // layers)
+        maps.append(normative(_scores(50), image, affine, frame))
+    assert maps[0].max() > 1
+    for other in maps[1:]:
+        np.testing.assert_allclose(other, maps[0], rtol=1e-6)
 
 
 def test_sides_and_frames(normative: NormativeMap) -> None:

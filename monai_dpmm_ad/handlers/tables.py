@@ -197,6 +197,8 @@ class ScanTable:
         frame, atlas = scan.get("frame"), scan.get("regions")
         # What has no place among the healthy scans is not what the regions were calibrated on.
         calibration = None if frame is None or frame.kind == "none" else self.calibration
+        if calibration is not None:
+            calibration = calibration.of(scan[CommonKeys.PRED].meta.get("present"))
         values = _to_array(scan[CommonKeys.PRED])
         regions = compute_regions(mask, values, affine, self.min_region_volume, calibration, frame)
         if atlas is None:

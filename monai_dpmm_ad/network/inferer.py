@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,12 +47,14 @@ class VolumeInferer(Inferer):
     def __call__(
         self, inputs: Tensor, network: Callable[..., Any], *args: Any, summarise: bool = False, **kwargs: Any
     ) -> Any:
-        """Map ``(B, 1, P, L, I)`` to a volume of the same shape; ``(B, 1, H, W)`` to an image's map.
+        """Map ``(B, Q, P, L, I)`` to volumes of the same shape; ``(B, Q, H, W)`` to images' maps.
+
+        Of Q sequences each is mapped by itself, inside the box around its own foreground; Q is 1 where there is one.
 
         Args:
             inputs: preprocessed volumes or images, background exactly 0.
-            network: called as ``network(slices, positions)``, with ``aspect=`` where pixels are not square, and with
-                ``summarise=True`` where asked.
+            network: called as ``network(slices, positions)``, with ``aspect=`` where pixels are not square, with
+                ``summarise=True`` where asked, and with ``sequence=`` where Q is not 1.
             args: unused, part of MONAI's interface.
             summarise: whether to say how usual each scan's patches are, too; the network must be an
                 :class:`~monai_dpmm_ad.network.AnomalyNet`, or return what that returns.
@@ -58,9 +62,14 @@ class VolumeInferer(Inferer):
 
         Returns:
             The maps; with ``summarise`` the maps and a list of what
-            :func:`~monai_dpmm_ad.calibration.drift.summarise_scan` says of each of the B scans.
+            :func:`~monai_dpmm_ad.calibration.drift.summarise_scan` says of each of the B scans, None for all of
+            several sequences.
         """
         plain = inputs.as_subclass(Tensor)
+        if plain.shape[1] > 1:
+            maps = self._infer_sequences(plain, network, voxel_sizes(inputs))
+            placed = convert_to_dst_type(maps, inputs)[0]
+            return (placed, [None] * len(maps)) if summarise else placed
         sizes = voxel_sizes(inputs)
         if plain.ndim == 4:
             pictures, pixels = plain.expand(-1, self.channels, -1, -1), _shape_of_pixels(sizes, self.axes[0])
@@ -77,6 +86,22 @@ class VolumeInferer(Inferer):
         placed = convert_to_dst_type(maps, inputs)[0]  # Invertd looks for the image's history on the map
         return (placed, [summarise_scan(summary) for summary in summaries]) if summarise else placed
 
+    def _infer_sequences(self, inputs: Tensor, network: Callable[..., Any], sizes: Tensor) -> Tensor:
+        """Maps ``(B, Q, *spatial)``, each made as if the scan had that sequence alone."""
+        maps = torch.zeros_like(inputs)
+        for scan, number in itertools.product(range(len(inputs)), range(inputs.shape[1])):
+            image, total = inputs[scan, number][None], maps[scan, number][None]
+            if not image.any():
+                continue
+            one = partial(network, sequence=number)
+            if image.ndim == 3:
+                picture = image[None].expand(-1, self.channels, -1, -1)
+                total += _call(one, picture, None, _shape_of_pixels(sizes, self.axes[0]), False)[0][0]
+            else:
+                box = (slice(None), *_find_box(image[0]))
+                self._infer_volume(image[box], one, sizes, False, total[box])
+        return maps
+
     def _infer_volume(
         self, volume: Tensor, network: Callable[..., Any], sizes: Tensor, summarise: bool, total: Tensor
     ) -> list[PatchSummary]:
@@ -92,6 +117,15 @@ class VolumeInferer(Inferer):
         if len(self.axes) > 1:
             total /= len(self.axes)
         return summaries
+
+
+def _find_box(volume: Tensor) -> tuple[slice, ...]:
+    """The box around what is not 0 in ``(P, L, I)``."""
+    ends = []
+    for axis in range(volume.ndim):
+        inside = volume.movedim(axis, 0).flatten(1).any(1).nonzero()
+        ends.append(slice(int(inside[0]), int(inside[-1]) + 1))
+    return tuple(ends)
 
 
 def _shape_of_pixels(sizes: Tensor, axis: str) -> dict[str, float]:

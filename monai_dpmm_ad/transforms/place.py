@@ -18,6 +18,7 @@ from torch import Tensor
 
 from monai_dpmm_ad.normative import Frame, NormativeMap
 from monai_dpmm_ad.normative.thumbnail import shrink
+from monai_dpmm_ad.transforms.sequences import find_present
 
 __all__ = ["JudgeByPlaced", "TakeThumbnaild", "Thumbnail", "is_volume"]
 
@@ -61,15 +62,18 @@ class TakeThumbnaild(MapTransform):
 
 
 class _HasNormative(Protocol):
-    normative: NormativeMap | None
+    @property
+    def normative(self) -> NormativeMap | None: ...
+
+    def __getitem__(self, number: int) -> _HasNormative: ...
 
 
 class JudgeByPlaced(MapTransform):
     """Finish a scan's ``pred`` against healthy scans at the same place, and add ``frame``, where the scan lies.
 
     It belongs after the network and before the map goes back to the scan's own grid. Nothing is done without a
-    normative map. A picture or a single slice has no place: its scores are judged against those of all places, and its
-    frame is of kind ``none``.
+    normative map. Of several sequences each map is finished by itself, and the frame is that of the first. A picture or
+    a single slice has no place: its scores are judged against those of all places, and its frame is of kind ``none``.
 
     Args:
         network: its ``normative`` is read at call time, when a fit has decided.
@@ -103,6 +107,8 @@ class JudgeByPlaced(MapTransform):
         if normative is None:
             return out
         image, pred = out[CommonKeys.IMAGE], out[CommonKeys.PRED]
+        if len(image) > 1:
+            return {**out, **self._judge_each(image, pred)}
         if is_volume(image):
             values, affine = _read(image)
             frame = normative.find_frame(values, affine)
@@ -115,6 +121,18 @@ class JudgeByPlaced(MapTransform):
         out[CommonKeys.PRED] = convert_to_dst_type(torch.from_numpy(finished)[None], pred)[0]
         out["frame"] = frame
         return out
+
+    def _judge_each(self, image: MetaTensor, pred: MetaTensor) -> dict[Hashable, Any]:
+        """Finish the maps ``(Q, *spatial)`` of those sequences that are there."""
+        finished = torch.zeros_like(pred.as_subclass(Tensor))
+        judged: list[dict[Hashable, Any]] = []
+        for number in find_present(image):
+            one = JudgeByPlaced(self.network[number], self.healthy_twin and not judged)
+            part = slice(number, number + 1)
+            judged.append(one({CommonKeys.IMAGE: image[part], CommonKeys.PRED: pred[part]}))
+            finished[part] = judged[-1][CommonKeys.PRED].as_subclass(Tensor)
+        first = {key: value for key, value in judged[0].items() if key in ("frame", "healthy")}
+        return {**first, CommonKeys.PRED: convert_to_dst_type(finished, pred)[0]}
 
 
 def _draw_healthy(normative: NormativeMap, image: MetaTensor, frame: Frame) -> MetaTensor:

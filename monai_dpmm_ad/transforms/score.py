@@ -22,6 +22,13 @@ __all__ = ["DEFAULT_RATE", "ScoreScand"]
 DEFAULT_RATE = 0.01
 
 
+def choose_pooling(pooling: str, scan: Mapping[Hashable, Any]) -> str:
+    """How a scan's map becomes its score where ``pooling`` leaves it open: it depends on whether it has a frame."""
+    if pooling != "auto":
+        return pooling
+    return "top1pct" if scan.get("frame") is None else "top01pct"
+
+
 class ScoreScand(MapTransform):
     """Add mask, percentile, score, p-value, its smallest value and threshold to a scan with ``pred`` in native space.
 
@@ -74,14 +81,14 @@ class ScoreScand(MapTransform):
                 "shows nothing that could be scored: no patch holds enough foreground; is it an image of the kind that "
                 "was fitted?",
             )
-        out["score"] = float(pool_image_score(anomaly_map, anomaly_map > 0, self._choose_pooling(out)))
+        out["score"] = float(pool_image_score(anomaly_map, anomaly_map > 0, choose_pooling(self.pooling, out)))
         meta = {**out["image"].meta, **out["pred"].meta}
         # MONAI keeps what it knows of a scan beside the engine's output; the class has to travel with the map.
         meta["abnormal"] = None if out.get("abnormal") is None else int(out["abnormal"])
-        calibration = self.calibration
+        calibration = self.calibration.of(out["image"].meta.get("present"))
         if calibration.fitted:
             values = anomaly_map.as_subclass(torch.Tensor)
-            threshold, mask = self._flag(out, values)
+            threshold, mask = self._flag(out, values, calibration)
             out["threshold"] = meta["threshold"] = threshold
             out["p_value"] = float(calibration.p_value(out["score"]))
             out["smallest_p_value"] = 1 / (min(int(calibration.num_scans), MAX_IMAGE_SCORES) + 1)
@@ -90,23 +97,18 @@ class ScoreScand(MapTransform):
         out["pred"] = MetaTensor(anomaly_map.as_subclass(torch.Tensor), meta=meta)
         return out
 
-    def _choose_pooling(self, data: Mapping[Hashable, Any]) -> str:
-        if self.pooling != "auto":
-            return self.pooling
-        return "top1pct" if data.get("frame") is None else "top01pct"
-
-    def _flag(self, data: Mapping[Hashable, Any], values: Tensor) -> tuple[float, Tensor]:
+    def _flag(self, data: Mapping[Hashable, Any], values: Tensor, calibration: Calibration) -> tuple[float, Tensor]:
         """The score above which a voxel may be flagged, and the mask."""
-        regions = self.regions
+        regions = None if self.regions is None else self.regions.of(data["image"].meta.get("present"))
         placed = getattr(data.get("frame"), "kind", "none") != "none"  # healthy pictures' regions are not known
         if self.rate is None and placed and regions is not None and regions.fitted:
             least = regions.least_statistic(self.false_regions)
             mask = keep_regions(values[0].cpu().numpy(), REGION_THRESHOLD, least)
             return REGION_THRESHOLD, torch.from_numpy(mask)[None]
         rate = DEFAULT_RATE if self.rate is None else self.rate
-        threshold = float(self.calibration.threshold(rate))
+        threshold = float(calibration.threshold(rate))
         atlas = data.get("regions")
-        if atlas is None or not self.calibration.num_regions:
+        if atlas is None or not calibration.num_regions:
             return threshold, values > threshold
         labels = torch.as_tensor(atlas).as_subclass(torch.Tensor).to(values.device)
-        return threshold, values > self.calibration.threshold_map(labels, rate)
+        return threshold, values > calibration.threshold_map(labels, rate)

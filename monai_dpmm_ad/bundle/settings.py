@@ -89,6 +89,11 @@ _MODEL = (
         kind=int, interval="[0, inf)", commands=_FIT,
     ),
     Setting(
+        "sequences", None, "names of the sequences of a scan (T1, FLAIR, …), each with a detector of its own; results "
+        "lie on the grid of the first", "model",
+        many=True, commands=_FIT, metavar="NAME", unset="all that a datalist or several suffixes name",
+    ),
+    Setting(
         "num_components", 256, "largest number of mixture components; the paper's is 500", "model",
         kind=int, interval="[1, inf)", commands=_BOTH,
     ),
@@ -171,8 +176,9 @@ _OF_A_RUN = (
         optional=True, commands=_ALL_RUNS, outputs=False,
     ),
     Setting(
-        "suffix", None, "of the files in folders only those whose names end in it: T1w, FLAIR, …", "both",
-        commands=("fit", *_MASKS), outputs=False, unset="all",
+        "suffix", None, "of the files in folders only those whose names end in it: T1w; several are the sequences of "
+        "one scan", "both",
+        many=True, commands=("fit", *_MASKS), outputs=False, unset="all, or the bundle's sequences",
     ),
     Setting(
         "pattern", None, "of the files in folders only those whose names match: '*_run-1_*'", "both",

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from monai_dpmm_ad.bundle.sequences import refuse_sequences
 from monai_dpmm_ad.commands.checks import PathLike, hold_output, make_absolute
 from monai_dpmm_ad.commands.simulated_visits import simulate_visits
 from monai_dpmm_ad.data import resolve_datalist
@@ -131,6 +132,7 @@ def compare(
     folder = Path(out).absolute()
     with hold_output(folder, overwrite, TABLES):
         model = AnomalyModel.load(bundle, trust_bundle, **overrides)
+        refuse_sequences(model.settings, bundle, "compare")
         false_regions = float(model.settings["false_regions"])
         calibration: RegionCalibration | None = None
         note: str | None = _FEW

@@ -68,7 +68,7 @@ def report_scans(
         curves=metrics.metric.gathered.curves() if metrics else None,
         calibration=ScoreCalibration.at_rate(scores),
         component_usage=network.detector.component_weights(),
-        settings={**settings, "fitted": network.detector.describe()},
+        settings={**settings, "fitted": network.describe()},
         asked=_describe_question(network, settings, bundle),
         warning=describe_drift(drift),
         note=note,

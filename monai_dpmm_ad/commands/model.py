@@ -24,7 +24,7 @@ from monai_dpmm_ad.commands.images import is_path, write_image, write_images
 from monai_dpmm_ad.commands.result import AnomalyResult
 from monai_dpmm_ad.commands.run import Outcome, fit
 from monai_dpmm_ad.data import resolve_datalist
-from monai_dpmm_ad.data.sequences import list_entry, make_scan
+from monai_dpmm_ad.data.sequences import arrange_sequences, list_entry, make_scan
 from monai_dpmm_ad.engines import ScanEvaluator
 from monai_dpmm_ad.errors import CheckpointError, ScanError, unknown_option
 from monai_dpmm_ad.handlers.tables import join_scans
@@ -160,7 +160,7 @@ class AnomalyModel:
                 else str(write_image(image, Path(folder) / "image.nii", affine))
             )
             try:
-                _check_scan(path, self.network.kind.spatial_dims)
+                _check_scan(path, self.network.kind.spatial_dims, self.settings["sequences"])
                 with showing_progress(progress):
                     return self._run(path, folder, overrides)
             except ScanError as error:
@@ -257,9 +257,10 @@ class AnomalyModel:
         return target
 
 
-def _check_scan(path: str, spatial_dims: int | None) -> None:
+def _check_scan(path: str, spatial_dims: int | None, sequences: Sequence[str] | None) -> None:
     if path.lower().endswith(".json"):  # a server's client may upload one: it would make it open any file that it names
         raise ScanError(path, "is a list of scans, not a scan")
-    number = len(resolve_datalist(path, spatial_dims=spatial_dims))
-    if number != 1:
-        raise ScanError(path, f"holds {number} scans; name one of them")
+    items = resolve_datalist(path, spatial_dims=spatial_dims, suffix=sequences)
+    if len(items) != 1:
+        raise ScanError(path, f"holds {len(items)} scans; name one of them")
+    arrange_sequences(items[0], sequences)

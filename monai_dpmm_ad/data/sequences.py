@@ -64,14 +64,17 @@ def make_scan(item: Item, images: Sequence[Any], names: Sequence[str]) -> Item:
         images: a path, or those of a DICOM series, for each name.
         names: of the sequences.
     """
-    parts = [{"image": image} for image in images if image is not None]
-    present = [name for name, image in zip(names, images, strict=True) if image is not None]
-    return {**item, "image": parts[0]["image"], "sequences": dict(zip(present, parts, strict=True))}
+    parts = {name: image and {"image": image} for name, image in zip(names, images, strict=True)}
+    first = next(part for part in parts.values() if part)
+    return {**item, "image": first["image"], "sequences": parts}
 
 
 def list_sequences(items: Sequence[Item]) -> list[str]:
-    """The sequences of a datalist, in the order in which they come."""
-    return list(dict.fromkeys(name for item in items for name, part in item.get("sequences", {}).items() if part))
+    """The sequences that the scans of a datalist have, in the order in which they come."""
+    there = {name for item in items for name, part in item.get("sequences", {}).items() if part}
+    return [
+        name for name in dict.fromkeys(name for item in items for name in item.get("sequences", {})) if name in there
+    ]
 
 
 def image_files(item: Mapping[str, Any]) -> Any:

@@ -18,7 +18,7 @@ Array = NDArray[np.float32]
 Matrix = NDArray[np.float64]
 
 _SPACING = 3.0  # mm of the search
-#: What is found is taken for a person's motion up to so much, mm and degrees; beyond, the search went astray.
+#: What is found is taken for a person's motion up to so much, mm of the centre and degrees; beyond, it went astray.
 _MOST_MOVED, _MOST_TURNED = 25.0, 15.0
 _BINS = 32
 
@@ -36,8 +36,9 @@ def measure_overlap(
 def register_sequences(image: Array, affine: Matrix, moving: Array, moving_affine: Matrix) -> Matrix:
     """Find the rigid motion between two sequences of one visit, by their mutual information.
 
-    The search begins at the scanner's coordinates, and ends there where it finds less than a voxel, or more than a
-    person moves. The same input gives the same bits: no sample is random, one thread sums.
+    The search begins at the scanner's coordinates, and ends there where it finds less than one of its steps (3 mm in
+    the corners of the field of view), or more than a person moves. The same input gives the same bits: no sample is
+    random, one thread sums.
 
     Args:
         image: ``(X, Y, Z)``, as its file has it.
@@ -58,9 +59,10 @@ def register_sequences(image: Array, affine: Matrix, moving: Array, moving_affin
         resample(image - image.min(), affine, spacing), resample(moving - moving.min(), moving_affine, spacing)
     )
     corners = _corners(image.shape, affine)
-    moved = float(np.linalg.norm(corners @ (found[:3, :3] - np.eye(3)).T + found[:3, 3], axis=1).max())
-    likely = float(voxels.min(1).max()) <= moved <= _MOST_MOVED and turned_by(found) <= _MOST_TURNED
-    return found if likely else np.eye(4)
+    moved = np.linalg.norm(_move(corners, found) - corners, axis=1).max()
+    centre = corners.mean(0)
+    astray = np.linalg.norm(_move(centre, found) - centre) > _MOST_MOVED or turned_by(found) > _MOST_TURNED
+    return np.eye(4) if astray or moved < spacing else found
 
 
 def bring_sequence(
@@ -100,8 +102,10 @@ def _search(fixed: Volume, moving: Volume) -> Matrix:
     method.SetMetricAsMattesMutualInformation(_BINS)
     method.SetMetricSamplingStrategy(sitk.ImageRegistrationMethod.NONE)
     method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(1.0, 0.02, 60, 0.5, 1e-7)
+    method.SetOptimizerAsRegularStepGradientDescent(2.0, 0.01, 100, 0.5, 1e-7)
     method.SetOptimizerScalesFromPhysicalShift()
+    method.SetShrinkFactorsPerLevel([4, 2, 1])
+    method.SetSmoothingSigmasPerLevel([8, 4, 0])  # mm
     method.SetInitialTransform(transform, inPlace=True)
     images = [_to_itk(volume) for volume in (fixed, moving)]
     try:
@@ -117,6 +121,11 @@ def _search(fixed: Volume, moving: Volume) -> Matrix:
     return matrix
 
 
+def _move(points: Matrix, matrix: Matrix) -> Matrix:
+    """Points ``(…, 3)`` after a transform ``(4, 4)``."""
+    return np.asarray(points @ matrix[:3, :3].T + matrix[:3, 3])
+
+
 def _to_itk(volume: Volume) -> Any:
     import SimpleITK as sitk
 
@@ -129,4 +138,4 @@ def _to_itk(volume: Volume) -> Any:
 def _corners(shape: tuple[int, ...], affine: Matrix) -> Matrix:
     """Corners of a field of view, ``(8, 3)``, mm."""
     ends = np.array(np.meshgrid([0, 1], [0, 1], [0, 1])).reshape(3, -1).T * np.array(shape) - 0.5
-    return np.asarray(ends @ affine[:3, :3].T + affine[:3, 3])
+    return _move(ends, affine)

@@ -7,19 +7,24 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 
+from monai_dpmm_ad.calibration.drift import DriftReference
 from monai_dpmm_ad.engines import PATCH_SUMMARY, ScanEvaluator, iteration_scans
 from monai_dpmm_ad.engines.resume import ResumeLog
-from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.network import AnomalyNet, SequenceNet
 from monai_dpmm_ad.utils.distributed import gather_lists, get_rank
 from monai_dpmm_ad.utils.files import remove_file, write_json
 
 __all__ = ["DriftHandler"]
+
+
+#: What is known of the patches of a scan; None where nothing was asked or seen.
+Summary = dict[str, list[float]] | None
 
 
 class DriftHandler:
@@ -28,7 +33,8 @@ class DriftHandler:
     A scan that lies off by more than healthy ones do, or is of another kind (modality, voxel sizes, …), gets a
     ``warning`` in its output.
 
-    It reads each scan's ``patch_summary``, for which the evaluator must have been asked with ``summarise``.
+    It reads each scan's ``patch_summary``, for which the evaluator must have been asked with ``summarise``. Of several
+    sequences each is compared with its own; the cohort is told by the first.
 
     Args:
         network: holds the reference.
@@ -77,8 +83,8 @@ class DriftHandler:
     def _start(self, engine: Engine) -> None:
         self._scans, self._facts = {}, {}
         for name, record in (self.finished.records if self.finished else {}).items():
-            if record.get(PATCH_SUMMARY):
-                self._scans[name] = record[PATCH_SUMMARY]
+            if summary := _list(record.get(PATCH_SUMMARY))[0]:
+                self._scans[name] = summary
 
     def _update(self, engine: Engine) -> None:
         for scan in iteration_scans(engine):
@@ -86,23 +92,28 @@ class DriftHandler:
             facts = json.loads(meta["facts"]) if meta.get("facts") else None
             if facts:
                 self._facts[meta["name"]] = facts
-            if summary:
-                self._scans[meta["name"]] = summary
+            if first := _list(summary)[0]:
+                self._scans[meta["name"]] = first
             if self.output_dir is not None:
                 scan["warning"] = self._warn(summary, facts, json.loads(meta.get("notes") or "[]"))
 
-    def _warn(
-        self, summary: dict[str, list[float]] | None, facts: dict[str, Any] | None, notes: Sequence[str]
-    ) -> str | None:
+    def _warn(self, summary: Summary | list[Summary], facts: dict[str, Any] | None, notes: Sequence[str]) -> str | None:
         """What a user should know of one scan, as sentences; None where there is nothing to say."""
         clauses = self.network.kind.compare(facts) if facts else []
-        if summary:
-            off = self.network.drift.judge(torch.tensor(summary["profile"]), torch.tensor(summary["usage"]))
-            clauses = [off, *clauses] if off else clauses
+        clauses = [*self._judge(summary), *clauses]
         sentences = list(notes)
         if clauses:
             sentences.insert(0, f"this scan is unlike those that were fitted, do not rely on it: {'; '.join(clauses)}")
         return ". ".join(sentence[0].upper() + sentence[1:] for sentence in sentences) or None
+
+    def _judge(self, summary: Summary | list[Summary]) -> list[str]:
+        """How the patches of a scan, or those of each of its sequences, lie off the fitted ones."""
+        if not isinstance(summary, list):
+            off = _compare(self.network.drift, summary)
+            return [off] if off else []
+        network = cast(SequenceNet, self.network)
+        compared = {name: _compare(network[i].drift, summary[i]) for i, name in enumerate(network.names)}
+        return [f"of {name} {off}" for name, off in compared.items() if off]
 
     def _finish(self, engine: Engine) -> None:
         scans: Mapping[str, Any] = dict(sorted(gather_lists(list(self._scans.items()))))
@@ -121,3 +132,14 @@ class DriftHandler:
             write_json(path, self.result)
         elif get_rank() == 0:
             remove_file(path)  # an earlier run's
+
+
+def _list(summary: Summary | list[Summary]) -> list[Summary]:
+    """What is known of each sequence of a scan."""
+    return summary if isinstance(summary, list) else [summary]
+
+
+def _compare(reference: DriftReference, summary: Summary) -> str | None:
+    if not summary:
+        return None
+    return reference.judge(torch.tensor(summary["profile"]), torch.tensor(summary["usage"]))

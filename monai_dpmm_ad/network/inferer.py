@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -62,15 +61,16 @@ class VolumeInferer(Inferer):
 
         Returns:
             The maps; with ``summarise`` the maps and a list of what
-            :func:`~monai_dpmm_ad.calibration.drift.summarise_scan` says of each of the B scans, None for all of
-            several sequences.
+            :func:`~monai_dpmm_ad.calibration.drift.summarise_scan` says of each of the B scans, a list of that of each
+            of several sequences.
         """
         plain = inputs.as_subclass(Tensor)
-        if plain.shape[1] > 1:
-            maps = self._infer_sequences(plain, network, voxel_sizes(inputs))
-            placed = convert_to_dst_type(maps, inputs)[0]
-            return (placed, [None] * len(maps)) if summarise else placed
         sizes = voxel_sizes(inputs)
+        if plain.shape[1] > 1:
+            maps = torch.zeros_like(plain)
+            told = [self._infer_sequences(*scan, network, sizes, summarise) for scan in zip(plain, maps, strict=True)]
+            placed = convert_to_dst_type(maps, inputs)[0]
+            return (placed, told) if summarise else placed
         if plain.ndim == 4:
             pictures, pixels = plain.expand(-1, self.channels, -1, -1), _shape_of_pixels(sizes, self.axes[0])
             parts = pictures.split(1) if summarise else [pictures]  # a forward pass has one summary
@@ -86,21 +86,24 @@ class VolumeInferer(Inferer):
         placed = convert_to_dst_type(maps, inputs)[0]  # Invertd looks for the image's history on the map
         return (placed, [summarise_scan(summary) for summary in summaries]) if summarise else placed
 
-    def _infer_sequences(self, inputs: Tensor, network: Callable[..., Any], sizes: Tensor) -> Tensor:
-        """Maps ``(B, Q, *spatial)``, each made as if the scan had that sequence alone."""
-        maps = torch.zeros_like(inputs)
-        for scan, number in itertools.product(range(len(inputs)), range(inputs.shape[1])):
-            image, total = inputs[scan, number][None], maps[scan, number][None]
+    def _infer_sequences(
+        self, scan: Tensor, totals: Tensor, network: Callable[..., Any], sizes: Tensor, summarise: bool
+    ) -> list[dict[str, list[float]] | None]:
+        """Write the map of each sequence of ``(Q, *spatial)`` into ``totals``, as if the scan had that one alone."""
+        told: list[dict[str, list[float]] | None] = []
+        for number, (image, total) in enumerate(zip(scan[:, None], totals[:, None], strict=True)):
+            one, summaries = partial(network, sequence=number), []
             if not image.any():
-                continue
-            one = partial(network, sequence=number)
-            if image.ndim == 3:
+                pass
+            elif image.ndim == 3:
                 picture = image[None].expand(-1, self.channels, -1, -1)
-                total += _call(one, picture, None, _shape_of_pixels(sizes, self.axes[0]), False)[0][0]
+                maps, summaries = _call(one, picture, None, _shape_of_pixels(sizes, self.axes[0]), summarise)
+                total += maps[0]
             else:
                 box = (slice(None), *_find_box(image[0]))
-                self._infer_volume(image[box], one, sizes, False, total[box])
-        return maps
+                summaries = self._infer_volume(image[box], one, sizes, summarise, total[box])
+            told.append(summarise_scan(summaries))
+        return told
 
     def _infer_volume(
         self, volume: Tensor, network: Callable[..., Any], sizes: Tensor, summarise: bool, total: Tensor

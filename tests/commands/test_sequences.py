@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 from pathlib import Path
@@ -11,7 +12,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from conftest import FAST
+from ignite.engine import Engine
+from monai.data import MetaTensor
 
 from monai_dpmm_ad import AnomalyModel, evaluate, fit, infer
 from monai_dpmm_ad.bundle import load_workflow, read_settings
@@ -20,6 +24,7 @@ from monai_dpmm_ad.commands.cli import main
 from monai_dpmm_ad.commands.cluster import cluster
 from monai_dpmm_ad.commands.compare import compare
 from monai_dpmm_ad.errors import ScanError, find_scan_error
+from monai_dpmm_ad.handlers import DriftHandler
 
 NAMES = ("T1", "T2", "FLAIR")
 
@@ -143,6 +148,22 @@ def test_monai_runs_the_bundle(together: Path, person: Path, tmp_path: Path) -> 
     options = {"dataset_dir": str(listed), "trust_bundle": True}
     with load_workflow(together, ["train", "train_sequences"], "train", **options) as workflow:
         assert workflow.network.names == NAMES
+
+
+def test_each_sequences_patches_are_compared_with_its_own(model: AnomalyModel, person: Path, tmp_path: Path) -> None:
+    told = model.predict(paths(person, "T1", "FLAIR")).scan["patch_summary"]
+    assert [one is not None for one in told] == [True, False, True]
+    network = copy.deepcopy(model.network)
+    usage = torch.zeros(6, network[0].detector.num_components)
+    for number in range(3):  # of these scans the typical log density is 0, 100 and 200
+        network[number].drift.fit(100.0 * number + torch.arange(18.0).view(6, 3) / 18, usage)
+    like = [{"profile": [100.0 * number + 0.5] * 3, "usage": usage[0].tolist()} for number in range(3)]
+    scan = {"pred": MetaTensor(torch.ones(1, 2, 2), meta={"name": "a"}), "patch_summary": [like[0], None, like[1]]}
+    engine = Engine(lambda engine, batch: batch)
+    DriftHandler(network, tmp_path).attach(engine)
+    engine.run([[scan]])
+    assert "of FLAIR its typical patch is" in scan["warning"]
+    assert "of T1" not in scan["warning"]
 
 
 def test_a_scan_that_says_nothing_of_its_sequences_fails_alone(together: Path, person: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from helpers.heads import affine_of, make_head
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 
+from monai_dpmm_ad.calibration.drift import PatchSummary
 from monai_dpmm_ad.errors import ScanError, find_scan_error
 from monai_dpmm_ad.network import AnomalyNet, SequenceNet, VolumeInferer
 from monai_dpmm_ad.transforms import LoadScand, preprocess_scan
@@ -122,7 +123,18 @@ def test_each_is_mapped_as_if_it_were_alone() -> None:
     alone = VolumeInferer(axes=("axial", "coronal"))(volume[:, 2:, 3:9, 0:4, 2:7], network)
     assert torch.allclose(maps[0, 2, 3:9, 0:4, 2:7], 3 * alone[0, 0])
     assert not maps[0, 1].any()
-    assert VolumeInferer()(volume, network, summarise=True)[1] == [None]
+
+
+def test_what_is_said_of_patches_is_said_of_each() -> None:
+    volume = torch.zeros(1, 2, 6, 5, 4)
+    volume[0, 1] = 1.0
+
+    def network(slices: torch.Tensor, positions: torch.Tensor, summarise: bool, sequence: int) -> Any:
+        density = torch.full((len(slices),), 7.0 + sequence)
+        return slices[:, :1], PatchSummary(density, torch.zeros(0))
+
+    _, told = VolumeInferer()(volume, network, summarise=True)
+    assert told == [[None, {"profile": [8.0, 8.0, 8.0], "usage": []}]]
 
 
 def test_maps_are_summed_over_those_that_are_there(pixel_networks: list[AnomalyNet]) -> None:

@@ -41,16 +41,15 @@ def make_example_sequences() -> Path:
         >>> sorted(path.name for path in make_example_sequences().iterdir())
         ['bundle', 'scans', 'scans.json']
     """
-    import nibabel as nib
+    from monai_dpmm_ad.data.nifti import open_volume
 
     folder = Path(tempfile.mkdtemp())
     write_cohort(folder / "scans", num_train=4, num_valid=1, num_test_healthy=0, num_test_abnormal=0, **_SMALL)
     entries = []
     for path in sorted((folder / "scans").glob("images*/*.nii.gz")):
-        image = nib.load(path)
-        values = image.get_fdata()
-        other = path.with_name(f"second_{path.name}")
-        nib.save(nib.Nifti1Image(((values.max() - values) * (values > 0)).astype("float32"), image.affine), other)
+        image, other = open_volume(str(path)), path.with_name(f"second_{path.name}")
+        values = image.get_fdata(dtype="float32")
+        type(image)((values.max() - values) * (values > 0), image.affine).to_filename(other)
         entries.append({"image": [str(path), str(other)], "channels": ["T1", "FLAIR"], "name": path.name[:9]})
     (folder / "scans.json").write_text(json.dumps({"training": entries[:-1], "validation": entries[-1:]}))
     fit([folder / "scans.json"], folder / "bundle", **_FEW)

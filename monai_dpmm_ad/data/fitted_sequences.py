@@ -35,8 +35,8 @@ def find_sequences(
     Raises:
         ValueError: a name that no scan has, or names that cannot be fitted.
     """
-    suffix = choice.get("suffix")
-    several = suffix is not None and not isinstance(suffix, str) and len(suffix) > 1
+    suffix = choice.get("suffix") or ()
+    several = not isinstance(suffix, str) and len(suffix) > 1
     listed = [Path(path).expanduser() for path in paths]
     if not several:  # of plain folders none has sequences
         listed = [

@@ -92,7 +92,8 @@ class VolumeInferer(Inferer):
         """Write the map of each sequence of ``(Q, *spatial)`` into ``totals``, as if the scan had that one alone."""
         told: list[dict[str, list[float]] | None] = []
         for number, (image, total) in enumerate(zip(scan[:, None], totals[:, None], strict=True)):
-            one, summaries = partial(network, sequence=number), []
+            one = partial(network, sequence=number)
+            summaries: list[PatchSummary] = []
             if not image.any():
                 pass
             elif image.ndim == 3:

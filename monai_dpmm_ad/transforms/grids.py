@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from monai.data import MetaTensor
 
 __all__ = ["largest_shift", "share_grid"]
 
 
-def share_grid(one: MetaTensor, other: MetaTensor) -> bool:
+def share_grid(one: MetaTensor, other: Any) -> bool:
     """Whether two images ``(1, *spatial)`` have voxels at the same places, up to a tenth of a voxel."""
     return one.shape == other.shape and largest_shift(one, other) <= 0.1
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -65,8 +65,6 @@ class _HasNormative(Protocol):
     @property
     def normative(self) -> NormativeMap | None: ...
 
-    def __getitem__(self, number: int) -> _HasNormative: ...
-
 
 class JudgeByPlaced(MapTransform):
     """Finish a scan's ``pred`` against healthy scans at the same place, and add ``frame``, where the scan lies.
@@ -108,7 +106,8 @@ class JudgeByPlaced(MapTransform):
             return out
         image, pred = out[CommonKeys.IMAGE], out[CommonKeys.PRED]
         if len(image) > 1:
-            return {**out, **self._judge_each(image, pred)}
+            out.update(self._judge_each(image, pred))
+            return out
         if is_volume(image):
             values, affine = _read(image)
             frame = normative.find_frame(values, affine)
@@ -127,7 +126,7 @@ class JudgeByPlaced(MapTransform):
         finished = torch.zeros_like(pred.as_subclass(Tensor))
         judged: list[dict[Hashable, Any]] = []
         for number in find_present(image):
-            one = JudgeByPlaced(self.network[number], self.healthy_twin and not judged)
+            one = JudgeByPlaced(cast(Any, self.network)[number], self.healthy_twin and not judged)
             part = slice(number, number + 1)
             judged.append(one({CommonKeys.IMAGE: image[part], CommonKeys.PRED: pred[part]}))
             finished[part] = judged[-1][CommonKeys.PRED].as_subclass(Tensor)

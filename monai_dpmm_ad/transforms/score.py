@@ -22,7 +22,7 @@ __all__ = ["DEFAULT_RATE", "ScoreScand"]
 DEFAULT_RATE = 0.01
 
 
-def choose_pooling(pooling: str, scan: Mapping[Hashable, Any]) -> str:
+def choose_pooling(pooling: str, scan: Mapping[Any, Any]) -> str:
     """How a scan's map becomes its score where ``pooling`` leaves it open: it depends on whether it has a frame."""
     if pooling != "auto":
         return pooling

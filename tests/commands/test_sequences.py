@@ -91,6 +91,7 @@ def model(together: Path) -> AnomalyModel:
 
 def test_a_bundle_of_each_lies_inside(together: Path) -> None:
     assert read_settings(together)["sequences"] == list(NAMES)
+    assert "sequences T1, T2, FLAIR of a scan" in (together / "docs" / "README.md").read_text()
     for name in NAMES:
         assert read_settings(together / "fit" / name)["sequences"] is None
     counts = {name: json.loads((together / "fit" / name / "provenance.json").read_text())["scans"] for name in NAMES}
@@ -137,6 +138,14 @@ def test_evaluation_takes_folders_by_the_bundles_names(
     outcome = infer(together, [scans["test"][0].parent], tmp_path / "maps", report=False)
     assert [row.name for row in outcome.scans] == sorted(folder.name for folder in scans["test"])
     assert outcome.failures == []
+
+
+def test_the_healthy_twin_is_that_of_the_first_sequence(together: Path, person: Path, tmp_path: Path) -> None:
+    single = together / "fit" / "FLAIR"
+    for bundle, folder in ((together, "both"), (single, "one")):
+        infer(bundle, [person / "FLAIR.nii.gz"], tmp_path / folder, report=False, healthy_twin=True)
+    both, one = (next((tmp_path / folder).glob("*_healthy.nii.gz")) for folder in ("both", "one"))
+    assert np.allclose(nib.load(both).get_fdata(), nib.load(one).get_fdata(), atol=1e-3)
 
 
 def test_monai_runs_the_bundle(together: Path, person: Path, tmp_path: Path) -> None:

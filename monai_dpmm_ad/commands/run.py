@@ -93,9 +93,10 @@ def fit(
             f"`sequences` must be one for an update or several processes, got {', '.join(sequences)}. Fit them anew "
             "in one process."
         )
-    overrides["sequences"] = None if sequences is None else list(sequences)
     configs = ["train", "multi_gpu_train"] if launched() else ["train"]
-    configs += ["train_sequences"] if sequences else []
+    if sequences is not None:
+        overrides["sequences"] = list(sequences)
+        configs.append("train_sequences")
     with joined_processes():
         if is_fitted(bundle) and is_same_request(bundle, overrides):
             split = load_workflow(bundle, configs, "train", **overrides).parser.get_parsed_content("split")

@@ -110,6 +110,7 @@ def _result(
     return ScanResult(
         name=row.name,
         image=item.get("image", row.image),
+        channel=next((part.get("channel") for part in item.get("sequences", {}).values() if part), None),
         anomaly_map=locate(settings["output_postfix"], **place),
         mask=locate("mask", **place),
         label=item.get("label"),

@@ -130,8 +130,9 @@ class JudgeByPlaced(MapTransform):
             part = slice(number, number + 1)
             judged.append(one({CommonKeys.IMAGE: image[part], CommonKeys.PRED: pred[part]}))
             finished[part] = judged[-1][CommonKeys.PRED].as_subclass(Tensor)
-        first = {key: value for key, value in judged[0].items() if key in ("frame", "healthy")}
-        return {**first, CommonKeys.PRED: convert_to_dst_type(finished, pred)[0]}
+        told: dict[Hashable, Any] = {key: value for key, value in judged[0].items() if key in ("frame", "healthy")}
+        told[CommonKeys.PRED] = convert_to_dst_type(finished, pred)[0]
+        return told
 
 
 def _draw_healthy(normative: NormativeMap, image: MetaTensor, frame: Frame) -> MetaTensor:

@@ -129,6 +129,21 @@ def test_command_and_object_agree(together: Path, model: AnomalyModel, person: P
     assert line["warning"].startswith("FLAIR is missing")
 
 
+def test_a_4d_file_gives_the_map_of_its_volumes(
+    together: Path, model: AnomalyModel, person: Path, tmp_path: Path
+) -> None:
+    volumes = [nib.load(path) for path in paths(person, *NAMES).values()]
+    joined = np.stack([volume.get_fdata(dtype=np.float32) for volume in volumes], -1)
+    nib.save(nib.Nifti1Image(joined, volumes[0].affine), tmp_path / "4d.nii.gz")
+    listed = write(tmp_path / "list.json", test=[{"image": "4d.nii.gz"}])
+    outcome = infer(together, [listed], tmp_path / "out")
+    drawn = nib.load(tmp_path / "out" / "4d_anomaly.nii.gz")
+    assert drawn.shape == joined.shape[:3]
+    assert np.array_equal(np.asarray(drawn.dataobj), model.predict(paths(person, *NAMES)).map)
+    assert outcome.report is not None
+    assert (tmp_path / "out" / "overview.png").is_file()  # its first volume can be shown
+
+
 def test_evaluation_takes_folders_by_the_bundles_names(
     together: Path, scans: dict[str, list[Path]], tmp_path: Path
 ) -> None:

@@ -125,6 +125,16 @@ def test_each_is_mapped_as_if_it_were_alone() -> None:
     assert not maps[0, 1].any()
 
 
+def test_pictures_of_several_sequences_are_mapped_one_by_one() -> None:
+    pictures = torch.rand(1, 2, 6, 5)
+
+    def network(slices: torch.Tensor, positions: torch.Tensor | None, sequence: int) -> torch.Tensor:
+        return (sequence + 1) * slices[:, :1]
+
+    maps = VolumeInferer()(pictures, network)
+    assert torch.equal(maps, pictures * torch.tensor([1, 2]).view(1, 2, 1, 1))
+
+
 def test_what_is_said_of_patches_is_said_of_each() -> None:
     volume = torch.zeros(1, 2, 6, 5, 4)
     volume[0, 1] = 1.0

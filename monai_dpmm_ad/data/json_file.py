@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from monai_dpmm_ad.data.bmad import SECTIONS, canonical_section
-from monai_dpmm_ad.data.paths import IMAGE_SUFFIXES, has_suffix
+from monai_dpmm_ad.data.nifti import open_volume
+from monai_dpmm_ad.data.paths import IMAGE_SUFFIXES, NIFTI_SUFFIXES, has_suffix
 from monai_dpmm_ad.data.sequences import make_scan
 from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.utils.files import read_json
 
 __all__ = ["read_datalist"]
+
+#: Where a file names the sequences of all of its entries: ours, nnU-Net's, the Decathlon's.
+_NAMING = ("channels", "channel_names", "modality")
 
 
 def read_datalist(path: Path, section: str | None) -> list[Item]:
@@ -37,7 +41,9 @@ def read_datalist(path: Path, section: str | None) -> list[Item]:
     except ValueError as error:
         raise ScanError(path, str(error).removeprefix(f"{path}: ").splitlines()[0]) from error
     lists = (
-        {key: value for key, value in content.items() if isinstance(value, list)} if isinstance(content, dict) else {}
+        {key: value for key, value in content.items() if isinstance(value, list) and key not in _NAMING}
+        if isinstance(content, dict)
+        else {}
     )
     chosen = _choose_lists(path, lists, section)
     entries = [entry for entries in chosen for entry in entries]
@@ -49,7 +55,7 @@ def read_datalist(path: Path, section: str | None) -> list[Item]:
 
 def _name_channels(content: dict[str, Any]) -> list[Any]:
     """The names of the sequences that a file gives for all of its entries; empty where there are not several."""
-    for key in ("channels", "channel_names", "modality"):
+    for key in _NAMING:
         found = content.get(key)
         names = list(found.values()) if isinstance(found, dict) else found
         if isinstance(names, list) and len(names) > 1:
@@ -88,10 +94,20 @@ def _json_item(path: Path, entry: Any, names: list[Any]) -> Item:
     for key in ("label", "regions"):
         if key in item:
             item[key] = _absolute_all(path, item[key])
-    if own is not None or (names and (listed or not isinstance(image, list))):
+    if own is not None or (listed and names) or (isinstance(image, str) and _holds(_absolute(path, image), len(names))):
         return _join_channels(path, item, own or names)
     item["image"] = _absolute_all(path, image[0] if listed else image)
     return item
+
+
+def _holds(image: str, number: int) -> bool:
+    """Whether a file holds so many volumes, two or more; one that cannot be read fails when it is loaded."""
+    if number < 2 or not has_suffix(image, NIFTI_SUFFIXES) or not os.path.isfile(image):
+        return False
+    try:
+        return tuple(open_volume(image).shape[3:]) == (number,)
+    except Exception:
+        return False
 
 
 def _join_channels(path: Path, item: Item, names: Any) -> Item:

@@ -54,9 +54,13 @@ def test_null_is_a_missing_sequence(tmp_path: Path) -> None:
 
 
 def test_decathlons_4d_file_is_a_scan_of_its_modalities(tmp_path: Path) -> None:
-    path = write(tmp_path, {"image": "./imagesTr/a.nii.gz"}, modality={"0": "FLAIR", "1": "T1w"})
-    (item,) = resolve_datalist(path)
+    both = [{"image": "./imagesTr/a.nii.gz"}, {"image": "./imagesTr/plain.nii.gz"}]
+    path = write(tmp_path, both[0], modality={"0": "FLAIR", "1": "T1w"}, validation=both[1:])
+    save(tmp_path / "imagesTr" / "plain.nii.gz")
     file = str(tmp_path / "imagesTr" / "a.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros((6, 5, 4, 2), np.float32), np.eye(4)), file)
+    item, plain = resolve_datalist(path)
+    assert plain == {"image": str(tmp_path / "imagesTr" / "plain.nii.gz"), "name": "plain"}
     parts = {"FLAIR": {"image": file, "channel": 0}, "T1w": {"image": file, "channel": 1}}
     assert item["sequences"] == parts
     assert image_files(item) == [file]
@@ -180,3 +184,10 @@ def test_a_sequence_is_fitted_where_it_is_there() -> None:
         choose_sequences(split, ["T1", "DWI"], "DWI")
     with pytest.raises(ScanError, match="a single image is asked for"):
         choose_sequences(split, None)
+
+
+def test_names_of_a_file_are_no_list_of_scans(tmp_path: Path) -> None:
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps({"channels": ["T1", "FLAIR"], "mine": [{"image": ["a.nii.gz", "b.nii.gz"]}]}))
+    (item,) = resolve_datalist(path)
+    assert images(item, tmp_path) == {"T1": "a.nii.gz", "FLAIR": "b.nii.gz"}

@@ -76,12 +76,12 @@ def fit_sequences(
 
 
 def _fit_one(root: Path, request: Mapping[str, Any], device: str) -> list[ScanFailure]:
-    if is_fitted(root):
-        if is_same_request(root, request):
-            split = load_workflow(root, ["train"], "train", **request).parser.get_parsed_content("split")
-            if covers_scans(root, [*split.train, *split.held_out]):
-                return read_failures(root)
-        shutil.rmtree(root)
+    if is_same_request(root, request) and is_fitted(root):
+        split = load_workflow(root, ["train"], "train", **request).parser.get_parsed_content("split")
+        if covers_scans(root, [*split.train, *split.held_out]):
+            return read_failures(root)
+    if root.exists() and (is_fitted(root) or not is_same_request(root, request)):
+        shutil.rmtree(root)  # embedded on another grid, or of other scans
     create_bundle(root)
     record_request(root, request)
     with load_workflow(root, ["train"], "train", device=device, **request) as workflow:

@@ -23,6 +23,7 @@ from monai_dpmm_ad.bundle.export import export_network
 from monai_dpmm_ad.commands.cli import main
 from monai_dpmm_ad.commands.cluster import cluster
 from monai_dpmm_ad.commands.compare import compare
+from monai_dpmm_ad.commands.example import make_example_sequences
 from monai_dpmm_ad.errors import ScanError, find_scan_error
 from monai_dpmm_ad.handlers import DriftHandler
 
@@ -199,9 +200,7 @@ def test_a_scan_that_says_nothing_of_its_sequences_fails_alone(together: Path, p
     assert "does not say which sequence it is: none of the sequences T1, T2 and FLAIR" in failure.reason
 
 
-def test_a_finished_fit_and_a_finished_sequence_are_not_done_again(
-    together: Path, scans: dict[str, list[Path]], tiny_vit: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_finished_fit_and_a_finished_sequence_are_not_done_again(together: Path, tiny_vit: Path) -> None:
     model = together / "models" / "model.pt"
     before = model.read_bytes()
     again = fit([together.parent / "fit.json"], together, embedder_name=str(tiny_vit), **FAST)
@@ -211,6 +210,18 @@ def test_a_finished_fit_and_a_finished_sequence_are_not_done_again(
     fit([together.parent / "fit.json"], together, embedder_name=str(tiny_vit), **FAST)
     assert [(together / "fit" / name / "models" / "model.pt").stat().st_mtime_ns for name in NAMES] == stamps
     assert model.read_bytes() == before
+
+
+def test_a_sequence_that_was_asked_for_otherwise_begins_anew() -> None:
+    folder = make_example_sequences()
+    root = folder / "bundle" / "fit" / "FLAIR"
+    (root / "models" / "model.pt").unlink()
+    (folder / "bundle" / "models" / "model.pt").unlink()
+    (root / "left").write_text("by a fit of FLAIR on the grid of T1")
+    few = {"image_size": 56, "num_components": 4, "max_epochs": 1, "normative": "off"}
+    fit([folder / "scans.json"], folder / "bundle", sequences=["FLAIR", "T1"], **few)
+    assert not (root / "left").exists()
+    assert read_settings(folder / "bundle")["sequences"] == ["FLAIR", "T1"]
 
 
 def test_what_takes_single_images_says_so(together: Path, bundle: Path, person: Path, tmp_path: Path) -> None:

@@ -67,11 +67,19 @@ class Study:
     """A fitted bundle and what it says of scans, made when it is asked for and kept."""
 
     def __init__(
-        self, data: Path, out: Path, seed: int, brains: bool = True, detector: str = "dpmm", fold: int = 0
+        self,
+        data: Path,
+        out: Path,
+        seed: int,
+        brains: bool = True,
+        detector: str = "dpmm",
+        fold: int = 0,
+        match: str = "on",
     ) -> None:
-        self.data, self.seed, self.brains, self.detector = data, seed, brains, detector
+        self.data, self.seed, self.brains, self.detector, self.match = data, seed, brains, detector, match
         parts = ["brains" if brains else "heads", *([detector] if detector != "dpmm" else []), f"seed{seed}"]
-        self.out = out / "-".join(parts + ([f"fold{fold}"] if fold else []))
+        parts += [*([f"fold{fold}"] if fold else []), *(["unmatched"] if match == "off" else [])]
+        self.out = out / "-".join(parts)
         self.deal: Deal = deal(data, seed, fold)
 
     def cases(self, part: str, limit: int | None) -> list[tuple[str, str]]:
@@ -88,7 +96,7 @@ class Study:
             fitted, held_out = (
                 [self.write(name, "healthy") for name in names] for names in (self.deal.fitted, self.deal.calibrated)
             )
-            fit(fitted, bundle, held_out=held_out, seed=self.seed, detector_name=self.detector)
+            fit(fitted, bundle, held_out=held_out, seed=self.seed, detector_name=self.detector, match=self.match)
         return AnomalyModel.load(bundle)
 
     def write(self, name: str, kind: str) -> Path:

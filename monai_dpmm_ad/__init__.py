@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from monai_dpmm_ad.commands.compare import compare
     from monai_dpmm_ad.commands.model import AnomalyModel, AnomalyResult
     from monai_dpmm_ad.commands.run import Outcome, demo, evaluate, fit, infer
+    from monai_dpmm_ad.data.covariates import add_covariates, add_split_covariates
     from monai_dpmm_ad.data.datalist import add_regions, find_scans, require_scans, resolve_datalist
     from monai_dpmm_ad.data.dataset import ScanDataset, collate_scans
     from monai_dpmm_ad.data.fitted_sequences import choose_sequences, match_sequences
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
         preprocess_slices,
     )
     from monai_dpmm_ad.transforms.drop import DropVoxelsd
-    from monai_dpmm_ad.transforms.place import JudgeByPlaced
+    from monai_dpmm_ad.transforms.place import JudgeByPlaced, MatchIntensityd
     from monai_dpmm_ad.transforms.score import ScoreScand
     from monai_dpmm_ad.transforms.sequences import SumSequencesd
     from monai_dpmm_ad.utils.distributed import is_first, join_processes, share
@@ -83,6 +84,7 @@ _NAMES = {
     "commands.compare": "compare",
     "commands.model": "AnomalyModel AnomalyResult",
     "commands.run": "Outcome demo evaluate fit infer",
+    "data.covariates": "add_covariates add_split_covariates",
     "data.datalist": "add_regions find_scans require_scans resolve_datalist",
     "data.dataset": "ScanDataset collate_scans",
     "data.fitted_sequences": "choose_sequences match_sequences",
@@ -99,7 +101,7 @@ _NAMES = {
     "transforms": "LoadRegionsd LoadScand SaveDicomd SaveScand ScaleIntensityForegroundd preprocess_scan "
     "preprocess_slices",
     "transforms.drop": "DropVoxelsd",
-    "transforms.place": "JudgeByPlaced",
+    "transforms.place": "JudgeByPlaced MatchIntensityd",
     "transforms.score": "ScoreScand",
     "transforms.sequences": "SumSequencesd",
     "utils.distributed": "is_first join_processes share",

@@ -51,9 +51,7 @@ _MODEL = (
         choices=("none", "pca"), commands=_FIT, embeds=True,
     ),
     Setting("mask_threshold", 0.0, "of the patch mask, in standard deviations", "model", kind=float, embeds=True),
-    Setting(
-        "mask_closing", 1, "of the patch mask, in patches", "model", kind=int, interval="[0, inf)", embeds=True
-    ),
+    Setting("mask_closing", 1, "of the patch mask, in patches", "model", kind=int, interval="[0, inf)", embeds=True),
     Setting(
         "normative", "on", "judge volumes against healthy scans at the same place; off: as published", "model",
         choices=("on", "off"), commands=_BOTH,
@@ -65,6 +63,18 @@ _MODEL = (
     Setting(
         "intensity_side", "both", "which intensities count beside the embedding, judged by place", "model",
         choices=("both", "bright", "dark", "off"), commands=_FIT,
+    ),
+    Setting(
+        "trend", "off", "whether healthy means follow age and sex; a fit with covariates turns it on", "model",
+        choices=("on", "off"),
+    ),
+    Setting(
+        "group_by", "none", "calibrate groups of people apart, so that promises hold inside each; needs covariates",
+        "model", choices=("none", "sex", "age"), commands=_FIT,
+    ),
+    Setting(
+        "site", None, "with --update: name of another scanner, of which the images are a few healthy scans; the new "
+        "bundle is for scans of it", "model", commands=_FIT, metavar="NAME", unset="none",
     ),
     # Without a normative map: how unusual a pixel's own intensity is, wherever it lies.
     Setting(
@@ -89,8 +99,7 @@ _MODEL = (
         kind=int, interval="[0, inf)", commands=_FIT,
     ),
     Setting(
-        "sequences", None, "names of the sequences of a scan (T1, FLAIR, …), each with a detector of its own; results "
-        "lie on the grid of the first", "model",
+        "sequences", None, "names of the sequences of a scan: T1 FLAIR; results lie on the grid of the first", "model",
         many=True, commands=_FIT, metavar="NAME", unset="all that a datalist or several suffixes name",
     ),
     Setting(
@@ -113,9 +122,7 @@ _MODEL = (
         "axes", ["axial"], "planes in which slices are cut; several are fused", "model",
         many=True, choices=("axial", "coronal", "sagittal"), commands=_FIT, embeds=True,
     ),
-    Setting(
-        "channels", 1, "3: each slice with its two neighbours", "model", kind=int, choices=(1, 3), embeds=True
-    ),
+    Setting("channels", 1, "3: each slice with its two neighbours", "model", kind=int, choices=(1, 3), embeds=True),
     Setting(
         "intensity", "median", "how intensities are scaled", "model",
         choices=(
@@ -167,6 +174,11 @@ _OF_THE_FIT = (
         "validation_fraction", 0.2, "share of the subjects that is held out where the data name none", "fit",
         kind=float, interval="[0, 1)",
     ),
+    Setting(
+        "match", "on", "take each scan's bias field and contrast away, where they differ from the fitted scans', "
+        "before it is mapped", "fit",
+        choices=("on", "off"), commands=_FIT,
+    ),
     Setting("seed", 0, "of everything random", "fit", kind=int, interval="[0, inf)", commands=_FIT),
 )  # fmt: skip
 
@@ -176,8 +188,7 @@ _OF_A_RUN = (
         optional=True, commands=_ALL_RUNS, outputs=False,
     ),
     Setting(
-        "suffix", None, "of the files in folders only those whose names end in it: T1w; several are the sequences of "
-        "one scan", "both",
+        "suffix", None, "of the files in folders only those whose names end in it; several: a scan's sequences", "both",
         many=True, commands=("fit", *_MASKS), outputs=False, unset="all, or the bundle's sequences",
     ),
     Setting(
@@ -186,11 +197,20 @@ _OF_A_RUN = (
     ),
     Setting(
         "participant_label", None, "of BIDS files only those of these participants, as 01 or sub-01", "both",
-        many=True, commands=("fit", *_ALL_RUNS), outputs=False, metavar="LABEL", unset="all",
+        many=True, commands=("fit", *_ALL_RUNS, "compare"), outputs=False, metavar="LABEL", unset="all",
     ),
     Setting(
         "session", None, "of BIDS files only those of this session, as 1 or ses-1", "both",
         commands=("fit", *_ALL_RUNS), outputs=False, metavar="LABEL", unset="all",
+    ),
+    Setting(
+        "covariates", None, "table of the people, CSV or TSV, columns name and age, sex: each scan is judged against "
+        "people of that age and sex; bundles that were fitted with one know what to do without", "both",
+        commands=("fit", "infer", "compare"), metavar="TABLE", unset="none",
+    ),
+    Setting(
+        "participants", False, "take participants.tsv of the BIDS data set as that table", "both",
+        kind=bool, commands=("fit", "infer", "compare"),
     ),
     Setting(
         "false_regions", 1.0, "expected number of flagged regions in a healthy scan, where maps are judged by place",
@@ -231,8 +251,8 @@ _OF_A_RUN = (
         kind=float, interval="[0, inf)", commands=_ALL_RUNS, option="min-region",
     ),
     Setting(
-        "dicom", False, "of DICOM series, write the mask as DICOM SEG and the map as parametric map as well", "run",
-        kind=bool, commands=("infer", "compare"),
+        "dicom", False, "of DICOM series, write the mask as DICOM SEG as well, and the map of a scan as parametric map",
+        "run", kind=bool, commands=("infer", "compare"),
     ),
     Setting(
         "batch_size", 8, "slices in one forward pass", "both",

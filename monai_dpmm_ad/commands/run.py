@@ -11,6 +11,7 @@ from typing import Any
 from monai_dpmm_ad.bundle import create_bundle, describe_fit, is_fitted, load_workflow, pick_settings, read_settings
 from monai_dpmm_ad.bundle.promises import judge_network
 from monai_dpmm_ad.bundle.request import covers_scans, is_same_request, record_request
+from monai_dpmm_ad.bundle.sequences import refuse_sequences
 from monai_dpmm_ad.bundle.update import read_update_settings
 from monai_dpmm_ad.commands.bids import write_bids
 from monai_dpmm_ad.commands.checks import (
@@ -78,9 +79,17 @@ def fit(
         ([], 3, 2)
     """
     check_device(overrides)
-    make_absolute(overrides, "regions")
+    make_absolute(overrides, "regions", "covariates")
     if overrides.get("mlflow") is not None:
         import_extra("mlflow", "mlflow")
+    if update is not None and is_fitted(update):
+        refuse_sequences(read_settings(update), update, "an update")
+    if overrides.get("site") is not None:
+        if update is None:
+            raise ValueError("`site` must come with `update`, the fitted bundle that it is learnt for, got none.")
+        from monai_dpmm_ad.commands.site import learn_site
+
+        return learn_site(update, images, out, **overrides)
     bundle = Path(out)
     if update is not None:
         overrides = {**read_update_settings(update, overrides), "update": str(Path(update).absolute())}
@@ -92,6 +101,10 @@ def fit(
         raise ValueError(
             f"`sequences` must be one for an update or several processes, got {', '.join(sequences)}. Fit them anew "
             "in one process."
+        )
+    if sequences is not None and (overrides.get("covariates") or overrides.get("participants")):
+        raise ValueError(
+            f"`covariates` must be left out with several sequences, got {', '.join(sequences)}. Leave them."
         )
     configs = ["train", "multi_gpu_train"] if launched() else ["train"]
     if sequences is not None:
@@ -227,7 +240,7 @@ def _run_scans(
     overrides: Any,
 ) -> Outcome:
     check_device(overrides)
-    make_absolute(overrides, "regions")
+    make_absolute(overrides, "regions", "covariates")
     out = Path(out).absolute()
     names = [*TABLES, *(METRICS if "evaluate" in configs else ()), *(REPORT if report else ())]
     with joined_processes(), hold_output(out, overwrite, names):

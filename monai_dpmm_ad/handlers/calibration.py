@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -11,9 +12,11 @@ from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 from torch import Tensor
 
+from monai_dpmm_ad.data.covariates import read_person
 from monai_dpmm_ad.engines import ScanEvaluator, iteration_scans
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.network import AnomalyNet, SequenceNet
+from monai_dpmm_ad.network.groups import Judge
 from monai_dpmm_ad.normative import REGION_THRESHOLD, measure_regions
 from monai_dpmm_ad.ops.pooling import pool_image_score
 from monai_dpmm_ad.ops.subsets import list_subsets
@@ -64,8 +67,15 @@ class CalibrationHandler:
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def _start(self, engine: Engine) -> None:
-        self.network.calibration.reset()
+        for judge in self._judges():
+            judge.calibration.reset()
         self._seen = set()
+
+    def _judges(self) -> list[Judge]:
+        """What all people are judged by, and what each group is."""
+        groups, design = self.network.groups, self.network.design
+        named = groups.judges(design) if groups is not None and design is not None else {}
+        return [self.network.judge_of(None), *named.values()]
 
     def _update(self, engine: Engine) -> None:
         # MONAI leaves in the batch what its evaluator does not know.
@@ -82,13 +92,17 @@ class CalibrationHandler:
         foreground = anomaly_map > 0
         if scan.get(CommonKeys.LABEL) is not None:
             foreground &= ~(scan[CommonKeys.LABEL].as_subclass(Tensor) > 0)
-        calibration, name = self.network.calibration.of(present), scan[CommonKeys.PRED].meta["name"]
-        regions = scan.get("regions") if calibration.num_regions else None
-        calibration.update(anomaly_map, foreground, score, name, regions)
+        meta = scan[CommonKeys.PRED].meta
+        regions = scan.get("regions") if self.network.calibration.num_regions else None
+        group = self.network.find_group(read_person(meta))
+        judges = [self.network.judge_of(name) for name in ([None] if group is None else [None, group])]
+        for judge in judges:
+            judge.calibration.of(present).update(anomaly_map, foreground, score, meta["name"], regions)
         if self.network.normative is not None:
             healthy = np.where(foreground[0].cpu(), anomaly_map[0].cpu(), 0)
             _, peaks, _ = measure_regions(healthy, REGION_THRESHOLD)
-            self.network.regions.of(present).update(name, peaks)
+            for judge in judges:
+                judge.regions.of(present).update(meta["name"], peaks)
 
     def _finish(self, engine: ScanEvaluator) -> None:
         failures = gather_lists(engine.failures)
@@ -104,10 +118,10 @@ class CalibrationHandler:
         Args:
             seen: which sequences the maps of all processes were of.
         """
-        for present in seen:
-            self.network.calibration.of(present).finish(held_out=self.held_out)
+        for judge, present in itertools.product(self._judges(), seen):
+            judge.calibration.of(present).finish(held_out=self.held_out)
             if self.network.normative is not None:
-                self.network.regions.of(present).finish(held_out=self.held_out)
+                judge.regions.of(present).finish(held_out=self.held_out)
 
 
 class SubsetCalibrationHandler(CalibrationHandler):

@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from monai_dpmm_ad.calibration.drift import DriftReference, PatchSummary
+from monai_dpmm_ad.calibration.fitted_range import FittedRange
 from monai_dpmm_ad.calibration.kind import FittedKind
 from monai_dpmm_ad.calibration.subsets import SubsetCalibration
 from monai_dpmm_ad.detectors import Detector
 from monai_dpmm_ad.embedding import Embedder
 from monai_dpmm_ad.network.anomaly_net import AnomalyNet
+from monai_dpmm_ad.network.groups import Judge
 from monai_dpmm_ad.normative import NormativeMap
 from monai_dpmm_ad.normative.region_subsets import SubsetRegions
 
@@ -55,6 +57,8 @@ class SequenceNet(nn.Module):
         self.networks = nn.ModuleList(networks)
         self.calibration = SubsetCalibration(len(self.names), num_regions)
         self.regions = SubsetRegions(len(self.names))
+        #: of sums of maps nothing is known
+        self.range = FittedRange()
         self.register_buffer("scales", torch.ones(len(self.names)))
 
     def __getitem__(self, number: int) -> AnomalyNet:
@@ -129,6 +133,28 @@ class SequenceNet(nn.Module):
     def backbone_digest(self) -> Tensor:
         """Of the embedder's fingerprint."""
         return self[0].backbone_digest
+
+    @property
+    def groups(self) -> None:
+        """None: people are judged together."""
+        return None
+
+    @property
+    def design(self) -> None:
+        """None: what is expected does not follow age and sex."""
+        return None
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """The columns that a table of people must have."""
+        return ()
+
+    def find_group(self, person: Mapping[str, Any]) -> None:
+        """None: people are judged together."""
+
+    def judge_of(self, group: None) -> Judge:
+        """What all people are judged by."""
+        return Judge(self.calibration, self.regions)
 
     def describe(self) -> dict[str, Any]:
         """What the detectors say of themselves, by sequence."""

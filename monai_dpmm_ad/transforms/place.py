@@ -16,11 +16,16 @@ from monai.utils import CommonKeys, convert_to_dst_type
 from numpy.typing import NDArray
 from torch import Tensor
 
+from monai_dpmm_ad.data.covariates import read_person
 from monai_dpmm_ad.normative import Frame, NormativeMap
 from monai_dpmm_ad.normative.thumbnail import shrink
+from monai_dpmm_ad.normative.trend_map import TrendMap
+from monai_dpmm_ad.transforms.intensity import FOREGROUND_FLOOR
 from monai_dpmm_ad.transforms.sequences import find_present
 
-__all__ = ["JudgeByPlaced", "TakeThumbnaild", "Thumbnail", "is_volume"]
+__all__ = ["HasNormative", "JudgeByPlaced", "MatchIntensityd", "TakeThumbnaild", "Thumbnail", "is_volume"]
+
+_START = "registration_start"  # key of a scan's meta data, as text, which collating leaves
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +66,61 @@ class TakeThumbnaild(MapTransform):
         return item
 
 
-class _HasNormative(Protocol):
+class HasNormative(Protocol):
+    """What owns a normative map, or None."""
+
     @property
     def normative(self) -> NormativeMap | None: ...
+
+
+class MatchIntensityd(MapTransform):
+    """Take a scan's bias field and contrast away, as far as they differ from the fitted scans' at the same places.
+
+    It belongs at the end of the preprocessing. Nothing is done without a normative map that was fitted to match, to
+    pictures, or where a scan does not agree with the fitted ones.
+
+    Args:
+        network: its ``normative`` is read at call time, when a fit has decided.
+
+    Example:
+        >>> from monai_dpmm_ad import AnomalyNet, create_detector, create_embedder
+        >>> embedder, detector = create_embedder("pixels-8"), create_detector("dpmm", 64)
+        >>> network = AnomalyNet(embedder, detector, image_size=64, normative="off")
+        >>> MatchIntensityd(network)({"image": "scan"})  # it has no normative map
+        {'image': 'scan'}
+    """
+
+    def __init__(self, network: HasNormative) -> None:
+        super().__init__(keys=CommonKeys.IMAGE)
+        self.network = network
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Match the image of a copy of ``data``."""
+        out, normative = dict(data), self.network.normative
+        if normative is not None and len(out[CommonKeys.IMAGE]) > 1:
+            out[CommonKeys.IMAGE] = self._match_each(out[CommonKeys.IMAGE])
+            return out
+        if normative is None or not bool(normative.matching) or not is_volume(out[CommonKeys.IMAGE]):
+            return out
+        image = out[CommonKeys.IMAGE]
+        values, affine = _read(image)
+        match, start = normative.match(values, affine)
+        matched = values if match is None else match.apply(values, affine, FOREGROUND_FLOOR)
+        meta = {**image.meta, _START: json.dumps(start.tolist())}
+        operations = list(image.applied_operations)
+        out[CommonKeys.IMAGE] = MetaTensor(torch.from_numpy(matched)[None], meta=meta, applied_operations=operations)
+        return out
+
+    def _match_each(self, image: MetaTensor) -> MetaTensor:
+        """Match each sequence of ``(Q, *spatial)`` that is there by itself."""
+        matched, starts = image.as_subclass(Tensor).clone(), {}
+        for number in find_present(image):
+            one = MatchIntensityd(cast(Any, self.network)[number])
+            found = one({CommonKeys.IMAGE: image[number : number + 1]})[CommonKeys.IMAGE]
+            matched[number] = found.as_subclass(Tensor)[0]
+            starts[number] = found.meta.get(_START)
+        meta = {**image.meta, _START: json.dumps(starts)}
+        return MetaTensor(matched, meta=meta, applied_operations=list(image.applied_operations))
 
 
 class JudgeByPlaced(MapTransform):
@@ -89,7 +146,7 @@ class JudgeByPlaced(MapTransform):
         {'image': 'scan', 'pred': 'map'}
     """
 
-    def __init__(self, network: _HasNormative, healthy_twin: bool = False) -> None:
+    def __init__(self, network: HasNormative, healthy_twin: bool = False) -> None:
         super().__init__(keys=CommonKeys.PRED)
         if healthy_twin and network.normative is None:
             raise ValueError(
@@ -110,10 +167,12 @@ class JudgeByPlaced(MapTransform):
             return out
         if is_volume(image):
             values, affine = _read(image)
-            frame = normative.find_frame(values, affine)
-            finished = normative(_to_array(pred), values, affine, frame)
+            start = image.meta.get(_START)
+            frame = normative.find_frame(values, affine, None if start is None else np.array(json.loads(start)))
+            terms = normative.design.terms(read_person(image.meta)) if isinstance(normative, TrendMap) else None
+            finished = normative(_to_array(pred), values, affine, frame, terms=terms)
             if self.healthy_twin:
-                out["healthy"] = _draw_healthy(normative, image, frame)
+                out["healthy"] = _draw_healthy(normative, image, frame, terms)
         else:
             frame = Frame("none", np.eye(4))
             finished = normative.judge_anywhere(_to_array(pred))
@@ -125,19 +184,24 @@ class JudgeByPlaced(MapTransform):
         """Finish the maps ``(Q, *spatial)`` of those sequences that are there."""
         finished = torch.zeros_like(pred.as_subclass(Tensor))
         judged: list[dict[Hashable, Any]] = []
+        starts = json.loads(image.meta.get(_START) or "{}")
         for number in find_present(image):
             one = JudgeByPlaced(cast(Any, self.network)[number], self.healthy_twin and not judged)
-            part = slice(number, number + 1)
-            judged.append(one({CommonKeys.IMAGE: image[part], CommonKeys.PRED: pred[part]}))
+            part, start = slice(number, number + 1), starts.get(str(number))
+            meta = {key: value for key, value in image.meta.items() if key != _START}
+            own = MetaTensor(image[part].as_subclass(Tensor), meta=meta | ({} if start is None else {_START: start}))
+            judged.append(one({CommonKeys.IMAGE: own, CommonKeys.PRED: pred[part]}))
             finished[part] = judged[-1][CommonKeys.PRED].as_subclass(Tensor)
         told: dict[Hashable, Any] = {key: value for key, value in judged[0].items() if key in ("frame", "healthy")}
         told[CommonKeys.PRED] = convert_to_dst_type(finished, pred)[0]
         return told
 
 
-def _draw_healthy(normative: NormativeMap, image: MetaTensor, frame: Frame) -> MetaTensor:
+def _draw_healthy(
+    normative: NormativeMap, image: MetaTensor, frame: Frame, terms: NDArray[np.float64] | None
+) -> MetaTensor:
     """The healthy twin ``(1, *spatial)`` of a preprocessed scan in the units that its file has."""
-    healthy = normative.draw_healthy(*_read(image), frame)
+    healthy = normative.draw_healthy(*_read(image), frame, terms)
     zero, one = json.loads(image.meta["levels"])
     healthy = np.where(healthy > 0, zero + (one - zero) * healthy, 0).astype(np.float32)
     return MetaTensor(torch.from_numpy(healthy)[None], meta=image.meta)

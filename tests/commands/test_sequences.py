@@ -235,6 +235,10 @@ def test_what_takes_single_images_says_so(together: Path, bundle: Path, person: 
         export_network(together, tmp_path / "model.onnx")
     with pytest.raises(ValueError, match="`sequences` must be one for an update or several processes, got T1, T2, FL"):
         fit([together.parent / "fit.json"], tmp_path / "updated", update=bundle)
+    with pytest.raises(ValueError, match=message.format("an update")):
+        fit([person], tmp_path / "updated", update=together)
+    with pytest.raises(ValueError, match="`covariates` must be left out with several sequences, got T1, T2, FLAIR"):
+        fit([together.parent / "fit.json"], tmp_path / "people", covariates=tmp_path / "people.csv")
     listed = write(tmp_path / "list.json", test=[entry(person, *NAMES)])
     with pytest.raises(RuntimeError) as caught:
         infer(bundle, [listed], tmp_path / "out")

@@ -152,7 +152,7 @@ class SequenceNet(nn.Module):
     def find_group(self, person: Mapping[str, Any]) -> None:
         """None: people are judged together."""
 
-    def judge_of(self, group: None) -> Judge:
+    def judge_of(self, group: str | None) -> Judge:
         """What all people are judged by."""
         return Judge(self.calibration, self.regions)
 

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
         preprocess_slices,
     )
     from monai_dpmm_ad.transforms.drop import DropVoxelsd
-    from monai_dpmm_ad.transforms.place import JudgeByPlaced
+    from monai_dpmm_ad.transforms.place import JudgeByPlaced, MatchIntensityd
     from monai_dpmm_ad.transforms.score import ScoreScand
     from monai_dpmm_ad.utils.distributed import is_first, join_processes, share
     from monai_dpmm_ad.utils.progress import quiet_warnings
@@ -95,7 +95,7 @@ _NAMES = {
     "transforms": "LoadRegionsd LoadScand SaveDicomd SaveScand ScaleIntensityForegroundd preprocess_scan "
     "preprocess_slices",
     "transforms.drop": "DropVoxelsd",
-    "transforms.place": "JudgeByPlaced",
+    "transforms.place": "JudgeByPlaced MatchIntensityd",
     "transforms.score": "ScoreScand",
     "utils.distributed": "is_first join_processes share",
     "utils.progress": "quiet_warnings",

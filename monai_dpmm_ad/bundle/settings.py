@@ -174,6 +174,11 @@ _OF_THE_FIT = (
         "validation_fraction", 0.2, "share of the subjects that is held out where the data name none", "fit",
         kind=float, interval="[0, 1)",
     ),
+    Setting(
+        "match", "on", "take each scan's bias field and contrast away, where they differ from the fitted scans', "
+        "before it is mapped", "fit",
+        choices=("on", "off"), commands=_FIT,
+    ),
     Setting("seed", 0, "of everything random", "fit", kind=int, interval="[0, inf)", commands=_FIT),
 )  # fmt: skip
 

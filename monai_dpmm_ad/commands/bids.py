@@ -28,7 +28,13 @@ def write_bids(out: Path, rows: Sequence[ScanRow], settings: Mapping[str, Any]) 
     place = {"ext": settings["output_ext"], "separate": settings["separate_folder"]}
     derivatives = []
     for row in rows:
-        facts = {"Score": row.score, "PValue": row.p_value, "QValue": row.q_value, "Threshold": row.threshold}
+        facts = {
+            "Score": row.score,
+            "PValue": row.p_value,
+            "QValue": row.q_value,
+            "Threshold": row.threshold,
+            "InRange": row.in_range,
+        }
         kept = {name: value for name, value in facts.items() if value is not None}
         for postfix, description, suffix, more in (
             (

@@ -12,7 +12,8 @@ import torch
 
 from monai_dpmm_ad.bundle.folder import check_unfinished
 from monai_dpmm_ad.utils.distributed import get_rank, is_first, wait_for_all
-from monai_dpmm_ad.utils.files import PARTIAL, PathLike, remove_leftovers
+from monai_dpmm_ad.utils.files import PARTIAL, PathLike
+from monai_dpmm_ad.utils.leftovers import remove_leftovers
 from monai_dpmm_ad.utils.outputs import OutputFolder, lock_output
 
 __all__ = [

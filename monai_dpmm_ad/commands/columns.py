@@ -16,14 +16,19 @@ def _describe_frame(row: ScanRow) -> str:
     return " ".join([row.frame or "", "" if row.frame_quality is None else f"{row.frame_quality:.2f}"]).strip()
 
 
+def _write_p_value(row: ScanRow, value: float | None) -> str:
+    """With a question mark where it is not promised, since the scan lies outside of what was fitted."""
+    return "" if value is None else f"{value:.3f}{' ?' if row.in_range is False else ''}"
+
+
 #: A column whose cells are all empty is left out.
 COLUMNS: tuple[tuple[str, Callable[[ScanRow], str]], ...] = (
     ("scan", lambda row: row.name),
     ("score", lambda row: f"{row.score:.4g}"),
-    ("p-value", lambda row: "" if row.p_value is None else f"{row.p_value:.3f}"),
+    ("p-value", lambda row: _write_p_value(row, row.p_value)),
     ("flagged", lambda row: "" if row.flagged is None else f"{row.flagged:.1f} {row.flagged_unit}"),
     ("regions", lambda row: "" if row.num_regions is None else str(row.num_regions)),
-    ("smallest region p", lambda row: "" if row.region_p_value is None else f"{row.region_p_value:.3f}"),
+    ("smallest region p", lambda row: _write_p_value(row, row.region_p_value)),
     ("frame", _describe_frame),
 )
 

@@ -61,6 +61,11 @@ class AnomalyResult:
         return self.row.p_value
 
     @property
+    def in_range(self) -> bool | None:
+        """False where the scan is unlike what was fitted, so that no p-value is promised; None where nobody knows."""
+        return self.row.in_range
+
+    @property
     def num_regions(self) -> int:
         """How many regions are flagged."""
         return len(self.regions)

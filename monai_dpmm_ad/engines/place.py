@@ -15,9 +15,10 @@ from monai_dpmm_ad.data.dataset import ScanDataset
 from monai_dpmm_ad.embedding import EmbeddingStore
 from monai_dpmm_ad.engines.thumbnails import FittedScan, FittedScans, thumbnail_folder
 from monai_dpmm_ad.network import AnomalyNet
-from monai_dpmm_ad.normative import Frame, NormativeMap, resample
+from monai_dpmm_ad.normative import FRAMES, Frame, NormativeMap, resample
 from monai_dpmm_ad.normative.trend_map import TrendMap
 from monai_dpmm_ad.utils.distributed import gather_lists, share
+from monai_dpmm_ad.utils.memory import release_heap
 from monai_dpmm_ad.utils.progress import track
 
 __all__ = ["fit_normative"]
@@ -28,7 +29,9 @@ _NUM_REFERENCE = 16
 _MOST_FAILED = 0.25
 
 
-def fit_normative(network: AnomalyNet, dataset: ScanDataset, store: EmbeddingStore, frame: str = "auto") -> None:
+def fit_normative(
+    network: AnomalyNet, dataset: ScanDataset, store: EmbeddingStore, frame: str = "auto", match: str = "off"
+) -> None:
     """Show a network's normative map the scans that its detector was fitted on.
 
     A map that has been fitted before, as in an update, keeps its reference and takes the scans in beside those that it
@@ -39,10 +42,13 @@ def fit_normative(network: AnomalyNet, dataset: ScanDataset, store: EmbeddingSto
         dataset: the fitted scans; the transform takes thumbnails, see `embed_dataset`.
         store: their embeddings. Under torch.distributed each process takes its share of them.
         frame: one of :data:`~monai_dpmm_ad.normative.FRAMES`; ``auto`` registers, or takes boxes where that fails.
+        match: ``on`` has the intensities of scans matched to those that are fitted here, before they are mapped: new
+            ones, and those of the calibration. Where places are not registered nothing can be matched.
     """
     normative = network.normative
     if normative is None:
         return
+    release_heap()  # of what the detector was fitted with
     names = [name for name in store.sources if store.count_rows(name)]
     scans = FittedScans(thumbnail_folder(store.path), dataset)
     if not _are_volumes(scans, names):
@@ -59,7 +65,10 @@ def fit_normative(network: AnomalyNet, dataset: ScanDataset, store: EmbeddingSto
         normative.frame = "box"
         _set_reference(normative, scans, names)
         _find_frames(normative, scans, mine)
+    if not normative.fitted:
+        normative.matching.fill_(match == "on" and normative.frame in FRAMES[:2])
     key = _key_of(normative)
+    release_heap()  # of registering
     terms: dict[str, NDArray[np.float64] | None] = dict.fromkeys(names)
     if isinstance(normative, TrendMap):
         terms = _fit_trends(normative, network, dataset, store, scans, mine, key)

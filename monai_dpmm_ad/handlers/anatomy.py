@@ -32,6 +32,7 @@ class AnatomyRow:
         sum_score: the map summed over the flagged voxels, times their size.
         peak_score: the highest score of a flagged voxel.
         p_value: the least of these regions; of a whole region, also where only a part of it lies here.
+        in_range: False where that p-value is not promised, since the scan lies outside of what was fitted.
     """
 
     label: int
@@ -45,6 +46,7 @@ class AnatomyRow:
     sum_score: float
     peak_score: float | None
     p_value: float | None
+    in_range: bool | None = None
 
 
 def sum_by_label(
@@ -91,6 +93,7 @@ def sum_by_label(
                 sum_score=float(values[here].sum() * voxel_size),
                 peak_score=float(values[here].max()) if len(numbers) else None,
                 p_value=min(known, default=None),
+                in_range=next((region.in_range for region in regions.listed), None),
             )
         )
     return rows

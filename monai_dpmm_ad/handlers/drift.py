@@ -1,5 +1,5 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""Tell from the patches of each scan whether it, and the cohort, comes from the population that was fitted."""
+"""Tell whether each scan, and the cohort, comes from the population that was fitted."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import torch
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 
+from monai_dpmm_ad.calibration.fitted_range import describe_own
 from monai_dpmm_ad.engines import PATCH_SUMMARY, ScanEvaluator, iteration_scans
 from monai_dpmm_ad.engines.resume import ResumeLog
 from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.normative import Frame
 from monai_dpmm_ad.utils.distributed import gather_lists, get_rank
 from monai_dpmm_ad.utils.files import remove_file, write_json
 
@@ -25,8 +27,9 @@ __all__ = ["DriftHandler"]
 class DriftHandler:
     """Fill a network's drift reference with the calibration's scans, or compare scans and the cohort with it.
 
-    A scan that lies off by more than healthy ones do, or is of another kind (modality, voxel sizes, …), gets a
-    ``warning`` in its output.
+    A scan that lies off by more than healthy ones do, by its patches or by its finished map, or is of another kind
+    (modality, voxel sizes, …), gets a ``warning`` in its output, and its ``in_range`` is False there: its p-values and
+    its number of false regions are not promised. None says that nothing is known of what was fitted.
 
     It reads each scan's ``patch_summary``, for which the evaluator must have been asked with ``summarise``.
 
@@ -67,6 +70,7 @@ class DriftHandler:
         self.result: dict[str, Any] | None = None
         self._scans: dict[str, dict[str, list[float]]] = {}
         self._facts: dict[str, dict[str, Any]] = {}
+        self._own: dict[str, list[float]] = {}
 
     def attach(self, engine: ScanEvaluator) -> None:
         """Register the handler's events."""
@@ -75,7 +79,7 @@ class DriftHandler:
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def _start(self, engine: Engine) -> None:
-        self._scans, self._facts = {}, {}
+        self._scans, self._facts, self._own = {}, {}, {}
         for name, record in (self.finished.records if self.finished else {}).items():
             if record.get(PATCH_SUMMARY):
                 self._scans[name] = record[PATCH_SUMMARY]
@@ -88,21 +92,30 @@ class DriftHandler:
                 self._facts[meta["name"]] = facts
             if summary:
                 self._scans[meta["name"]] = summary
+            frame = scan.get("frame")
+            own = None
+            if frame is not None and frame.kind != "none":
+                own = self._own[meta["name"]] = describe_own(
+                    scan[CommonKeys.PRED].as_subclass(torch.Tensor), _of(frame)
+                )
             if self.output_dir is not None:
-                scan["warning"] = self._warn(summary, facts, json.loads(meta.get("notes") or "[]"))
+                clauses = self._compare(summary, facts, own)
+                scan["warning"] = _write_warning(clauses, json.loads(meta.get("notes") or "[]"))
+                known = int(self.network.kind.num_scans) or int(self.network.drift.num_scans)
+                scan["in_range"] = not clauses if known else None
 
-    def _warn(
-        self, summary: dict[str, list[float]] | None, facts: dict[str, Any] | None, notes: Sequence[str]
-    ) -> str | None:
-        """What a user should know of one scan, as sentences; None where there is nothing to say."""
-        clauses = self.network.kind.compare(facts) if facts else []
-        if summary:
-            off = self.network.drift.judge(torch.tensor(summary["profile"]), torch.tensor(summary["usage"]))
-            clauses = [off, *clauses] if off else clauses
-        sentences = list(notes)
-        if clauses:
-            sentences.insert(0, f"this scan is unlike those that were fitted, do not rely on it: {'; '.join(clauses)}")
-        return ". ".join(sentence[0].upper() + sentence[1:] for sentence in sentences) or None
+    def _compare(
+        self, summary: dict[str, list[float]] | None, facts: dict[str, Any] | None, own: list[float] | None
+    ) -> list[str]:
+        """In what a scan lies outside of what was fitted, as clauses."""
+        network = self.network
+        patches = [torch.tensor(summary[key]) for key in ("profile", "usage")] if summary else None
+        found = [
+            network.drift.judge(*patches) if patches else None,
+            network.range.judge(own) if own else None,
+            *(network.kind.compare(facts) if facts else ()),
+        ]
+        return [clause for clause in found if clause]
 
     def _finish(self, engine: Engine) -> None:
         scans: Mapping[str, Any] = dict(sorted(gather_lists(list(self._scans.items()))))
@@ -114,6 +127,8 @@ class DriftHandler:
             self.network.kind.fit(list(facts.values()))
             if scans and self.held_out:
                 reference.fit(profiles, usage)
+            if self.held_out:
+                self.network.range.fit([own for _, own in sorted(gather_lists(list(self._own.items())))])
             return
         self.result = reference.compare(profiles, usage) if scans and int(reference.num_scans) else None
         path = self.output_dir / "drift.json"
@@ -121,3 +136,22 @@ class DriftHandler:
             write_json(path, self.result)
         elif get_rank() == 0:
             remove_file(path)  # an earlier run's
+
+
+def _of(frame: Frame) -> float | None:
+    """Quality of a frame's registration, None where nothing was registered."""
+    quality: float | None = frame.to_dict()["quality"]
+    return quality
+
+
+def _write_warning(clauses: Sequence[str], notes: Sequence[str]) -> str | None:
+    """What a user should know of one scan, as sentences; None where there is nothing to say."""
+    sentences = list(notes)
+    if clauses:
+        sentences = [
+            f"this scan is unlike those that were fitted, do not rely on it: {'; '.join(clauses)}",
+            "its p-values and the number of false regions are not promised; fit, or update the bundle, with healthy "
+            "scans of this kind",
+            *sentences,
+        ]
+    return ". ".join(sentence[0].upper() + sentence[1:] for sentence in sentences) or None

@@ -25,6 +25,7 @@ class NormativeHandler:
         dataset: the fitted scans, see :func:`~monai_dpmm_ad.engines.place.fit_normative`.
         open_store: gives their embeddings.
         frame: how places are brought together, see there.
+        match: ``on`` or ``off``, see there.
 
     Example:
         >>> from ignite.engine import Engine
@@ -39,12 +40,18 @@ class NormativeHandler:
     """
 
     def __init__(
-        self, network: AnomalyNet, dataset: ScanDataset, open_store: Callable[[], EmbeddingStore], frame: str = "auto"
+        self,
+        network: AnomalyNet,
+        dataset: ScanDataset,
+        open_store: Callable[[], EmbeddingStore],
+        frame: str = "auto",
+        match: str = "off",
     ) -> None:
         self.network = network
         self.dataset = dataset
         self.open_store = open_store
         self.frame = frame
+        self.match = match
 
     def attach(self, engine: Engine) -> None:
         """Register the handler's event."""
@@ -52,4 +59,4 @@ class NormativeHandler:
 
     def _start(self, engine: Engine) -> None:
         if self.network.normative is not None:
-            fit_normative(self.network, self.dataset, self.open_store(), self.frame)
+            fit_normative(self.network, self.dataset, self.open_store(), self.frame, self.match)

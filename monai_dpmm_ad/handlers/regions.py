@@ -42,6 +42,8 @@ class Region:
         first: lowest index along each array dimension.
         last: highest index along each array dimension (inclusive).
         q_value: of the p-value among those of all regions of the table; None before the table is whole.
+        in_range: False where its scan lies outside of what was fitted: then the p-value is not promised, and there is
+            no q-value. None where that is not known.
     """
 
     index: int
@@ -59,6 +61,7 @@ class Region:
     first: tuple[int, ...]
     last: tuple[int, ...]
     q_value: float | None = None
+    in_range: bool | None = None
 
 
 class Regions(NamedTuple):
@@ -196,7 +199,19 @@ def _locate(
 
 _TRIPLES = ("centroid_voxel", "centroid", "centroid_reference", "peak_voxel", "first", "last")
 _COLUMNS = (
-    *("name", "region", "p_value", "q_value", "size", "unit", "num_voxels", "peak_score", "mean_score", "anatomy"),
+    *(
+        "name",
+        "region",
+        "p_value",
+        "q_value",
+        "in_range",
+        "size",
+        "unit",
+        "num_voxels",
+        "peak_score",
+        "mean_score",
+        "anatomy",
+    ),
     *(f"{triple}_{axis}" for triple in _TRIPLES for axis in range(3)),
 )
 

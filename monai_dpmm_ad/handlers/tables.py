@@ -61,6 +61,8 @@ class ScanRow:
         covariates: what of the person was taken into account, where the bundle follows age or sex.
         group: in which the scan is judged, where groups are calibrated apart.
         warning: why the scan should not be relied on, or what its file leaves open.
+        in_range: False where the scan lies outside of what was fitted, so that its p-values and its number of false
+            regions are not promised, and it has no q-value; None where that is not known.
     """
 
     name: str
@@ -80,6 +82,7 @@ class ScanRow:
     covariates: str | None = None
     group: str | None = None
     warning: str | None = None
+    in_range: bool | None = None
 
 
 class ScanTable:
@@ -198,6 +201,7 @@ class ScanTable:
             covariates=scan.get("covariates"),
             group=scan.get("group"),
             warning=scan.get("warning"),
+            in_range=scan.get("in_range"),
         )
         return row, regions, anatomy
 
@@ -212,6 +216,8 @@ class ScanTable:
         calibration = None if frame is None or frame.kind == "none" else calibration
         values = _to_array(scan[CommonKeys.PRED])
         regions = compute_regions(mask, values, affine, self.min_region_volume, calibration, frame)
+        in_range = scan.get("in_range")
+        regions = regions._replace(listed=[replace(region, in_range=in_range) for region in regions.listed])
         if atlas is None:
             return regions.listed, []
         labels, names = _to_array(atlas), _names(atlas.meta["filename_or_obj"])
@@ -225,7 +231,8 @@ class ScanTable:
         failures = gather_lists(engine.failures)
         failures = [*(self.found.list_failures() if self.found else ()), *failures]
         anatomy = dict(gather_lists(list(self.anatomy.items())))
-        self.rows = [replace(row, q_value=q) for row, q in zip(rows, q_values([r.p_value for r in rows]), strict=True)]
+        values = q_values([None if row.in_range is False else row.p_value for row in rows])
+        self.rows = [replace(row, q_value=q) for row, q in zip(rows, values, strict=True)]
         self.regions = _judge_together({row.name: regions[row.name] for row in rows if row.name in regions})
         self.anatomy = {row.name: anatomy[row.name] for row in rows if row.name in anatomy}
         engine.failures[:] = failures
@@ -251,7 +258,8 @@ def join_scans(engine: Engine) -> list[dict[str, Any]]:
 
 def _judge_together(regions: Mapping[str, list[Region]]) -> dict[str, list[Region]]:
     """Give each region its q-value among all of them."""
-    values = iter(q_values([region.p_value for listed in regions.values() for region in listed]))
+    flat = [region for listed in regions.values() for region in listed]
+    values = iter(q_values([None if region.in_range is False else region.p_value for region in flat]))
     return {name: [replace(region, q_value=next(values)) for region in listed] for name, listed in regions.items()}
 
 

@@ -150,12 +150,18 @@ def _read(prediction: Prediction, wanted: MapRequest, is_mask: bool) -> tuple[ND
         "rate": wanted.rate,
         "axes": list(wanted.axes),
         "min_region": wanted.min_region,
-        "levels": [asdict(level) | {"num_voxels": int((label_map >= level.level).sum())} for level in levels],
+        "levels": [_describe_level(level, label_map, prediction) for level in levels],
         "regions": [asdict(region) for region in prediction.regions],
         "bundle": prediction.bundle.digest,
         "warnings": _warnings(prediction, wanted),
     }
     return (label_map if is_mask else _score_map(prediction)), facts
+
+
+def _describe_level(level: Level | RegionLevel, label_map: NDArray[Any], prediction: Prediction) -> dict[str, Any]:
+    """A level with its size; outside of what was fitted nothing is guaranteed."""
+    guaranteed = level.guaranteed and prediction.row.in_range is not False
+    return asdict(level) | {"guaranteed": guaranteed, "num_voxels": int((label_map >= level.level).sum())}
 
 
 def _thresholds(prediction: Prediction, level: Level) -> float | NDArray[Any]:

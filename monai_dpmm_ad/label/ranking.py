@@ -82,7 +82,7 @@ class StudyScores:
 
 
 def _kept(row: ScanRow) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in ("score", "p_value", "flagged", "flagged_unit")}
+    return {name: getattr(row, name) for name in ("score", "p_value", "in_range", "flagged", "flagged_unit")}
 
 
 class AnomalyScoring(ScoringMethod):
@@ -134,8 +134,8 @@ class MostAnomalous(Strategy):
         """Choose a study.
 
         Returns:
-            Its ``id`` with ``score``, ``p_value`` and the number of studies that are still ``unscored``; None where no
-            unlabelled study has a score.
+            Its ``id`` with ``score``, ``p_value``, ``in_range`` (False: the p-value is not promised) and the number of
+            studies that are still ``unscored``; None where no unlabelled study has a score.
         """
         with refusing():
             check_names(request, ["max_new_scores"])
@@ -156,5 +156,6 @@ class MostAnomalous(Strategy):
             "id": ranked[0],
             "score": best["score"],
             "p_value": best["p_value"],
+            "in_range": best["in_range"],
             "unscored": len(images) - len(found),
         }

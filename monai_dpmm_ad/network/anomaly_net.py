@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from monai_dpmm_ad.calibration import Calibration
 from monai_dpmm_ad.calibration.drift import DriftReference, PatchSummary, choose_patches_to_summarise
+from monai_dpmm_ad.calibration.fitted_range import FittedRange
 from monai_dpmm_ad.calibration.kind import FittedKind
 from monai_dpmm_ad.detectors import Detector
 from monai_dpmm_ad.embedding import Embedder
@@ -26,7 +27,7 @@ from monai_dpmm_ad.normative.covariates import Design
 from monai_dpmm_ad.normative.site import SiteField
 from monai_dpmm_ad.normative.trend_map import TrendMap
 from monai_dpmm_ad.ops.graphs import is_exporting
-from monai_dpmm_ad.ops.patches import pool_foreground
+from monai_dpmm_ad.ops.patches import locate_patches, pool_foreground
 
 __all__ = ["AnomalyNet"]
 
@@ -122,6 +123,7 @@ class AnomalyNet(nn.Module):
         self.patch_mask = PrincipalMask.make(patch_mask, mask_threshold, mask_closing)
         self.drift = DriftReference(detector.num_components)
         self.kind = FittedKind()
+        self.range = FittedRange()
         self.normative: NormativeMap | None = None
         if normative == "on" and frame != "none":
             if self.intensity_tail is not None:
@@ -150,6 +152,9 @@ class AnomalyNet(nn.Module):
             )
         for name, buffer in self.regions.named_buffers():  # a model that was fitted before there were regions has none
             state_dict.setdefault(f"{prefix}regions.{name}", torch.zeros_like(buffer))
+        if self.normative is not None:  # nor were scans matched, and intensities weighed more
+            state_dict.setdefault(f"{prefix}normative.matching", torch.zeros_like(self.normative.matching))
+            state_dict.setdefault(f"{prefix}normative.weights", torch.tensor([1.0, 1.0, 0.5], dtype=torch.float64))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @property
@@ -198,7 +203,8 @@ class AnomalyNet(nn.Module):
         foreground = F.adaptive_avg_pool2d(_foreground(images), size)
         embeddings = self.embedder.embed(_pad(resized * (foreground > 0), shift))
         share = pool_foreground(_pad(foreground, shift), self.embedder.patch_size)
-        return EncodedSlices(embeddings, self._location(resized, embeddings.grid, positions, shift), share)
+        location = locate_patches(resized, embeddings.grid, self.embedder.patch_size, positions, shift)
+        return EncodedSlices(embeddings, location, share)
 
     def choose_patches(self, encoded: EncodedSlices) -> Tensor:
         """The patches ``(B, h, w)`` that are fitted and scored."""
@@ -284,24 +290,6 @@ class AnomalyNet(nn.Module):
             return maps
         left_out = ((encoded.foreground >= self.min_foreground) & ~valid).to(maps)
         return maps * (1 - upsample_scores(left_out, torch.ones_like(valid), size, "nearest", patch_size, start))
-
-    def _location(
-        self, resized: Tensor, grid: tuple[int, int], positions: Tensor | None, shift: tuple[int, int]
-    ) -> Tensor:
-        batch, _, height, width = resized.shape
-        if positions is None:
-            positions = resized.new_full((batch,), 0.5)
-        size = self.embedder.patch_size
-        rows = ((torch.arange(grid[0], device=resized.device) + 0.5) * size - shift[0]) / height
-        columns = ((torch.arange(grid[1], device=resized.device) + 0.5) * size - shift[1]) / width
-        return torch.stack(
-            [
-                rows.clamp(0, 1)[None, :, None].expand(batch, *grid),
-                columns.clamp(0, 1)[None, None, :].expand(batch, *grid),
-                positions.to(resized)[:, None, None].expand(batch, *grid),
-            ],
-            dim=-1,
-        )
 
 
 def _middle(images: Tensor) -> Tensor:

@@ -3,18 +3,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from monai_dpmm_ad.normative.lattice import Volume
 
-__all__ = ["divide_by_median", "foreground_median", "remove_smooth_part", "smooth", "weigh_robustly"]
+__all__ = [
+    "divide_by_median",
+    "foreground_median",
+    "judge_by_itself",
+    "remove_own_part",
+    "remove_smooth_part",
+    "smooth",
+    "spread_of",
+    "weigh_robustly",
+]
 
 Array = NDArray[np.float32]
 
 _STEP = 7  # every seventh place is enough for ten coefficients
 _ROUNDS = 8
+_WIDEST = 0.9  # what a scan's own deviations are scaled down to where they are wider
 
 
 def divide_by_median(volume: Volume) -> Array:
@@ -55,6 +67,20 @@ def smooth(values: Array, weight: Array, sigma: float) -> Array:
     return np.divide(total, share, out=np.zeros_like(total), where=share > 1e-3)
 
 
+def remove_own_part(residual: Array, inside: NDArray[np.bool_], expected: Array | None) -> Array:
+    """Take from a scan's deviations at two scales or more, ``(C, X, Y, Z)``, the finest first, what is the scan's own.
+
+    Args:
+        residual: deviations in standard deviations.
+        inside: ``(X, Y, Z)``, what counts.
+        expected: same shape, see :func:`judge_by_itself`; None takes the smooth part of the finest scale alone, since
+            without knowing the tissue that of a coarser one may be a lesion.
+    """
+    if expected is None:
+        return np.stack([remove_smooth_part(residual[0], inside), *residual[1:]])
+    return np.stack([judge_by_itself(channel, inside, expected) for channel in residual])
+
+
 def remove_smooth_part(residual: Array, inside: NDArray[np.bool_], degree: int = 2, scale: float = 1.0) -> Array:
     """Take a low-order polynomial in space from the deviations of a scan: its gain, its bias field, its tissue's age.
 
@@ -78,6 +104,40 @@ def remove_smooth_part(residual: Array, inside: NDArray[np.bool_], degree: int =
     values = residual[inside].astype(np.float64)
     out[inside] = values - design @ weigh_robustly(design, values, scale)
     return out
+
+
+def judge_by_itself(residual: Array, inside: NDArray[np.bool_], expected: Array) -> Array:
+    """Take from the deviations of a scan what they have in common: its gain, bias field, contrast, its tissue's age.
+
+    That is a quadratic polynomial of the place plus a quadratic of what is expected there, fitted by robust least
+    squares, see :func:`weigh_robustly`: what deviates by several spreads of its own, such as a lesion, has no say. What
+    is left is scaled down to a spread of 0.9 where it has more; that of healthy scans is about 0.5.
+
+    Args:
+        residual: ``(X, Y, Z)``, deviations in standard deviations.
+        inside: same shape, what counts.
+        expected: same shape, intensity of healthy scans at the scan's places.
+
+    Returns:
+        Same shape, 0 outside.
+    """
+    out = np.zeros_like(residual)
+    points = np.argwhere(inside)
+    if not len(points):
+        return out
+    tissue = expected[inside].astype(np.float64)
+    tissue = ((tissue - tissue.mean()) / max(float(tissue.std()), 1e-6))[:, None]
+    place = polynomials(2 * points / np.maximum(np.array(inside.shape) - 1, 1) - 1, 2)
+    design = np.concatenate([place, tissue, tissue**2], 1)
+    values = residual[inside].astype(np.float64)
+    own = values - design @ weigh_robustly(design, values)
+    out[inside] = own / max(1.0, spread_of(own) / _WIDEST)
+    return out
+
+
+def spread_of(values: NDArray[np.floating[Any]]) -> float:
+    """Robust standard deviation: the median distance from the median, scaled."""
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 
 def weigh_robustly(

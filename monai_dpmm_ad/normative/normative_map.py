@@ -16,7 +16,7 @@ from monai_dpmm_ad.normative.atlas import Atlas
 from monai_dpmm_ad.normative.combination import SIDES, combine, take_side
 from monai_dpmm_ad.normative.deformation import deform
 from monai_dpmm_ad.normative.frame import FRAMES, Frame
-from monai_dpmm_ad.normative.intensity import divide_by_median, foreground_median, remove_smooth_part, smooth
+from monai_dpmm_ad.normative.intensity import divide_by_median, foreground_median, remove_own_part, smooth
 from monai_dpmm_ad.normative.lattice import (
     Lattice,
     Volume,
@@ -26,11 +26,13 @@ from monai_dpmm_ad.normative.lattice import (
     resample,
     sample_places,
 )
+from monai_dpmm_ad.normative.matching import Match, match_intensity
 from monai_dpmm_ad.normative.placed import JudgedScan, PlacedScan
 from monai_dpmm_ad.normative.reference import build_reference, pull, spacing_around
-from monai_dpmm_ad.normative.registration import find_box, fit_box, register
+from monai_dpmm_ad.normative.registration import find_box, find_start, fit_box, refine
 from monai_dpmm_ad.normative.site import SITE_SHAPE, SiteField
 from monai_dpmm_ad.normative.thumbnail import shrink
+from monai_dpmm_ad.ops.slabs import slab_bounds
 
 __all__ = ["NormativeMap"]
 
@@ -40,11 +42,8 @@ Matrix = NDArray[np.float64]
 _REFERENCE = (48, 56, 48)
 _FINE = (80, 96, 80)
 _COARSE = (40, 48, 40)
-#: Gaussians of the intensity, standard deviation in fine places (about 2 mm of a brain), and whether the smooth part
-#: of what deviates is taken away: at the finer scale a bias field hides small lesions, at the coarser it is the lesion.
-_SCALES = ((1.0, True), (2.0, False))
-#: Voxels whose map is finished at once: what they take beside the map is some 50 MB.
-_SLAB = 1 << 20
+#: Gaussians of the intensity, standard deviation in fine places (about 2 mm of a brain).
+_SCALES = (1.0, 2.0)
 
 
 class NormativeMap(nn.Module):
@@ -71,12 +70,14 @@ class NormativeMap(nn.Module):
     reference_weight: Tensor
     reference_origin: Tensor
     reference_spacing: Tensor
+    weights: Tensor
+    matching: Tensor  # whether scans are matched before they are mapped, and deviations judged by the scan itself
 
     def __init__(
         self,
         frame: str = "deformed",
         side: str = "both",
-        weights: tuple[float, float, float] = (1.0, 1.0, 0.5),
+        weights: tuple[float, float, float] = (1.25, 0.85, 0.4),
         least_quality: float = 0.8,
     ) -> None:
         super().__init__()
@@ -84,7 +85,7 @@ class NormativeMap(nn.Module):
             raise unknown_option("frame", frame, FRAMES)
         if side not in SIDES:
             raise unknown_option("side", side, SIDES)
-        self.frame, self.side, self.weights, self.least_quality = frame, side, weights, least_quality
+        self.frame, self.side, self.least_quality = frame, side, least_quality
         self.intensity = Atlas(_FINE, num_channels=len(_SCALES))
         self.deviation = Atlas(_COARSE, num_channels=len(_SCALES))
         self.scores = Atlas(_COARSE)
@@ -93,6 +94,8 @@ class NormativeMap(nn.Module):
         self.register_buffer("reference_weight", torch.zeros(_REFERENCE, dtype=torch.float16))
         self.register_buffer("reference_origin", torch.zeros(3, dtype=torch.float64))
         self.register_buffer("reference_spacing", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("weights", torch.tensor(weights, dtype=torch.float64))
+        self.register_buffer("matching", torch.zeros((), dtype=torch.bool))
 
     @property
     def fitted(self) -> bool:
@@ -122,12 +125,22 @@ class NormativeMap(nn.Module):
         lattice = Lattice(_REFERENCE, float(self.reference_spacing), (x, y, z))
         return Volume(self.reference_values.float().numpy(), self.reference_weight.float().numpy(), lattice)
 
-    def find_frame(self, image: Array, affine: Matrix) -> Frame:
+    def match(self, image: Array, affine: Matrix) -> tuple[Match | None, Matrix]:
+        """What takes a scan's field and contrast away, if they can be told, and where its registration should start."""
+        small, where = shrink(image, affine)
+        start = find_start(small, where, self.reference)
+        scan = self._read(image, affine, Frame("affine", np.linalg.inv(start)))
+        mean, spread = (self._at(part, scan.places, _FINE)[0].numpy() for part in self.intensity.moments())
+        smoothed = Volume(scan.channels[0], scan.volume.weight, scan.volume.lattice)
+        return match_intensity(smoothed, foreground_median(scan.volume), mean, spread), start
+
+    def find_frame(self, image: Array, affine: Matrix, start: Matrix | None = None) -> Frame:
         """Find where a scan lies.
 
         Args:
             image: ``(X, Y, Z)``, scaled, background exactly 0.
             affine: ``(4, 4)``, from its indices to scanner coordinates (RAS, mm).
+            start: of the registration, as `match` gives it; None looks for one.
         """
         reference = self.reference
         if self.frame == "none":
@@ -135,7 +148,8 @@ class NormativeMap(nn.Module):
         image, affine = shrink(image, affine)
         if self.frame == "box":
             return fit_box(image, affine, reference)
-        frame = register(image, affine, reference, self.least_quality)
+        start = find_start(image, affine, reference) if start is None else start
+        frame = refine(image, affine, reference, start, self.least_quality)
         if frame.kind == "box" or self.frame == "affine":
             return frame
         moving = resample(image, affine, reference.lattice.spacing)
@@ -171,7 +185,6 @@ class NormativeMap(nn.Module):
         """Add the detector's scores of a healthy scan's patches.
 
         Args:
-            name: of the scan.
             points: ``(n, 3)``, the patches' centres in scanner coordinates (mm).
             scores: ``(n,)``.
             frame: of the scan.
@@ -192,8 +205,7 @@ class NormativeMap(nn.Module):
 
         Args:
             anomaly_map: ``(X, Y, Z)``, the detector's, 0 in the background.
-            image: same shape; as for `find_frame`.
-            affine: as for `find_frame`.
+            image: same shape; it and ``affine`` as for `find_frame`.
             frame: of the scan.
             terms: ``(3,)`` of the person, see :class:`~monai_dpmm_ad.normative.trend_map.TrendMap`.
 
@@ -202,11 +214,9 @@ class NormativeMap(nn.Module):
         """
         judged = self._judge(image, affine, frame, terms)
         finished = np.zeros(anomaly_map.shape, np.float32)
-        step = max(1, _SLAB // max(1, anomaly_map[0].size))
-        for start in range(0, len(finished), step):
-            slab = slice(start, start + step)
-            channels = self._place(anomaly_map[slab], judged, move_start(affine, start))
-            finished[slab] = combine(channels, self.weights[: len(channels)]).numpy()
+        for slab in slab_bounds(finished.shape):
+            channels = self._place(anomaly_map[slab], judged, move_start(affine, slab.start))
+            finished[slab] = combine(channels, self.weights[: len(channels)].tolist()).numpy()
         finished[image <= 0] = 0
         return finished
 
@@ -219,19 +229,14 @@ class NormativeMap(nn.Module):
         mean, square = (float(row) for row in self.scores.overall[:, 0])
         z = torch.from_numpy(anomaly_map - np.float32(mean)) / max(square - mean**2, 1e-12) ** 0.5
         channels = [z, *(torch.zeros_like(z) for _ in _SCALES if self.side != "off")]
-        combined = combine(channels, self.weights[: len(channels)]).numpy()
+        combined = combine(channels, self.weights[: len(channels)].tolist()).numpy()
         return np.where(anomaly_map > 0, combined, 0).astype(np.float32)
 
     def draw_healthy(self, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None) -> Array:
         """What healthy scans look like at the places of a scan: the mean of their intensities there.
 
         It is an average of people, not this person without a lesion: smooth, since places are met by different sulci.
-
-        Args:
-            image: as for `find_frame`.
-            affine: as for `find_frame`.
-            frame: of the scan.
-            terms: as for :meth:`forward`.
+        Arguments as for :meth:`forward`.
 
         Returns:
             ``(X, Y, Z)``, in the image's own units, by the median of its foreground; 0 in its background.
@@ -276,7 +281,7 @@ class NormativeMap(nn.Module):
     def _read(self, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None) -> PlacedScan:
         volume = resample(*shrink(image, affine), self.lattice_of(_FINE).spacing)
         values = divide_by_median(volume)
-        channels = np.stack([smooth(values, volume.weight, sigma) for sigma, _ in _SCALES])
+        channels = np.stack([smooth(values, volume.weight, sigma) for sigma in _SCALES])
         places = frame.locate(volume.lattice.points())
         return PlacedScan(volume, channels - self._expect("intensity", places, terms).numpy(), places)
 
@@ -285,10 +290,7 @@ class NormativeMap(nn.Module):
         inside = scan.volume.weight > 0.5
         mean, spread = (self._at(part, scan.places, _FINE).numpy() for part in self.intensity.moments())
         residual = np.where(inside, (scan.channels - mean) / spread, 0).astype(np.float32)
-        for channel, (_, flat) in enumerate(_SCALES):
-            if flat:
-                residual[channel] = remove_smooth_part(residual[channel], inside)
-        return residual
+        return remove_own_part(residual, inside, mean[0] if bool(self.matching) else None)
 
     def _at(self, volume: Tensor, places: Matrix, shape: tuple[int, int, int]) -> Tensor:
         """What an atlas holds at places ``(X, Y, Z, 3)`` in the reference (mm), ``(C, X, Y, Z)``."""

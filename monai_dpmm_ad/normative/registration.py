@@ -18,7 +18,7 @@ from monai_dpmm_ad.normative.lattice import Lattice, Volume, resample
 if TYPE_CHECKING:
     import SimpleITK
 
-__all__ = ["fit_box", "measure_quality", "register"]
+__all__ = ["find_start", "fit_box", "measure_quality", "refine", "register"]
 
 Matrix = NDArray[np.float64]
 Cut = tuple[tuple[bool, bool], tuple[bool, bool], tuple[bool, bool]]
@@ -59,16 +59,32 @@ def register(
     Returns:
         A frame of kind ``affine``; or of kind ``box``, with the quality that was too low.
     """
+    return refine(image, affine, reference, find_start(image, affine, reference, rigid), limit, rigid)
+
+
+def find_start(image: NDArray[np.float32], affine: Matrix, reference: Volume, rigid: bool = False) -> Matrix:
+    """The first half of `register`, at half the resolution: reference → scan (mm), ``(4, 4)``."""
     spacing = reference.lattice.spacing
-    whole = resample(image, affine, spacing)
-    cut = find_cut(whole)
-    moving = pad_where_it_ends(whole, cut)
+    cut = find_cut(resample(image, affine, spacing))
     coarse_reference, coarse = halve(reference), pad_where_it_ends(resample(image, affine, 2 * spacing), cut)
     followed = [
         optimize(coarse_reference, coarse, start, rigid) for start in rank_starts(coarse_reference, coarse, cut)
     ]
-    best = max(followed, key=lambda matrix: measure_quality(coarse_reference, coarse, matrix))
-    ends = (optimize(reference, moving, best, rigid), best)
+    return max(followed, key=lambda matrix: measure_quality(coarse_reference, coarse, matrix))
+
+
+def refine(
+    image: NDArray[np.float32],
+    affine: Matrix,
+    reference: Volume,
+    start: Matrix,
+    limit: float = 0.0,
+    rigid: bool = False,
+) -> Frame:
+    """The second half of `register`, from what `find_start` found."""
+    whole = resample(image, affine, reference.lattice.spacing)
+    moving = pad_where_it_ends(whole, find_cut(whole))
+    ends = (optimize(reference, moving, start, rigid), start)
     quality, end = max(((measure_quality(reference, moving, end), end) for end in ends), key=lambda pair: pair[0])
     if quality < limit + (1 - limit) * (1 - _measure_seen(reference, _see(reference, moving, end))):
         return Frame("box", fit_box(image, affine, reference).matrix, quality)

@@ -36,7 +36,7 @@ class Recipe:
         projection_dim: dimension in which tokens are contrasted; 0 contrasts the tokens themselves.
         num_prototypes: prototypes of the distillation.
         temperature: of the contrast.
-        momentum: how slowly the teacher, whose weights are kept, follows: near 1, over the last 1 / (1 - momentum) steps.
+        momentum: how slowly the teacher, whose weights are kept, follows: over about the last 1 / (1 - momentum) steps.
         min_zoom: least number of slice pixels per view pixel.
         max_zoom: greatest number of slice pixels per view pixel.
         position_shift: greatest random shift of a view's positions, relative to the slice.

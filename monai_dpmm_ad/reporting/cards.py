@@ -109,11 +109,11 @@ def _list_facts(result: ScanResult, decimals: int) -> list[tuple[str, str]]:
     if result.p_value is not None:
         least = result.smallest_p_value
         limit = "" if least is None else f" (smallest possible: {format_p_value(least)})"
-        facts.append(("p", f"{format_p_value(result.p_value)}{limit}"))
+        facts.append(("p", f"{format_p_value(result.p_value, result.in_range)}{limit}"))
     if result.num_regions is not None:
         facts.append(("flagged regions", str(result.num_regions)))
     if result.region_p_value is not None:
-        facts.append(("smallest region p", format_p_value(result.region_p_value)))
+        facts.append(("smallest region p", format_p_value(result.region_p_value, result.in_range)))
     if result.volume_ml is not None:
         facts.append(("flagged", f"{result.volume_ml:.2f} mL"))
     if result.placed is not None:
@@ -130,7 +130,9 @@ def _list_regions(regions: Sequence[Region]) -> dict[str, Any]:
     decimals = count_decimals(region.peak_score for region in regions)
     columns: dict[str, list[str | None]] = {
         "Region": [str(region.index) for region in regions],
-        "p-value": [None if region.p_value is None else format_p_value(region.p_value) for region in regions],
+        "p-value": [
+            None if region.p_value is None else format_p_value(region.p_value, region.in_range) for region in regions
+        ],
         "Size": [_format_size(region) for region in regions],
         "Peak": [f"{region.peak_score:.{decimals}f}" for region in regions],
         "Centre (mm)" if all(region.unit == "mm3" for region in regions) else "Centre": [

@@ -125,5 +125,6 @@ def _result(
         regions=regions,
         frame=row.frame,
         frame_quality=row.frame_quality,
+        in_range=row.in_range,
         person=row.covariates if row.group is None else f"{row.covariates}, among {row.group}",
     )

@@ -43,7 +43,8 @@ _COLUMNS: tuple[tuple[str, Callable[[ScanResult], Any], bool], ...] = (
 _WORDS = {
     "Score": "how unusual a scan is as a whole; higher is more unusual. Compare scores of one bundle only.",
     "p-value": "share of healthy scans, this one counted among them, that look at least as unusual. Small is unusual: "
-    "of healthy scans at most 5 % get 0.05 or less. A region is compared with the largest one of each healthy scan.",
+    "of healthy scans at most 5 % get 0.05 or less. A region is compared with the largest one of each healthy scan. "
+    "With a question mark it is not promised, since the scan is unlike those that were fitted: see its warning.",
     "Percentile": "per cent of healthy voxels that are less unusual than this one.",
     "Flagged region": "connected voxels whose map exceeds the threshold. Unusual, which need not mean diseased.",
     "Centre": "of a region, in mm of the scanner's space as NIfTI has it: x to the patient's right, y to the front, "
@@ -179,7 +180,9 @@ def _summarise(results: Sequence[ScanResult], calibration: ScoreCalibration | No
         above = sum(result.score > calibration.threshold for result in results)
         rate = "" if calibration.rate is None else f" (set to flag {100 * calibration.rate:g} % of healthy scans)"
         parts.append(f"{above} above the threshold{rate}")
-    known = [result.region_p_value for result in results if result.region_p_value is not None]
+    if outside := sum(result.in_range is False for result in results):
+        parts.append(f"{outside} outside of what was fitted, whose p-values are not promised")
+    known = [r.region_p_value for r in results if r.region_p_value is not None and r.in_range is not False]
     least = min((result.smallest_p_value for result in results if result.smallest_p_value is not None), default=0.0)
     if known and least <= 0.05:  # else so few healthy scans calibrate that none could be
         parts.append(f"{sum(value <= 0.05 for value in known)} with a region whose p-value is 0.05 or less")
@@ -194,16 +197,18 @@ def _list_scans(results: Sequence[ScanResult], decimals: int) -> dict[str, Any]:
         if index < 2 or any(column[1](result) is not None for result in results)
     ]
 
-    def cell(name: str, value: Any) -> dict[str, Any]:
+    def cell(result: ScanResult, name: str, value: Any) -> dict[str, Any]:
         shown = "–" if value is None else str(value)
         if isinstance(value, float):
-            shown = format_p_value(value) if name.endswith(("p", "p-value")) else f"{value:.2f}"
+            is_p = name.endswith(("p", "p-value"))
+            shown = format_p_value(value, result.in_range) if is_p else f"{value:.2f}"
         if name == "Score":
             shown = f"{value:.{decimals}f}"
         return {"shown": shown, "sort": "" if value is None else value, "is_text": isinstance(value, str)}
 
     heads = [{"name": name, "hint": _WORDS.get(name), "falling": falling} for name, _, falling in columns]
-    return {"heads": heads, "rows": [[cell(name, value(result)) for name, value, _ in columns] for result in results]}
+    rows = [[cell(result, name, value(result)) for name, value, _ in columns] for result in results]
+    return {"heads": heads, "rows": rows}
 
 
 def _list_metrics(metrics: Mapping[str, Any] | None) -> dict[str, Any]:

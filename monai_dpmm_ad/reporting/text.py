@@ -22,14 +22,17 @@ def count_decimals(values: Iterable[float | None], digits: int = 4) -> int:
     return min(max(digits - before, 0), 12)
 
 
-def format_p_value(value: float) -> str:
+def format_p_value(value: float, in_range: bool | None = None) -> str:
     """Write a p-value with three decimals, or with its first digit where they would all be 0.
 
+    Where its scan is not in the range of what was fitted, it has a question mark.
+
     Example:
-        >>> format_p_value(0.2), format_p_value(1 / 4097)
-        ('0.200', '0.0002')
+        >>> format_p_value(0.2), format_p_value(1 / 4097), format_p_value(0.04, in_range=False)
+        ('0.200', '0.0002', '0.040 ?')
     """
-    return f"{value:.3f}" if value >= 0.0005 else f"{value:.1g}"
+    written = f"{value:.3f}" if value >= 0.0005 else f"{value:.1g}"
+    return f"{written} ?" if in_range is False else written
 
 
 def format_setting(value: Any) -> str:

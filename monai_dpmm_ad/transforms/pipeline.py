@@ -10,7 +10,7 @@ from monai.transforms import Compose, CropForegroundd, DeleteItemsd, Orientation
 from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.transforms.intensity import ScaleIntensityForegroundd
 from monai_dpmm_ad.transforms.load import LoadScand
-from monai_dpmm_ad.transforms.place import TakeThumbnaild
+from monai_dpmm_ad.transforms.place import HasNormative, MatchIntensityd, TakeThumbnaild
 from monai_dpmm_ad.transforms.regions import LoadRegionsd
 from monai_dpmm_ad.transforms.slices import SampleSlicesd
 
@@ -19,8 +19,10 @@ __all__ = ["preprocess_scan", "preprocess_slices"]
 EXCLUDES = ("none", "patches", "slices")
 
 
-def preprocess_scan(intensity: str = "median", spatial_dims: int | None = None) -> Compose:
-    """Make the chain for inference: load, turn, scale, mask the background, crop to the head.
+def preprocess_scan(
+    intensity: str = "median", spatial_dims: int | None = None, network: HasNormative | None = None
+) -> Compose:
+    """Make the chain for inference: load, turn, scale, mask the background, crop to the head, match the intensities.
 
     Only the image is turned and cropped; a ``label`` and ``regions`` stay on the scan's own grid, as the map will.
     ``Invertd`` with this chain brings a map back to that grid, exactly: nothing is resampled.
@@ -28,13 +30,16 @@ def preprocess_scan(intensity: str = "median", spatial_dims: int | None = None) 
     Args:
         intensity: method of :class:`~monai_dpmm_ad.transforms.ScaleIntensityForeground`.
         spatial_dims: 3 or 2 refuses the other kind, None takes both.
+        network: whose scans the intensities are matched to, see
+            :class:`~monai_dpmm_ad.transforms.place.MatchIntensityd`; None leaves them.
 
     Example:
         >>> preprocess_scan("ct_window")({"image": "no/such/scan.nii.gz"})
         Traceback (most recent call last):
         RuntimeError: applying transform ...
     """
-    return Compose([LoadScand(spatial_dims=spatial_dims), LoadRegionsd(), *_normalize(["image"], intensity)])
+    match = [] if network is None else [MatchIntensityd(network)]
+    return Compose([LoadScand(spatial_dims=spatial_dims), LoadRegionsd(), *_normalize(["image"], intensity), *match])
 
 
 def preprocess_slices(

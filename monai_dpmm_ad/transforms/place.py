@@ -20,8 +20,11 @@ from monai_dpmm_ad.data.covariates import read_person
 from monai_dpmm_ad.normative import Frame, NormativeMap
 from monai_dpmm_ad.normative.thumbnail import shrink
 from monai_dpmm_ad.normative.trend_map import TrendMap
+from monai_dpmm_ad.transforms.intensity import FOREGROUND_FLOOR
 
-__all__ = ["JudgeByPlaced", "TakeThumbnaild", "Thumbnail", "is_volume"]
+__all__ = ["HasNormative", "JudgeByPlaced", "MatchIntensityd", "TakeThumbnaild", "Thumbnail", "is_volume"]
+
+_START = "registration_start"  # key of a scan's meta data, as text, which collating leaves
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +65,46 @@ class TakeThumbnaild(MapTransform):
         return item
 
 
-class _HasNormative(Protocol):
+class HasNormative(Protocol):
+    """What owns a normative map, or None."""
+
     normative: NormativeMap | None
+
+
+class MatchIntensityd(MapTransform):
+    """Take a scan's bias field and contrast away, as far as they differ from the fitted scans' at the same places.
+
+    It belongs at the end of the preprocessing. Nothing is done without a normative map that was fitted to match, to
+    pictures, or where a scan does not agree with the fitted ones.
+
+    Args:
+        network: its ``normative`` is read at call time, when a fit has decided.
+
+    Example:
+        >>> from monai_dpmm_ad import AnomalyNet, create_detector, create_embedder
+        >>> embedder, detector = create_embedder("pixels-8"), create_detector("dpmm", 64)
+        >>> network = AnomalyNet(embedder, detector, image_size=64, normative="off")
+        >>> MatchIntensityd(network)({"image": "scan"})  # it has no normative map
+        {'image': 'scan'}
+    """
+
+    def __init__(self, network: HasNormative) -> None:
+        super().__init__(keys=CommonKeys.IMAGE)
+        self.network = network
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Match the image of a copy of ``data``."""
+        out, normative = dict(data), self.network.normative
+        if normative is None or not bool(normative.matching) or not is_volume(out[CommonKeys.IMAGE]):
+            return out
+        image = out[CommonKeys.IMAGE]
+        values, affine = _read(image)
+        match, start = normative.match(values, affine)
+        matched = values if match is None else match.apply(values, affine, FOREGROUND_FLOOR)
+        meta = {**image.meta, _START: json.dumps(start.tolist())}
+        operations = list(image.applied_operations)
+        out[CommonKeys.IMAGE] = MetaTensor(torch.from_numpy(matched)[None], meta=meta, applied_operations=operations)
+        return out
 
 
 class JudgeByPlaced(MapTransform):
@@ -89,7 +130,7 @@ class JudgeByPlaced(MapTransform):
         {'image': 'scan', 'pred': 'map'}
     """
 
-    def __init__(self, network: _HasNormative, healthy_twin: bool = False) -> None:
+    def __init__(self, network: HasNormative, healthy_twin: bool = False) -> None:
         super().__init__(keys=CommonKeys.PRED)
         if healthy_twin and network.normative is None:
             raise ValueError(
@@ -107,7 +148,8 @@ class JudgeByPlaced(MapTransform):
         image, pred = out[CommonKeys.IMAGE], out[CommonKeys.PRED]
         if is_volume(image):
             values, affine = _read(image)
-            frame = normative.find_frame(values, affine)
+            start = image.meta.get(_START)
+            frame = normative.find_frame(values, affine, None if start is None else np.array(json.loads(start)))
             terms = normative.design.terms(read_person(image.meta)) if isinstance(normative, TrendMap) else None
             finished = normative(_to_array(pred), values, affine, frame, terms=terms)
             if self.healthy_twin:

@@ -104,6 +104,21 @@ def test_a_scan_of_another_kind_is_warned_of_everywhere(
         assert words in table[name]["warning"]
         assert f"warning: {name}: This scan is unlike those that were fitted, do not rely on it" in err
         assert table[name]["warning"] in page
+        assert "p-values and the number of false regions are not promised" in table[name]["warning"]
+        assert table[name]["in_range"] == "False"
+        assert table[name]["p_value"]
+        assert not table[name]["q_value"]
+    usual = table[scans[1].name.split(".")[0]]
+    assert usual["in_range"] == "True"
+    assert float(usual["q_value"]) == float(usual["p_value"])  # alone among those that count
+    regions = json.loads((tmp_path / "out" / "regions.json").read_text())
+    for name, listed in regions.items():
+        assert {str(region["in_range"]) for region in listed} <= {table[name]["in_range"]}
+        assert all((region["q_value"] is None) == (name in ("ct", "child")) for region in listed)
+    with open(tmp_path / "out" / "regions.csv", newline="", encoding="utf-8") as file:
+        assert all(row["in_range"] == table[row["name"]]["in_range"] for row in csv.DictReader(file))
+    assert "2 outside of what was fitted, whose p-values are not promised" in page
+    assert f"{float(table['ct']['p_value']):.3f} ?" in page
 
 
 def test_a_scan_of_which_nothing_was_scored_is_a_failure() -> None:

@@ -4,7 +4,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from monai_dpmm_ad.normative.intensity import divide_by_median, polynomials, remove_smooth_part, smooth
+from monai_dpmm_ad.normative.intensity import (
+    divide_by_median,
+    judge_by_itself,
+    polynomials,
+    remove_own_part,
+    remove_smooth_part,
+    smooth,
+    spread_of,
+)
 from monai_dpmm_ad.normative.lattice import Lattice, Volume
 
 SHAPE = (24, 28, 20)
@@ -45,6 +53,23 @@ def test_outside_stays_zero_and_nothing_is_no_error() -> None:
     assert not remove_smooth_part(values, inside).any()
     inside[3:9, 3:9, 3:9] = True
     assert not remove_smooth_part(values, inside)[~inside].any()
+
+
+def test_what_is_common_to_a_tissue_is_the_scan_s_own_and_a_lesion_is_not() -> None:
+    rng = np.random.default_rng(0)
+    tissue = rng.uniform(0.5, 1.5, SHAPE).astype(np.float32)
+    noise = rng.normal(size=SHAPE) * 0.5
+    lesion = np.zeros(SHAPE)
+    lesion[5:11, 5:12, 5:11] = 6.0
+    own = 2 + 3 * tissue - tissue**2
+    out = judge_by_itself((own + noise + lesion).astype(np.float32), INSIDE, tissue)
+    assert np.abs(out - noise - lesion).max() < 0.5
+    wide = judge_by_itself((4 * noise).astype(np.float32), INSIDE, tissue)
+    assert spread_of(wide) == pytest.approx(0.9, abs=0.01)  # wider than healthy scans' are
+    both = np.stack([own + lesion, own + lesion]).astype(np.float32)
+    assert (remove_own_part(both, INSIDE, None)[1] == both[1]).all()
+    assert spread_of(remove_own_part(both, INSIDE, tissue)[1]) < 1e-3
+    assert not judge_by_itself(both[0], ~INSIDE, tissue).any()
 
 
 def test_polynomials_are_all_monomials() -> None:

@@ -90,6 +90,27 @@ def test_the_healthy_twin_shows_no_lesion_and_has_the_scan_s_own_units(normative
     assert np.corrcoef(plain[inside], make_head()[inside])[0, 1] > 0.7
 
 
+def test_another_scanner_is_matched_before_it_is_judged(normative: NormativeMap) -> None:
+    image, affine = make_head(noise=0.3, seed=50), affine_of()
+    image[10:14, 20:24, 12:16] *= 1.6
+    image /= 3 * np.median(image[image > 0])
+    across = np.linspace(-0.5, 0.5, SHAPE[0], dtype=np.float32)[:, None, None]
+    other = np.where(image > 0, (3 * image) ** 0.6 * np.exp(across) / 3, 0).astype(np.float32)
+    match, start = normative.match(other, affine)
+    assert match is not None
+    matched = match.apply(other, affine)
+    inside = image > 0
+
+    def difference(values: Array) -> float:
+        scaled = values[inside] / np.median(values[inside]) - image[inside] / np.median(image[inside])
+        return float(np.abs(scaled).mean())
+
+    assert difference(matched) < 0.5 * difference(other)
+    assert normative.find_frame(matched, affine, start).quality > normative.find_frame(other, affine).quality
+    plain, known = normative.find_frame(image, affine), normative.find_frame(image, affine, start)
+    assert np.abs(plain.matrix - known.matrix).max() < 2  # mm
+
+
 def test_order_of_scans_and_state_do_not_matter(normative: NormativeMap) -> None:
     other = _fit(list(reversed(range(6))))
     again = NormativeMap("affine")

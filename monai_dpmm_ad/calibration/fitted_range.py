@@ -1,0 +1,114 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Whether a scan's finished map as a whole lies where those of held-out healthy scans lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from monai_dpmm_ad.calibration.drift import MAX_SCANS, choose_scans
+
+__all__ = ["FALSE_MARKS", "OWN", "FittedRange", "describe_own"]
+
+#: What is kept of each scan: median and spread of its finished map, and how far its registration is from agreement.
+OWN = ("median", "spread", "disagreement")
+#: Of a hundred healthy scans at most so many are marked, from 19 held-out ones on.
+FALSE_MARKS = 0.05
+#: Shares of the map: neither is where lesions are.
+_MIDDLE, _UPPER = 0.5, 0.84
+#: What a scan must lie off at least, in robust standard deviations between scans, and how small those can be.
+_LEAST_OFFSET, _LEAST_SPREAD = 3.0, 0.02
+_VALUES = 1 << 20
+_SAID = ("its map is too high everywhere", "its map varies too much", "its registration agrees too little")
+
+
+def describe_own(finished: Tensor, quality: float | None) -> list[float]:
+    """What of a scan is compared, see `OWN`; lesions that fill less than a sixth of it have no say.
+
+    Args:
+        finished: its map, judged by place, 0 in the background, not 0 everywhere.
+        quality: of its registration; None where it was not registered.
+
+    Example:
+        >>> [round(value, 2) for value in describe_own(torch.tensor([0.0, 1.0, 2.0, 3.0]), 0.9)]
+        [0.69, 0.39, 0.1]
+    """
+    values = finished.flatten()
+    values = values[:: max(1, len(values) // _VALUES)]
+    middle, upper = np.quantile(values[values > 0].double().cpu().numpy(), [_MIDDLE, _UPPER])
+    return [float(np.log(middle)), float(np.log(upper / middle)), 1.0 if quality is None else 1.0 - quality]
+
+
+class FittedRange(nn.Module):
+    """What held-out healthy scans' maps are like as a whole, as buffers of fixed shape.
+
+    Each column of the n scans and a new one is centred by its median and divided by its robust spread, over all n + 1,
+    and a scan's offset is the largest of its columns, upward. The new scan's conformal p-value is the share of the
+    n + 1 whose offset is not smaller: of healthy scans like those, at most a share a has p ≤ a.
+
+    Reference:
+        Vovk, Gammerman and Shafer 2005, "Algorithmic learning in a random world", section 2.2.
+
+    Example:
+        >>> reach = FittedRange()
+        >>> reach.fit([[0.01 * number, 0.3, 0.1] for number in range(20)])
+        >>> reach.judge([0.1, 0.3, 0.1]) is None, reach.judge([1.5, 0.3, 0.1])
+        (True, 'its map is too high everywhere (p = 0.048)')
+    """
+
+    rows: Tensor
+    num_scans: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.zeros(MAX_SCANS, len(OWN), dtype=torch.float64))
+        self.register_buffer("num_scans", torch.zeros((), dtype=torch.int64))
+
+    def fit(self, scans: Sequence[Sequence[float]]) -> None:
+        """Take held-out healthy scans, each as `describe_own` has it."""
+        chosen = choose_scans(len(scans), MAX_SCANS)
+        self.rows.zero_()
+        if len(chosen):
+            self.rows[: len(chosen)] = torch.tensor(scans, dtype=torch.float64)[chosen].to(self.rows)
+        self.num_scans.fill_(len(chosen))
+
+    def p_value(self, own: Sequence[float]) -> float:
+        """The conformal p-value of a scan; 1 where nothing was fitted."""
+        return self._compare(own)[0]
+
+    def judge(self, own: Sequence[float]) -> str | None:
+        """Say in what a scan lies beyond the held-out ones.
+
+        Returns:
+            A clause without a full stop; None where it does not, or nothing is known. With fewer than 19 scans no
+            p-value reaches `FALSE_MARKS`: a scan that lies beyond all of them is marked.
+        """
+        p_value, offset, column = self._compare(own)
+        limit = max(FALSE_MARKS, 1 / (int(self.num_scans) + 1))
+        if p_value > limit or offset < _LEAST_OFFSET:
+            return None
+        return f"{_SAID[column]} (p = {p_value:.2g})"
+
+    def _compare(self, own: Sequence[float]) -> tuple[float, float, int]:
+        count = int(self.num_scans)
+        if not count:
+            return 1.0, 0.0, 0
+        every = np.vstack([self.rows[:count].cpu().numpy(), own])
+        off = (every - np.median(every, 0)) / _spread(every)
+        offsets = off.max(1)
+        return float((offsets >= offsets[-1]).mean()), float(offsets[-1]), int(off[-1].argmax())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        for name, buffer in self.named_buffers():  # a model that was fitted before this was kept has none
+            state_dict.setdefault(prefix + name, torch.zeros_like(buffer))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _spread(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    deviation = np.abs(rows - np.median(rows, 0))
+    return np.asarray(np.maximum(1.4826 * np.median(deviation, 0), _LEAST_SPREAD))

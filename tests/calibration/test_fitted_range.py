@@ -1,0 +1,64 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from monai_dpmm_ad.calibration.fitted_range import FALSE_MARKS, FittedRange, describe_own
+
+
+def _draw(count: int, seed: int) -> list[list[float]]:
+    return (np.random.default_rng(seed).standard_t(3, (count, 3)) * 0.1).tolist()
+
+
+def test_p_values_of_scans_like_those_are_uniform() -> None:
+    values = []
+    for seed in range(300):
+        *held_out, new = _draw(20, seed)
+        reach = FittedRange()
+        reach.fit(held_out)
+        values.append(reach.p_value(new))
+    for level in (0.05, 0.1, 0.25, 0.5):
+        assert np.mean(np.array(values) <= level + 1e-9) == pytest.approx(level, abs=0.05)
+
+
+def test_no_more_than_the_stated_share_is_marked() -> None:
+    marked = 0
+    for seed in range(400):
+        *held_out, new = _draw(26, seed)
+        reach = FittedRange()
+        reach.fit(held_out)
+        marked += reach.judge(new) is not None
+    assert marked / 400 <= FALSE_MARKS + 0.02
+
+
+@pytest.mark.parametrize(("column", "words"), [(0, "too high"), (1, "varies"), (2, "registration")])
+@pytest.mark.parametrize("count", [4, 25])
+def test_a_scan_beyond_all_others_is_marked_and_told_why(column: int, words: str, count: int) -> None:
+    reach = FittedRange()
+    reach.fit(_draw(count, 0))
+    far = np.zeros(3)
+    far[column] = 9.0
+    assert words in str(reach.judge(far.tolist()))
+    assert reach.judge((-far).tolist()) is None  # nothing is wrong with a map that is lower
+
+
+def test_nothing_is_known_before_a_fit_and_of_older_models() -> None:
+    reach = FittedRange()
+    assert reach.judge([9.0, 9.0, 9.0]) is None
+    assert reach.p_value([9.0, 9.0, 9.0]) == 1
+    reach.fit(_draw(5, 0))
+    reach.load_state_dict({})
+    assert reach.judge([9.0, 9.0, 9.0]) is None
+    reach.fit([])
+    assert int(reach.num_scans) == 0
+
+
+def test_lesions_do_not_count() -> None:
+    healthy = torch.linspace(0.5, 1.5, 1000)
+    ill = healthy.clone()
+    ill[-80:] = 50.0
+    assert describe_own(ill, 0.9) == pytest.approx(describe_own(healthy, 0.9), abs=1e-6)
+    assert describe_own(2 * healthy, None)[0] == pytest.approx(describe_own(healthy, 0.9)[0] + np.log(2))
+    assert describe_own(healthy, None)[2] == 1

@@ -68,7 +68,8 @@ def _make_bundle(folder: Path, embedder: str) -> Path:
     return folder / "bundle"
 
 
-def _commands(bundle: Path, scan: Path, copies: Path, out: Path) -> dict[str, list[str]]:
+def _commands(bundle: Path, scan: Path, copies: Path, out: Path, embedder: str) -> dict[str, list[str]]:
+    fit = ["fit", "--out", str(out), "--images", str(copies), "--embedder", embedder, "--intensity", "ct_window"]
     infer = ["infer", "--bundle", str(bundle), "--out", str(out)]
     evaluate = ["evaluate", "--bundle", str(bundle), "--out", str(out), "--data", str(copies / "list.json")]
     return {
@@ -76,6 +77,7 @@ def _commands(bundle: Path, scan: Path, copies: Path, out: Path) -> dict[str, li
         "`infer`": [*infer, "--images", str(scan)],
         "`infer`, three scans": [*infer, "--images", str(copies)],
         "`evaluate`": evaluate,
+        "`fit`, three scans": [*fit, "--num-components", "16", "--max-epochs", "1"],
     }
 
 
@@ -84,7 +86,7 @@ def _main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="working folder")
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--embedder", default="compact")
-    parser.add_argument("--commands", type=int, nargs="+", default=[0, 1, 2, 3], help="numbers of the columns")
+    parser.add_argument("--commands", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="numbers of the columns")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     bundle = options.out / "bundle"
@@ -104,7 +106,7 @@ def _main() -> None:
         nib.save(mask, options.out / "truth.nii.gz")
         (folder / "list.json").write_text('{"test": [{"image": "scan.nii.gz", "label": "../truth.nii.gz"}]}')
         size = 4 * int(np.prod(shape))
-        commands = _commands(bundle, scan, folder, options.out / "results")
+        commands = _commands(bundle, scan, folder, options.out / "results", options.embedder)
         chosen = [list(commands)[index] for index in options.commands]
         if number == 0:
             heads = ["volume", "voxels", "file, MB", "float32, GB", *chosen, "aim, GB"]

@@ -47,13 +47,21 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--heads", action="store_true", help="whole heads instead of brains")
     parser.add_argument("--detector", default="dpmm", help="the detector that is fitted")
+    parser.add_argument("--fitted", type=int, help="fit so many of the 50 heads only")
     parser.add_argument("--limit", type=int, help="look at so many heads of the part only")
     parser.add_argument("--picture", type=Path, help="draw the maps of some heads into this file")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     figures = []
     for seed in arguments.seeds:
-        study = Study(arguments.data.resolve(), arguments.out.resolve(), seed, not arguments.heads, arguments.detector)
+        study = Study(
+            arguments.data.resolve(),
+            arguments.out.resolve(),
+            seed,
+            not arguments.heads,
+            arguments.detector,
+            fitted=arguments.fitted,
+        )
         figures.append(report(study, arguments.part, study.cases(arguments.part, arguments.limit)))
         if arguments.picture:
             draw(study, arguments.part, arguments.picture, arguments.limit)
@@ -75,10 +83,13 @@ class Study:
         detector: str = "dpmm",
         fold: int = 0,
         match: str = "on",
+        fitted: int | None = None,
     ) -> None:
         self.data, self.seed, self.brains, self.detector, self.match = data, seed, brains, detector, match
+        self.fitted = fitted
         parts = ["brains" if brains else "heads", *([detector] if detector != "dpmm" else []), f"seed{seed}"]
         parts += [*([f"fold{fold}"] if fold else []), *(["unmatched"] if match == "off" else [])]
+        parts += [f"fitted{fitted}"] if fitted else []
         self.out = out / "-".join(parts)
         self.deal: Deal = deal(data, seed, fold)
 
@@ -94,7 +105,8 @@ class Study:
         bundle = self.out / "bundle"
         if not is_fitted(bundle):
             fitted, held_out = (
-                [self.write(name, "healthy") for name in names] for names in (self.deal.fitted, self.deal.calibrated)
+                [self.write(name, "healthy") for name in names]
+                for names in (self.deal.fitted[: self.fitted], self.deal.calibrated)
             )
             fit(fitted, bundle, held_out=held_out, seed=self.seed, detector_name=self.detector, match=self.match)
         return AnomalyModel.load(bundle)

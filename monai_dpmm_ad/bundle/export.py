@@ -19,7 +19,8 @@ from monai_dpmm_ad.bundle.workflow import load_workflow
 from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.utils.extras import import_extra
-from monai_dpmm_ad.utils.files import remove_leftovers_of, replace_file
+from monai_dpmm_ad.utils.files import replace_file
+from monai_dpmm_ad.utils.leftovers import without_leftovers
 from monai_dpmm_ad.utils.quiet import quiet
 
 __all__ = ["FORMATS", "describe_graph", "export_network"]
@@ -75,7 +76,6 @@ def export_network(
         raise unknown_option("format", graph_format, FORMATS)
     if not overwrite and os.path.lexists(out):
         raise FileExistsError(errno.EEXIST, "is there already; name another --out, or give --overwrite", str(out))
-    remove_leftovers_of(out)
     # In float32, since another machine may lack bfloat16.
     overrides: dict[str, Any] = {"embedder#autocast": False, "trust_bundle": trust_bundle}
     with load_workflow(bundle, ["inference"], "inference", **overrides) as workflow:
@@ -89,13 +89,9 @@ def export_network(
     description = describe_graph(network, channels, (height, width))
     network.normative = None  # a slice has no place: the atlases of healthy scans would travel for nothing
     write = _write_onnx if graph_format == "onnx" else _write_torchscript
-    with quiet(*_NOISY_LOGGERS), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+    with quiet(*_NOISY_LOGGERS), contextlib.redirect_stdout(io.StringIO()), torch.no_grad(), without_leftovers(out):
         network(*inputs)  # what is computed once, the mixture's density, must not become part of the graph
-        try:
-            replace_file(out, lambda temporary: write(network, inputs, temporary, description))
-        except KeyboardInterrupt:
-            remove_leftovers_of(out)  # a signal comes at any moment
-            raise
+        replace_file(out, lambda temporary: write(network, inputs, temporary, description))
     return Path(out)
 
 

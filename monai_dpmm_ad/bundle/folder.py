@@ -21,8 +21,9 @@ from monai_dpmm_ad.bundle.provenance import METADATA
 from monai_dpmm_ad.bundle.settings import complete_settings, pick_settings
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.network import AnomalyNet
-from monai_dpmm_ad.utils.files import LOCK, PARTIAL, remove_leftovers, replace_file, save_state, write_json
+from monai_dpmm_ad.utils.files import LOCK, PARTIAL, replace_file, save_state, write_json
 from monai_dpmm_ad.utils.integrity import check_archive
+from monai_dpmm_ad.utils.leftovers import remove_leftovers
 
 __all__ = [
     "MODEL",

@@ -26,8 +26,9 @@ from monai_dpmm_ad.bundle.provenance import METADATA, load_provenance
 from monai_dpmm_ad.bundle.settings import complete_settings, names_of, pick_settings
 from monai_dpmm_ad.bundle.zoo import check_zoo_rules
 from monai_dpmm_ad.errors import CheckpointError
-from monai_dpmm_ad.utils.files import file_sha256, read_json, remove_leftovers_of, replace_file, write_json
+from monai_dpmm_ad.utils.files import file_sha256, read_json, replace_file, write_json
 from monai_dpmm_ad.utils.integrity import SUMS
+from monai_dpmm_ad.utils.leftovers import without_leftovers
 
 __all__ = ["pack_bundle", "push_bundle"]
 
@@ -68,13 +69,8 @@ def pack_bundle(bundle: str | os.PathLike[str], out: str | os.PathLike[str], ove
     name = _name_of(out)
     if not overwrite and os.path.lexists(out):
         raise FileExistsError(errno.EEXIST, "is there already; name another --out, or give --overwrite", str(out))
-    remove_leftovers_of(out)
-    with _staged(Path(bundle), name) as folder:
-        try:
-            replace_file(out, partial(_write_zip, folder))
-        except KeyboardInterrupt:
-            remove_leftovers_of(out)  # a signal comes at any moment
-            raise
+    with without_leftovers(out), _staged(Path(bundle), name) as folder:
+        replace_file(out, partial(_write_zip, folder))
     return out
 
 

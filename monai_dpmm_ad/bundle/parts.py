@@ -43,6 +43,15 @@ def fit_settings(given: Settings) -> dict[str, Any]:
             f"`rotations` must have 0 where maps are judged by place, got {values['rotations']}. Add it, or choose "
             "`normative` off."
         )
+    if values["covariates"] is not None or values["participants"]:
+        values["trend"] = "on"
+        if values["normative"] != "on" or values["frame"] == "none":
+            raise ValueError("`covariates` must be left out where maps are not judged by place. Choose `normative` on.")
+    elif values["trend"] == "on" or values["group_by"] != "none":
+        asked = "trend" if values["trend"] == "on" else "group_by"
+        raise ValueError(
+            f"`covariates` must be given with `{asked}` {values[asked]}, got none. Give a table of people."
+        )
     if not values["num_regions"]:
         values["num_regions"] = count_regions(values["regions"])
     return values

@@ -8,6 +8,7 @@ from typing import Any
 
 from monai_dpmm_ad.calibration import Calibration, scans_needed
 from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.network.groups import Judge
 from monai_dpmm_ad.normative.regions import regions_scans_needed
 from monai_dpmm_ad.transforms.score import DEFAULT_RATE
 
@@ -21,26 +22,34 @@ def judge_network(network: AnomalyNet, settings: Mapping[str, Any]) -> str | Non
         network: fitted and calibrated.
         settings: of a run.
     """
-    regions, rate = network.regions, settings["false_positive_rate"]
+    notes = [_judge(network.judge_of(None), settings, "this bundle")]
+    if network.groups is not None and network.design is not None:
+        judges = network.groups.judges(network.design)
+        notes += [_judge(judge, settings, f"the group {name}") for name, judge in judges.items()]
+    return "; ".join(filter(None, notes)) or None
+
+
+def _judge(judge: Judge, settings: Mapping[str, Any], whose: str) -> str | None:
+    regions, rate = judge.regions, settings["false_positive_rate"]
     if rate is not None or not regions.fitted:
-        return _judge_calibration(network.calibration, rate or DEFAULT_RATE)
+        return _judge_calibration(judge.calibration, rate or DEFAULT_RATE, whose)
     allowed = settings["false_regions"]
     if regions.guaranteed(allowed):
         return None
     fitted = "" if regions.held_out else ", which were also fitted"
     return (
         f"at most {allowed:g} flagged regions in a healthy scan, in the mean, are guaranteed with "
-        f"{regions_scans_needed(allowed)} held-out healthy scans or more; this bundle was calibrated on "
+        f"{regions_scans_needed(allowed)} held-out healthy scans or more; {whose} was calibrated on "
         f"{int(regions.num_scans)}{fitted}"
     )
 
 
-def _judge_calibration(calibration: Calibration, rate: float) -> str | None:
+def _judge_calibration(calibration: Calibration, rate: float, whose: str) -> str | None:
     short = [number for number in range(1, calibration.num_regions + 1) if not calibration.guaranteed(rate, number)]
     if calibration.guaranteed(rate):
         return f"too few held-out healthy scans show region {', '.join(map(str, short))}" if short else None
     fitted = "" if calibration.held_out else ", which were also fitted"
     return (
         f"a false-positive rate of {rate:g} is guaranteed with {scans_needed(rate)} held-out healthy scans or more; "
-        f"this bundle was calibrated on {int(calibration.num_scans)}{fitted}"
+        f"{whose} was calibrated on {int(calibration.num_scans)}{fitted}"
     )

@@ -66,6 +66,18 @@ _MODEL = (
         "intensity_side", "both", "which intensities count beside the embedding, judged by place", "model",
         choices=("both", "bright", "dark", "off"), commands=_FIT,
     ),
+    Setting(
+        "trend", "off", "whether healthy means follow age and sex; a fit with covariates turns it on", "model",
+        choices=("on", "off"),
+    ),
+    Setting(
+        "group_by", "none", "calibrate groups of people apart, so that promises hold inside each; needs covariates",
+        "model", choices=("none", "sex", "age"), commands=_FIT,
+    ),
+    Setting(
+        "site", None, "with --update: name of another scanner, of which the images are a few healthy scans; the new "
+        "bundle is for scans of it", "model", commands=_FIT, metavar="NAME", unset="none",
+    ),
     # Without a normative map: how unusual a pixel's own intensity is, wherever it lies.
     Setting(
         "intensity_tail", "none", "how unusual a pixel's own intensity is counts as well", "model",
@@ -185,11 +197,20 @@ _OF_A_RUN = (
     ),
     Setting(
         "participant_label", None, "of BIDS files only those of these participants, as 01 or sub-01", "both",
-        many=True, commands=("fit", *_ALL_RUNS), outputs=False, metavar="LABEL", unset="all",
+        many=True, commands=("fit", *_ALL_RUNS, "compare"), outputs=False, metavar="LABEL", unset="all",
     ),
     Setting(
         "session", None, "of BIDS files only those of this session, as 1 or ses-1", "both",
         commands=("fit", *_ALL_RUNS), outputs=False, metavar="LABEL", unset="all",
+    ),
+    Setting(
+        "covariates", None, "table of the people, CSV or TSV, columns name and age, sex: each scan is judged against "
+        "people of that age and sex; bundles that were fitted with one know what to do without", "both",
+        commands=("fit", "infer", "compare"), metavar="TABLE", unset="none",
+    ),
+    Setting(
+        "participants", False, "take participants.tsv of the BIDS data set as that table", "both",
+        kind=bool, commands=("fit", "infer", "compare"),
     ),
     Setting(
         "false_regions", 1.0, "expected number of flagged regions in a healthy scan, where maps are judged by place",
@@ -230,8 +251,8 @@ _OF_A_RUN = (
         kind=float, interval="[0, inf)", commands=_ALL_RUNS, option="min-region",
     ),
     Setting(
-        "dicom", False, "of DICOM series, write the mask as DICOM SEG and the map as parametric map as well", "run",
-        kind=bool, commands=("infer", "compare"),
+        "dicom", False, "of DICOM series, write the mask as DICOM SEG as well, and the map of a scan as parametric map",
+        "run", kind=bool, commands=("infer", "compare"),
     ),
     Setting(
         "batch_size", 8, "slices in one forward pass", "both",

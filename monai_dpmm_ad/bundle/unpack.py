@@ -15,8 +15,9 @@ from pathlib import Path
 from monai_dpmm_ad.bundle.folder import MODEL, is_fitted, read_state
 from monai_dpmm_ad.bundle.formats import read_settings
 from monai_dpmm_ad.errors import CheckpointError
-from monai_dpmm_ad.utils.files import PARTIAL
+from monai_dpmm_ad.utils.files import partial_prefix
 from monai_dpmm_ad.utils.integrity import SUMS, check_sums
+from monai_dpmm_ad.utils.leftovers import without_leftovers
 
 __all__ = ["unpack_bundle"]
 
@@ -57,7 +58,12 @@ def unpack_bundle(archive: str | os.PathLike[str], out: str | os.PathLike[str]) 
     parent = out.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     try:
-        with zipfile.ZipFile(archive) as opened, tempfile.TemporaryDirectory(dir=parent, prefix=PARTIAL) as temporary:
+        prefix = partial_prefix(out)
+        with (
+            without_leftovers(parent / out.name),
+            zipfile.ZipFile(archive) as opened,
+            tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as temporary,
+        ):
             folder = Path(temporary) / "bundle"
             _extract(opened, folder)
             _check(folder)

@@ -94,6 +94,10 @@ def read_update_settings(bundle: str | os.PathLike[str], given: Mapping[str, Any
         recipe = pick_settings(complete_settings(load_provenance(bundle)["recipe"], "fit"), "recipe")
     except ValueError as error:
         raise CheckpointError(f"{bundle}/{FILE}: {error}") from error
+    if stored["site"] is not None:
+        raise ValueError(
+            f"`update` must name a bundle of no site, got that of {stored['site']}. Update the one that it came from."
+        )
     fixed = {**stored, **pick_settings(recipe, "fixed")}
     for name, value in given.items():
         if name in fixed and SETTINGS[name].check(value) != fixed[name]:

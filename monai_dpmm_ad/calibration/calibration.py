@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from monai_dpmm_ad.calibration.healthy_scores import HealthyScores
 from monai_dpmm_ad.calibration.quantiles import LEVELS, TOLERANCE, find_knots, find_quantile, interpolate_shares
 from monai_dpmm_ad.errors import NotFittedError
+from monai_dpmm_ad.ops.slabs import slab_bounds
 
 __all__ = ["MAX_IMAGE_SCORES", "Calibration", "scans_needed"]
 
 MAX_IMAGE_SCORES = 4096
 #: m, see `Calibration`: how many more scans than the fewest a promise takes, as a share of those.
 _MARGIN = 0.25
-_PIECE = 1 << 18  # voxels
 
 
 def scans_needed(rate: float) -> int:
@@ -269,9 +269,10 @@ class Calibration(nn.Module):
         self._check()
         scores = score_map.to(torch.float32)
         knots, percentiles = self.knots.to(scores.device), torch.zeros(scores.shape, device=scores.device)
-        # Piece by piece: looking up takes several times the memory of what is looked up.
-        pieces = zip(scores.flatten().split(_PIECE), percentiles.view(-1).split(_PIECE), strict=True)
-        for piece, target in pieces:
-            found = piece > 0
-            target.masked_scatter_(found, 100 * interpolate_shares(knots, piece[found]))
+        source, target = scores, percentiles
+        while source.ndim > 1 and len(source) == 1:
+            source, target = source[0], target[0]
+        for slab in slab_bounds(source.shape):  # looking up takes several times the memory of what is looked up
+            found = source[slab] > 0
+            target[slab].masked_scatter_(found, 100 * interpolate_shares(knots, source[slab][found]))
         return percentiles

@@ -8,7 +8,7 @@ import math
 import numpy as np
 from torch import Tensor
 
-from monai_dpmm_ad.ops.histogram import FINE, SparseSum, count_keys
+from monai_dpmm_ad.ops.histogram import FINE, SparseSum, count_scores
 from monai_dpmm_ad.utils.distributed import gather_lists, get_world_size
 
 __all__ = ["HealthyScores"]
@@ -77,7 +77,7 @@ class HealthyScores:
             self._names.add(name)
 
     def _count(self, region: int, values: np.ndarray) -> None:
-        keys, counts = count_keys(FINE.keys(values))
+        keys, counts = count_scores(values, None, FINE)
         self.histograms.setdefault(region, SparseSum(width=1)).add(keys, counts[:, None] / values.size)
         self.counts[region] += 1
 

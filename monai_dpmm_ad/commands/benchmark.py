@@ -18,7 +18,8 @@ from monai_dpmm_ad.commands.run import Outcome, evaluate, fit
 from monai_dpmm_ad.data.dataset import ScanFailure
 from monai_dpmm_ad.detectors import DETECTORS
 from monai_dpmm_ad.errors import CheckpointError, EmbeddingStoreError, NotFittedError, unknown_option
-from monai_dpmm_ad.utils.files import PathLike, read_json, remove_leftovers, replace_file, write_json
+from monai_dpmm_ad.utils.files import PathLike, read_json, replace_file, write_json
+from monai_dpmm_ad.utils.leftovers import remove_leftovers
 
 __all__ = ["METRICS", "Cell", "benchmark", "format_table"]
 

@@ -9,9 +9,12 @@ from typing import Any
 
 from monai_dpmm_ad.data.bids import Derivative, write_derivatives
 from monai_dpmm_ad.handlers import ScanRow
+from monai_dpmm_ad.handlers.changes import KINDS
 from monai_dpmm_ad.transforms import output_path
 
-__all__ = ["write_bids"]
+__all__ = ["write_bids", "write_bids_changes"]
+
+_KINDS = ", ".join(f"{number} {kind}" for number, kind in enumerate(KINDS, 1))
 
 
 def write_bids(out: Path, rows: Sequence[ScanRow], settings: Mapping[str, Any]) -> list[Path]:
@@ -46,4 +49,24 @@ def write_bids(out: Path, rows: Sequence[ScanRow], settings: Mapping[str, Any]) 
             file = output_path(out, row.name, postfix, row.image, **place)
             if file.is_file():
                 derivatives.append(Derivative(Path(row.image), file, description, suffix, more))
+    return write_derivatives(out / "bids", derivatives)
+
+
+def write_bids_changes(out: Path, pairs: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """Write ``out / "bids"``: of each pair of visits the change and the changed regions, beside the first visit's name.
+
+    Args:
+        out: folder of the results.
+        pairs: rows of ``pairs.csv``; those whose names are not BIDS's have no derivative.
+    """
+    derivatives = []
+    for pair in pairs:
+        first = Path(pair["before"])
+        seconds = {"ComparedWith": Path(pair["after"]).name}
+        for postfix, suffix, more in (
+            ("change", None, {"SkullStripped": False, "Description": "positive is more unusual than before"}),
+            ("changed", "dseg", {"Description": f"what changed: {_KINDS}; no diagnosis"}),
+        ):
+            file = output_path(out, str(pair["name"]), postfix, str(first))
+            derivatives.append(Derivative(first, file, postfix, suffix, {**seconds, **more}))
     return write_derivatives(out / "bids", derivatives)

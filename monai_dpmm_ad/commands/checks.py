@@ -12,7 +12,8 @@ import torch
 
 from monai_dpmm_ad.bundle.folder import check_unfinished
 from monai_dpmm_ad.utils.distributed import get_rank, is_first, wait_for_all
-from monai_dpmm_ad.utils.files import PARTIAL, PathLike, remove_leftovers
+from monai_dpmm_ad.utils.files import PARTIAL, PathLike
+from monai_dpmm_ad.utils.leftovers import remove_leftovers
 from monai_dpmm_ad.utils.outputs import OutputFolder, lock_output
 
 __all__ = [
@@ -31,9 +32,10 @@ def absolute_paths(paths: Sequence[PathLike]) -> list[str]:
     return [str(Path(path).absolute()) for path in paths]
 
 
-def make_absolute(overrides: dict[str, Any], name: str) -> None:
-    if overrides.get(name) is not None:
-        overrides[name] = str(Path(overrides[name]).absolute())
+def make_absolute(overrides: dict[str, Any], *names: str) -> None:
+    for name in names:
+        if overrides.get(name) is not None:
+            overrides[name] = str(Path(overrides[name]).absolute())
 
 
 def check_device(overrides: Mapping[str, Any]) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _MOST_WARNINGS = 10
+_CONTINUES, _BEGINS_AGAIN = (f"interrupted; the same command {what}" for what in ("continues", "begins again"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,16 +39,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 when every input was processed, 130 after Ctrl-C, 143 after SIGTERM, 1 otherwise.
     """
-    with ExitStack() as stack:
-        try:
-            options = parse_arguments(arguments)
-            quiet, verbose = options.pop("quiet", False), options.pop("verbose", False)
-            stack.enter_context(logging_to(quiet, verbose, options.pop("log_file", None)))
-        except (OSError, ValueError) as error:  # of the file with the options, or of the log
-            print(f"error: {_one_line(error)}", file=sys.stderr)
-            return 1
-        stack.enter_context(showing_progress(not quiet))
-        return _run(options)
+    try:
+        with end_on_signals(), ExitStack() as stack:
+            try:
+                options = parse_arguments(arguments)
+                quiet, verbose = options.pop("quiet", False), options.pop("verbose", False)
+                stack.enter_context(logging_to(quiet, verbose, options.pop("log_file", None)))
+            except (OSError, ValueError) as error:  # of the file with the options, or of the log
+                print(f"error: {_one_line(error)}", file=sys.stderr)
+                return 1
+            stack.enter_context(showing_progress(not quiet))
+            return _run(options)
+    except KeyboardInterrupt as interrupt:  # before a command has begun
+        print(_BEGINS_AGAIN, file=sys.stderr)
+        return exit_status(interrupt)
 
 
 def _run(options: dict[str, Any]) -> int:
@@ -56,12 +61,11 @@ def _run(options: dict[str, Any]) -> int:
     options.pop("config", None)
     keep_heap()
     try:
-        with end_on_signals():
-            return _RUNNERS[command](options)
+        return _RUNNERS[command](options)
     except (KeyboardInterrupt, Exception) as error:
         interrupt = find_interrupt(error)
         if interrupt is not None:
-            LOG.warning("interrupted; the same command %s", "continues" if command in _CONTINUE else "begins again")
+            LOG.warning(_CONTINUES if command in _CONTINUE else _BEGINS_AGAIN)
             return exit_status(interrupt)
         known = find_user_error(error)
         LOG.error("error: %s", _one_line(known or error), exc_info=error)  # the log file has the traceback

@@ -6,6 +6,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
@@ -15,12 +16,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from monai_dpmm_ad.commands.bids import write_bids_changes
 from monai_dpmm_ad.commands.checks import PathLike, hold_output, make_absolute
+from monai_dpmm_ad.commands.pairs import find_pairs
 from monai_dpmm_ad.commands.simulated_visits import simulate_visits
 from monai_dpmm_ad.data import resolve_datalist
+from monai_dpmm_ad.data.covariates import add_covariates
 from monai_dpmm_ad.data.dataset import ScanFailure, describe_failure, write_failures
 from monai_dpmm_ad.data.subjects import first_file, name_subject
-from monai_dpmm_ad.data.visits import Visits, check_same_person, pair_visits, read_visit_table
+from monai_dpmm_ad.data.visits import Visits, check_same_person
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.handlers.changes import KINDS, ChangedRegion, change_statistics, find_changes, write_changes
 from monai_dpmm_ad.normative import RegionCalibration
@@ -95,8 +99,10 @@ def compare(
     after: Sequence[PathLike] | None = None,
     table: PathLike | None = None,
     healthy: Sequence[PathLike] | None = None,
+    session: Sequence[str] | None = None,
     trust_bundle: bool = False,
     overwrite: bool = False,
+    bids: bool = False,
     **overrides: Any,
 ) -> CompareOutcome:
     """Find what is new, grown, shrunk and gone between two visits.
@@ -109,8 +115,10 @@ def compare(
         table: pairs, in place of both, see :func:`~monai_dpmm_ad.data.visits.read_visit_table`.
         healthy: healthy scans that were not fitted, for p-values: two of a subject are two visits; where nobody has
             two, a second visit is simulated of each.
+        session: of a BIDS data set those of the first and of the second visits; ``after`` may then be left out.
         trust_bundle: as for :func:`~monai_dpmm_ad.commands.infer`.
         overwrite: as there.
+        bids: write the changes of scans with BIDS names as BIDS derivatives as well, in ``out / "bids"``.
         overrides: settings by name, and ``device``.
 
     Raises:
@@ -124,18 +132,23 @@ def compare(
     """
     from monai_dpmm_ad.commands.model import AnomalyModel
 
-    choice: dict[str, Any] = {name: overrides[name] for name in ("suffix", "pattern") if name in overrides}
+    choice: dict[str, Any] = {
+        name: overrides[name] for name in ("suffix", "pattern", "participant_label") if name in overrides
+    }
     dicom = bool(overrides.pop("dicom", False))
+    people = overrides.pop("covariates", None), bool(overrides.pop("participants", False))
     make_absolute(overrides, "regions")
-    pairs, failures = _find_pairs(before, after, table, choice)
+    pairs, failures = find_pairs(before, after, table, session, choice)
     folder = Path(out).absolute()
     with hold_output(folder, overwrite, TABLES):
         model = AnomalyModel.load(bundle, trust_bundle, **overrides)
         false_regions = float(model.settings["false_regions"])
+        tell = partial(add_covariates, table=people[0], participants=people[1], needed=model.network.covariates)
+        pairs = [Visits(pair.name, *tell([pair.before, pair.after])) for pair in pairs]
         calibration: RegionCalibration | None = None
         note: str | None = _FEW
         if healthy:
-            calibration, note = observe_healthy(model, resolve_datalist(list(healthy), **choice), folder)
+            calibration, note = observe_healthy(model, tell(resolve_datalist(list(healthy), **choice)), folder)
         outcome, shown = CompareOutcome(failures=failures, note=note), []
         for visits in track(pairs, total=len(pairs), description="Comparing"):
             try:
@@ -149,6 +162,8 @@ def compare(
             outcome.changes[pair.name] = pair.regions
             outcome.pairs.append(_describe(visits, pair))
             shown.append(pair)
+        if bids:
+            write_bids_changes(folder, outcome.pairs)
         _write_tables(folder, outcome)
         if shown and find_spec("matplotlib"):
             from monai_dpmm_ad.reporting.changes import plot_changes
@@ -217,33 +232,6 @@ def observe_healthy(
         kind = "pairs of visits" if real else "simulated repeats"
         write_json(folder / "healthy_pairs.json", {"kind": kind, "model": model.digest, "peaks": peaks})
     return calibration, None if real else _SIMULATED
-
-
-def _find_pairs(
-    before: Sequence[PathLike] | None, after: Sequence[PathLike] | None, table: PathLike | None, choice: dict[str, Any]
-) -> tuple[list[Visits], list[ScanFailure]]:
-    if (table is None) == (before is None or after is None) or (table is not None and (before or after)):
-        raise ValueError(
-            "`before` and `after` must be given both, or `table` alone. Name two scans, folders, or a table."
-        )
-    if table is None:
-        assert before is not None
-        assert after is not None
-        pairs, alone = pair_visits(*(resolve_datalist(list(side), **choice) for side in (before, after)))
-        return pairs, [ScanFailure(Path(error.path).name, error.path, error.reason) for error in alone]
-    pairs = []
-    for name, *paths in read_visit_table(table):
-        items = [resolve_datalist(path, **choice) for path in paths]
-        for path, found in zip(paths, items, strict=True):
-            if len(found) != 1:
-                raise ScanError(path, f"holds {len(found)} scans; the table has to name one of them")
-        (one,), _ = pair_visits(*items)
-        pairs.append(Visits(name or one.name, one.before, one.after))
-    names = [pair.name for pair in pairs]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ScanError(table, f"has several pairs of the name {twice}; give each its own in a column name")
-    return pairs, []
 
 
 def as_visit(result: AnomalyResult) -> Visit:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import monai_dpmm_ad
 from monai_dpmm_ad.utils.files import replace_file
+from monai_dpmm_ad.utils.leftovers import without_leftovers
 
 __all__ = ["SERVER", "install_app", "start_command"]
 
@@ -39,7 +40,8 @@ def install_app(out: str | os.PathLike[str]) -> Path:
     if target.exists() and target.read_bytes() != source.read_bytes():
         raise FileExistsError(f"{target}: is another app's. Choose another folder with --out.")
     folder.mkdir(parents=True, exist_ok=True)
-    replace_file(target, lambda temporary: shutil.copyfile(source, temporary))
+    with without_leftovers(target):
+        replace_file(target, lambda temporary: shutil.copyfile(source, temporary))
     return folder
 
 

@@ -83,7 +83,7 @@ class AnomalyModel:
             CheckpointError: when the folder holds no fitted bundle, or one without calibration.
         """
         check_device(overrides)
-        make_absolute(overrides, "regions")
+        make_absolute(overrides, "regions", "covariates")
         root = Path(bundle).absolute()
         workflow = load_workflow(root, ["inference"], "inference", trust_bundle=trust_bundle, **overrides)
         workflow.initialize()
@@ -166,7 +166,7 @@ class AnomalyModel:
         """Process one scan of a datalist, whose image may be the files of a DICOM series; else as :meth:`predict`."""
         with tempfile.TemporaryDirectory(prefix="dpmm-ad-") as folder:
             listed = Path(folder) / "scan.json"
-            kept = {key: item[key] for key in ("image", "name", "regions") if key in item}
+            kept = {key: item[key] for key in ("image", "name", "regions", "covariates") if key in item}
             listed.write_text(json.dumps({"test": [kept]}), encoding="utf-8")
             return self._run(str(listed), folder, {"section": "test", **overrides})
 

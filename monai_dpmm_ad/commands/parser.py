@@ -160,7 +160,19 @@ def _add_compare(commands: Any) -> None:
         help="healthy scans that were not fitted, for p-values: two of a subject are two visits, else a second is "
         "simulated (default: no p-values)",
     )
+    parser.add_argument(
+        "--session",
+        nargs=2,
+        metavar=("BEFORE", "AFTER"),
+        help="of a BIDS data set, which --before names, the sessions to compare (default: no choice)",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument(
+        "--bids",
+        action="store_true",
+        default=None,
+        help="write the changes of BIDS files as BIDS derivatives too, in bids/",
+    )
     add_run(parser, "compare")
 
 

@@ -74,9 +74,15 @@ def fit(
         ([], 3, 2)
     """
     check_device(overrides)
-    make_absolute(overrides, "regions")
+    make_absolute(overrides, "regions", "covariates")
     if overrides.get("mlflow") is not None:
         import_extra("mlflow", "mlflow")
+    if overrides.get("site") is not None:
+        if update is None:
+            raise ValueError("`site` must come with `update`, the fitted bundle that it is learnt for, got none.")
+        from monai_dpmm_ad.commands.site import learn_site
+
+        return learn_site(update, images, out, **overrides)
     bundle = Path(out)
     if update is not None:
         overrides = {**read_update_settings(update, overrides), "update": str(Path(update).absolute())}
@@ -213,7 +219,7 @@ def _run_scans(
     overrides: Any,
 ) -> Outcome:
     check_device(overrides)
-    make_absolute(overrides, "regions")
+    make_absolute(overrides, "regions", "covariates")
     out = Path(out).absolute()
     names = [*TABLES, *(METRICS if "evaluate" in configs else ()), *(REPORT if report else ())]
     with joined_processes(), hold_output(out, overwrite, names):

@@ -27,5 +27,6 @@ def simulate_visits(item: Mapping[str, Any], folder: Path) -> list[Mapping[str, 
     for number in (1, 2):
         path = folder / f"{item['name']}_{number}.nii"
         nib.save(nib.Nifti1Image(repeat_scan(values, affine, rng), affine), path)
-        visits.append({"name": item["name"], "image": str(path)})
+        kept = {key: item[key] for key in ("name", "covariates") if key in item}
+        visits.append({**kept, "image": str(path)})
     return visits

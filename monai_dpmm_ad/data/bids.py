@@ -184,6 +184,7 @@ def _describe(folder: Path, sources: Sequence[Path]) -> None:
     replace_file(folder / _DESCRIPTION, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
     readme = "Anomaly maps of monai-dpmm-ad on the grid of each raw scan (space-orig).\n\n" + (
         "desc-anomaly: the map, higher is more unusual. desc-regions: flagged regions, which are not diagnoses.\n"
+        "desc-change: positive where a second visit is more unusual than the first. desc-changed: regions of it.\n"
         "Scores and p-values stand in the sidecar of each map. Research software, not a medical device.\n"
     )
     replace_file(folder / "README", lambda temporary: temporary.write_text(readme))

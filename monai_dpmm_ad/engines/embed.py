@@ -4,23 +4,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from monai.data import ThreadDataLoader
 from torch import Tensor
 
 from monai_dpmm_ad.data.dataset import ScanDataset, ScanFailure
 from monai_dpmm_ad.embedding import EmbeddingStore, StoreWriter, adopt_parts, part_path
+from monai_dpmm_ad.engines.prefetch import ALONE, Prefetcher
 from monai_dpmm_ad.engines.thumbnails import save_thumbnail, thumbnail_folder
 from monai_dpmm_ad.errors import EmbeddingStoreError
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.ops.patches import pool_foreground
 from monai_dpmm_ad.transforms.rotate import check_rotations, rotate_slices
 from monai_dpmm_ad.utils.distributed import gather_lists, get_rank, get_world_size, share, wait_for_all
+from monai_dpmm_ad.utils.memory import release_heap
 from monai_dpmm_ad.utils.progress import track
 
 __all__ = ["embed_dataset"]
@@ -86,7 +87,7 @@ def embed_dataset(
         return StoreWriter(folder, fingerprint, patch_fraction=patch_fraction, seed=seed)
 
     def embed_scan(slices: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        turned = [copy for angle in angles for copy in rotate_slices(slices, angle)]
+        turned = (copy for angle in angles for one in slices for copy in rotate_slices([one], angle))
         return _embed_scan(turned, network, device, batch_size)
 
     network.to(device).eval()
@@ -141,22 +142,30 @@ def _embed_scans(
 ) -> list[ScanFailure]:
     todo = [item for item in items if not writer.done(item["name"])]
     pending = ScanDataset(todo, transform)
-    loader = ThreadDataLoader(pending, batch_size=1, num_workers=0, collate_fn=_first, buffer_size=1)
-    for item, slices in track(zip(todo, loader, strict=True), total=len(todo), description="Embedding"):
-        if not isinstance(slices, dict):
-            if thumbnails is not None:  # first: what the store has, has its thumbnail
-                save_thumbnail(thumbnails, item["name"], slices)
-            writer.write(item["name"], **embed_scan(slices))
+    ahead: Prefetcher[Any, Any] = Prefetcher(pending, alone=_is_large)
+    try:
+        slices = iter(ahead)
+        for item in track(todo, total=len(todo), description="Embedding"):
+            scan = next(slices)
+            if not isinstance(scan, dict):
+                if thumbnails is not None:  # first: what the store has, has its thumbnail
+                    save_thumbnail(thumbnails, item["name"], scan)
+                writer.write(item["name"], **embed_scan(scan))
+            del scan  # before the next one is read
+    finally:
+        ahead.close()
+    release_heap()  # of scans and activations
     return pending.failures
 
 
-def _first(batch: Sequence[Any]) -> Any:
-    return batch[0]
+def _is_large(scan: Sequence[dict[str, Any]] | dict[str, Any]) -> bool:
+    """Whether the slices of a scan, or its failure, take much memory."""
+    return not isinstance(scan, dict) and sum(item["image"].nbytes for item in scan) >= ALONE
 
 
 @torch.no_grad()
 def _embed_scan(
-    slices: Sequence[dict[str, Any]], network: AnomalyNet, device: torch.device | str, batch_size: int
+    slices: Iterable[dict[str, Any]], network: AnomalyNet, device: torch.device | str, batch_size: int
 ) -> dict[str, Tensor]:
     parts: list[dict[str, Tensor]] = []
     cls = []
@@ -183,16 +192,16 @@ def _touched(labels: Tensor, images: Tensor, network: AnomalyNet, aspect: float)
     return pool_foreground(resized, network.embedder.patch_size) > 0
 
 
-def _batches(slices: Sequence[dict[str, Any]], size: int) -> Iterator[tuple[int, Sequence[dict[str, Any]]]]:
+def _batches(slices: Iterable[dict[str, Any]], size: int) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """Consecutive slices of one shape and axis, at most ``size`` of them, with the number of the first."""
-    start = 0
-    while start < len(slices):
-        stop = start + 1
-        kind = _kind(slices[start])
-        while stop < min(start + size, len(slices)) and _kind(slices[stop]) == kind:
-            stop += 1
-        yield start, slices[start:stop]
-        start = stop
+    start, batch = 0, list[dict[str, Any]]()
+    for item in slices:
+        if batch and (len(batch) == size or _kind(item) != _kind(batch[0])):
+            yield start, batch
+            start, batch = start + len(batch), []
+        batch.append(item)
+    if batch:
+        yield start, batch
 
 
 def _kind(item: dict[str, Any]) -> tuple[Any, ...]:

@@ -16,17 +16,14 @@ from monai.transforms import Compose, apply_transform
 from monai.utils import CommonKeys
 
 from monai_dpmm_ad.data.dataset import FAILURE, ScanFailure, describe_failure
-from monai_dpmm_ad.engines.prefetch import Prefetcher
+from monai_dpmm_ad.engines.prefetch import ALONE, Prefetcher
 from monai_dpmm_ad.errors import SCAN_ERRORS
+from monai_dpmm_ad.utils.memory import release_heap
 
 __all__ = ["PATCH_SUMMARY", "ScanEvaluator", "iteration_scans"]
 
 #: Key of what the inferer says of a scan's patches in the scan's output; None where nothing was asked or seen.
 PATCH_SUMMARY = "patch_summary"
-
-
-#: Bytes of a preprocessed scan from which on nothing else is in memory beside it. What is smaller is worth the overlap.
-_ALONE = 128 << 20
 
 
 def iteration_scans(engine: Engine) -> list[dict[str, Any]]:
@@ -69,7 +66,7 @@ class ScanEvaluator(SupervisedEvaluator):
         self.summarise = summarise
         self.at_end = ExitStack()
         super().__init__(*args, **kwargs)
-        self._reader: Prefetcher[dict[str, Any], dict[str, Any]] = Prefetcher(self.data_loader, _same, _is_large)
+        self._reader: Prefetcher[dict[str, Any], dict[str, Any]] = Prefetcher(self.data_loader, alone=_is_large)
         self.data_loader = self._prefetcher = Prefetcher(
             self._reader, self._predict, lambda prediction: _is_large(prediction.scan)
         )
@@ -95,6 +92,7 @@ class ScanEvaluator(SupervisedEvaluator):
                 self._prefetcher.close()
                 self._reader.close()
                 self._let_go()
+                release_heap()  # for what comes after the maps, a report for instance
 
     def _register_postprocessing(self, posttrans: Callable[..., Any]) -> None:
         steps = posttrans.transforms if isinstance(posttrans, Compose) else (posttrans,)
@@ -144,6 +142,8 @@ class ScanEvaluator(SupervisedEvaluator):
         if prediction.failure is not None:
             return self._fail(prediction.failure)
         named = _identify(prediction.scan)
+        if _is_large(prediction.scan):
+            release_heap()  # of the network's activations
         self.state.batch, self.state.output = dict(prediction.scan), dict(prediction.output)
         prediction.scan.clear()  # others hold the prediction as long as the iteration lasts
         prediction.output.clear()
@@ -172,12 +172,8 @@ class _Prediction:
     failure: ScanFailure | None = None
 
 
-def _same(scan: dict[str, Any]) -> dict[str, Any]:
-    return scan
-
-
 def _is_large(scan: dict[str, Any]) -> bool:
-    return CommonKeys.IMAGE in scan and scan[CommonKeys.IMAGE].nbytes >= _ALONE
+    return CommonKeys.IMAGE in scan and scan[CommonKeys.IMAGE].nbytes >= ALONE
 
 
 def _identify(scan: dict[str, Any]) -> dict[Hashable, Any]:

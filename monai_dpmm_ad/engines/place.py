@@ -4,18 +4,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from monai_dpmm_ad.data.covariates import read_person
 from monai_dpmm_ad.data.dataset import ScanDataset
 from monai_dpmm_ad.embedding import EmbeddingStore
 from monai_dpmm_ad.engines.thumbnails import FittedScan, FittedScans, thumbnail_folder
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.normative import FRAMES, Frame, NormativeMap, resample
+from monai_dpmm_ad.normative.trend_map import TrendMap
 from monai_dpmm_ad.utils.distributed import gather_lists, share
+from monai_dpmm_ad.utils.memory import release_heap
 from monai_dpmm_ad.utils.progress import track
 
 __all__ = ["fit_normative"]
@@ -45,9 +48,12 @@ def fit_normative(
     normative = network.normative
     if normative is None:
         return
+    release_heap()  # of what the detector was fitted with
     names = [name for name in store.sources if store.count_rows(name)]
     scans = FittedScans(thumbnail_folder(store.path), dataset)
     if not _are_volumes(scans, names):
+        if isinstance(normative, TrendMap):
+            raise ValueError("`covariates` must be left out of a fit of pictures, whose maps are not judged by place.")
         network.normative = None
         return
     if not normative.fitted:
@@ -62,16 +68,61 @@ def fit_normative(
     if not normative.fitted:
         normative.matching.fill_(match == "on" and normative.frame in FRAMES[:2])
     key = _key_of(normative)
+    release_heap()  # of registering
+    terms: dict[str, NDArray[np.float64] | None] = dict.fromkeys(names)
+    if isinstance(normative, TrendMap):
+        terms = _fit_trends(normative, network, dataset, store, scans, mine, key)
     for name in track(mine, total=len(mine), description="Atlas"):
         scan, place = scans.read(name), _read_frame(scans, name, key)
-        normative.observe_intensity(name, scan.image, scan.affine, place)
-        normative.observe_scores(name, *_score_rows(network, store, name, scan), place)
+        normative.observe_intensity(name, scan.image, scan.affine, place, terms[name])
+        normative.observe_scores(name, *_score_rows(network, store, name, scan), place, terms[name])
     normative.finish_intensity()
+    if isinstance(normative, TrendMap):
+        _observe_trend(normative, "deviation", scans, mine, key, terms)
+        normative.finish_trends("deviation")
     for name in mine:
         scan = scans.read(name)
-        normative.observe_deviation(name, scan.image, scan.affine, _read_frame(scans, name, key))
+        normative.observe_deviation(name, scan.image, scan.affine, _read_frame(scans, name, key), terms[name])
     normative.finish_deviation()
     normative.finish_scores()
+
+
+def _fit_trends(
+    normative: TrendMap,
+    network: AnomalyNet,
+    dataset: ScanDataset,
+    store: EmbeddingStore,
+    scans: FittedScans,
+    mine: Sequence[str],
+    key: str,
+) -> dict[str, NDArray[np.float64] | None]:
+    """Learn how intensities and scores follow age and sex; returns each scan's terms, None where nothing is known."""
+    people = {item["name"]: read_person(item) for item in dataset.data}
+    if not normative.fitted:
+        normative.design.observe([people[name] for name in store.sources if store.count_rows(name)])
+    terms = {name: normative.design.terms_if_known(person) for name, person in people.items()}
+    _observe_trend(normative, "intensity", scans, mine, key, terms)
+    for name in mine:
+        of_person, scan = terms[name], scans.read(name)
+        if of_person is not None:
+            points, scores = _score_rows(network, store, name, scan)
+            normative.observe_score_trend(points, scores, _read_frame(scans, name, key), of_person)
+    normative.finish_trends("intensity", "scores")
+    return terms
+
+
+def _observe_trend(
+    normative: TrendMap,
+    part: str,
+    scans: FittedScans,
+    names: Sequence[str],
+    key: str,
+    terms: Mapping[str, NDArray[np.float64] | None],
+) -> None:
+    for name in track(names, total=len(names), description="Covariates"):
+        of_person, scan = terms[name], scans.read(name)
+        if of_person is not None:
+            normative.observe_trend(part, scan.image, scan.affine, _read_frame(scans, name, key), of_person)
 
 
 def _are_volumes(scans: FittedScans, names: Sequence[str]) -> bool:

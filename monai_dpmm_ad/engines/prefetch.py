@@ -6,9 +6,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
-__all__ = ["Prefetcher", "StoppedError"]
+__all__ = ["ALONE", "Prefetcher", "StoppedError"]
+
+#: Bytes of a preprocessed scan from which on nothing else is in memory beside it. What is smaller is worth the overlap.
+ALONE = 128 << 20
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,7 +30,8 @@ class Prefetcher(Generic[Item, Result]):
     Args:
         source: of the items; iterated anew each time, and by one iteration at a time. One that has a length and ends
             before it is a ``RuntimeError``.
-        work: may call :meth:`check` now and then, so that nobody who leaves early has to wait for its end.
+        work: may call :meth:`check` now and then, so that nobody who leaves early has to wait for its end. By default
+            the items are only taken from the source.
         alone: results that nothing is prepared beside: the next item is begun when it is asked for.
 
     Example:
@@ -36,7 +40,10 @@ class Prefetcher(Generic[Item, Result]):
     """
 
     def __init__(
-        self, source: Any, work: Callable[[Item], Result], alone: Callable[[Result], bool] = lambda result: False
+        self,
+        source: Any,
+        work: Callable[[Item], Result] = cast(Any, lambda item: item),  # noqa: B008 (stateless)
+        alone: Callable[[Result], bool] = lambda result: False,
     ) -> None:
         self._source = source
         self._work = work
@@ -74,12 +81,12 @@ class Prefetcher(Generic[Item, Result]):
         with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
             try:
                 following = pool.submit(self._step, items)
-                while (done := following.result()) is not None:
+                while done := following.result():
                     number += 1
                     alone = self._alone(done[0])
                     if not alone:
                         following = pool.submit(self._step, items)
-                    yield done[0]
+                    yield done.pop()  # kept here, it would be in memory beside the next one
                     if alone:
                         following = pool.submit(self._step, items)
             finally:
@@ -87,7 +94,7 @@ class Prefetcher(Generic[Item, Result]):
         if hasattr(self._source, "__len__") and number < len(self._source):
             raise RuntimeError(f"the source gave {number} of {len(self._source)} items and ended")
 
-    def _step(self, items: Iterator[Item]) -> tuple[Result] | None:
+    def _step(self, items: Iterator[Item]) -> list[Result]:
         for item in items:
-            return (self._work(item),)
-        return None
+            return [self._work(item)]
+        return []

@@ -10,9 +10,11 @@ import torch
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 
+from monai_dpmm_ad.data.covariates import read_person
 from monai_dpmm_ad.engines import ScanEvaluator, iteration_scans
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.network.groups import Judge
 from monai_dpmm_ad.normative import REGION_THRESHOLD, measure_regions
 from monai_dpmm_ad.utils.distributed import gather_lists
 
@@ -24,7 +26,8 @@ class CalibrationHandler:
 
     Attach it to an evaluator whose postprocessing brings ``pred`` to native space and scores it. Voxels that a
     ``label`` marks as abnormal are left out. A scan's ``regions`` count where the calibration has regions. Where
-    maps are judged by place, the flagged regions of each scan go to the network's calibration of regions.
+    maps are judged by place, the flagged regions of each scan go to the network's calibration of regions. A scan of a
+    person of a group counts there as well.
 
     Args:
         network: its ``calibration`` and ``regions`` are filled.
@@ -58,7 +61,14 @@ class CalibrationHandler:
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def _start(self, engine: Engine) -> None:
-        self.network.calibration.reset()
+        for judge in self._judges():
+            judge.calibration.reset()
+
+    def _judges(self) -> list[Judge]:
+        """What all people are judged by, and what each group is."""
+        groups, design = self.network.groups, self.network.design
+        named = groups.judges(design) if groups is not None and design is not None else {}
+        return [self.network.judge_of(None), *named.values()]
 
     def _update(self, engine: Engine) -> None:
         # MONAI leaves in the batch what its evaluator does not know.
@@ -67,14 +77,17 @@ class CalibrationHandler:
             foreground = anomaly_map > 0
             if scan.get(CommonKeys.LABEL) is not None:
                 foreground &= ~(scan[CommonKeys.LABEL].as_subclass(torch.Tensor) > 0)
-            calibration = self.network.calibration
-            regions = loaded.get("regions") if calibration.num_regions else None
+            regions = loaded.get("regions") if self.network.calibration.num_regions else None
             meta = scan[CommonKeys.PRED].meta
-            calibration.update(anomaly_map, foreground, scan["score"], meta["name"], regions)
+            group = self.network.find_group(read_person(meta))
+            judges = [self.network.judge_of(name) for name in ([None] if group is None else [None, group])]
+            for judge in judges:
+                judge.calibration.update(anomaly_map, foreground, scan["score"], meta["name"], regions)
             if self.network.normative is not None:
                 healthy = np.where(foreground[0].cpu(), anomaly_map[0].cpu(), 0)
                 _, peaks, _ = measure_regions(healthy, REGION_THRESHOLD)
-                self.network.regions.update(meta["name"], peaks)
+                for judge in judges:
+                    judge.regions.update(meta["name"], peaks)
 
     def _finish(self, engine: ScanEvaluator) -> None:
         failures = gather_lists(engine.failures)
@@ -82,6 +95,7 @@ class CalibrationHandler:
         if failures and len(failures) == sum(gather_lists([engine.state.iteration])):
             failure = failures[0]
             raise ScanError(failure.path, f"{failure.reason} (no held-out scan could be mapped)")
-        self.network.calibration.finish(held_out=self.held_out)
-        if self.network.normative is not None:
-            self.network.regions.finish(held_out=self.held_out)
+        for judge in self._judges():
+            judge.calibration.finish(held_out=self.held_out)
+            if self.network.normative is not None:
+                judge.regions.finish(held_out=self.held_out)

@@ -25,6 +25,7 @@ from monai_dpmm_ad.engines import PATCH_SUMMARY, ScanEvaluator, iteration_scans
 from monai_dpmm_ad.engines.resume import ResumeLog
 from monai_dpmm_ad.handlers.anatomy import AnatomyRow, sum_by_label, write_anatomy
 from monai_dpmm_ad.handlers.regions import Region, compute_regions, name_regions, write_regions
+from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.normative import Frame, RegionCalibration
 from monai_dpmm_ad.transforms.regions import read_region_names
 from monai_dpmm_ad.utils.distributed import gather_lists, get_rank
@@ -57,6 +58,8 @@ class ScanRow:
         abnormal: the truth, 0 or 1.
         frame: how the scan's places were brought to the cohort's.
         frame_quality: how well the registered scan agrees with the cohort's mean: a correlation.
+        covariates: what of the person was taken into account, where the bundle follows age or sex.
+        group: in which the scan is judged, where groups are calibrated apart.
         warning: why the scan should not be relied on, or what its file leaves open.
         in_range: False where the scan lies outside of what was fitted, so that its p-values and its number of false
             regions are not promised, and it has no q-value; None where that is not known.
@@ -76,6 +79,8 @@ class ScanRow:
     abnormal: int | None = None
     frame: str | None = None
     frame_quality: float | None = None
+    covariates: str | None = None
+    group: str | None = None
     warning: str | None = None
     in_range: bool | None = None
 
@@ -91,6 +96,7 @@ class ScanTable:
             into the same folder, whose rows stay.
         found: what the paths led to: what failed or was left out there is written as well.
         calibration: of the regions of healthy scans: gives p-values, if it has seen any.
+        network: gives those of a scan's group, where it has groups.
 
     Example:
         >>> from monai_dpmm_ad.commands.example import make_example
@@ -111,8 +117,10 @@ class ScanTable:
         finished: ResumeLog | None = None,
         found: Found | None = None,
         calibration: RegionCalibration | None = None,
+        network: AnomalyNet | None = None,
     ) -> None:
         self.found = found
+        self.network = network
         self.calibration = calibration
         self.output_dir = Path(output_dir)
         self.min_region_volume = min_region_volume
@@ -190,6 +198,8 @@ class ScanTable:
             region_p_value=regions[0].p_value if regions else None,
             abnormal=pred.meta["abnormal"],
             **_describe_frame(scan.get("frame")),
+            covariates=scan.get("covariates"),
+            group=scan.get("group"),
             warning=scan.get("warning"),
             in_range=scan.get("in_range"),
         )
@@ -198,9 +208,12 @@ class ScanTable:
     def _find_regions(
         self, scan: Mapping[str, Any], mask: NDArray[np.bool_], affine: NDArray[np.float64]
     ) -> tuple[list[Region], list[AnatomyRow]]:
-        frame, atlas = scan.get("frame"), scan.get("regions")
+        frame, atlas, group = scan.get("frame"), scan.get("regions"), scan.get("group")
+        calibration = self.calibration
+        if self.network is not None and group is not None:
+            calibration = self.network.judge_of(group).regions
         # What has no place among the healthy scans is not what the regions were calibrated on.
-        calibration = None if frame is None or frame.kind == "none" else self.calibration
+        calibration = None if frame is None or frame.kind == "none" else calibration
         values = _to_array(scan[CommonKeys.PRED])
         regions = compute_regions(mask, values, affine, self.min_region_volume, calibration, frame)
         in_range = scan.get("in_range")

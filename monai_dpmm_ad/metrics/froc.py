@@ -13,12 +13,11 @@ All lesion voxels count as one component that is always there, hence what merges
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import minimum_spanning_tree
 
+from monai_dpmm_ad.ops.basins import climb, find_maxima, find_saddles, number_basins
 from monai_dpmm_ad.ops.components import compute_bounding_box
 
 __all__ = ["FROC_BUDGETS", "compute_froc", "compute_sensitivities", "find_false_positive_events"]
@@ -26,12 +25,15 @@ __all__ = ["FROC_BUDGETS", "compute_froc", "compute_sensitivities", "find_false_
 FROC_BUDGETS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
-def find_false_positive_events(keys: np.ndarray, lesion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def find_false_positive_events(
+    keys: np.ndarray, lesion: np.ndarray, overwrite: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Find where the number of false-positive components of one scan changes.
 
     Args:
-        keys: int64, 2D or 3D, score bins; 0 is background and never positive.
+        keys: integers below 2³¹ - 1, 2D or 3D, score bins; 0 is background and never positive.
         lesion: boolean, same shape.
+        overwrite: whether ``keys``, where they are int32, may be changed: they take as much memory as the scores.
 
     Returns:
         Ascending keys (m,) and changes (m,): the number of false positives at threshold key k is the sum of the
@@ -44,61 +46,22 @@ def find_false_positive_events(keys: np.ndarray, lesion: np.ndarray) -> tuple[np
     box = compute_bounding_box((keys > 0) | lesion)
     if box is None:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    keys, lesion = keys[box], lesion[box]
-    top = int(keys.max()) + 1
-    height = np.where(lesion, top, keys)
-    roots = _climb(height)
-    # One number for each basin, and 0 for all lesion basins together.
-    maxima = np.flatnonzero((roots == np.arange(roots.size)) & (height.ravel() > 0))
+    height, lesion = keys[box].astype(np.int32, copy=not overwrite), lesion[box]
+    top = int(height.max()) + 1
+    height[lesion] = top
+    roots = climb(height)
+    maxima = find_maxima(roots, height)
     is_lesion = lesion.ravel()[maxima]
-    number = np.full(roots.size, -1, np.int64)
-    number[maxima] = np.where(is_lesion, 0, np.cumsum(~is_lesion))
+    # One number for each basin, and 0 for all lesion basins together.
+    basins = number_basins(roots, height, maxima, np.where(is_lesion, 0, np.cumsum(~is_lesion)))
+    first, second, saddle = find_saddles(basins, height)
     size = int((~is_lesion).sum()) + 1
-    # Background climbs too, next to the foreground, but belongs to no basin.
-    basins = np.where(height > 0, number[roots].reshape(height.shape), -1)
-    first, second, saddle = _find_saddles(basins, height)
     graph = coo_matrix((top + 1 - saddle, (first, second)), shape=(size, size))
     merged = (top + 1 - minimum_spanning_tree(graph).data).astype(np.int64)
-    born = keys.ravel()[maxima[~is_lesion]]
+    born = height.reshape(-1)[maxima[~is_lesion]]
     events, inverse = np.unique(np.concatenate([born, merged]), return_inverse=True)
     changes = np.bincount(inverse, np.repeat([1.0, -1.0], [born.size, merged.size])).astype(np.int64)
     return events[changes != 0], changes[changes != 0]
-
-
-def _climb(height: np.ndarray) -> np.ndarray:
-    """Flat index, per voxel, of the local maximum that steepest ascent reaches; plateaus climb by index."""
-    order = height * height.size + np.arange(height.size).reshape(height.shape)
-    for axis in range(order.ndim):  # a 3×3(×3) maximum, one axis after the other
-        lines = np.moveaxis(order, axis, 0)
-        source = lines.copy()
-        np.maximum(lines[1:], source[:-1], out=lines[1:])
-        np.maximum(lines[:-1], source[1:], out=lines[:-1])
-    parent = (order % height.size).ravel()
-    while True:
-        higher = parent[parent]
-        if np.array_equal(higher, parent):
-            return parent
-        parent = higher
-
-
-def _find_saddles(basins: np.ndarray, height: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Highest level at which each pair of neighbouring basins meets: first basin, second basin, level."""
-    size, scale = int(basins.max()) + 1, int(height.max()) + 1
-    codes = [np.zeros(0, np.int64)]
-    for offset in product((-1, 0, 1), repeat=basins.ndim):
-        if offset <= (0,) * basins.ndim:  # each pair of neighbours once
-            continue
-        here = tuple(slice(max(0, -o), n - max(0, o)) for o, n in zip(offset, basins.shape, strict=True))
-        there = tuple(slice(max(0, o), n - max(0, -o)) for o, n in zip(offset, basins.shape, strict=True))
-        a, b = basins[here], basins[there]
-        meet = (a != b) & (a >= 0) & (b >= 0)
-        low, high = np.minimum(a[meet], b[meet]), np.maximum(a[meet], b[meet])
-        # Pair and level in one number: sorting it is many times faster than sorting by two columns.
-        codes.append((low * size + high) * scale + np.minimum(height[here][meet], height[there][meet]))
-    code = np.sort(np.concatenate(codes))
-    pair, level = np.divmod(code, scale)
-    last = np.append(pair[1:] != pair[:-1], True)[: pair.size]  # the highest of each pair
-    return pair[last] // size, pair[last] % size, level[last]
 
 
 def compute_froc(

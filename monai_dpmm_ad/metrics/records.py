@@ -12,7 +12,8 @@ from scipy import ndimage
 
 from monai_dpmm_ad.metrics.froc import find_false_positive_events
 from monai_dpmm_ad.ops.components import label_components
-from monai_dpmm_ad.ops.histogram import COARSE, ScoreBinning, count_keys
+from monai_dpmm_ad.ops.histogram import COARSE, ScoreBinning, count_keys, count_scores
+from monai_dpmm_ad.ops.slabs import slab_bounds
 
 __all__ = [
     "FieldCounts",
@@ -169,7 +170,7 @@ def count_fields(
         Per suffix (``""``, ``"_foreground"``) the histograms in ``binning`` and the record to keep.
     """
     positive = scores > 0
-    everywhere = _count_scores(scores[positive], scores.size, binning, thresholds[""])
+    everywhere = _count_scored(scores, positive, binning, thresholds[""])
     out = {"": _count_field(scores, lesions, None, everywhere, binning, thresholds[""])}
     if foreground is not None:
         # Background scores nothing as a rule; then the positive scores have been counted already.
@@ -179,7 +180,7 @@ def count_fields(
         ):
             within = everywhere
         else:
-            within = _count_scores(scores[inside], scores.size, binning, thresholds["_foreground"])
+            within = _count_scored(scores, inside, binning, thresholds["_foreground"])
         within = within.resized(int(np.count_nonzero(foreground)))
         out["_foreground"] = _count_field(scores, lesions, foreground, within, binning, thresholds["_foreground"])
     return out
@@ -199,9 +200,10 @@ class _Scored:
         return _Scored(self.keys, self.counts, self.num_scored, num_pixels, self.above)
 
 
-def _count_scores(values: np.ndarray, num_pixels: int, binning: ScoreBinning, thresholds: np.ndarray) -> _Scored:
-    keys, counts = count_keys(binning.keys(values))
-    return _Scored(keys, counts, values.size, num_pixels, _count_above(values, thresholds))
+def _count_scored(scores: np.ndarray, inside: np.ndarray, binning: ScoreBinning, thresholds: np.ndarray) -> _Scored:
+    keys, counts = count_scores(scores, inside, binning)
+    above = sum((_count_above(scores[slab][inside[slab]], thresholds) for slab in slab_bounds(scores.shape)), start=0)
+    return _Scored(keys, counts, int(counts.sum()), scores.size, np.asarray(above))
 
 
 def _count_above(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -240,5 +242,13 @@ def count_froc(scores: np.ndarray, lesions: Lesions) -> FrocRecord:
     if lesions.number:
         mask[lesions.box] = lesions.labels > 0
         peaks = ndimage.maximum(scores[lesions.box], lesions.labels, np.arange(1, lesions.number + 1))
-    events, changes = find_false_positive_events(COARSE.keys(scores), mask)
+    events, changes = find_false_positive_events(_coarse_keys(scores), mask, overwrite=True)
     return FrocRecord(COARSE.keys(np.asarray(peaks)), events, changes)
+
+
+def _coarse_keys(scores: np.ndarray) -> np.ndarray:
+    """The keys of an image's scores as int32: int64 would take twice the memory of the scores."""
+    keys = np.empty(scores.shape, np.int32)
+    for slab in slab_bounds(scores.shape):
+        keys[slab] = COARSE.keys(scores[slab])
+    return keys

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,12 +18,16 @@ from monai_dpmm_ad.detectors import Detector
 from monai_dpmm_ad.embedding import Embedder
 from monai_dpmm_ad.embedding.types import EncodedSlices
 from monai_dpmm_ad.errors import CheckpointError, unknown_option
+from monai_dpmm_ad.network.groups import GROUPINGS, Groups, Judge
 from monai_dpmm_ad.network.intensity_tail import IntensityTail
 from monai_dpmm_ad.network.patch_mask import PrincipalMask
 from monai_dpmm_ad.network.upsampling import REFINEMENTS, refine_scores, upsample_scores
 from monai_dpmm_ad.normative import NormativeMap, RegionCalibration
+from monai_dpmm_ad.normative.covariates import Design
+from monai_dpmm_ad.normative.site import SiteField
+from monai_dpmm_ad.normative.trend_map import TrendMap
 from monai_dpmm_ad.ops.graphs import is_exporting
-from monai_dpmm_ad.ops.patches import pool_foreground
+from monai_dpmm_ad.ops.patches import locate_patches, pool_foreground
 
 __all__ = ["AnomalyNet"]
 
@@ -56,6 +61,11 @@ class AnomalyNet(nn.Module):
         frame: how places of scans are brought together, one of :data:`~monai_dpmm_ad.normative.FRAMES`; with ``"none"``
             there is no normative map, ``"auto"`` is for a fit to decide.
         intensity_side: which deviations of intensity count there.
+        trend: ``"on"`` lets what is expected there follow a person's age and sex, see
+            :class:`~monai_dpmm_ad.normative.trend_map.TrendMap`.
+        site: name of another scanner, which the normative map is brought to.
+        group_by: ``"sex"`` or ``"age"`` calibrates groups of people apart, see
+            :class:`~monai_dpmm_ad.network.groups.Groups`; needs ``trend``.
 
     Example:
         >>> from monai_dpmm_ad.detectors import create_detector
@@ -85,6 +95,9 @@ class AnomalyNet(nn.Module):
         normative: str = "off",
         frame: str = "auto",
         intensity_side: str = "both",
+        trend: str = "off",
+        group_by: str = "none",
+        site: str | None = None,
     ) -> None:
         super().__init__()
         if image_size < embedder.patch_size:
@@ -118,8 +131,14 @@ class AnomalyNet(nn.Module):
                     f"`intensity_tail` must be none with a normative map, which knows intensities by place, got "
                     f"{intensity_tail}. Choose `intensity_side`, or `normative` off."
                 )
-            self.normative = NormativeMap("deformed" if frame == "auto" else frame, intensity_side)
+            self.normative = (NormativeMap if trend == "off" else TrendMap)(
+                "deformed" if frame == "auto" else frame, intensity_side
+            )
+            self.normative.site = None if site is None else SiteField()
         self.regions = RegionCalibration()
+        if group_by not in GROUPINGS:
+            raise unknown_option("group_by", group_by, GROUPINGS)
+        self.groups = None if group_by == "none" else Groups(group_by, num_regions)
         self.register_buffer(
             "backbone_digest", torch.frombuffer(bytearray.fromhex(embedder.digest()), dtype=torch.uint8).clone()
         )
@@ -133,9 +152,30 @@ class AnomalyNet(nn.Module):
             )
         for name, buffer in self.regions.named_buffers():  # a model that was fitted before there were regions has none
             state_dict.setdefault(f"{prefix}regions.{name}", torch.zeros_like(buffer))
-        if self.normative is not None:  # nor were scans matched
+        if self.normative is not None:  # nor were scans matched, and intensities weighed more
             state_dict.setdefault(f"{prefix}normative.matching", torch.zeros_like(self.normative.matching))
+            state_dict.setdefault(f"{prefix}normative.weights", torch.tensor([1.0, 1.0, 0.5], dtype=torch.float64))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    @property
+    def design(self) -> Design | None:
+        """How people's age and sex enter what is expected of them; None where they do not."""
+        return self.normative.design if isinstance(self.normative, TrendMap) else None
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """The columns that a table of people must have."""
+        return () if self.design is None else self.design.names
+
+    def find_group(self, person: Mapping[str, Any]) -> str | None:
+        """The group that a person is judged in; None for that of all people."""
+        return None if self.groups is None or self.design is None else self.groups.find(self.design, person)
+
+    def judge_of(self, group: str | None) -> Judge:
+        """What a group is judged by."""
+        if group is None or self.groups is None or self.design is None:
+            return Judge(self.calibration, self.regions)
+        return self.groups.judges(self.design)[group]
 
     def resized_shape(self, height: int, width: int, aspect: float = 1.0) -> tuple[int, int]:
         """Shape at which the embedder sees ``height`` × ``width`` pixels that are ``aspect`` times as high as wide."""
@@ -163,7 +203,8 @@ class AnomalyNet(nn.Module):
         foreground = F.adaptive_avg_pool2d(_foreground(images), size)
         embeddings = self.embedder.embed(_pad(resized * (foreground > 0), shift))
         share = pool_foreground(_pad(foreground, shift), self.embedder.patch_size)
-        return EncodedSlices(embeddings, self._location(resized, embeddings.grid, positions, shift), share)
+        location = locate_patches(resized, embeddings.grid, self.embedder.patch_size, positions, shift)
+        return EncodedSlices(embeddings, location, share)
 
     def choose_patches(self, encoded: EncodedSlices) -> Tensor:
         """The patches ``(B, h, w)`` that are fitted and scored."""
@@ -249,24 +290,6 @@ class AnomalyNet(nn.Module):
             return maps
         left_out = ((encoded.foreground >= self.min_foreground) & ~valid).to(maps)
         return maps * (1 - upsample_scores(left_out, torch.ones_like(valid), size, "nearest", patch_size, start))
-
-    def _location(
-        self, resized: Tensor, grid: tuple[int, int], positions: Tensor | None, shift: tuple[int, int]
-    ) -> Tensor:
-        batch, _, height, width = resized.shape
-        if positions is None:
-            positions = resized.new_full((batch,), 0.5)
-        size = self.embedder.patch_size
-        rows = ((torch.arange(grid[0], device=resized.device) + 0.5) * size - shift[0]) / height
-        columns = ((torch.arange(grid[1], device=resized.device) + 0.5) * size - shift[1]) / width
-        return torch.stack(
-            [
-                rows.clamp(0, 1)[None, :, None].expand(batch, *grid),
-                columns.clamp(0, 1)[None, None, :].expand(batch, *grid),
-                positions.to(resized)[:, None, None].expand(batch, *grid),
-            ],
-            dim=-1,
-        )
 
 
 def _middle(images: Tensor) -> Tensor:

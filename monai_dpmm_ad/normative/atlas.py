@@ -67,12 +67,9 @@ class Atlas(nn.Module):
         self.register_buffer("overall", torch.zeros(2, num_channels, dtype=torch.float64))
         self.register_buffer("trust", torch.zeros(2, num_channels, dtype=torch.float64))
         self.register_buffer("num_scans", torch.zeros((), dtype=torch.int64))
-        self._pending = self._empty()
-
-    def _empty(self) -> list[NDArray[np.int64]]:
-        """Sums of each half: weights, values, squares, and the number of scans."""
-        width = 1 + 2 * self.num_channels
-        return [np.zeros((2, width, *self.shape), np.int64), np.zeros(2, np.int64)]
+        #: of each half, (2, 1 + 2 C, X, Y, Z): sums of weights, values, squares; 49 MB that looking up does not need
+        self._sums: NDArray[np.int64] | None = None
+        self._counts = np.zeros(2, np.int64)
 
     @property
     def fitted(self) -> bool:
@@ -98,9 +95,11 @@ class Atlas(nn.Module):
         clipped = np.clip(np.where(weight > 0, values, 0).astype(np.float64), -_LARGEST, _LARGEST)
         parts = np.concatenate([weight[None], clipped * weight, clipped**2 * weight])
         half = zlib.crc32(name.encode()) % 2
-        sums, counts = self._pending
-        sums[half] += np.rint(parts * _UNIT).astype(np.int64)
-        counts[half] += 1
+        if self._sums is None:
+            self._sums = np.zeros((2, *parts.shape), np.int64)
+        parts *= _UNIT
+        self._sums[half] += np.rint(parts, out=parts).astype(np.int64)
+        self._counts[half] += 1
 
     def finish(self) -> None:
         """Turn the scans seen (by all processes of ``torch.distributed``) into buffers, on top of what they hold.
@@ -108,16 +107,20 @@ class Atlas(nn.Module):
         Raises:
             NotFittedError: no scan was seen.
         """
-        sums, counts = (np.sum(gather_lists([array]), axis=0) for array in self._pending)
-        if not counts.sum():
+        known = [] if self._sums is None else [(self._sums, self._counts)]
+        self._sums, self._counts = None, np.zeros(2, np.int64)
+        seen = gather_lists(known)
+        if not seen:
             raise NotFittedError("`finish` needs at least one healthy scan. Call `update` first.")
+        sums, counts = seen.pop()
+        for more, number in seen:
+            sums, counts = sums + more, counts + number
         halves = [self._smooth(half / _UNIT) for half in sums]
         if min(counts) and not self.fitted:
             self.trust.copy_(torch.from_numpy(np.array(self._measure_trust(*halves))))
         elif not self.fitted:
             self.trust.fill_(1)  # one half alone cannot tell; the pseudo-scan holds back
         self._add(halves[0] + halves[1], sums.sum(0) / _UNIT, int(counts.sum()))
-        self._pending = self._empty()
 
     def _smooth(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         sigma = (0.0, *(self.smoothing if size > 1 else 0.0 for size in self.shape))

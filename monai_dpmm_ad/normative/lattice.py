@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-__all__ = ["Lattice", "Volume", "index_voxels", "move_start", "resample", "sample_places"]
+__all__ = ["Lattice", "Volume", "average_points", "index_voxels", "move_start", "resample", "sample_places"]
 
 Array = NDArray[np.float32]
 
@@ -117,6 +117,27 @@ def sample_places(volume: Tensor, indices: Tensor) -> Tensor:
     grid = unit.flip(-1).reshape(1, -1, 1, 1, 3).to(volume)
     found = F.grid_sample(volume[None], grid, mode="bilinear", padding_mode="border", align_corners=False)
     return found.view(volume.shape[0], *indices.shape[:-1])
+
+
+def average_points(points: NDArray[np.float64], values: Array, lattice: Lattice) -> tuple[Array, Array]:
+    """Average scattered values over the cells of a lattice.
+
+    Args:
+        points: ``(n, 3)``, mm.
+        values: ``(n,)``.
+        lattice: points beyond it are left out.
+
+    Returns:
+        The means ``(X, Y, Z)``, 0 where there is none, and 1 where there is one.
+    """
+    index = np.rint((points - np.array(lattice.origin)) / lattice.spacing).astype(int)
+    inside = ((index >= 0) & (index < np.array(lattice.shape))).all(1)
+    place = np.ravel_multi_index(tuple(index[inside].T), lattice.shape)
+    count, total = (np.bincount(place, weight, int(np.prod(lattice.shape))) for weight in (None, values[inside]))
+    mean = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+    return mean.reshape(lattice.shape).astype(np.float32), np.minimum(count, 1).reshape(lattice.shape).astype(
+        np.float32
+    )
 
 
 def move_start(affine: NDArray[np.float64], start: int) -> NDArray[np.float64]:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,22 @@ from monai_dpmm_ad.normative.combination import SIDES, combine, take_side
 from monai_dpmm_ad.normative.deformation import deform
 from monai_dpmm_ad.normative.frame import FRAMES, Frame
 from monai_dpmm_ad.normative.intensity import divide_by_median, foreground_median, remove_own_part, smooth
-from monai_dpmm_ad.normative.lattice import Lattice, Volume, index_voxels, move_start, resample, sample_places
+from monai_dpmm_ad.normative.lattice import (
+    Lattice,
+    Volume,
+    average_points,
+    index_voxels,
+    move_start,
+    resample,
+    sample_places,
+)
 from monai_dpmm_ad.normative.matching import Match, match_intensity
+from monai_dpmm_ad.normative.placed import JudgedScan, PlacedScan
 from monai_dpmm_ad.normative.reference import build_reference, pull, spacing_around
 from monai_dpmm_ad.normative.registration import find_box, find_start, fit_box, refine
+from monai_dpmm_ad.normative.site import SITE_SHAPE, SiteField
 from monai_dpmm_ad.normative.thumbnail import shrink
+from monai_dpmm_ad.ops.slabs import slab_bounds
 
 __all__ = ["NormativeMap"]
 
@@ -34,8 +44,6 @@ _FINE = (80, 96, 80)
 _COARSE = (40, 48, 40)
 #: Gaussians of the intensity, standard deviation in fine places (about 2 mm of a brain).
 _SCALES = (1.0, 2.0)
-#: Voxels whose map is finished at once: what they take beside the map is some 50 MB.
-_SLAB = 1 << 20
 
 
 class NormativeMap(nn.Module):
@@ -62,13 +70,14 @@ class NormativeMap(nn.Module):
     reference_weight: Tensor
     reference_origin: Tensor
     reference_spacing: Tensor
+    weights: Tensor
     matching: Tensor  # whether scans are matched before they are mapped, and deviations judged by the scan itself
 
     def __init__(
         self,
         frame: str = "deformed",
         side: str = "both",
-        weights: tuple[float, float, float] = (1.0, 1.0, 0.5),
+        weights: tuple[float, float, float] = (1.25, 0.85, 0.4),
         least_quality: float = 0.8,
     ) -> None:
         super().__init__()
@@ -76,14 +85,16 @@ class NormativeMap(nn.Module):
             raise unknown_option("frame", frame, FRAMES)
         if side not in SIDES:
             raise unknown_option("side", side, SIDES)
-        self.frame, self.side, self.weights, self.least_quality = frame, side, weights, least_quality
+        self.frame, self.side, self.least_quality = frame, side, least_quality
         self.intensity = Atlas(_FINE, num_channels=len(_SCALES))
         self.deviation = Atlas(_COARSE, num_channels=len(_SCALES))
         self.scores = Atlas(_COARSE)
+        self.site: SiteField | None = None
         self.register_buffer("reference_values", torch.zeros(_REFERENCE, dtype=torch.float16))
         self.register_buffer("reference_weight", torch.zeros(_REFERENCE, dtype=torch.float16))
         self.register_buffer("reference_origin", torch.zeros(3, dtype=torch.float64))
         self.register_buffer("reference_spacing", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("weights", torch.tensor(weights, dtype=torch.float64))
         self.register_buffer("matching", torch.zeros((), dtype=torch.bool))
 
     @property
@@ -119,7 +130,7 @@ class NormativeMap(nn.Module):
         small, where = shrink(image, affine)
         start = find_start(small, where, self.reference)
         scan = self._read(image, affine, Frame("affine", np.asarray(np.linalg.inv(start), dtype=np.float64)))
-        mean, spread = (self._at(part, scan, _FINE)[0].numpy() for part in self.intensity.moments())
+        mean, spread = (self._at(part, scan.places, _FINE)[0].numpy() for part in self.intensity.moments())
         smoothed = Volume(scan.channels[0], scan.volume.weight, scan.volume.lattice)
         return match_intensity(smoothed, foreground_median(scan.volume), mean, spread), start
 
@@ -145,66 +156,67 @@ class NormativeMap(nn.Module):
         pulled = pull(moving, frame.inverse, reference.lattice)
         return deform(Volume(divide_by_median(pulled), pulled.weight, pulled.lattice), reference, frame)
 
-    def observe_intensity(self, name: str, image: Array, affine: Matrix, frame: Frame) -> None:
-        """Add a healthy scan's intensities; arguments as for `find_frame`."""
-        scan = self._read(image, affine, frame)
+    def observe_intensity(
+        self, name: str, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None
+    ) -> None:
+        """Add a healthy scan's intensities; arguments as for :meth:`forward`."""
+        scan = self._read(image, affine, frame, terms)
         self.intensity.update(name, *self._pull(scan.channels, scan, frame, _FINE))
 
     def finish_intensity(self) -> None:
         """End the pass over intensities."""
         self.intensity.finish()
 
-    def observe_deviation(self, name: str, image: Array, affine: Matrix, frame: Frame) -> None:
+    def observe_deviation(
+        self, name: str, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None
+    ) -> None:
         """Add the size of a healthy scan's deviations; needs :meth:`finish_intensity`."""
-        scan = self._read(image, affine, frame)
-        sizes = np.abs(self._deviate(scan))
+        scan = self._read(image, affine, frame, terms)
+        sizes = np.abs(self._deviate(scan)) - self._expect("deviation", scan.places, terms).numpy()
         self.deviation.update(name, *self._pull(sizes, scan, frame, _COARSE))
 
     def finish_deviation(self) -> None:
         """End the pass over deviations."""
         self.deviation.finish()
 
-    def observe_scores(self, name: str, points: Matrix, scores: Array, frame: Frame) -> None:
+    def observe_scores(
+        self, name: str, points: Matrix, scores: Array, frame: Frame, terms: Matrix | None = None
+    ) -> None:
         """Add the detector's scores of a healthy scan's patches.
 
         Args:
-            name: of the scan.
             points: ``(n, 3)``, the patches' centres in scanner coordinates (mm).
             scores: ``(n,)``.
             frame: of the scan.
+            terms: of its person, see :meth:`forward`.
         """
-        lattice = self._lattice(_COARSE)
-        index = np.rint((frame.locate(points) - np.array(lattice.origin)) / lattice.spacing).astype(int)
-        inside = ((index >= 0) & (index < np.array(_COARSE))).all(1)
-        place = np.ravel_multi_index(tuple(index[inside].T), _COARSE)
-        count, total = (np.bincount(place, weight, int(np.prod(_COARSE))) for weight in (None, scores[inside]))
-        mean = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
-        seen = np.minimum(count, 1).reshape(_COARSE)
-        self.scores.update(name, mean.reshape(1, *_COARSE).astype(np.float32), seen.astype(np.float32))
+        lattice = self.lattice_of(_COARSE)
+        mean, seen = average_points(frame.locate(points), scores, lattice)
+        self.scores.update(name, mean[None] - self._expect("scores", lattice.points(), terms).numpy(), seen)
 
     def finish_scores(self) -> None:
         """End the pass over scores."""
         self.scores.finish()
 
-    def forward(self, anomaly_map: Array, image: Array, affine: Matrix, frame: Frame) -> Array:
+    def forward(
+        self, anomaly_map: Array, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None
+    ) -> Array:
         """Finish a map.
 
         Args:
             anomaly_map: ``(X, Y, Z)``, the detector's, 0 in the background.
-            image: same shape; as for `find_frame`.
-            affine: as for `find_frame`.
+            image: same shape; it and ``affine`` as for `find_frame`.
             frame: of the scan.
+            terms: ``(3,)`` of the person, see :class:`~monai_dpmm_ad.normative.trend_map.TrendMap`.
 
         Returns:
             ``(X, Y, Z)``, surprise summed over the channels by weight, 0 in the background.
         """
-        judged = self._judge(image, affine, frame)
+        judged = self._judge(image, affine, frame, terms)
         finished = np.zeros(anomaly_map.shape, np.float32)
-        step = max(1, _SLAB // max(1, anomaly_map[0].size))
-        for start in range(0, len(finished), step):
-            slab = slice(start, start + step)
-            channels = self._place(anomaly_map[slab], judged, move_start(affine, start))
-            finished[slab] = combine(channels, self.weights[: len(channels)]).numpy()
+        for slab in slab_bounds(finished.shape):
+            channels = self._place(anomaly_map[slab], judged, move_start(affine, slab.start))
+            finished[slab] = combine(channels, self.weights[: len(channels)].tolist()).numpy()
         finished[image <= 0] = 0
         return finished
 
@@ -217,48 +229,47 @@ class NormativeMap(nn.Module):
         mean, square = (float(row) for row in self.scores.overall[:, 0])
         z = torch.from_numpy(anomaly_map - np.float32(mean)) / max(square - mean**2, 1e-12) ** 0.5
         channels = [z, *(torch.zeros_like(z) for _ in _SCALES if self.side != "off")]
-        combined = combine(channels, self.weights[: len(channels)]).numpy()
+        combined = combine(channels, self.weights[: len(channels)].tolist()).numpy()
         return np.where(anomaly_map > 0, combined, 0).astype(np.float32)
 
-    def draw_healthy(self, image: Array, affine: Matrix, frame: Frame) -> Array:
+    def draw_healthy(self, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None) -> Array:
         """What healthy scans look like at the places of a scan: the mean of their intensities there.
 
         It is an average of people, not this person without a lesion: smooth, since places are met by different sulci.
-
-        Args:
-            image: as for `find_frame`.
-            affine: as for `find_frame`.
-            frame: of the scan.
+        Arguments as for :meth:`forward`.
 
         Returns:
             ``(X, Y, Z)``, in the image's own units, by the median of its foreground; 0 in its background.
         """
-        volume = resample(*shrink(image, affine), self._lattice(_FINE).spacing)
-        scan = _Scan(volume, volume.values[None], frame.locate(volume.lattice.points()))
-        mean = self._at(self.intensity.moments()[0][:1], scan, _FINE) * foreground_median(volume)
+        volume = resample(*shrink(image, affine), self.lattice_of(_FINE).spacing)
+        places = frame.locate(volume.lattice.points())
+        mean = self._at(self.intensity.moments()[0][:1], places, _FINE) + self._expect("intensity", places, terms)[:1]
+        mean *= foreground_median(volume)
         healthy = sample_places(mean, index_voxels(image.shape, affine, volume.lattice))[0].numpy()
         healthy[image <= 0] = 0
         return healthy
 
-    def standardize(self, anomaly_map: Array, image: Array, affine: Matrix, frame: Frame) -> list[Tensor]:
-        """The detector's map and, unless ``side`` is off, the intensity at each scale as standard deviates by place.
+    def standardize(
+        self, anomaly_map: Array, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None
+    ) -> list[Tensor]:
+        """The detector's map and, unless ``side`` is off, the intensities as standard deviates; as for `forward`."""
+        return self._place(anomaly_map, self._judge(image, affine, frame, terms), affine)
 
-        Arguments as for :meth:`forward`; each ``(X, Y, Z)``.
-        """
-        return self._place(anomaly_map, self._judge(image, affine, frame), affine)
-
-    def _judge(self, image: Array, affine: Matrix, frame: Frame) -> _Judged:
+    def _judge(self, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None) -> JudgedScan:
         """What the atlases say of a scan, on the scan's own lattice."""
-        scan = self._read(image, affine, frame)
-        parts = [self._at(part, scan, _COARSE) for part in self.scores.moments()]
+        scan = self._read(image, affine, frame, terms)
+        parts = [self._at(part, scan.places, _COARSE) for part in self.scores.moments()]
+        parts[0] = parts[0] + self._expect("scores", scan.places, terms)
         if self.side != "off":
             sided = take_side(torch.from_numpy(self._deviate(scan)), self.side)
-            mean, spread = (self._at(part, scan, _COARSE) for part in self.deviation.moments())
-            parts.append((sided - mean) / spread)
-        return _Judged(torch.cat(parts), scan.volume.lattice)
+            mean, spread = (self._at(part, scan.places, _COARSE) for part in self.deviation.moments())
+            parts.append((sided - mean - self._expect("deviation", scan.places, terms)) / spread)
+        if self.site is not None:
+            parts = self.site.adjust(parts, lambda field: self._at(field, scan.places, SITE_SHAPE))
+        return JudgedScan(torch.cat(parts), scan.volume.lattice)
 
     @staticmethod
-    def _place(anomaly_map: Array, judged: _Judged, affine: Matrix) -> list[Tensor]:
+    def _place(anomaly_map: Array, judged: JudgedScan, affine: Matrix) -> list[Tensor]:
         """Standardised channels at the voxels of a map, or of a part of it that has its own affine."""
         voxels = index_voxels(anomaly_map.shape, affine, judged.lattice)
         mean, spread, *intensities = sample_places(judged.channels, voxels)
@@ -267,53 +278,43 @@ class NormativeMap(nn.Module):
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> NormativeMap:
         return self
 
-    def _read(self, image: Array, affine: Matrix, frame: Frame) -> _Scan:
-        volume = resample(*shrink(image, affine), self._lattice(_FINE).spacing)
+    def _read(self, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None) -> PlacedScan:
+        volume = resample(*shrink(image, affine), self.lattice_of(_FINE).spacing)
         values = divide_by_median(volume)
         channels = np.stack([smooth(values, volume.weight, sigma) for sigma in _SCALES])
-        return _Scan(volume, channels, frame.locate(volume.lattice.points()))
+        places = frame.locate(volume.lattice.points())
+        return PlacedScan(volume, channels - self._expect("intensity", places, terms).numpy(), places)
 
-    def _deviate(self, scan: _Scan) -> Array:
+    def _deviate(self, scan: PlacedScan) -> Array:
         """Signed deviations of the intensity at each scale on the scan's own lattice, ``(C, X, Y, Z)``."""
         inside = scan.volume.weight > 0.5
-        mean, spread = (self._at(part, scan, _FINE).numpy() for part in self.intensity.moments())
+        mean, spread = (self._at(part, scan.places, _FINE).numpy() for part in self.intensity.moments())
         residual = np.where(inside, (scan.channels - mean) / spread, 0).astype(np.float32)
         return remove_own_part(residual, inside, mean[0] if bool(self.matching) else None)
 
-    def _at(self, volume: Tensor, scan: _Scan, shape: tuple[int, int, int]) -> Tensor:
-        """What an atlas holds at the points of a scan's lattice, ``(C, X, Y, Z)``."""
-        lattice = self._lattice(shape)
-        return sample_places(volume, torch.from_numpy((scan.places - np.array(lattice.origin)) / lattice.spacing))
+    def _at(self, volume: Tensor, places: Matrix, shape: tuple[int, int, int]) -> Tensor:
+        """What an atlas holds at places ``(X, Y, Z, 3)`` in the reference (mm), ``(C, X, Y, Z)``."""
+        lattice = self.lattice_of(shape)
+        return sample_places(volume, torch.from_numpy((places - np.array(lattice.origin)) / lattice.spacing))
 
-    def _pull(self, channels: Array, scan: _Scan, frame: Frame, shape: tuple[int, int, int]) -> tuple[Array, Array]:
+    def _expect(self, part: str, places: Matrix, terms: Matrix | None) -> Tensor:
+        """What a person's channels differ by from those of the cohort's mean: nothing where no trend is known."""
+        return torch.zeros(1, *(1,) * (places.ndim - 1))
+
+    def _pull(
+        self, channels: Array, scan: PlacedScan, frame: Frame, shape: tuple[int, int, int]
+    ) -> tuple[Array, Array]:
         """Bring a scan's channels to the lattice of an atlas; with them the share of foreground at each place."""
         own = scan.volume.lattice
-        index = torch.from_numpy((frame.trace(self._lattice(shape).points()) - np.array(own.origin)) / own.spacing)
+        index = torch.from_numpy((frame.trace(self.lattice_of(shape).points()) - np.array(own.origin)) / own.spacing)
         weight = torch.from_numpy(np.pad(scan.volume.weight, 1))[None]  # beyond the scan there is no foreground
         values = torch.from_numpy(channels)
         return sample_places(values, index).numpy(), sample_places(weight, index + 1)[0].numpy()
 
-    def _lattice(self, shape: tuple[int, int, int]) -> Lattice:
+    def lattice_of(self, shape: tuple[int, int, int]) -> Lattice:
         """The lattice of ``shape`` over the reference's field."""
         coarse = self.reference.lattice
         spacing = coarse.spacing * _REFERENCE[0] / shape[0]
         low = np.array(coarse.origin) - coarse.spacing / 2
         x, y, z = (low + spacing / 2).tolist()
         return Lattice(shape, spacing, (x, y, z))
-
-
-@dataclass(frozen=True, eq=False)
-class _Scan:
-    """A scan on its own lattice: smoothed intensities ``(C, X, Y, Z)``, and its points' places in the reference."""
-
-    volume: Volume
-    channels: Array
-    places: Matrix
-
-
-@dataclass(frozen=True, eq=False)
-class _Judged:
-    """Mean and spread of the detector's score and standardised intensities ``(2 + C, X, Y, Z)`` on a scan's lattice."""
-
-    channels: Tensor
-    lattice: Lattice

@@ -72,6 +72,9 @@ class RegionCalibration(nn.Module):
     alone: 8, or half of n + 1 where that is less, since few scans cannot tell of many regions. A smaller α never flags
     more; where it asks for more scans than there are, λ is the highest statistic seen and :meth:`guaranteed` is False.
 
+    Args:
+        max_scans: of more scans so many are kept, at random.
+
     Reference:
         Angelopoulos, Bates, Fisch, Lei and Schuster 2024, "Conformal risk control", theorem 1.
     """
@@ -80,9 +83,9 @@ class RegionCalibration(nn.Module):
     num_scans: Tensor
     held_out: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, max_scans: int = _MAX_SCANS) -> None:
         super().__init__()
-        self.register_buffer("largest", torch.zeros(_MAX_SCANS, MAX_COUNT, dtype=torch.float64))
+        self.register_buffer("largest", torch.zeros(max_scans, MAX_COUNT, dtype=torch.float64))
         self.register_buffer("num_scans", torch.zeros((), dtype=torch.int64))
         self.register_buffer("held_out", torch.zeros((), dtype=torch.bool))
         self._pending: list[tuple[str, list[float]]] = []
@@ -108,8 +111,9 @@ class RegionCalibration(nn.Module):
         scans = sorted(gather_lists(self._pending))
         if not scans:
             raise NotFittedError("`finish` needs at least one healthy scan. Call `update` first.")
-        if len(scans) > _MAX_SCANS:  # a random subset of exchangeable scans is exchangeable
-            chosen = np.random.default_rng(0).choice(len(scans), _MAX_SCANS, replace=False)
+        most = len(self.largest)
+        if len(scans) > most:  # a random subset of exchangeable scans is exchangeable
+            chosen = np.random.default_rng(0).choice(len(scans), most, replace=False)
             scans = [scans[i] for i in sorted(chosen)]
         self.largest.zero_()
         for row, (_, values) in enumerate(scans):

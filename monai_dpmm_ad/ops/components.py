@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["Components", "compute_bounding_box", "find_peaks", "iterate_slabs", "label_components", "rank_components"]
+from monai_dpmm_ad.ops.slabs import slab_bounds
 
-_SLAB = 1 << 18  # voxels
+__all__ = ["Components", "compute_bounding_box", "find_peaks", "iterate_slabs", "label_components", "rank_components"]
 
 
 def compute_bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
@@ -116,7 +115,6 @@ def iterate_slabs(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray, tuple[n
     Yields:
         Where the slab begins, a view of it, and the indices in it of what is labelled.
     """
-    step = max(1, _SLAB // max(1, math.prod(labels.shape[1:])))
-    for start in range(0, len(labels), step):
-        slab = labels[start : start + step]
-        yield start, slab, np.nonzero(slab)
+    for bounds in slab_bounds(labels.shape):
+        slab = labels[bounds]
+        yield bounds.start, slab, np.nonzero(slab)

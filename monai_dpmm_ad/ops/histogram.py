@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["COARSE", "EXACT", "FINE", "ScoreBinning", "SparseSum", "count_keys"]
+from monai_dpmm_ad.ops.slabs import slab_bounds
+
+__all__ = ["COARSE", "EXACT", "FINE", "ScoreBinning", "SparseSum", "count_keys", "count_scores"]
 
 _MANTISSA = 23
 _BIAS = 127
@@ -111,6 +113,25 @@ def count_keys(keys: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.
     present = np.flatnonzero(counts)
     sums = counts if weights is None else np.bincount(shifted, weights=weights)
     return present + first, sums[present]
+
+
+def count_scores(scores: np.ndarray, inside: np.ndarray | None, binning: ScoreBinning) -> tuple[np.ndarray, np.ndarray]:
+    """Count the keys of an image's scores, slab by slab: keys take several times the memory of scores.
+
+    Args:
+        scores: float32, any shape, finite and nonnegative.
+        inside: boolean, same shape, of the scores that count; None for all.
+        binning: of the scores.
+
+    Returns:
+        The distinct keys in ascending order and the count of each, int64.
+    """
+    total = SparseSum(width=1)
+    for slab in slab_bounds(scores.shape):
+        keys, counts = count_keys(binning.keys(scores[slab] if inside is None else scores[slab][inside[slab]]).ravel())
+        total.add(keys, counts[:, None])
+    keys, sums = total.result()
+    return keys, sums[:, 0].astype(np.int64)
 
 
 class SparseSum:

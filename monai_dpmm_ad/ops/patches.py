@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["normalize_embeddings", "pad_to_multiple", "pool_foreground"]
+__all__ = ["locate_patches", "normalize_embeddings", "pad_to_multiple", "pool_foreground"]
 
 
 def pad_to_multiple(images: Tensor, patch_size: int) -> tuple[Tensor, tuple[int, int]]:
@@ -78,3 +78,33 @@ def normalize_embeddings(embeddings: Tensor, eps: float = 1e-12) -> Tensor:
 def join_stages(patches: Tensor) -> Tensor:
     """Unit embeddings ``(..., S·D)`` of raw ones ``(..., S, D)``: each stage normalised, times 1/√S."""
     return (normalize_embeddings(patches.float()) / patches.shape[-2] ** 0.5).flatten(-2)
+
+
+def locate_patches(
+    resized: Tensor, grid: tuple[int, int], patch_size: int, positions: Tensor | None, shift: tuple[int, int] = (0, 0)
+) -> Tensor:
+    """Where patches lie in their scan, relative to its size.
+
+    Args:
+        resized: ``(B, C, H, W)``, the slices that the grid lies on.
+        grid: h and w.
+        patch_size: side of a patch in pixels.
+        positions: ``(B,)``, of the slices along their axis, in [0, 1]; None for 0.5.
+        shift: rows and columns by which the grid starts above and left of the slices.
+
+    Returns:
+        ``(B, h, w, 3)``: row, column and slice, in [0, 1].
+    """
+    batch, _, height, width = resized.shape
+    if positions is None:
+        positions = resized.new_full((batch,), 0.5)
+    rows = ((torch.arange(grid[0], device=resized.device) + 0.5) * patch_size - shift[0]) / height
+    columns = ((torch.arange(grid[1], device=resized.device) + 0.5) * patch_size - shift[1]) / width
+    return torch.stack(
+        [
+            rows.clamp(0, 1)[None, :, None].expand(batch, *grid),
+            columns.clamp(0, 1)[None, None, :].expand(batch, *grid),
+            positions.to(resized)[:, None, None].expand(batch, *grid),
+        ],
+        dim=-1,
+    )

@@ -43,19 +43,18 @@ def pool_image_score(score_map: Tensor, valid: Tensor | None = None, method: str
         raise ValueError(
             f"`score_map` must have shape (B, *spatial), got {tuple(score_map.shape)}. Add a batch dimension."
         )
-    flat = score_map.flatten(1)
     if valid is None:
-        keep = torch.ones_like(flat, dtype=torch.bool)
+        keep = torch.ones_like(score_map, dtype=torch.bool)
     elif valid.shape != score_map.shape:
         raise ValueError(
             f"`valid` must have the map's shape {tuple(score_map.shape)}, got {tuple(valid.shape)}. "
             "Pass one Boolean per position."
         )
     else:
-        keep = valid.flatten(1).to(torch.bool)
+        keep = valid.to(torch.bool)
     # One image after the other: of a scan only the foreground is looked at, a fraction of the field of view.
-    pooled = [_mean_of_largest(_select(scores, kept), method) for scores, kept in zip(flat, keep, strict=True)]
-    return torch.stack(pooled) if pooled else flat.new_zeros(0)
+    pooled = [_mean_of_largest(_select(scores, kept), method) for scores, kept in zip(score_map, keep, strict=True)]
+    return torch.stack(pooled) if pooled else score_map.new_zeros(0)
 
 
 def _select(scores: Tensor, kept: Tensor) -> Tensor:

@@ -29,7 +29,9 @@ _LESION_SHARE = 0.8  # of the clean slices
 _WHOLE_ZOOM = (0.9, 1.15)  # slice pixels per view pixel of whole slices
 _MASKED_SHARE = 0.3  # of the patches of every second view
 _NEIGHBOUR = 14.0  # pixels of the slice within which two patches are no negatives of each other
-_PAIRS, _LESION_QUERIES, _CLEAN_QUERIES, _SUPPORT = 1024, 512, 1024, 2048
+# Patches that a step compares: a share of all patches of the first views, up to a number. More pairs in a large batch
+# would mostly add negatives that are the same anatomy of another person.
+_PAIRS, _LESION_QUERIES, _CLEAN_QUERIES, _SUPPORT = (0.22, 2048), (0.11, 2048), (0.22, 4096), (1.0, 16384)
 _TEMPERATURES = (0.1, 0.05)  # of student and teacher
 
 
@@ -145,8 +147,9 @@ def _stack(one: Views, two: Views) -> Views:
     return Views(*(torch.cat([getattr(one, name), getattr(two, name)]) for name in Views.__dataclass_fields__))
 
 
-def _pick(mask: Tensor, count: int, generator: Generator) -> Tensor:
-    """Draw up to ``count`` flat indices of true elements."""
+def _pick(mask: Tensor, wanted: tuple[float, int], patches: int, generator: Generator) -> Tensor:
+    """Draw flat indices of true elements: up to a share of ``patches``, up to a number."""
+    count = min(round(wanted[0] * patches), wanted[1])
     index = mask.flatten().nonzero()[:, 0]
     return index[torch.randperm(len(index), generator=generator, device=generator.device)[:count]]
 
@@ -161,7 +164,7 @@ def _draw_masked(step: StepViews, generator: Generator) -> Tensor:
 
 def _draw_pairs(visible: Tensor, partner: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """Flat indices of patches of the first views and of their partners in the second ones."""
-    rows = _pick(visible, _PAIRS, generator)
+    rows = _pick(visible, _PAIRS, visible.numel(), generator)
     patches = visible.shape[1]
     return rows, rows // patches * patches + partner.flatten()[rows]
 
@@ -189,11 +192,13 @@ def _lesions(
     if masked is not None:
         usable = usable & ~masked
     first, second = usable.chunk(2)
-    changed = _pick(first & step.changed, _LESION_QUERIES, generator)
-    same = _pick(first & step.unchanged, _CLEAN_QUERIES, generator)
+    total = first.numel()
+    changed = _pick(first & step.changed, _LESION_QUERIES, total, generator)
+    same = _pick(first & step.unchanged, _CLEAN_QUERIES, total, generator)
     # Healthy tissue of the same contrast: in the second views, or in the first ones where the second's is another.
     crossed = step.crossed[:, None]
-    support = _pick(torch.cat([first & step.unchanged & crossed, second & ~crossed]), _SUPPORT, generator)
+    healthy = torch.cat([first & step.unchanged & crossed, second & ~crossed])
+    support = _pick(healthy, _SUPPORT, total, generator)
     queries = torch.cat([changed, same])
     patches, count = first.shape[1], len(first)
     flat = F.normalize(tokens.float(), dim=-1).flatten(0, 1)

@@ -36,6 +36,7 @@ class Recipe:
         projection_dim: dimension in which tokens are contrasted; 0 contrasts the tokens themselves.
         num_prototypes: prototypes of the distillation.
         temperature: of the contrast.
+        momentum: how slowly the teacher, whose weights are kept, follows: over about the last 1 / (1 - momentum) steps.
         min_zoom: least number of slice pixels per view pixel.
         max_zoom: greatest number of slice pixels per view pixel.
         position_shift: greatest random shift of a view's positions, relative to the slice.
@@ -55,21 +56,22 @@ class Recipe:
     image_size: int = 224
     view_size: int = 112
     patch_size: int = 8
-    embed_dim: int = 128
+    embed_dim: int = 192
     num_layers: int = 4
-    num_heads: int = 2
+    num_heads: int = 3
     mlp_ratio: int = 4
     steps: int = 1400
     batch_size: int = 24
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
     contrast: float = 1.0
-    lesions: float = 1.0
+    lesions: float = 5.0
     distillation: float = 0.0
     koleo: float = 0.1
     projection_dim: int = 128
     num_prototypes: int = 1024
     temperature: float = 0.1
+    momentum: float = 0.996
     min_zoom: float = 0.5
     max_zoom: float = 1.5
     position_shift: float = 0.2
@@ -111,12 +113,13 @@ class Recipe:
             least = 0 if field.name in _MAY_BE_ZERO else 1 if kind is int else 1e-12
             if not value >= least:
                 raise ValueError(f"`{field.name}` must be {'not negative' if least == 0 else 'positive'}, got {value}.")
-        for name in ("synthetic_share", "cross_share", "whole_share", "mixed_share"):
+        for name in ("momentum", "synthetic_share", "cross_share", "whole_share", "mixed_share"):
             if not getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be at most 1, got {getattr(self, name)}.")
 
 
 _MAY_BE_ZERO = {
+    "momentum",
     "weight_decay",
     "contrast",
     "lesions",

@@ -70,7 +70,10 @@ class Renderer:
         # Heads at even indices, the same without skull at odd ones, each in a rim of air: what lies outside of a map is
         # looked up on its border.
         both = [version for labels in maps for version in (np.pad(labels, 1), _strip(np.pad(labels, 1), inner))]
-        self._maps = [torch.from_numpy(labels).to(device) for labels in both]
+        # All maps in one row, so that a batch looks its voxels up at once on a GPU.
+        self._voxels = torch.from_numpy(np.concatenate([labels.ravel() for labels in both])).to(device)
+        self._shapes = torch.tensor([labels.shape for labels in both], device=device)
+        self._starts = self._shapes.prod(1).cumsum(0) - self._shapes.prod(1)
         counts = np.stack([np.bincount(labels.ravel(), minlength=len(inner)) for labels in both])
         counts[:, 0] = 0
         self._counts = torch.from_numpy(counts).to(device).float()
@@ -204,17 +207,20 @@ class Renderer:
     def _look_up(self, knots: Tensor, chosen: Tensor, side: int) -> Tensor:
         """Read structures between voxels ``(B, n, n, 3)`` of the chosen maps: (B, side, side) int64.
 
-        One slice after the other: its coordinates stay in the processor's cache.
+        On a CPU one slice after the other: its coordinates stay in the cache.
         """
-        result = torch.empty((len(knots), side, side), dtype=torch.long, device=knots.device)
-        for row, (points, index) in enumerate(zip(knots.permute(0, 3, 1, 2), chosen.tolist(), strict=True)):
-            voxels = self._maps[index]
-            fine = F.interpolate(points[None], size=(side, side), mode="bilinear", align_corners=True)[0]
-            one, two, three = (
-                axis.add_(1.5).clamp_(0, size - 1).int() for axis, size in zip(fine, voxels.shape, strict=True)
-            )
-            result[row] = voxels.view(-1)[(one * voxels.shape[1] + two) * voxels.shape[2] + three]
-        return result
+        rows = torch.arange(len(knots), device=knots.device)
+        parts = []
+        for row in rows.split(1 if knots.device.type == "cpu" else max(1, len(knots))):
+            which = chosen[row]
+            points = knots[row].permute(0, 3, 1, 2)
+            fine = F.interpolate(points, size=(side, side), mode="bilinear", align_corners=True)
+            shape = self._shapes[which][..., None, None]
+            voxels = torch.minimum(fine.add_(1.5).clamp_(min=0).int(), shape.int() - 1)
+            one, two, three = voxels.unbind(1)
+            inner = (one * shape[:, 1] + two) * shape[:, 2] + three
+            parts.append(self._voxels[self._starts[which][:, None, None] + inner].long())
+        return torch.cat(parts)
 
 
 class _Deformation:
@@ -236,7 +242,7 @@ class _Deformation:
         # Columns of the basis: directions of rows, columns and normal in voxels.
         basis = F.one_hot(axes, 3).transpose(1, 2).float()
         angles = 0.07 * normal(3)
-        turn = torch.matrix_exp(torch.stack([_skew(angle) for angle in angles]))
+        turn = torch.matrix_exp(_skew(angles))
         scale = torch.exp(0.06 * normal(3))
         self._matrix = turn @ basis * scale[:, None]
         self._centre = boxes[..., :2].mean(-1)
@@ -259,10 +265,11 @@ class _Deformation:
         return voxels
 
 
-def _skew(angle: Tensor) -> Tensor:
-    zero = angle.new_zeros(())
-    rows = ([zero, -angle[2], angle[1]], [angle[2], zero, -angle[0]], [-angle[1], angle[0], zero])
-    return torch.stack([torch.stack(row) for row in rows])
+def _skew(angles: Tensor) -> Tensor:
+    """Skew-symmetric matrices ``(B, 3, 3)`` of rotation vectors ``(B, 3)``."""
+    one, two, three = angles.unbind(1)
+    zero = torch.zeros_like(one)
+    return torch.stack([zero, -three, two, three, zero, -one, -two, one, zero], 1).view(-1, 3, 3)
 
 
 def _strip(labels: NDArray[np.uint8], inner: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -138,6 +138,8 @@ class Trainer:
         self.student = _build(recipe)
         if initial is not None:
             load_backbone(self.student.backbone, initial)
+        if device.type == "cuda":
+            self.student.backbone.set_attn_implementation("sdpa")
         self.student.to(device)
         self.teacher = self.student.make_teacher()
         self.optimizer = make_optimizer(self.student, recipe)
@@ -189,8 +191,8 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)
         self.step += 1
-        # A young teacher follows at once; later its memory grows to a few hundred steps.
-        update_teacher(self.teacher, self.student, min(1 - 1 / (1 + self.step), 0.996))
+        # A young teacher follows at once.
+        update_teacher(self.teacher, self.student, min(1 - 1 / (1 + self.step), self.recipe.momentum))
         return parts
 
     def _draw_views(self) -> StepViews:

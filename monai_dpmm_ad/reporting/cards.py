@@ -118,6 +118,8 @@ def _list_facts(result: ScanResult, decimals: int) -> list[tuple[str, str]]:
         facts.append(("flagged", f"{result.volume_ml:.2f} mL"))
     if result.placed is not None:
         facts.append(("frame", result.placed))
+    if result.person is not None:
+        facts.append(("judged as", result.person))
     if result.abnormal is not None:
         facts.append(("truth", "abnormal" if result.abnormal else "healthy"))
     return facts

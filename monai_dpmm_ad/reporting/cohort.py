@@ -126,4 +126,5 @@ def _result(
         frame=row.frame,
         frame_quality=row.frame_quality,
         in_range=row.in_range,
+        person=row.covariates if row.group is None else f"{row.covariates}, among {row.group}",
     )

@@ -31,6 +31,7 @@ class ScanResult:
         frame: how the scan was brought to the fitted cohort's space.
         frame_quality: how well, a correlation.
         in_range: False where the scan lies outside of what was fitted, so that its p-values are not promised.
+        person: what of the person was taken into account, and the group in which the scan is judged.
         volume_ml: flagged volume in mL.
         abnormal: the truth about the whole scan.
         warning: why the scan should not be relied on, or what its file leaves open.
@@ -56,6 +57,7 @@ class ScanResult:
     frame: str | None = None
     frame_quality: float | None = None
     in_range: bool | None = None
+    person: str | None = None
 
     @property
     def placed(self) -> str | None:

@@ -65,17 +65,23 @@ def plot_overview(path: PathLike, results: Sequence[ScanResult], num_slices: int
     problem: ScanError | None = None
     for result in results:
         try:
-            volumes = read_volumes(result)
+            summary, slices = _cut(result, num_slices)
         except ScanError as error:
             problem = error
             continue
-        summaries.append(summarise_map(volumes.anomaly_map, result.threshold))
-        places = [volumes.place(region.peak_voxel) for region in result.regions]
-        cuts.append((result, cut_slices(volumes, choose_slices(volumes, num_slices, places))))
+        summaries.append(summary)
+        cuts.append((result, slices))
     if problem is not None and not cuts:
         raise problem
     _plot(Path(path), cuts, make_colour_scale(summaries))
     return Path(path)
+
+
+def _cut(result: ScanResult, num_slices: int) -> tuple[MapSummary, list[SliceArrays]]:
+    volumes = read_volumes(result)
+    places = [volumes.place(region.peak_voxel) for region in result.regions]
+    slices = cut_slices(volumes, choose_slices(volumes, num_slices, places))
+    return summarise_map(volumes.anomaly_map, result.threshold), slices
 
 
 def _plot(path: Path, cuts: Sequence[tuple[ScanResult, list[SliceArrays]]], scale: ColourScale) -> None:

@@ -258,7 +258,7 @@ def describe_scan(img: MetaTensor, inside: Tensor) -> dict[str, Any]:
     return {
         **picture,
         "spatial_dims": 2 if is_picture else 3,
-        "modality": str(img.meta.get("modality") or ("CT" if float(img.min()) <= _AIR else "")),
+        "modality": str(img.meta.get("modality") or ("CT" if float(img.numpy().min()) <= _AIR else "")),
         "sizes": [round(float(size), 4) for size in sizes],
         "range": [float(value) for value in np.quantile(values.numpy(), [0.01, 0.5, 0.99])],
         "volume": int(torch.count_nonzero(inside)) * float(sizes.prod()) / 1000 if thick else 0.0,

@@ -15,6 +15,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform, Transform
 
+from monai_dpmm_ad.data.covariates import read_person
 from monai_dpmm_ad.data.dicom_reader import DicomSeriesReader
 from monai_dpmm_ad.data.limits import DEFAULT_MAX_BYTES
 from monai_dpmm_ad.data.nrrd import NrrdVolumeReader
@@ -257,6 +258,9 @@ class LoadScand(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             item[key] = self.loader(item[key], name=item.get(self.name_key))
+        if "covariates" in item:
+            item[self.first_key(item)].meta["covariates"] = json.dumps(read_person(item))  # as text, like the notes
+            del item["covariates"]
         label = item.pop(self.label_key, None)
         if label is not None:
             item[self.label_key] = self.loader.load_label(label, item[self.first_key(item)])

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from monai.data import MetaTensor
@@ -12,14 +12,25 @@ from monai.transforms import MapTransform
 from torch import Tensor
 
 from monai_dpmm_ad.calibration import MAX_IMAGE_SCORES, Calibration
+from monai_dpmm_ad.data.covariates import read_person
 from monai_dpmm_ad.errors import ScanError, source_of, unknown_option
 from monai_dpmm_ad.normative import REGION_THRESHOLD, RegionCalibration, keep_regions
+from monai_dpmm_ad.normative.covariates import Design
 from monai_dpmm_ad.ops.pooling import POOLING_METHODS, pool_image_score
 
 __all__ = ["DEFAULT_RATE", "ScoreScand"]
 
 #: False-positive rate of a mask by voxels, where nobody says another.
 DEFAULT_RATE = 0.01
+
+
+class _HasGroups(Protocol):
+    @property
+    def design(self) -> Design | None: ...
+
+    def find_group(self, person: Mapping[str, Any]) -> str | None: ...
+
+    def judge_of(self, group: str | None) -> tuple[Calibration, RegionCalibration]: ...
 
 
 class ScoreScand(MapTransform):
@@ -38,6 +49,8 @@ class ScoreScand(MapTransform):
             ``top1pct`` otherwise.
         regions: how often healthy scans show regions; read at call time.
         false_regions: expected number of flagged regions in a healthy scan.
+        groups: knows the people's groups and what each is judged by, in place of ``calibration`` and ``regions``; what
+            it says of the scan is added as ``group`` and ``covariates``.
 
     Example:
         >>> from monai_dpmm_ad.calibration import Calibration
@@ -53,6 +66,7 @@ class ScoreScand(MapTransform):
         pooling: str = "auto",
         regions: RegionCalibration | None = None,
         false_regions: float = 1.0,
+        groups: _HasGroups | None = None,
     ) -> None:
         super().__init__(keys="pred")
         if rate is not None and not 0 < rate < 1:
@@ -64,6 +78,7 @@ class ScoreScand(MapTransform):
         self.pooling = pooling
         self.regions = regions
         self.false_regions = false_regions
+        self.groups = groups
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
@@ -78,10 +93,10 @@ class ScoreScand(MapTransform):
         meta = {**out["image"].meta, **out["pred"].meta}
         # MONAI keeps what it knows of a scan beside the engine's output; the class has to travel with the map.
         meta["abnormal"] = None if out.get("abnormal") is None else int(out["abnormal"])
-        calibration = self.calibration
+        calibration, regions = self._choose_judge(out)
         if calibration.fitted:
             values = anomaly_map.as_subclass(torch.Tensor)
-            threshold, mask = self._flag(out, values)
+            threshold, mask = self._flag(out, values, calibration, regions)
             out["threshold"] = meta["threshold"] = threshold
             out["p_value"] = float(calibration.p_value(out["score"]))
             out["smallest_p_value"] = 1 / (min(int(calibration.num_scans), MAX_IMAGE_SCORES) + 1)
@@ -95,18 +110,31 @@ class ScoreScand(MapTransform):
             return self.pooling
         return "top1pct" if data.get("frame") is None else "top01pct"
 
-    def _flag(self, data: Mapping[Hashable, Any], values: Tensor) -> tuple[float, Tensor]:
+    def _choose_judge(self, out: dict[Hashable, Any]) -> tuple[Calibration, RegionCalibration | None]:
+        """What the scan's person is judged by; says in ``out`` what of the person is known."""
+        if self.groups is None or self.groups.design is None:
+            return self.calibration, self.regions
+        person = read_person(out["image"].meta)
+        out["covariates"], out["group"] = self.groups.design.describe(person), self.groups.find_group(person)
+        return self.groups.judge_of(out["group"])
+
+    def _flag(
+        self,
+        data: Mapping[Hashable, Any],
+        values: Tensor,
+        calibration: Calibration,
+        regions: RegionCalibration | None,
+    ) -> tuple[float, Tensor]:
         """The score above which a voxel may be flagged, and the mask."""
-        regions = self.regions
         placed = getattr(data.get("frame"), "kind", "none") != "none"  # healthy pictures' regions are not known
         if self.rate is None and placed and regions is not None and regions.fitted:
             least = regions.least_statistic(self.false_regions)
             mask = keep_regions(values[0].cpu().numpy(), REGION_THRESHOLD, least)
             return REGION_THRESHOLD, torch.from_numpy(mask)[None]
         rate = DEFAULT_RATE if self.rate is None else self.rate
-        threshold = float(self.calibration.threshold(rate))
+        threshold = float(calibration.threshold(rate))
         atlas = data.get("regions")
-        if atlas is None or not self.calibration.num_regions:
+        if atlas is None or not calibration.num_regions:
             return threshold, values > threshold
         labels = torch.as_tensor(atlas).as_subclass(torch.Tensor).to(values.device)
-        return threshold, values > self.calibration.threshold_map(labels, rate)
+        return threshold, values > calibration.threshold_map(labels, rate)

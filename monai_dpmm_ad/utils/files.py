@@ -30,10 +30,9 @@ __all__ = [
     "exchange_folders",
     "file_sha256",
     "lock_folder",
+    "partial_prefix",
     "read_json",
     "remove_file",
-    "remove_leftovers",
-    "remove_leftovers_of",
     "replace_file",
     "save_state",
     "spreadsheet_safe",
@@ -123,7 +122,7 @@ def _claim_on(path: Path) -> Claim | None:
 
 def _replace(path: Path, write: Callable[[Path], object], claim: Claim | None, owner: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=_prefix(path), suffix="".join(path.suffixes[-2:]), dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=partial_prefix(path), suffix="".join(path.suffixes[-2:]), dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -139,8 +138,8 @@ def _replace(path: Path, write: Callable[[Path], object], claim: Claim | None, o
         _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
 
 
-def _prefix(path: Path) -> str:
-    """What the temporary files of a path begin with, short however long its name is."""
+def partial_prefix(path: Path) -> str:
+    """What the temporary files and folders of a path begin with, short however long its name is."""
     return PARTIAL + hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12] + "-"
 
 
@@ -165,19 +164,6 @@ def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
             torch.save(state, file)
 
     replace_file(path, write)
-
-
-def remove_leftovers(*folders: str | os.PathLike[str]) -> None:
-    """Remove the temporary files that a killed process left in folders; no other may be writing there."""
-    for folder in folders:
-        for path in Path(folder).glob(f"{PARTIAL}*"):
-            path.unlink(missing_ok=True)
-
-
-def remove_leftovers_of(path: str | os.PathLike[str]) -> None:
-    """Remove the temporary files that a killed process left of one file; no other may be writing that one."""
-    for leftover in Path(path).parent.glob(f"{_prefix(Path(path))}*"):
-        leftover.unlink(missing_ok=True)
 
 
 def lock_folder(folder: PathLike) -> BaseFileLock:

@@ -8,7 +8,7 @@ import os
 import platform
 from pathlib import Path
 
-__all__ = ["available_memory", "describe_shortage", "keep_heap"]
+__all__ = ["available_memory", "describe_shortage", "keep_heap", "release_heap"]
 
 # M_ARENA_MAX; M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD in bytes
 _OPTIONS = {-8: 1, -3: 64 << 20, -1: (1 << 31) - 1, -2: 64 << 20}
@@ -30,6 +30,12 @@ def keep_heap() -> bool:
         return False
     library = ctypes.CDLL(None)
     return all(library.mallopt(option, value) == 1 for option, value in _OPTIONS.items())
+
+
+def release_heap() -> None:
+    """Give back to the system what the allocator keeps, before much else is needed; elsewhere than in glibc nothing."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 #: Memory that a volume takes at most while it is processed: in units of its size as float32, and bytes beside that, for

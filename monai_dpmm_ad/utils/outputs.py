@@ -14,7 +14,8 @@ from types import TracebackType
 
 from filelock import BaseFileLock
 
-from monai_dpmm_ad.utils.files import claims, file_sha256, lock_folder, remove_leftovers
+from monai_dpmm_ad.utils.files import claims, file_sha256, lock_folder
+from monai_dpmm_ad.utils.leftovers import remove_leftovers
 
 __all__ = ["OutputFolder", "lock_output"]
 

@@ -6,50 +6,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import FAST
-from PIL import Image
+from helpers.bmad_tree import write_bmad
 
 import monai_dpmm_ad.commands.benchmark as runner
 from monai_dpmm_ad.commands.benchmark import benchmark, format_table
 from monai_dpmm_ad.commands.bmad import DATASETS, find_dataset
 from monai_dpmm_ad.commands.cli import main
-from monai_dpmm_ad.data.phantoms import insert_lesion_2d
 
 SETTINGS = {**FAST, "max_epochs": 1}
 
 
-def write_slice(root: Path, folder: str, number: int, mask_folder: str | None = None) -> None:
-    """Write an ellipse of two tissues, with a lesion and its mask where ``mask_folder`` is given."""
-    rng = np.random.default_rng([number, len(folder)])
-    y, x = np.mgrid[-1:1:64j, -1:1:64j]
-    inside = (x / 0.8) ** 2 + (y / 0.9) ** 2 < 1
-    image = np.where((x / 0.4) ** 2 + (y / 0.5) ** 2 < 1, 0.7, 0.5) * inside + 0.02 * rng.normal(size=x.shape) * inside
-    mask = np.zeros_like(inside)
-    if mask_folder is not None:
-        image, mask = insert_lesion_2d(image, inside, rng)
-    for place, values in ((folder, np.clip(image, 0, 1) * inside), (mask_folder, mask)):
-        if place is not None:
-            (root / place).mkdir(parents=True, exist_ok=True)
-            Image.fromarray((255 * values).astype(np.uint8)).save(root / place / f"{number:03d}.png")
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Brain in the archive's layout, RESC in that of the few-shot releases; names as they are published."""
-    root = tmp_path_factory.mktemp("BMAD")
-    for wrapper, train, image, mask in (
-        ("Brain_AD/BraTS2021_slice", "train/good", "img", "label"),
-        ("Retina_RESC_AD", "train/good/img", "img", "anomaly_mask"),
-    ):
-        for number in range(4):
-            write_slice(root / wrapper, train, number)
-        for section, count in (("valid", 3), ("test", 2)):
-            for number in range(count):
-                write_slice(root / wrapper, f"{section}/good/{image}", number)
-                write_slice(root / wrapper, f"{section}/Ungood/{image}", 50 + number, f"{section}/Ungood/{mask}")
-    return root
+    return write_bmad(tmp_path_factory.mktemp("BMAD"))
 
 
 def test_every_cell_is_run_once_and_the_table_stands_beside_published_figures(

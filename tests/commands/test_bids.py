@@ -4,6 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -41,3 +45,48 @@ def test_one_participant_and_session_becomes_derivatives(
     assert main([*map(str, [*command, "--participant-label", "3"])]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "error: --participant-label: names 3, of whom there is no scan"
+
+
+def test_two_sessions_are_compared_and_become_derivatives(
+    bundle: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan = nib.load(sorted((cohort.parent / "imagesTr").glob("*.nii.gz"))[0])
+    root, out = tmp_path / "raw", tmp_path / "out"
+    for session, gain in (("a", 1.0), ("b", 2.0)):
+        path = root / "sub-1" / f"ses-{session}" / "anat" / f"sub-1_ses-{session}_T1w.nii.gz"
+        path.parent.mkdir(parents=True)
+        values = np.asarray(scan.dataobj, dtype=np.float32)
+        middle = tuple(slice(size // 2 - 2, size // 2 + 2) for size in values.shape)
+        values[middle] *= gain
+        nib.save(nib.Nifti1Image(values, scan.affine), path)
+    (root / "dataset_description.json").write_text(json.dumps({"Name": "raw", "BIDSVersion": "1.9.0"}))
+    command = ["compare", "--bundle", bundle, "--before", root, "--out", out, "--suffix", "T1w", "--bids"]
+    assert main([*map(str, [*command, "--session", "a", "b"])]) == 0
+    folder = out / "bids" / "sub-1" / "ses-a" / "anat"
+    assert sorted(path.name for path in folder.glob("*.nii.gz")) == [
+        "sub-1_ses-a_space-orig_desc-change_T1w.nii.gz",
+        "sub-1_ses-a_space-orig_desc-changed_dseg.nii.gz",
+    ]
+    facts = json.loads((folder / "sub-1_ses-a_space-orig_desc-change_T1w.json").read_text())
+    assert facts["Sources"] == ["bids:raw:sub-1/ses-a/anat/sub-1_ses-a_T1w.nii.gz"]
+    assert facts["ComparedWith"] == "sub-1_ses-b_T1w.nii.gz"
+    change = nib.load(folder / "sub-1_ses-a_space-orig_desc-change_T1w.nii.gz").get_fdata()
+    assert change.max() > 0
+    validator = shutil.which(
+        "bids-validator-deno", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    )
+    if validator is not None:
+        environment = {**os.environ, "DENO_NO_UPDATE_CHECK": "1"}
+        run = subprocess.run(
+            [validator, str(out / "bids"), "--json"], capture_output=True, text=True, timeout=120, env=environment
+        )
+        issues = json.loads(run.stdout)["issues"]["issues"]
+        assert [issue for issue in issues if issue["severity"] == "error"] == [], run.stderr
+    capsys.readouterr()
+    for sessions, reason in (
+        (["a", "c"], "names c, of which there is no scan"),
+        (["a", "a"], "must name two sessions"),
+    ):
+        assert main([*map(str, [*command, "--session", *sessions])]) == 1
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert reason in line

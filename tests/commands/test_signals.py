@@ -65,6 +65,14 @@ def test_a_signal_ends_a_command(
     assert capsys.readouterr().err == f"interrupted; the same command {what_next}\n"
 
 
+def test_a_signal_before_the_command_begins(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "parse_arguments", lambda arguments: signal.raise_signal(signal.SIGTERM))
+    assert cli.main(["infer", *ARGUMENTS["infer"]]) == 143
+    assert capsys.readouterr().err == "interrupted; the same command begins again\n"
+
+
 def test_a_signal_that_an_import_wraps_is_found(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

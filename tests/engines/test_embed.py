@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +160,21 @@ def test_abnormal_scans_are_never_fitted(cohort: Path, tmp_path: Path) -> None:
 def test_held_out_scans_that_are_not_there_are_an_error(cohort: Path) -> None:
     with pytest.raises(ScanError, match="/no/such/folder"):
         split_scans([str(cohort)], ["/no/such/folder"], 0.2, 0)
+
+
+def test_a_large_scan_is_alone_in_memory(
+    network: AnomalyNet, scan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monai_dpmm_ad.engines.embed.ALONE", 0)
+    chain, slices, alone = preprocess_slices(), list[weakref.ref[torch.Tensor]](), list[bool]()
+
+    def load(item: dict[str, Any]) -> list[dict[str, Any]]:
+        alone.append(not any(one() is not None for one in slices))
+        found = chain(item)
+        slices.extend(weakref.ref(one["image"]) for one in found)
+        return found
+
+    dataset = ScanDataset([{"image": scan, "name": name} for name in "abc"], load)
+    store = embed_dataset(dataset, network, tmp_path / "store", {})
+    assert len(store.sources) == 3
+    assert alone == [True, True, True]

@@ -100,7 +100,7 @@ def test_the_network_works_on_the_next_scan_while_this_one_is_handled() -> None:
 
 
 def test_nothing_is_prepared_beside_a_large_scan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("monai_dpmm_ad.engines.evaluator._ALONE", 0)
+    monkeypatch.setattr("monai_dpmm_ad.engines.evaluator.ALONE", 0)
     begun: list[str] = []
 
     def note(item: dict[str, Any]) -> dict[str, Any]:

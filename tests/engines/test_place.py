@@ -82,12 +82,12 @@ def test_a_store_without_small_copies_gives_the_same_bundle(cohort: Path, tiny_v
 
 
 def test_frames_that_the_user_chooses(cohort: Path, tiny_vit: Path, tmp_path: Path) -> None:
-    scan = sorted((cohort.parent / "imagesTs").glob("*.nii.gz"))[0]
+    # A slab of a brain: this one agrees well with the others' mean (0.92), some that do not are placed by their boxes.
+    scan = cohort.parent / "imagesTs" / "test_healthy_000.nii.gz"
     options = {"embedder_name": str(tiny_vit), **FAST, "axes": ["axial", "sagittal"]}
-    # The cohort's slabs see a part of a brain: which of them agree well enough to be registered is not said here.
-    for frame, expected in (("box", {"box"}), ("none", {None}), ("auto", {"deformed", "box"})):
+    for frame, expected in (("box", "box"), ("none", None), ("auto", "deformed")):
         fit([cohort], tmp_path / frame, **{**options, "frame": frame})
         (row,) = infer(tmp_path / frame, [scan], tmp_path / f"out-{frame}", report=False).scans
-        assert row.frame in expected
-        assert row.frame != "deformed" or row.frame_quality > 0.8
+        assert row.frame == expected
+        assert row.frame != "deformed" or row.frame_quality > 0.9
         assert read_settings(tmp_path / frame)["normative"] == ("off" if frame == "none" else "on")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -50,6 +51,26 @@ def test_nothing_is_begun_beside_what_is_to_be_alone() -> None:
         if number != 4:
             assert begun == list(range(number + 1))
     assert taken == list(range(6))
+
+
+def test_what_is_to_be_alone_is_let_go_before_the_next_is_begun() -> None:
+    kept: list[weakref.ref[Big]] = []
+
+    class Big:
+        pass
+
+    def begin(number: int) -> Big:
+        assert not any(one() is not None for one in kept)
+        made = Big()
+        kept.append(weakref.ref(made))
+        return made
+
+    results = iter(Prefetcher(range(4), begin, alone=lambda result: True))
+    for _ in range(4):
+        one = next(results)
+        assert kept[-1]() is one
+        del one
+    assert len(kept) == 4
 
 
 def test_work_is_done_in_another_thread_one_item_at_a_time() -> None:

@@ -36,7 +36,7 @@ def test_the_fit_is_that_of_the_cpu(covariance, inference, adapt, make_direction
         for device in ("cpu", "cuda")
     ]
     assert fits[1].statistic_sums.device.type == "cuda"
-    torch.testing.assert_close(fits[1].log_prob(x.cuda()).cpu(), fits[0].log_prob(x), rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(fits[1].log_prob(x.cuda()).cpu(), fits[0].log_prob(x), rtol=1e-3, atol=5e-2)
 
 
 @pytest.mark.parametrize("covariance", ["diagonal", "spherical", "rotated"])

@@ -11,7 +11,7 @@ from transformers import Dinov2Model
 
 from monai_dpmm_ad.embedding import compact_path
 
-SHA256 = "5dbe2499387f3137d814bdb5f88a1e9e983fbb759e882fcea9e482d94d446068"
+SHA256 = "a39f7a30260f9e1707ad6b165eb1d281a6569e8b259236bfaf8bf44f5208b2f9"
 
 
 @pytest.fixture(scope="module")

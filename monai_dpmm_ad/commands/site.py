@@ -1,0 +1,156 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Bring a fitted bundle to another scanner with a few healthy scans of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from monai_dpmm_ad.bundle import create_bundle, describe_fit, read_settings, save_model
+from monai_dpmm_ad.bundle.promises import judge_network
+from monai_dpmm_ad.bundle.provenance import describe_scans, load_provenance, write_provenance
+from monai_dpmm_ad.commands.checks import PathLike, check_writable, hold_bundle
+from monai_dpmm_ad.commands.model import AnomalyModel
+from monai_dpmm_ad.commands.outcome import Outcome
+from monai_dpmm_ad.data.covariates import add_covariates
+from monai_dpmm_ad.data.datalist import find_scans, require_scans
+from monai_dpmm_ad.data.dataset import ScanFailure, describe_failure, write_failures
+from monai_dpmm_ad.errors import ScanError
+from monai_dpmm_ad.normative import REGION_THRESHOLD, NormativeMap, measure_regions
+from monai_dpmm_ad.normative.regions import regions_scans_needed
+from monai_dpmm_ad.normative.site import SITE_SHAPE, SiteCells, SiteField, average_cells
+from monai_dpmm_ad.utils.progress import track
+
+__all__ = ["learn_site"]
+
+#: Scans of a site from which on the site is calibrated on them alone.
+_LEAST = regions_scans_needed(1.0)
+
+
+def learn_site(
+    bundle: PathLike,
+    images: Sequence[PathLike],
+    out: PathLike,
+    site: str,
+    covariates: PathLike | None = None,
+    participants: bool = False,
+    **overrides: Any,
+) -> Outcome:
+    """Learn what a scanner adds to every score, and calibrate on its scans; mixture and atlas stay as they are.
+
+    Each scan is calibrated with the fields that the others give: it is new to them. With fewer than three scans the
+    calibration stays the old one.
+
+    Args:
+        bundle: a fitted bundle that judges by place.
+        images: healthy scans of the site.
+        out: folder of the new bundle, for scans of that site.
+        site: its name.
+        covariates: table of the people, of a bundle that follows age and sex.
+        participants: see :func:`~monai_dpmm_ad.data.covariates.add_covariates`.
+        overrides: ``device`` and which files are read.
+
+    Raises:
+        ValueError: a bundle that does not judge by place, or that is a site's already.
+        ScanError: no scan of the site can be mapped.
+    """
+    started = time.monotonic()
+    known = {name: overrides[name] for name in ("device",) if name in overrides}
+    choice = {n: overrides[n] for n in ("suffix", "pattern", "participant_label", "session") if n in overrides}
+    model = AnomalyModel.load(bundle, **known)
+    normative = model.network.normative
+    if normative is None or model.settings["site"] is not None:
+        reason = "judge by place" if normative is None else f"be of no site yet, got that of {model.settings['site']}"
+        raise ValueError(f"`update` must name a bundle that must {reason}. Name the one that it came from.")
+    found = require_scans(find_scans([str(path) for path in images], section="training", **choice))
+    items = add_covariates(found.items, covariates, participants, model.network.covariates)
+    normative.site = SiteField()
+    root = Path(out)
+    with hold_bundle(root):
+        check_writable(create_bundle(root))
+        cells, failures = _observe(model, normative, items)
+        if len(cells) >= _LEAST:
+            _calibrate(model, normative.site, items, cells)
+        normative.site.learn(list(cells.values()))
+        settings = {**load_provenance(bundle)["recipe"], **model.settings, "site": site}
+        kept = [item for item in items if item["name"] in cells]
+        scans = load_provenance(bundle)["scans"]
+        calibrates = len(cells) >= _LEAST
+        number = 1 + max((scan["fit"] for scan in scans), default=-1)
+        old = [{**scan, "calibrates": scan["calibrates"] and not calibrates} for scan in scans]
+        new = describe_scans(kept, "held_out", number, calibrates)
+        write_provenance(root, [*old, *new], load_provenance(bundle)["recipe"])
+        write_failures(root, [*found.list_failures(), *failures])
+        save_model(root, model.network, settings, overrides.get("device", "cpu"), time.monotonic() - started, bundle)
+    note = judge_network(model.network, read_settings(root))
+    if not calibrates:
+        note = (
+            f"{len(cells)} scan{'s' * (len(cells) != 1)} of {site} moved what is expected there, but thresholds and "
+            f"p-values are still those of the old site; {_LEAST} or more give the site its own"
+        )
+    return Outcome(failures=[*found.list_failures(), *failures], metrics=describe_fit(root), note=note)
+
+
+def _observe(
+    model: AnomalyModel, normative: NormativeMap, items: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, SiteCells], list[ScanFailure]]:
+    """The deviates of each scan by place."""
+    cells: dict[str, SiteCells] = {}
+    failures = []
+    for item in track(items, total=len(items), description="Site"):
+        seen: list[SiteCells] = []
+        hook = normative.register_forward_hook(partial(_average, seen), with_kwargs=True)
+        try:
+            model.predict_item(item)
+            if not seen:
+                raise ScanError(str(item["image"]), "is no volume, so it has no place")
+            cells[str(item["name"])] = seen[0]
+        except ScanError as error:
+            failures.append(describe_failure({"name": item["name"], "image": item["image"]}, error))
+        finally:
+            hook.remove()
+    if not cells:
+        raise ScanError(failures[0].path, f"{failures[0].reason} (no scan of the site could be mapped)")
+    return cells, failures
+
+
+def _average(
+    cells: list[SiteCells], normative: NormativeMap, scan: tuple[Any, ...], terms: dict[str, Any], finished: Any
+) -> None:
+    """Keep what a scan's finished map was made of."""
+    anomaly_map, image, affine, frame = scan
+    deviates = normative.standardize(anomaly_map, image, affine, frame, **terms)
+    cells.append(average_cells(deviates, image, affine, frame, normative.lattice_of(SITE_SHAPE)))
+
+
+def _calibrate(
+    model: AnomalyModel, site: SiteField, items: Sequence[Mapping[str, Any]], cells: Mapping[str, SiteCells]
+) -> None:
+    """Calibrate on the site's scans, each judged by what the others say of the site."""
+    network = model.network
+    scored = []
+    for item in track(items, total=len(items), description="Calibrating"):
+        if item["name"] not in cells:
+            continue
+        site.learn([one for name, one in cells.items() if name != item["name"]])
+        result = model.predict_item(item)
+        scored.append((str(item["name"]), torch.from_numpy(result.map), result.score))
+    network.groups = None  # a site's few scans are not parted further
+    network.calibration.reset()
+    for name, anomaly_map, score in scored:
+        network.calibration.update(anomaly_map, anomaly_map > 0, score, name)
+        network.regions.update(name, _peaks(anomaly_map.numpy()))
+    # Their neighbours are learnt from them: the promise of scans that were held out from everything is not theirs.
+    network.calibration.finish(held_out=False)
+    network.regions.finish(held_out=False)
+
+
+def _peaks(anomaly_map: NDArray[np.float32]) -> NDArray[np.float64]:
+    return measure_regions(anomaly_map, REGION_THRESHOLD)[1]

@@ -1,0 +1,224 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""What a table says of the people whose scans are fitted or judged: their age and sex."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monai_dpmm_ad.data.bids import find_root, read_entities
+from monai_dpmm_ad.data.paths import scan_stem
+from monai_dpmm_ad.data.split import Split
+from monai_dpmm_ad.data.subjects import first_file
+from monai_dpmm_ad.data.types import Item
+from monai_dpmm_ad.errors import ScanError
+
+__all__ = [
+    "COVARIATES",
+    "PARTICIPANTS",
+    "add_covariates",
+    "add_split_covariates",
+    "find_group",
+    "find_thirds",
+    "name_groups",
+    "read_covariates",
+    "read_person",
+]
+
+#: What can be asked of a table.
+COVARIATES = ("age", "sex")
+#: The table of a BIDS data set.
+PARTICIPANTS = "participants.tsv"
+_LEAST_GROUP = 2
+_NAMES = ("name", "participant_id")
+_UNKNOWN = ("", "n/a", "na", "nan", "none", "unknown")
+_SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "o": None, "other": None}
+
+
+def add_covariates(
+    items: Sequence[Item],
+    table: str | os.PathLike[str] | None,
+    participants: bool = False,
+    needed: Iterable[str] | None = None,
+) -> list[Item]:
+    """Give every item what a table says of its person, as ``covariates``: JSON text, which loading leaves alone.
+
+    A row belongs to a scan by the scan's name, the name of its file, its BIDS participant or its ``subject``.
+
+    Args:
+        items: a datalist.
+        table: see :func:`read_covariates`; None changes nothing.
+        participants: take the table ``participants.tsv`` of the BIDS data set that each scan lies in.
+        needed: the columns that must be there; none for a bundle that knows no covariates, None for a fit, which takes
+            what there is.
+
+    Raises:
+        ScanError: a table without a needed column or without one of the scans.
+        ValueError: two tables, or a table for a bundle that has no use for it.
+
+    Example:
+        >>> import tempfile
+        >>> table = Path(tempfile.mkdtemp()) / "people.csv"
+        >>> _ = table.write_text("name,age,sex\\na,71,F\\n")
+        >>> add_covariates([{"image": "a.nii.gz", "name": "a"}], table)[0]["covariates"]
+        '{"age": 71.0, "sex": "F"}'
+    """
+    if table is None and not participants:
+        return list(items)
+    if table is not None and participants:
+        raise ValueError("`covariates` must be left out where `participants` is asked for. Choose one of the tables.")
+    wanted = None if needed is None else tuple(needed)
+    if wanted == ():
+        raise ValueError(
+            "`covariates` must be left out of a bundle that was fitted without, got a table. Fit with --covariates."
+        )
+    tables: dict[Path, dict[str, dict[str, Any]]] = {}
+    told = []
+    for item in items:
+        path = Path(table) if table is not None else _find_participants(item)
+        if path not in tables:
+            tables[path] = read_covariates(path, wanted)
+        rows = tables[path]
+        row = next((rows[key] for key in _keys(item) if key in rows), None)
+        if row is None:
+            raise ScanError(path, f"has no row for the scan {item.get('name') or scan_stem(first_file(item))}")
+        told.append({**item, "covariates": json.dumps(row)})
+    return told
+
+
+def add_split_covariates(
+    split: Split, table: str | os.PathLike[str] | None, participants: bool = False, group_by: str = "none"
+) -> Split:
+    """Give the scans of a fit what a table says, see :func:`add_covariates`, and check the groups before the long work.
+
+    Args:
+        split: of the fit.
+        table: see there.
+        participants: see there.
+        group_by: ``age``, ``sex`` or ``none``: by what the held-out scans are calibrated apart.
+
+    Raises:
+        ValueError: a group with less than two held-out scans.
+
+    Example:
+        >>> from monai_dpmm_ad.data.split import Split
+        >>> split = Split([{"image": "a.nii.gz"}], [{"image": "b.nii.gz"}], True)
+        >>> add_split_covariates(split, None) == split
+        True
+    """
+    train, held_out = (add_covariates(items, table, participants) for items in (split.train, split.held_out))
+    if group_by != "none":
+        edges = find_thirds([read_person(item) for item in train])
+        groups = [find_group(group_by, read_person(item), edges) for item in held_out]
+        counts = Counter(group for group in groups if group is not None)
+        small = [name for name in name_groups(group_by, edges) if counts[name] < _LEAST_GROUP]
+        if small:
+            raise ValueError(
+                f"`group_by` must make groups of {_LEAST_GROUP} held-out scans or more, got {counts[small[0]]} of the "
+                f"group {small[0]}. Hold out more healthy scans, or leave it out."
+            )
+    return replace(split, train=train, held_out=held_out)
+
+
+def read_person(item: Mapping[Any, Any]) -> dict[str, Any]:
+    """What :func:`add_covariates` wrote into an item, or a datalist has there, or the metadata of its image."""
+    told = item.get("covariates") or {}
+    return dict(json.loads(told) if isinstance(told, str) else told)
+
+
+def find_thirds(people: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """The ages between thirds of people; 0 where nobody's is known."""
+    ages = [person["age"] for person in people if person.get("age") is not None]
+    low, high = np.quantile(ages, [1 / 3, 2 / 3]).tolist() if ages else (0.0, 0.0)
+    return low, high
+
+
+def find_group(by: str, person: Mapping[str, Any], edges: tuple[float, float]) -> str | None:
+    """The name of a person's group: the sex, or a third by age; None where that is not known."""
+    value = person.get(by)
+    if value is None:
+        return None
+    return str(value) if by == "sex" else name_groups(by, edges)[sum(value > edge for edge in edges)]
+
+
+def name_groups(by: str, edges: tuple[float, float]) -> tuple[str, ...]:
+    """The names of all groups."""
+    low, high = edges
+    return ("F", "M") if by == "sex" else (f"age to {low:.4g}", f"age {low:.4g} to {high:.4g}", f"age from {high:.4g}")
+
+
+def read_covariates(
+    path: str | os.PathLike[str], needed: Sequence[str] | None = None
+) -> dict[str, dict[str, float | str | None]]:
+    """Read a table of people: ``.tsv`` or ``.csv``, columns ``name`` or ``participant_id``, and ``age``, ``sex``.
+
+    Args:
+        path: of the table.
+        needed: the columns that must be there; None asks for one at least.
+
+    Returns:
+        Name → what is known: ``age`` in years, ``sex`` M or F, None where the table does not say it.
+
+    Raises:
+        ScanError: naming the table, when it is none, lacks a column, has a person twice or a value that means nothing.
+    """
+    table = Path(path)
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
+            lines, columns = list(reader), list(reader.fieldnames or ())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ScanError(table, f"cannot be read as a table of people ({error})") from error
+    has = ", ".join(columns) or "none"
+    key = next((name for name in _NAMES if name in columns), None)
+    if key is None:
+        raise ScanError(table, f"lacks the column {' or '.join(_NAMES)}; it has {has}")
+    missing = [name for name in needed or () if name not in columns]
+    if missing or not set(COVARIATES) & set(columns):
+        raise ScanError(table, f"lacks the column {' and '.join(missing) or ' or '.join(COVARIATES)}; it has {has}")
+    people: dict[str, dict[str, float | str | None]] = {}
+    for number, line in enumerate(lines, 2):
+        name = (line[key] or "").strip().removeprefix("sub-")
+        if not name or name in people:
+            raise ScanError(table, f"has {'nobody' if not name else f'{name} again'} in line {number}")
+        people[name] = {
+            column: _read_value(table, number, column, line[column]) for column in COVARIATES if column in columns
+        }
+    return people
+
+
+def _read_value(table: Path, number: int, column: str, text: str | None) -> float | str | None:
+    word = (text or "").strip().lower()
+    if word in _UNKNOWN:
+        return None
+    try:
+        if column == "sex":
+            return _SEXES[word]
+        age = float(word)
+        if 0 <= age <= 130:
+            return age
+    except (KeyError, ValueError):
+        pass
+    expected = "M or F" if column == "sex" else "years"
+    raise ScanError(table, f"has the {column} '{text}' in line {number}, where {expected} or n/a is expected")
+
+
+def _find_participants(item: Item) -> Path:
+    root = find_root(first_file(item))
+    if root is None:
+        raise ScanError(first_file(item), f"lies in no BIDS data set, so there is no {PARTICIPANTS}")
+    return root / PARTICIPANTS
+
+
+def _keys(item: Item) -> list[str]:
+    path = first_file(item)
+    words = [item.get("name"), scan_stem(path), (read_entities(path) or {}).get("sub"), item.get("subject")]
+    return [str(word).removeprefix("sub-") for word in words if word is not None]

@@ -1,0 +1,31 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""A scan on its own lattice, and what atlases say of it there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from monai_dpmm_ad.normative.lattice import Lattice, Volume
+
+__all__ = ["JudgedScan", "PlacedScan"]
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedScan:
+    """A scan on its own lattice: smoothed intensities ``(C, X, Y, Z)``, and its points' places in the reference."""
+
+    volume: Volume
+    channels: NDArray[np.float32]
+    places: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedScan:
+    """Mean and spread of the detector's score and standardised intensities ``(2 + C, X, Y, Z)`` on a scan's lattice."""
+
+    channels: Tensor
+    lattice: Lattice

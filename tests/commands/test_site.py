@@ -1,0 +1,100 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""``fit --update B --site NAME``: a bundle for another scanner, of a few healthy scans of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from monai_dpmm_ad.bundle import load_workflow, read_settings
+from monai_dpmm_ad.bundle.provenance import load_provenance
+from monai_dpmm_ad.commands import fit, infer
+from monai_dpmm_ad.commands.cli import main
+from monai_dpmm_ad.network import AnomalyNet
+
+
+def _load(bundle: Path) -> AnomalyNet:
+    with load_workflow(bundle, ["inference"], "inference") as workflow:
+        network: AnomalyNet = workflow.network
+    return network
+
+
+@pytest.fixture(scope="module")
+def scans(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Healthy scans of a scanner with less contrast and a field that brightens one side."""
+    folder = tmp_path_factory.mktemp("site")
+    sources = [*(cohort.parent / "imagesTr").glob("*.nii.gz"), *(cohort.parent / "imagesTs").glob("*healthy*.nii.gz")]
+    for source in sorted(sources):
+        scan = nib.load(source)
+        values = np.asarray(scan.dataobj, dtype=np.float32)
+        inside = values > 0
+        field = np.linspace(0.7, 1.3, values.shape[0], dtype=np.float32)[:, None, None]
+        values[inside] = (np.sqrt(values * np.median(values[inside])) * field)[inside]
+        nib.save(nib.Nifti1Image(values, scan.affine), folder / source.name)
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def moved(bundle: Path, scans: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle for that scanner, of four scans of it."""
+    folder = tmp_path_factory.mktemp("moved") / "bundle"
+    command = ["fit", "--update", bundle, "--site", "north", "--images", *scans[:4], "--out", folder]
+    assert main([*map(str, command)]) == 0
+    return folder
+
+
+def test_scans_of_the_site_are_less_unusual_and_calibrate_it(
+    bundle: Path, moved: Path, scans: list[Path], tmp_path: Path
+) -> None:
+    before, after = _load(bundle), _load(moved)
+    assert read_settings(moved)["site"] == "north"
+    assert int(after.regions.num_scans) == int(after.calibration.num_scans) == 4
+    assert not bool(after.regions.held_out)
+    old, new = before.state_dict(), after.state_dict()
+    kept = [name for name in old if not name.startswith(("calibration.", "regions."))]
+    assert all(torch.equal(old[name], new[name]) for name in kept), "mixture and atlas stay"
+    new_scan = scans[4]
+    scores = [
+        infer(one, [new_scan], tmp_path / one.parent.name, report=False).scans[0].score for one in (bundle, moved)
+    ]
+    assert scores[1] < scores[0]
+    roles = [(scan["role"], scan["calibrates"]) for scan in load_provenance(moved)["scans"]]
+    assert roles == [("fitted", False)] * 3 + [("held_out", False)] * 2 + [("held_out", True)] * 4
+
+
+def test_one_scan_moves_little_and_the_old_calibration_stays(bundle: Path, cohort: Path, tmp_path: Path) -> None:
+    (scan, other) = sorted((cohort.parent / "imagesTs").glob("*healthy*.nii.gz"))
+    outcome = fit([scan], tmp_path / "one", update=bundle, site="same")
+    assert outcome.note is not None
+    assert outcome.note.startswith("1 scan of same moved what is expected there, but thresholds and p-values are still")
+    assert torch.equal(_load(tmp_path / "one").regions.largest, _load(bundle).regions.largest)
+    rows = [
+        infer(one, [other], tmp_path / f"out-{one.name}", report=False).scans[0] for one in (bundle, tmp_path / "one")
+    ]
+    assert rows[1].score == pytest.approx(rows[0].score, rel=0.35)
+
+
+def test_refusals_are_one_line(
+    bundle: Path,
+    moved: Path,
+    scans: list[Path],
+    picture_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for options, reason in (
+        (["--site", "north"], "`site` must come with `update`"),
+        (["--site", "south", "--update", moved], "be of no site yet, got that of north"),
+        (["--update", moved], "got that of north"),
+        (["--site", "north", "--update", picture_bundle], "judge by place"),
+        (["--site", "north", "--update", bundle, "--covariates", scans[0]], "that was fitted without"),
+    ):
+        command = ["fit", "--images", scans[0], "--out", tmp_path / "refused", *options]
+        assert main([*map(str, command)]) == 1
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert reason in line
+    assert not (tmp_path / "refused" / "models").exists()

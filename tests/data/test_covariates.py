@@ -1,0 +1,123 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""Tables of people, and which scan a row belongs to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from monai_dpmm_ad.data.covariates import (
+    add_covariates,
+    add_split_covariates,
+    find_group,
+    find_thirds,
+    read_covariates,
+    read_person,
+)
+from monai_dpmm_ad.data.split import Split
+from monai_dpmm_ad.errors import ScanError
+
+
+def _write(folder: Path, text: str, name: str = "people.csv") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_values_and_what_is_not_known(tmp_path: Path) -> None:
+    table = _write(
+        tmp_path, "participant_id\tage\tsex\tgroup\nsub-01\t71.5\tfemale\tx\n02\tn/a\tM\ty\n03\t40\t\t\n", "p.tsv"
+    )
+    assert read_covariates(table) == {
+        "01": {"age": 71.5, "sex": "F"},
+        "02": {"age": None, "sex": "M"},
+        "03": {"age": 40.0, "sex": None},
+    }
+    assert read_covariates(_write(tmp_path, "name,age\na,30\n")) == {"a": {"age": 30.0}}
+
+
+@pytest.mark.parametrize(
+    ("text", "needed", "reason"),
+    [
+        ("who,age\na,30\n", None, "lacks the column name or participant_id; it has who, age"),
+        ("name,weight\na,30\n", None, "lacks the column age or sex; it has name, weight"),
+        ("name,age\na,30\n", ("age", "sex"), "lacks the column sex; it has name, age"),
+        ("name,age\na,old\n", None, "has the age 'old' in line 2, where years or n/a is expected"),
+        ("name,age\na,-3\n", None, "has the age '-3' in line 2, where years or n/a is expected"),
+        ("name,age\na,nan\nb,inf\n", None, "has the age 'inf' in line 3, where years or n/a is expected"),
+        ("name,sex\na,3\n", None, "has the sex '3' in line 2, where M or F or n/a is expected"),
+        ("name,age\na,30\na,31\n", None, "has a again in line 3"),
+        ("name,age\n,30\n", None, "has nobody in line 2"),
+        ("", None, "lacks the column name or participant_id; it has none"),
+    ],
+)
+def test_a_table_that_says_too_little_is_refused_in_one_line(
+    tmp_path: Path, text: str, needed: tuple[str, ...] | None, reason: str
+) -> None:
+    with pytest.raises(ScanError) as caught:
+        read_covariates(_write(tmp_path, text), needed)
+    assert caught.value.reason == reason
+    assert "\n" not in str(caught.value)
+
+
+def test_no_table_at_all(tmp_path: Path) -> None:
+    with pytest.raises(ScanError, match="cannot be read as a table of people"):
+        read_covariates(tmp_path / "none.csv")
+    _write(tmp_path, "", "binary.csv").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(ScanError, match="cannot be read as a table of people"):
+        read_covariates(tmp_path / "binary.csv")
+
+
+def test_rows_belong_to_scans_by_name_file_participant_or_subject(tmp_path: Path) -> None:
+    table = _write(tmp_path, "name,age\na,1\nb,2\n07,3\ndoe,4\n")
+    items = [
+        {"image": "x/other.nii.gz", "name": "a"},
+        {"image": "x/b.nii.gz", "name": "x_b"},
+        {"image": "sub-07_ses-1_T1w.nii.gz", "name": "sub-07_ses-1_T1w"},
+        {"image": ["1.dcm", "2.dcm"], "name": "series", "subject": "doe"},
+    ]
+    told = add_covariates(items, table)
+    assert [json.loads(item["covariates"])["age"] for item in told] == [1, 2, 3, 4]
+    assert "covariates" not in items[0]
+    assert read_person(told[0]) == read_person({"covariates": {"age": 1.0}}) == {"age": 1.0}
+    assert read_person({}) == {}
+    assert add_covariates(items, None) == items
+    with pytest.raises(ScanError, match=r"people.csv: has no row for the scan c$"):
+        add_covariates([{"image": "c.nii.gz", "name": "c"}], table)
+    with pytest.raises(ValueError, match="must be left out of a bundle that was fitted without"):
+        add_covariates(items, table, needed=())
+
+
+def test_participants_of_a_bids_data_set(tmp_path: Path) -> None:
+    (tmp_path / "sub-1" / "anat").mkdir(parents=True)
+    _write(tmp_path, "{}", "dataset_description.json")
+    _write(tmp_path, "participant_id\tage\tsex\nsub-1\t50\tF\n", "participants.tsv")
+    item = {"image": str(tmp_path / "sub-1" / "anat" / "sub-1_T1w.nii.gz"), "name": "sub-1_T1w"}
+    (told,) = add_covariates([item], None, participants=True)
+    assert json.loads(told["covariates"]) == {"age": 50, "sex": "F"}
+    with pytest.raises(ValueError, match="Choose one of the tables"):
+        add_covariates([item], tmp_path / "participants.tsv", participants=True)
+    with pytest.raises(ScanError, match="lies in no BIDS data set"):
+        add_covariates([{"image": "/elsewhere/a.nii.gz", "name": "a"}], None, participants=True)
+
+
+def test_groups(tmp_path: Path) -> None:
+    people = [{"age": float(age)} for age in (20, 30, 40, 50, 60, 70, 80)]
+    edges = find_thirds(people)
+    assert edges == (40, 60)
+    names = [find_group("age", person, edges) for person in people]
+    assert names == ["age to 40"] * 3 + ["age 40 to 60"] * 2 + ["age from 60"] * 2
+    assert find_group("age", {"age": None, "sex": "M"}, edges) is None
+    assert find_group("sex", {"age": None, "sex": "M"}, edges) == "M"
+
+
+def test_a_group_of_one_is_refused_before_the_fit(tmp_path: Path) -> None:
+    lines = "".join(f"{name},{sex}\n" for name, sex in zip("abcdef", "FMFMFF", strict=True))
+    table = _write(tmp_path, f"name,sex\n{lines}")
+    train, held_out = ([{"image": f"{name}.nii.gz", "name": name} for name in names] for names in ("abc", "def"))
+    with pytest.raises(ValueError, match="groups of 2 held-out scans or more, got 1 of the group M"):
+        add_split_covariates(Split(train, held_out, True), table, group_by="sex")
+    split = add_split_covariates(Split(train, held_out, True), table)
+    assert [json.loads(item["covariates"])["sex"] for item in [*split.train, *split.held_out]] == list("FMFMFF")

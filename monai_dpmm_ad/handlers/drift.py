@@ -175,8 +175,8 @@ def _write_warning(clauses: Sequence[str], notes: Sequence[str]) -> str | None:
     if clauses:
         sentences = [
             f"this scan is unlike those that were fitted, do not rely on it: {'; '.join(clauses)}",
-            "its p-values and the number of false regions are not promised; fit, or update the bundle, with healthy "
-            "scans of this kind",
+            "its p-values and the number of false regions are not promised; fit healthy scans of this kind, or of "
+            "another scanner give a few to fit --update BUNDLE --site NAME",
             *sentences,
         ]
     return ". ".join(sentence[0].upper() + sentence[1:] for sentence in sentences) or None

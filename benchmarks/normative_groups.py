@@ -9,7 +9,7 @@ thirds of age and by sex: flagged regions of a head in the mean with the 95 % in
 most 1 is promised), heads whose smallest p-value is at most 0.1 with the 95 % interval of Clopper and Pearson (at most
 0.1 is promised), foreground voxels flagged at the calibrated rate of 1 %, and the rank correlation with age. A group of
 n heads is *within* where no more of them are flagged than a binomial of 0.1 and n has with 97.5 %. What is measured of
-a head is kept in ``--out``: an interrupted run goes on. ``--folds`` does a part.
+a head is kept in ``--out``: an interrupted run goes on. ``--folds`` and ``--limit`` do a part.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/groups"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folds", nargs="+", type=int, choices=range(NUM_FOLDS), default=range(NUM_FOLDS))
+    parser.add_argument("--limit", type=int, help="look at so many heads of each fold only")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     data, out = arguments.data.resolve(), arguments.out.resolve()
@@ -52,7 +53,7 @@ def main() -> None:
     rows: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     for fold in arguments.folds:
         plain, joined = (GroupStudy(data, out, arguments.seed, fold, joined) for joined in (False, True))
-        for name in plain.deal.test:
+        for name in plain.deal.test[: arguments.limit]:
             for way, figures in judge(plain, joined, name).items():
                 rows[way].append(people.get(name, {}) | figures)
     print("| way | group | heads | flagged regions of a head | heads with p ≤ 0.1 | within | voxels at rate 0.01 |")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from monai_dpmm_ad.bundle.formats import read_settings
     from monai_dpmm_ad.bundle.pack import pack_bundle, push_bundle
     from monai_dpmm_ad.bundle.parts import fit_settings, make_detector, make_embedder, make_network, run_settings
+    from monai_dpmm_ad.bundle.sequences import fit_sequences
     from monai_dpmm_ad.bundle.settings import pick_settings
     from monai_dpmm_ad.bundle.unpack import unpack_bundle
     from monai_dpmm_ad.bundle.update import record_scans, split_update, start_update
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from monai_dpmm_ad.data.covariates import add_covariates, add_split_covariates
     from monai_dpmm_ad.data.datalist import add_regions, find_scans, require_scans, resolve_datalist
     from monai_dpmm_ad.data.dataset import ScanDataset, collate_scans
+    from monai_dpmm_ad.data.fitted_sequences import choose_sequences, match_sequences
     from monai_dpmm_ad.data.phantoms import write_cohort
     from monai_dpmm_ad.data.split import split_scans
     from monai_dpmm_ad.detectors import Detector, create_detector
@@ -45,9 +47,10 @@ if TYPE_CHECKING:
         ScanMetrics,
         ScanProgress,
         ScanTable,
+        SubsetCalibrationHandler,
     )
     from monai_dpmm_ad.mixture import DirichletProcessMixture
-    from monai_dpmm_ad.network import AnomalyNet, VolumeInferer
+    from monai_dpmm_ad.network import AnomalyNet, SequenceNet, VolumeInferer
     from monai_dpmm_ad.transforms import (
         LoadRegionsd,
         LoadScand,
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
     from monai_dpmm_ad.transforms.drop import DropVoxelsd
     from monai_dpmm_ad.transforms.place import JudgeByPlaced, MatchIntensityd
     from monai_dpmm_ad.transforms.score import ScoreScand
+    from monai_dpmm_ad.transforms.sequences import SumSequencesd
     from monai_dpmm_ad.utils.distributed import is_first, join_processes, share
     from monai_dpmm_ad.utils.progress import quiet_warnings
 
@@ -72,6 +76,7 @@ _NAMES = {
     "bundle.formats": "read_settings",
     "bundle.pack": "pack_bundle push_bundle",
     "bundle.parts": "fit_settings make_detector make_embedder make_network run_settings",
+    "bundle.sequences": "fit_sequences",
     "bundle.settings": "pick_settings",
     "bundle.unpack": "unpack_bundle",
     "bundle.update": "record_scans split_update start_update",
@@ -82,6 +87,7 @@ _NAMES = {
     "data.covariates": "add_covariates add_split_covariates",
     "data.datalist": "add_regions find_scans require_scans resolve_datalist",
     "data.dataset": "ScanDataset collate_scans",
+    "data.fitted_sequences": "choose_sequences match_sequences",
     "data.phantoms": "write_cohort",
     "data.split": "split_scans",
     "detectors": "Detector create_detector",
@@ -89,14 +95,15 @@ _NAMES = {
     "engines": "DetectorTrainer HeldOutEvaluator ResumeLog ScanEvaluator embed_dataset",
     "errors": "CheckpointError EmbeddingStoreError NotFittedError ScanError",
     "handlers": "AnomalyMetricsHandler BestModelSaver CalibrationHandler DriftHandler IntensityTailHandler "
-    "MetricsTable NormativeHandler ScanMetrics ScanProgress ScanTable",
+    "MetricsTable NormativeHandler ScanMetrics ScanProgress ScanTable SubsetCalibrationHandler",
     "mixture": "DirichletProcessMixture",
-    "network": "AnomalyNet VolumeInferer",
+    "network": "AnomalyNet SequenceNet VolumeInferer",
     "transforms": "LoadRegionsd LoadScand SaveDicomd SaveScand ScaleIntensityForegroundd preprocess_scan "
     "preprocess_slices",
     "transforms.drop": "DropVoxelsd",
     "transforms.place": "JudgeByPlaced MatchIntensityd",
     "transforms.score": "ScoreScand",
+    "transforms.sequences": "SumSequencesd",
     "utils.distributed": "is_first join_processes share",
     "utils.progress": "quiet_warnings",
 }

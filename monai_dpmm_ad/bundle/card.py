@@ -176,7 +176,7 @@ def _count_scans(root: Path) -> dict[str, Any]:
 
 def _describe_calibration(network: AnomalyNet, settings: Mapping[str, Any]) -> dict[str, Any]:
     calibration = network.calibration
-    limits = [judge_network(network, settings), network.detector.note()] if calibration.fitted else []
+    limits = [judge_network(network, settings), network.note()] if calibration.fitted else []
     return {
         "num_calibrating": int(calibration.num_scans) if calibration.fitted else 0,
         "held_out": bool(calibration.held_out),

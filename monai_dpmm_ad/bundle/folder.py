@@ -163,7 +163,7 @@ def save_model(
     write_settings(root, model)
     write_recipe(root, {**model, **pick_settings(settings, "recipe")}, network.detector.num_components)
     state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
-    fitted = {**network.detector.describe(), **describe_digest(state)}
+    fitted = {**network.describe(), **describe_digest(state)}
     write_card(root, network, read_settings(root), fitted, describe_machine(device, seconds), update)
     save_state(root / MODEL, state)
 

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from monai_dpmm_ad.bundle.formats import OWN_EMBEDDER
 from monai_dpmm_ad.bundle.settings import complete_settings, names_of, pick_settings
+from monai_dpmm_ad.data.sequences import check_names
 from monai_dpmm_ad.detectors import Detector, create_detector
 from monai_dpmm_ad.embedding import Embedder, create_embedder
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.handlers.tables import SAVED
-from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.network import AnomalyNet, SequenceNet
 from monai_dpmm_ad.transforms import count_regions
 
 __all__ = ["fit_settings", "make_detector", "make_embedder", "make_network", "run_settings"]
@@ -122,8 +123,10 @@ def make_detector(settings: Settings, embedder: Embedder) -> Detector:
 
 def make_network(
     settings: Settings, embedder: Embedder, detector: Detector, state: Mapping[str, Tensor] | None = None
-) -> AnomalyNet:
+) -> AnomalyNet | SequenceNet:
     """Make the network of a bundle; each parameter of :class:`AnomalyNet` that is a setting's name gets that setting.
+
+    With ``sequences`` there is one for each, in a :class:`SequenceNet`.
 
     Args:
         settings: of a fit or a run.
@@ -142,7 +145,13 @@ def make_network(
         32
     """
     names = inspect.signature(AnomalyNet).parameters
-    network = AnomalyNet(embedder, detector, **{name: settings[name] for name in names if name in settings})
+    options = {name: settings[name] for name in names if name in settings}
+    network: AnomalyNet | SequenceNet = AnomalyNet(embedder, detector, **options)
+    sequences = settings["sequences"]
+    if sequences is not None:
+        detectors = [detector, *(make_detector(settings, embedder) for _ in check_names(sequences)[1:])]
+        networks = [AnomalyNet(embedder, one, **options) for one in detectors]
+        network = SequenceNet(sequences, networks, settings["num_regions"])
     if state is not None:
         try:
             network.load_state_dict(state)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_dpmm_ad import __version__
+from monai_dpmm_ad.data.sequences import image_files
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.utils.distributed import gather_lists, get_rank, get_world_size, share
 from monai_dpmm_ad.utils.files import file_sha256, read_json, write_json
@@ -53,7 +54,7 @@ def hash_scans(items: Sequence[Mapping[str, Any]], key: str = "image") -> list[s
         64 hexadecimal digits each: of the file, or of the names and digests of a series' files; None where there is
         none or it cannot be read.
     """
-    found = gather_lists([_hash(item.get(key)) for item in share(items)])
+    found = gather_lists([_hash(image_files(item) if key == "image" else item.get(key)) for item in share(items)])
     # Process r has items r, r + W, …; bring them back into order.
     order = [number for rank in range(get_world_size()) for number in range(rank, len(items), get_world_size())]
     by_number = dict(zip(order, found, strict=True))

@@ -81,6 +81,8 @@ class Setting:
             return value
         if not self.many:
             return self._check_one(value)
+        if self.kind is str and isinstance(value, str):
+            value = [value]
         if not isinstance(value, (list, tuple)) or not value:
             raise ValueError(f"`{self.name}` must be a list of {self._describe()}, got {value!r}.")
         return [self._check_one(item) for item in value]

@@ -51,9 +51,7 @@ _MODEL = (
         choices=("none", "pca"), commands=_FIT, embeds=True,
     ),
     Setting("mask_threshold", 0.0, "of the patch mask, in standard deviations", "model", kind=float, embeds=True),
-    Setting(
-        "mask_closing", 1, "of the patch mask, in patches", "model", kind=int, interval="[0, inf)", embeds=True
-    ),
+    Setting("mask_closing", 1, "of the patch mask, in patches", "model", kind=int, interval="[0, inf)", embeds=True),
     Setting(
         "normative", "on", "judge volumes against healthy scans at the same place; off: as published", "model",
         choices=("on", "off"), commands=_BOTH,
@@ -101,6 +99,10 @@ _MODEL = (
         kind=int, interval="[0, inf)", commands=_FIT,
     ),
     Setting(
+        "sequences", None, "names of the sequences of a scan: T1 FLAIR; results lie on the grid of the first", "model",
+        many=True, commands=_FIT, metavar="NAME", unset="all that a datalist or several suffixes name",
+    ),
+    Setting(
         "num_components", 256, "largest number of mixture components; the paper's is 500", "model",
         kind=int, interval="[1, inf)", commands=_BOTH,
     ),
@@ -120,9 +122,7 @@ _MODEL = (
         "axes", ["axial"], "planes in which slices are cut; several are fused", "model",
         many=True, choices=("axial", "coronal", "sagittal"), commands=_FIT, embeds=True,
     ),
-    Setting(
-        "channels", 1, "3: each slice with its two neighbours", "model", kind=int, choices=(1, 3), embeds=True
-    ),
+    Setting("channels", 1, "3: each slice with its two neighbours", "model", kind=int, choices=(1, 3), embeds=True),
     Setting(
         "intensity", "median", "how intensities are scaled", "model",
         choices=(
@@ -188,8 +188,8 @@ _OF_A_RUN = (
         optional=True, commands=_ALL_RUNS, outputs=False,
     ),
     Setting(
-        "suffix", None, "of the files in folders only those whose names end in it: T1w, FLAIR, …", "both",
-        commands=("fit", *_MASKS), outputs=False, unset="all",
+        "suffix", None, "of the files in folders only those whose names end in it; several: a scan's sequences", "both",
+        many=True, commands=("fit", *_MASKS), outputs=False, unset="all, or the bundle's sequences",
     ),
     Setting(
         "pattern", None, "of the files in folders only those whose names match: '*_run-1_*'", "both",

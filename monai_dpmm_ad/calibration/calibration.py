@@ -165,6 +165,10 @@ class Calibration(nn.Module):
         self.held_out.fill_(held_out)
         self._pending = HealthyScores(self.num_regions)
 
+    def of(self, present: str | None) -> Calibration:
+        """The calibration of scans with these sequences, see `SubsetCalibration`; this one where there is one alone."""
+        return self
+
     def _check(self) -> None:
         if not self.fitted:
             raise NotFittedError("The calibration has seen no scans. Call `update` per healthy scan, then `finish`.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_dpmm_ad.bundle import load_workflow
+from monai_dpmm_ad.bundle.sequences import refuse_sequences
 from monai_dpmm_ad.clustering import LINKAGES, find_types, group_descriptors
 from monai_dpmm_ad.clustering.groups import (
     TAU,
@@ -89,6 +90,7 @@ def cluster(
         overrides |= {"dataset_dir": paths, "trust_bundle": trust_bundle}
         with load_workflow(bundle, ["inference"], "inference", **overrides) as workflow:
             network, values = workflow.network, workflow.settings
+            refuse_sequences(values, bundle, "cluster")
             scans = ScanDataset(_abnormal(workflow.datalist), workflow.preprocessing)
         if items == "images" and len(scans) < 2:
             raise ValueError(f"`images` must be at least two scans that may be abnormal, got {len(scans)}.")

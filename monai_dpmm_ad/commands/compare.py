@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from monai_dpmm_ad.bundle.sequences import refuse_sequences
 from monai_dpmm_ad.commands.bids import write_bids_changes
 from monai_dpmm_ad.commands.checks import PathLike, hold_output, make_absolute
 from monai_dpmm_ad.commands.pairs import find_pairs
@@ -142,6 +143,7 @@ def compare(
     folder = Path(out).absolute()
     with hold_output(folder, overwrite, TABLES):
         model = AnomalyModel.load(bundle, trust_bundle, **overrides)
+        refuse_sequences(model.settings, bundle, "compare")
         false_regions = float(model.settings["false_regions"])
         tell = partial(add_covariates, table=people[0], participants=people[1], needed=model.network.covariates)
         pairs = [Visits(pair.name, *tell([pair.before, pair.after])) for pair in pairs]

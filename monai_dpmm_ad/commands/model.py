@@ -18,13 +18,15 @@ from ignite.engine import Events
 from numpy.typing import ArrayLike
 
 from monai_dpmm_ad.bundle import INFERENCE, MODEL, AnomalyWorkflow, load_workflow, names_of
+from monai_dpmm_ad.bundle.sequences import refuse_sequences
 from monai_dpmm_ad.commands.checks import PathLike, check_device, make_absolute
 from monai_dpmm_ad.commands.images import is_path, write_image, write_images
 from monai_dpmm_ad.commands.result import AnomalyResult
 from monai_dpmm_ad.commands.run import Outcome, fit
 from monai_dpmm_ad.data import resolve_datalist
+from monai_dpmm_ad.data.sequences import arrange_sequences, list_entry, make_scan
 from monai_dpmm_ad.engines import ScanEvaluator
-from monai_dpmm_ad.errors import CheckpointError, ScanError
+from monai_dpmm_ad.errors import CheckpointError, ScanError, unknown_option
 from monai_dpmm_ad.handlers.tables import join_scans
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.utils.files import PARTIAL
@@ -141,7 +143,7 @@ class AnomalyModel:
 
         Args:
             image: path of a file or of the folder of a DICOM series; a nibabel image; a ``MetaTensor``; or an array
-                (X, Y, Z) or (X, Y) with its affine.
+                (X, Y, Z) or (X, Y) with its affine. For a bundle of several sequences ``{"T1": image, "FLAIR": …}``.
             affine: (4, 4), voxels to mm in scanner space (RAS), of an array.
             progress: whether to show a progress bar.
             overrides: settings by name, for this scan only.
@@ -149,6 +151,8 @@ class AnomalyModel:
         Raises:
             ScanError: when the scan cannot be processed.
         """
+        if isinstance(image, Mapping):
+            return self._predict_sequences(image, affine, progress, overrides)
         with tempfile.TemporaryDirectory(prefix="dpmm-ad-") as folder:
             path = (
                 os.path.abspath(image)
@@ -156,7 +160,7 @@ class AnomalyModel:
                 else str(write_image(image, Path(folder) / "image.nii", affine))
             )
             try:
-                _check_scan(path, self.network.kind.spatial_dims)
+                _check_scan(path, self.network.kind.spatial_dims, self.settings["sequences"])
                 with showing_progress(progress):
                     return self._run(path, folder, overrides)
             except ScanError as error:
@@ -166,9 +170,29 @@ class AnomalyModel:
         """Process one scan of a datalist, whose image may be the files of a DICOM series; else as :meth:`predict`."""
         with tempfile.TemporaryDirectory(prefix="dpmm-ad-") as folder:
             listed = Path(folder) / "scan.json"
-            kept = {key: item[key] for key in ("image", "name", "regions", "covariates") if key in item}
-            listed.write_text(json.dumps({"test": [kept]}), encoding="utf-8")
+            kept = {key: item[key] for key in ("name", "regions", "covariates") if key in item}
+            listed.write_text(json.dumps({"test": [{**list_entry(item), **kept}]}), encoding="utf-8")
             return self._run(str(listed), folder, {"section": "test", **overrides})
+
+    def _predict_sequences(
+        self, images: Mapping[str, Any], affine: ArrayLike | None, progress: bool, overrides: dict[str, Any]
+    ) -> AnomalyResult:
+        """Process a scan of several sequences, each as :meth:`predict` takes an image."""
+        known = self.settings["sequences"]
+        if known is None:
+            raise ValueError(f"`image` must be a single image for this bundle, got the sequences {', '.join(images)}.")
+        for name in images:
+            if name not in known:
+                raise unknown_option("image", name, known)
+        with tempfile.TemporaryDirectory(prefix="dpmm-ad-") as folder:
+            paths = {
+                name: os.path.abspath(image)
+                if is_path(image)
+                else str(write_image(image, Path(folder) / f"{name}.nii", affine))
+                for name, image in images.items()
+            }
+            with showing_progress(progress):
+                return self.predict_item(make_scan({}, list(paths.values()), list(paths)), **overrides)
 
     def compare(
         self, before: Any, after: Any, healthy: Sequence[PathLike] | None = None, **overrides: Any
@@ -186,6 +210,7 @@ class AnomalyModel:
         """
         from monai_dpmm_ad.commands.compare import compare_results, observe_healthy
 
+        refuse_sequences(self.settings, self.root, "compare")
         calibration = observe_healthy(self, resolve_datalist(list(healthy)))[0] if healthy else None
         first, second = (self.predict(image, keep_images=True, **overrides) for image in (before, after))
         allowed = float(overrides.get("false_regions", self.settings["false_regions"]))
@@ -232,9 +257,10 @@ class AnomalyModel:
         return target
 
 
-def _check_scan(path: str, spatial_dims: int | None) -> None:
+def _check_scan(path: str, spatial_dims: int | None, sequences: Sequence[str] | None) -> None:
     if path.lower().endswith(".json"):  # a server's client may upload one: it would make it open any file that it names
         raise ScanError(path, "is a list of scans, not a scan")
-    number = len(resolve_datalist(path, spatial_dims=spatial_dims))
-    if number != 1:
-        raise ScanError(path, f"holds {number} scans; name one of them")
+    items = resolve_datalist(path, spatial_dims=spatial_dims, suffix=sequences)
+    if len(items) != 1:
+        raise ScanError(path, f"holds {len(items)} scans; name one of them")
+    arrange_sequences(items[0], sequences)

@@ -11,6 +11,7 @@ from typing import Any
 from monai_dpmm_ad.bundle import create_bundle, describe_fit, is_fitted, load_workflow, pick_settings, read_settings
 from monai_dpmm_ad.bundle.promises import judge_network
 from monai_dpmm_ad.bundle.request import covers_scans, is_same_request, record_request
+from monai_dpmm_ad.bundle.sequences import refuse_sequences
 from monai_dpmm_ad.bundle.update import read_update_settings
 from monai_dpmm_ad.commands.bids import write_bids
 from monai_dpmm_ad.commands.checks import (
@@ -25,6 +26,7 @@ from monai_dpmm_ad.commands.checks import (
 from monai_dpmm_ad.commands.outcome import Outcome
 from monai_dpmm_ad.data import Split
 from monai_dpmm_ad.data.dataset import read_failures
+from monai_dpmm_ad.data.fitted_sequences import find_sequences
 from monai_dpmm_ad.utils.distributed import is_first, joined_processes, launched, wait_for_all
 from monai_dpmm_ad.utils.extras import import_extra
 from monai_dpmm_ad.utils.files import write_json
@@ -32,6 +34,8 @@ from monai_dpmm_ad.utils.files import write_json
 __all__ = ["Outcome", "demo", "evaluate", "fit", "infer"]
 
 FITTED_ALREADY = "the bundle was fitted by this very command before; nothing was done"
+#: Settings that say which files are scans.
+CHOICE = ("suffix", "pattern", "participant_label", "session")
 #: What is written into a folder of results beside the scans' own files.
 TABLES = ("scores.csv", "regions.csv", "regions.json", "anatomy.csv", "failures.csv", "left_out.csv", "drift.json")
 METRICS = ("metrics.json", "metrics.csv")
@@ -50,7 +54,8 @@ def fit(
     """Fit normal scans into a complete bundle.
 
     Args:
-        images: where the normal scans are: see :func:`~monai_dpmm_ad.data.resolve_datalist`.
+        images: where the normal scans are: see :func:`~monai_dpmm_ad.data.resolve_datalist`. Scans of several sequences
+            give a bundle of several: one detector for each, one map.
         out: folder of the bundle; an interrupted fit continues there, one that is done is not done again.
         held_out: healthy scans to validate and calibrate on; None splits off subjects.
         update: folder of a fitted bundle to go on from: ``images`` are added to what it knows, and ``out`` is the new
@@ -77,6 +82,8 @@ def fit(
     make_absolute(overrides, "regions", "covariates")
     if overrides.get("mlflow") is not None:
         import_extra("mlflow", "mlflow")
+    if update is not None and is_fitted(update):
+        refuse_sequences(read_settings(update), update, "an update")
     if overrides.get("site") is not None:
         if update is None:
             raise ValueError("`site` must come with `update`, the fitted bundle that it is learnt for, got none.")
@@ -88,7 +95,21 @@ def fit(
         overrides = {**read_update_settings(update, overrides), "update": str(Path(update).absolute())}
     overrides["dataset_dir"] = absolute_paths(images)
     overrides["validation_dir"] = absolute_paths(held_out) if held_out else None
+    choice = {name: overrides[name] for name in CHOICE if overrides.get(name) is not None}
+    sequences = find_sequences(overrides["dataset_dir"], overrides.get("sequences"), **choice)
+    if sequences is not None and (update is not None or launched()):
+        raise ValueError(
+            f"`sequences` must be one for an update or several processes, got {', '.join(sequences)}. Fit them anew "
+            "in one process."
+        )
+    if sequences is not None and (overrides.get("covariates") or overrides.get("participants")):
+        raise ValueError(
+            f"`covariates` must be left out with several sequences, got {', '.join(sequences)}. Leave them."
+        )
     configs = ["train", "multi_gpu_train"] if launched() else ["train"]
+    if sequences is not None:
+        overrides["sequences"] = list(sequences)
+        configs.append("train_sequences")
     with joined_processes():
         if is_fitted(bundle) and is_same_request(bundle, overrides):
             split = load_workflow(bundle, configs, "train", **overrides).parser.get_parsed_content("split")
@@ -102,8 +123,8 @@ def fit(
             wait_for_all()
             with load_workflow(bundle, configs, "train", **overrides) as workflow:
                 workflow.run()
-    split, detector = workflow.split, workflow.network.detector
-    notes = [judge_network(workflow.network, read_settings(bundle)), detector.note(), split.note]
+    split, network = workflow.split, workflow.network
+    notes = [judge_network(network, read_settings(bundle)), network.note(), split.note]
     return Outcome(
         failures=[*split.found.list_failures(), *workflow.failures],
         metrics=describe_fit(bundle),

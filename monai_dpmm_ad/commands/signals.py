@@ -61,7 +61,7 @@ def end_on_signals() -> Iterator[None]:
 
 def _interrupt_soon(number: int) -> None:
     time.sleep(_SOON)
-    _thread.interrupt_main(number)
+    _thread.interrupt_main(signal.Signals(number))
 
 
 def find_interrupt(error: BaseException | None) -> KeyboardInterrupt | None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from monai_dpmm_ad.bundle import create_bundle, describe_fit, read_settings, save_model
 from monai_dpmm_ad.bundle.promises import judge_network
 from monai_dpmm_ad.bundle.provenance import describe_scans, load_provenance, write_provenance
+from monai_dpmm_ad.bundle.update import read_update_settings
 from monai_dpmm_ad.commands.checks import PathLike, check_writable, hold_bundle
 from monai_dpmm_ad.commands.model import AnomalyModel
 from monai_dpmm_ad.commands.outcome import Outcome
@@ -55,20 +56,20 @@ def learn_site(
         site: its name.
         covariates: table of the people, of a bundle that follows age and sex.
         participants: see :func:`~monai_dpmm_ad.data.covariates.add_covariates`.
-        overrides: ``device`` and which files are read.
+        overrides: ``device`` and which files are read; settings of the model must be the bundle's own.
 
     Raises:
         ValueError: a bundle that does not judge by place, or that is a site's already.
         ScanError: no scan of the site can be mapped.
     """
     started = time.monotonic()
+    read_update_settings(bundle, overrides)  # refuses other settings than the bundle's, and a bundle of a site
     known = {name: overrides[name] for name in ("device",) if name in overrides}
     choice = {n: overrides[n] for n in ("suffix", "pattern", "participant_label", "session") if n in overrides}
     model = AnomalyModel.load(bundle, **known)
     normative = model.network.normative
-    if normative is None or model.settings["site"] is not None:
-        reason = "judge by place" if normative is None else f"be of no site yet, got that of {model.settings['site']}"
-        raise ValueError(f"`update` must name a bundle that must {reason}. Name the one that it came from.")
+    if normative is None:
+        raise ValueError("`update` must name a bundle that judges by place, got one that does not. Fit anew.")
     found = require_scans(find_scans([str(path) for path in images], section="training", **choice))
     items = add_covariates(found.items, covariates, participants, model.network.covariates)
     normative.site = SiteField()
@@ -79,10 +80,12 @@ def learn_site(
         if len(cells) >= _LEAST:
             _calibrate(model, normative.site, items, cells)
         normative.site.learn(list(cells.values()))
+        calibrates = len(cells) >= _LEAST
         settings = {**load_provenance(bundle)["recipe"], **model.settings, "site": site}
+        if calibrates:
+            settings["group_by"] = "none"  # a site's few scans are not parted further
         kept = [item for item in items if item["name"] in cells]
         scans = load_provenance(bundle)["scans"]
-        calibrates = len(cells) >= _LEAST
         number = 1 + max((scan["fit"] for scan in scans), default=-1)
         old = [{**scan, "calibrates": scan["calibrates"] and not calibrates} for scan in scans]
         new = describe_scans(kept, "held_out", number, calibrates)
@@ -142,7 +145,7 @@ def _calibrate(
         site.learn([one for name, one in cells.items() if name != item["name"]])
         result = model.predict_item(item)
         scored.append((str(item["name"]), torch.from_numpy(result.map), result.score))
-    network.groups = None  # a site's few scans are not parted further
+    network.groups = None
     network.calibration.reset()
     for name, anomaly_map, score in scored:
         network.calibration.update(anomaly_map, anomaly_map > 0, score, name)

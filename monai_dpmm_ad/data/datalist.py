@@ -29,6 +29,7 @@ from monai_dpmm_ad.data.paths import (
     scan_stem,
     unique_names,
 )
+from monai_dpmm_ad.data.sequences import group_by_suffix, join_searches
 from monai_dpmm_ad.data.subjects import first_file
 from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import ScanError, unknown_option
@@ -107,7 +108,7 @@ def find_scans(
     *,
     section: str | None = None,
     kind: str = "auto",
-    suffix: str | None = None,
+    suffix: str | Sequence[str] | None = None,
     pattern: str | None = None,
     participant_label: Sequence[str] | None = None,
     session: str | None = None,
@@ -126,7 +127,8 @@ def find_scans(
         section: "train", "valid", "test" or a key of the datalist file; ``None`` takes every section. It has no effect
             on paths without sections.
         kind: what to look for in a folder: "auto" (everything), "nifti" (volumes), "dicom" or "picture".
-        suffix: of the files in folders only those whose names end in it, for example ``T1w``.
+        suffix: of the files in folders only those whose names end in it, for example ``T1w``; several are the sequences
+            of one scan, see :func:`~monai_dpmm_ad.data.sequences.group_by_suffix`.
         pattern: of the files in folders only those whose names match, for example ``*_run-1_*``.
         participant_label: of BIDS names only those of these participants.
         session: of BIDS names only those of this session.
@@ -146,12 +148,16 @@ def find_scans(
     if kind not in KINDS:
         raise unknown_option("kind", kind, KINDS)
     found = Found()
+    suffixes = [suffix] if suffix is None or isinstance(suffix, str) else list(suffix)
     for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
         try:
-            _search(found, Path(path).expanduser(), section, kind, suffix, pattern)
+            _search(found, Path(path).expanduser(), section, kind, suffixes, pattern)
         except ScanError as error:
             found.failures.append(error)
     found.items = _without_duplicates(found.items)
+    if len(suffixes) > 1:
+        found.items, twice = group_by_suffix(found.items, [word for word in suffixes if word is not None])
+        found.failures += twice
     if participant_label is not None or session is not None:
         found.items, others = choose_people(found.items, participant_label, session)
         found.left_out += others
@@ -206,9 +212,11 @@ def add_regions(items: Sequence[Item], atlas: str | os.PathLike | None) -> list[
 _INTERNAL = ("series", "named")  # what an item carries while names are given
 
 
-def _search(found: Found, path: Path, section: str | None, kind: str, suffix: str | None, pattern: str | None) -> None:
+def _search(
+    found: Found, path: Path, section: str | None, kind: str, suffixes: Sequence[str | None], pattern: str | None
+) -> None:
     if path.is_dir():
-        items, left_out, sections = _search_tree(path, section, kind, suffix, pattern)
+        items, left_out, sections = join_searches(_search_tree, path, section, kind, suffixes, pattern)
         found.left_out += left_out
         found.sections.update(sections)
     elif not path.exists():

@@ -9,16 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from monai_dpmm_ad.data.bmad import SECTIONS, canonical_section
-from monai_dpmm_ad.data.paths import IMAGE_SUFFIXES, has_suffix
+from monai_dpmm_ad.data.nifti import open_volume
+from monai_dpmm_ad.data.paths import IMAGE_SUFFIXES, NIFTI_SUFFIXES, has_suffix
+from monai_dpmm_ad.data.sequences import make_scan
 from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.utils.files import read_json
 
 __all__ = ["read_datalist"]
 
+#: Where a file names the sequences of all of its entries: ours, nnU-Net's, the Decathlon's.
+_NAMING = ("channels", "channel_names", "modality")
+
 
 def read_datalist(path: Path, section: str | None) -> list[Item]:
     """List the scans of a datalist file.
+
+    An entry of several sequences has ``channels``, their names, and a list as ``image``, null for one that is missing,
+    or a 4D file. The file may say ``channels`` for all entries, as the Decathlon does in ``modality`` and nnU-Net in
+    ``channel_names``.
 
     Args:
         path: the file; paths in it are relative to its folder.
@@ -32,13 +41,26 @@ def read_datalist(path: Path, section: str | None) -> list[Item]:
     except ValueError as error:
         raise ScanError(path, str(error).removeprefix(f"{path}: ").splitlines()[0]) from error
     lists = (
-        {key: value for key, value in content.items() if isinstance(value, list)} if isinstance(content, dict) else {}
+        {key: value for key, value in content.items() if isinstance(value, list) and key not in _NAMING}
+        if isinstance(content, dict)
+        else {}
     )
     chosen = _choose_lists(path, lists, section)
     entries = [entry for entries in chosen for entry in entries]
     if not entries:
         raise ScanError(path, "lists no images")
-    return [_json_item(path, entry) for entry in entries]
+    names = _name_channels(content)
+    return [_json_item(path, entry, names) for entry in entries]
+
+
+def _name_channels(content: dict[str, Any]) -> list[Any]:
+    """The names of the sequences that a file gives for all of its entries; empty where there are not several."""
+    for key in _NAMING:
+        found = content.get(key)
+        names = list(found.values()) if isinstance(found, dict) else found
+        if isinstance(names, list) and len(names) > 1:
+            return names
+    return []
 
 
 def _choose_lists(path: Path, lists: dict[str, list], section: str | None) -> list[list]:
@@ -52,27 +74,63 @@ def _choose_lists(path: Path, lists: dict[str, list], section: str | None) -> li
     raise ScanError(path, f"has no section '{section}', only {found}")
 
 
-def _json_item(path: Path, entry: Any) -> Item:
+def _json_item(path: Path, entry: Any, names: list[Any]) -> Item:
     if isinstance(entry, str):
         entry = {"image": entry}
     if not isinstance(entry, dict) or not entry.get("image"):
         raise ScanError(path, f"has an entry without `image`: {json.dumps(entry)[:80]}")
     item: Item = {key: value for key, value in entry.items() if value is not None}
+    own = item.pop("channels", None)
     image = item["image"]
-    if isinstance(image, list) and any(isinstance(part, str) and has_suffix(part, IMAGE_SUFFIXES) for part in image):
-        if len(image) > 1:
-            raise ScanError(
-                path,
-                f"has an entry with {len(image)} images, {json.dumps(image)[:80]}; a scan is one image, channels are "
-                "not joined: list one of them (a list of files is for the slices of a DICOM series)",
-            )
-        item["image"] = image[0]
-    for key in ("image", "label", "regions"):
-        if isinstance(item.get(key), list):
-            item[key] = [_absolute(path, part) for part in item[key]]
-        elif key in item:
-            item[key] = _absolute(path, item[key])
+    listed = isinstance(image, list) and any(
+        isinstance(part, str) and has_suffix(part, IMAGE_SUFFIXES) for part in image
+    )
+    if listed and len(image) > 1 and not own and not names:
+        raise ScanError(
+            path,
+            f"has an entry with {len(image)} images, {json.dumps(image)[:80]}, and no `channels` that name them: write "
+            '"channels": ["T1", "FLAIR"] beside them, or list one (a list of files alone is a DICOM series)',
+        )
+    for key in ("label", "regions"):
+        if key in item:
+            item[key] = _absolute_all(path, item[key])
+    if own is not None or (listed and names) or (isinstance(image, str) and _holds(_absolute(path, image), len(names))):
+        return _join_channels(path, item, own or names)
+    item["image"] = _absolute_all(path, image[0] if listed else image)
     return item
+
+
+def _holds(image: str, number: int) -> bool:
+    """Whether a file holds so many volumes, two or more; one that cannot be read fails when it is loaded."""
+    if number < 2 or not has_suffix(image, NIFTI_SUFFIXES) or not os.path.isfile(image):
+        return False
+    try:
+        return tuple(open_volume(image).shape[3:]) == (number,)
+    except Exception:
+        return False
+
+
+def _join_channels(path: Path, item: Item, names: Any) -> Item:
+    """Make a scan of the sequences of an entry, each a file or one volume of a 4D file."""
+    image = item["image"]
+    images = image if isinstance(image, list) else [image]
+    plain = isinstance(names, list) and all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
+    if not plain or (isinstance(image, list) and len(image) != len(names)):
+        raise ScanError(
+            path, f"has an entry whose `channels` do not name its images: {json.dumps([image, names])[:120]}"
+        )
+    if isinstance(image, str) and len(names) > 1:
+        scan = make_scan(item, [_absolute(path, image)] * len(names), names)
+        for channel, part in enumerate(scan["sequences"].values()):
+            part["channel"] = channel
+        return scan
+    if not any(images):
+        raise ScanError(path, f"has an entry without `image`: {json.dumps(item)[:80]}")
+    return make_scan(item, [part and _absolute_all(path, part) for part in images], names)
+
+
+def _absolute_all(path: Path, name: Any) -> Any:
+    return [_absolute(path, part) for part in name] if isinstance(name, list) else _absolute(path, name)
 
 
 def _absolute(path: Path, name: Any) -> str:

@@ -118,12 +118,13 @@ def _fit_into_float32(values: NDArray[Any]) -> NDArray[Any]:
     return values
 
 
-def volume_reader(path: str, max_bytes: int) -> NibabelReader:
+def volume_reader(path: str, max_bytes: int, channel: int | None = None) -> NibabelReader:
     """Check the header of a NIfTI file, a pair or a FreeSurfer volume and return a reader for it.
 
     Args:
         path: the file.
         max_bytes: the most memory that its voxels may take as float32.
+        channel: of a 4D file the volume to read, counted from 0; None reads files of one volume only.
 
     Returns:
         A fresh reader (MONAI's readers keep the file's name, so sharing one between threads is unsafe).
@@ -138,8 +139,15 @@ def volume_reader(path: str, max_bytes: int) -> NibabelReader:
     shape = tuple(int(size) for size in image.shape)
     if len(shape) < 2 or min(shape) < 1:
         raise ScanError(path, f"has shape {shape}; a scan has two or three dimensions")
+    if channel is not None:
+        if len(shape) != 4 or channel >= shape[3]:
+            raise ScanError(path, f"has shape {shape}, but its volume {channel + 1} is asked for")
+        check_size(path, shape[:3], max_bytes)
+        return _VolumeReader(path, image.slicer[..., channel])
     if any(size != 1 for size in shape[3:]):
-        raise ScanError(path, f"is {len(shape)}D with shape {shape}; split it into 3D volumes first")
+        raise ScanError(
+            path, f"is {len(shape)}D with shape {shape}; split it into 3D volumes first, or name them in `channels`"
+        )
     check_size(path, shape, max_bytes)
     return _VolumeReader(path, image)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_dpmm_ad import __version__
+from monai_dpmm_ad.data.sequences import image_files
 from monai_dpmm_ad.utils.files import file_sha256, read_json, write_json
 
 __all__ = ["FOLDER", "ResumeLog"]
@@ -113,7 +114,8 @@ class ResumeLog:
         return self.output_dir / FOLDER / f"{name}.json"
 
     def _key(self, item: Mapping[str, Any]) -> str:
-        files = [stamp for key in ("image", "label") if item.get(key) for stamp in _stamps(item[key])]
+        named = [image_files(item), item.get("label")]
+        files = [stamp for paths in named if paths for stamp in _stamps(paths)]
         content = [__version__, self._model, self.settings, dict(item), files]
         return _digest(content)
 

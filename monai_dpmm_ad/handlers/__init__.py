@@ -2,7 +2,7 @@
 """Thin Ignite adapters."""
 
 from monai_dpmm_ad.handlers.best_model import BestModelSaver
-from monai_dpmm_ad.handlers.calibration import CalibrationHandler
+from monai_dpmm_ad.handlers.calibration import CalibrationHandler, SubsetCalibrationHandler
 from monai_dpmm_ad.handlers.drift import DriftHandler
 from monai_dpmm_ad.handlers.intensity import IntensityTailHandler
 from monai_dpmm_ad.handlers.metrics import AnomalyMapMetric, AnomalyMetricsHandler, MetricsTable, ScanMetrics
@@ -23,4 +23,5 @@ __all__ = [
     "ScanProgress",
     "ScanRow",
     "ScanTable",
+    "SubsetCalibrationHandler",
 ]

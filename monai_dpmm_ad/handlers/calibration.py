@@ -3,22 +3,28 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
-import torch
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
+from torch import Tensor
 
 from monai_dpmm_ad.data.covariates import read_person
 from monai_dpmm_ad.engines import ScanEvaluator, iteration_scans
 from monai_dpmm_ad.errors import ScanError
-from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.network import AnomalyNet, SequenceNet
 from monai_dpmm_ad.network.groups import Judge
 from monai_dpmm_ad.normative import REGION_THRESHOLD, measure_regions
+from monai_dpmm_ad.ops.pooling import pool_image_score
+from monai_dpmm_ad.ops.subsets import list_subsets
+from monai_dpmm_ad.transforms.score import choose_pooling
+from monai_dpmm_ad.transforms.sequences import sum_maps
 from monai_dpmm_ad.utils.distributed import gather_lists
 
-__all__ = ["CalibrationHandler"]
+__all__ = ["CalibrationHandler", "SubsetCalibrationHandler"]
 
 
 class CalibrationHandler:
@@ -26,8 +32,7 @@ class CalibrationHandler:
 
     Attach it to an evaluator whose postprocessing brings ``pred`` to native space and scores it. Voxels that a
     ``label`` marks as abnormal are left out. A scan's ``regions`` count where the calibration has regions. Where
-    maps are judged by place, the flagged regions of each scan go to the network's calibration of regions. A scan of a
-    person of a group counts there as well.
+    maps are judged by place, the flagged regions of each scan go to the network's calibration of regions.
 
     Args:
         network: its ``calibration`` and ``regions`` are filled.
@@ -50,9 +55,10 @@ class CalibrationHandler:
         3
     """
 
-    def __init__(self, network: AnomalyNet, held_out: bool = True) -> None:
+    def __init__(self, network: AnomalyNet | SequenceNet, held_out: bool = True) -> None:
         self.network = network
         self.held_out = held_out
+        self._seen: set[str] = set()
 
     def attach(self, engine: ScanEvaluator) -> None:
         """Register the handler's events."""
@@ -63,6 +69,7 @@ class CalibrationHandler:
     def _start(self, engine: Engine) -> None:
         for judge in self._judges():
             judge.calibration.reset()
+        self._seen = set()
 
     def _judges(self) -> list[Judge]:
         """What all people are judged by, and what each group is."""
@@ -73,21 +80,29 @@ class CalibrationHandler:
     def _update(self, engine: Engine) -> None:
         # MONAI leaves in the batch what its evaluator does not know.
         for loaded, scan in zip(cast(list[dict[str, Any]], engine.state.batch), iteration_scans(engine), strict=True):
-            anomaly_map = scan[CommonKeys.PRED].as_subclass(torch.Tensor)
-            foreground = anomaly_map > 0
-            if scan.get(CommonKeys.LABEL) is not None:
-                foreground &= ~(scan[CommonKeys.LABEL].as_subclass(torch.Tensor) > 0)
-            regions = loaded.get("regions") if self.network.calibration.num_regions else None
-            meta = scan[CommonKeys.PRED].meta
-            group = self.network.find_group(read_person(meta))
-            judges = [self.network.judge_of(name) for name in ([None] if group is None else [None, group])]
+            for present, anomaly_map, score in self.list_maps(scan):
+                self._seen.add(present)
+                self._observe(present, anomaly_map, score, {**loaded, **scan})
+
+    def list_maps(self, scan: dict[str, Any]) -> Iterator[tuple[str, Tensor, float]]:
+        """The maps ``(1, *spatial)`` of a scan that are calibrated: of which sequences, the map, its score."""
+        yield "1", scan[CommonKeys.PRED].as_subclass(Tensor), scan["score"]
+
+    def _observe(self, present: str, anomaly_map: Tensor, score: float, scan: dict[str, Any]) -> None:
+        foreground = anomaly_map > 0
+        if scan.get(CommonKeys.LABEL) is not None:
+            foreground &= ~(scan[CommonKeys.LABEL].as_subclass(Tensor) > 0)
+        meta = scan[CommonKeys.PRED].meta
+        regions = scan.get("regions") if self.network.calibration.num_regions else None
+        group = self.network.find_group(read_person(meta))
+        judges = [self.network.judge_of(name) for name in ([None] if group is None else [None, group])]
+        for judge in judges:
+            judge.calibration.of(present).update(anomaly_map, foreground, score, meta["name"], regions)
+        if self.network.normative is not None:
+            healthy = np.where(foreground[0].cpu(), anomaly_map[0].cpu(), 0)
+            _, peaks, _ = measure_regions(healthy, REGION_THRESHOLD)
             for judge in judges:
-                judge.calibration.update(anomaly_map, foreground, scan["score"], meta["name"], regions)
-            if self.network.normative is not None:
-                healthy = np.where(foreground[0].cpu(), anomaly_map[0].cpu(), 0)
-                _, peaks, _ = measure_regions(healthy, REGION_THRESHOLD)
-                for judge in judges:
-                    judge.regions.update(meta["name"], peaks)
+                judge.regions.of(present).update(meta["name"], peaks)
 
     def _finish(self, engine: ScanEvaluator) -> None:
         failures = gather_lists(engine.failures)
@@ -95,7 +110,69 @@ class CalibrationHandler:
         if failures and len(failures) == sum(gather_lists([engine.state.iteration])):
             failure = failures[0]
             raise ScanError(failure.path, f"{failure.reason} (no held-out scan could be mapped)")
-        for judge in self._judges():
-            judge.calibration.finish(held_out=self.held_out)
+        self.close(sorted(set(gather_lists(list(self._seen)))) or ["1"])
+
+    def close(self, seen: list[str]) -> None:
+        """Turn what was observed into calibrations.
+
+        Args:
+            seen: which sequences the maps of all processes were of.
+        """
+        for judge, present in itertools.product(self._judges(), seen):
+            judge.calibration.of(present).finish(held_out=self.held_out)
             if self.network.normative is not None:
-                judge.regions.finish(held_out=self.held_out)
+                judge.regions.of(present).finish(held_out=self.held_out)
+
+
+class SubsetCalibrationHandler(CalibrationHandler):
+    """Calibrate a network of several sequences for every choice of them that the held-out healthy scans have.
+
+    The evaluator's postprocessing leaves ``pred`` as it is: one finished map for each sequence, in native space.
+
+    Args:
+        network: its ``calibration`` and ``regions`` are filled.
+        held_out: as for :class:`CalibrationHandler`.
+        pooling: how a map becomes a score, see :class:`~monai_dpmm_ad.transforms.score.ScoreScand`.
+
+    Example:
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> from monai_dpmm_ad import AnomalyNet, SequenceNet, create_detector, create_embedder
+        >>> embedder = create_embedder("pixels-8")
+        >>> networks = [AnomalyNet(embedder, create_detector("dpmm", 64), normative="off") for _ in range(2)]
+        >>> network = SequenceNet(["T1", "FLAIR"], networks)
+        >>> maps = [MetaTensor(torch.rand(2, 8, 8), meta={"name": name, "present": "11"}) for name in ("a", "b", "c")]
+        >>> engine = Engine(lambda engine, batch: batch)
+        >>> engine.failures = []
+        >>> SubsetCalibrationHandler(network).attach(engine)
+        >>> _ = engine.run([[{"pred": anomaly_map}] for anomaly_map in maps])
+        >>> [int(network.calibration.of(present).num_scans) for present in ("11", "10", "01")]
+        [3, 3, 3]
+    """
+
+    network: SequenceNet
+
+    def __init__(self, network: SequenceNet, held_out: bool = True, pooling: str = "auto") -> None:
+        super().__init__(network, held_out)
+        self.pooling = pooling
+
+    def list_maps(self, scan: dict[str, Any]) -> Iterator[tuple[str, Tensor, float]]:
+        """The sum of the maps of each choice among the sequences that a scan has."""
+        maps, has = scan[CommonKeys.PRED].as_subclass(Tensor), scan[CommonKeys.PRED].meta["present"]
+        for present in list_subsets(len(has)):
+            if all(there == "1" for wanted, there in zip(present, has, strict=True) if wanted == "1"):
+                summed = sum_maps(maps, self.network.scales, present)
+                inside = summed > 0
+                pooling = choose_pooling(self.pooling, scan)
+                yield present, summed, float(pool_image_score(summed, inside, pooling)) if inside.any() else 0.0
+
+    def close(self, seen: list[str]) -> None:
+        """As there.
+
+        Raises:
+            ScanError: no held-out scan has all sequences.
+        """
+        if self.network.calibration.whole not in seen:
+            names = ", ".join(self.network.names)
+            raise ScanError("--held-out", f"has no healthy scan with all of {names}, so that nothing can be calibrated")
+        super().close(seen)

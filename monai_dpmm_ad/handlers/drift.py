@@ -7,21 +7,26 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 
+from monai_dpmm_ad.calibration.drift import DriftReference
 from monai_dpmm_ad.calibration.fitted_range import describe_own
 from monai_dpmm_ad.engines import PATCH_SUMMARY, ScanEvaluator, iteration_scans
 from monai_dpmm_ad.engines.resume import ResumeLog
-from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.network import AnomalyNet, SequenceNet
 from monai_dpmm_ad.normative import Frame
 from monai_dpmm_ad.utils.distributed import gather_lists, get_rank
 from monai_dpmm_ad.utils.files import remove_file, write_json
 
 __all__ = ["DriftHandler"]
+
+
+#: What is known of the patches of a scan; None where nothing was asked or seen.
+Summary = dict[str, list[float]] | None
 
 
 class DriftHandler:
@@ -31,7 +36,8 @@ class DriftHandler:
     (modality, voxel sizes, …), gets a ``warning`` in its output, and its ``in_range`` is False there: its p-values and
     its number of false regions are not promised. None says that nothing is known of what was fitted.
 
-    It reads each scan's ``patch_summary``, for which the evaluator must have been asked with ``summarise``.
+    It reads each scan's ``patch_summary``, for which the evaluator must have been asked with ``summarise``. Of several
+    sequences each is compared with its own; the cohort is told by the first.
 
     Args:
         network: holds the reference.
@@ -81,8 +87,8 @@ class DriftHandler:
     def _start(self, engine: Engine) -> None:
         self._scans, self._facts, self._own = {}, {}, {}
         for name, record in (self.finished.records if self.finished else {}).items():
-            if record.get(PATCH_SUMMARY):
-                self._scans[name] = record[PATCH_SUMMARY]
+            if summary := _list(record.get(PATCH_SUMMARY))[0]:
+                self._scans[name] = summary
 
     def _update(self, engine: Engine) -> None:
         for scan in iteration_scans(engine):
@@ -90,8 +96,8 @@ class DriftHandler:
             facts = json.loads(meta["facts"]) if meta.get("facts") else None
             if facts:
                 self._facts[meta["name"]] = facts
-            if summary:
-                self._scans[meta["name"]] = summary
+            if first := _list(summary)[0]:
+                self._scans[meta["name"]] = first
             frame = scan.get("frame")
             own = None
             if frame is not None and frame.kind != "none":
@@ -105,17 +111,25 @@ class DriftHandler:
                 scan["in_range"] = not clauses if known else None
 
     def _compare(
-        self, summary: dict[str, list[float]] | None, facts: dict[str, Any] | None, own: list[float] | None
+        self, summary: Summary | list[Summary], facts: dict[str, Any] | None, own: list[float] | None
     ) -> list[str]:
         """In what a scan lies outside of what was fitted, as clauses."""
         network = self.network
-        patches = [torch.tensor(summary[key]) for key in ("profile", "usage")] if summary else None
         found = [
-            network.drift.judge(*patches) if patches else None,
+            *self._compare_patches(summary),
             network.range.judge(own) if own else None,
             *(network.kind.compare(facts) if facts else ()),
         ]
         return [clause for clause in found if clause]
+
+    def _compare_patches(self, summary: Summary | list[Summary]) -> list[str]:
+        """How the patches of a scan, or those of each of its sequences, lie off the fitted ones."""
+        if not isinstance(summary, list):
+            off = _judge(self.network.drift, summary)
+            return [off] if off else []
+        network = cast(SequenceNet, self.network)
+        compared = {name: _judge(network[i].drift, summary[i]) for i, name in enumerate(network.names)}
+        return [f"of {name} {off}" for name, off in compared.items() if off]
 
     def _finish(self, engine: Engine) -> None:
         scans: Mapping[str, Any] = dict(sorted(gather_lists(list(self._scans.items()))))
@@ -138,6 +152,17 @@ class DriftHandler:
             remove_file(path)  # an earlier run's
 
 
+def _list(summary: Summary | list[Summary]) -> list[Summary]:
+    """What is known of each sequence of a scan."""
+    return summary if isinstance(summary, list) else [summary]
+
+
+def _judge(reference: DriftReference, summary: Summary) -> str | None:
+    if not summary:
+        return None
+    return reference.judge(torch.tensor(summary["profile"]), torch.tensor(summary["usage"]))
+
+
 def _of(frame: Frame) -> float | None:
     """Quality of a frame's registration, None where nothing was registered."""
     quality: float | None = frame.to_dict()["quality"]
@@ -150,8 +175,8 @@ def _write_warning(clauses: Sequence[str], notes: Sequence[str]) -> str | None:
     if clauses:
         sentences = [
             f"this scan is unlike those that were fitted, do not rely on it: {'; '.join(clauses)}",
-            "its p-values and the number of false regions are not promised; fit, or update the bundle, with healthy "
-            "scans of this kind",
+            "its p-values and the number of false regions are not promised; fit healthy scans of this kind, or of "
+            "another scanner give a few to fit --update BUNDLE --site NAME",
             *sentences,
         ]
     return ". ".join(sentence[0].upper() + sentence[1:] for sentence in sentences) or None

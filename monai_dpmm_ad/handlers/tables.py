@@ -214,6 +214,8 @@ class ScanTable:
             calibration = self.network.judge_of(group).regions
         # What has no place among the healthy scans is not what the regions were calibrated on.
         calibration = None if frame is None or frame.kind == "none" else calibration
+        if calibration is not None:
+            calibration = calibration.of(scan[CommonKeys.PRED].meta.get("present"))
         values = _to_array(scan[CommonKeys.PRED])
         regions = compute_regions(mask, values, affine, self.min_region_volume, calibration, frame)
         in_range = scan.get("in_range")

@@ -17,7 +17,7 @@ from monai_dpmm_ad.label.infer import draw_prediction
 from monai_dpmm_ad.label.labels import ReadStudy
 from monai_dpmm_ad.label.runner import BundleRunner, Prediction
 from monai_dpmm_ad.ops.components import label_components
-from monai_dpmm_ad.transforms.load import largest_shift
+from monai_dpmm_ad.transforms.grids import largest_shift
 
 __all__ = ["count_found", "measure_sensitivity"]
 

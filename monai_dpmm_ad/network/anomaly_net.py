@@ -211,6 +211,14 @@ class AnomalyNet(nn.Module):
         valid = encoded.foreground >= self.min_foreground
         return valid if self.patch_mask is None else self.patch_mask(encoded.embeddings.patches[:, -1], valid)
 
+    def describe(self) -> dict[str, float]:
+        """What the detector says of itself."""
+        return self.detector.describe()
+
+    def note(self) -> str | None:
+        """What a user should know of the fitted detector; None if nothing."""
+        return self.detector.note()
+
     def check_graph(self) -> None:
         """Check that the network can be written as a graph.
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,12 +46,14 @@ class VolumeInferer(Inferer):
     def __call__(
         self, inputs: Tensor, network: Callable[..., Any], *args: Any, summarise: bool = False, **kwargs: Any
     ) -> Any:
-        """Map ``(B, 1, P, L, I)`` to a volume of the same shape; ``(B, 1, H, W)`` to an image's map.
+        """Map ``(B, Q, P, L, I)`` to volumes of the same shape; ``(B, Q, H, W)`` to images' maps.
+
+        Of Q sequences each is mapped by itself, inside the box around its own foreground; Q is 1 where there is one.
 
         Args:
             inputs: preprocessed volumes or images, background exactly 0.
-            network: called as ``network(slices, positions)``, with ``aspect=`` where pixels are not square, and with
-                ``summarise=True`` where asked.
+            network: called as ``network(slices, positions)``, with ``aspect=`` where pixels are not square, with
+                ``summarise=True`` where asked, and with ``sequence=`` where Q is not 1.
             args: unused, part of MONAI's interface.
             summarise: whether to say how usual each scan's patches are, too; the network must be an
                 :class:`~monai_dpmm_ad.network.AnomalyNet`, or return what that returns.
@@ -58,10 +61,16 @@ class VolumeInferer(Inferer):
 
         Returns:
             The maps; with ``summarise`` the maps and a list of what
-            :func:`~monai_dpmm_ad.calibration.drift.summarise_scan` says of each of the B scans.
+            :func:`~monai_dpmm_ad.calibration.drift.summarise_scan` says of each of the B scans, a list of that of each
+            of several sequences.
         """
         plain = inputs.as_subclass(Tensor)
         sizes = voxel_sizes(inputs)
+        if plain.shape[1] > 1:
+            maps = torch.zeros_like(plain)
+            told = [self._infer_sequences(*scan, network, sizes, summarise) for scan in zip(plain, maps, strict=True)]
+            placed = convert_to_dst_type(maps, inputs)[0]
+            return (placed, told) if summarise else placed
         if plain.ndim == 4:
             pictures, pixels = plain.expand(-1, self.channels, -1, -1), _shape_of_pixels(sizes, self.axes[0])
             parts = pictures.split(1) if summarise else [pictures]  # a forward pass has one summary
@@ -76,6 +85,26 @@ class VolumeInferer(Inferer):
             ]
         placed = convert_to_dst_type(maps, inputs)[0]  # Invertd looks for the image's history on the map
         return (placed, [summarise_scan(summary) for summary in summaries]) if summarise else placed
+
+    def _infer_sequences(
+        self, scan: Tensor, totals: Tensor, network: Callable[..., Any], sizes: Tensor, summarise: bool
+    ) -> list[dict[str, list[float]] | None]:
+        """Write the map of each sequence of ``(Q, *spatial)`` into ``totals``, as if the scan had that one alone."""
+        told: list[dict[str, list[float]] | None] = []
+        for number, (image, total) in enumerate(zip(scan[:, None], totals[:, None], strict=True)):
+            one = partial(network, sequence=number)
+            summaries: list[PatchSummary] = []
+            if not image.any():
+                pass
+            elif image.ndim == 3:
+                picture = image[None].expand(-1, self.channels, -1, -1)
+                maps, summaries = _call(one, picture, None, _shape_of_pixels(sizes, self.axes[0]), summarise)
+                total += maps[0]
+            else:
+                box = (slice(None), *_find_box(image[0]))
+                summaries = self._infer_volume(image[box], one, sizes, summarise, total[box])
+            told.append(summarise_scan(summaries))
+        return told
 
     def _infer_volume(
         self, volume: Tensor, network: Callable[..., Any], sizes: Tensor, summarise: bool, total: Tensor
@@ -92,6 +121,15 @@ class VolumeInferer(Inferer):
         if len(self.axes) > 1:
             total /= len(self.axes)
         return summaries
+
+
+def _find_box(volume: Tensor) -> tuple[slice, ...]:
+    """The box around what is not 0 in ``(P, L, I)``."""
+    ends = []
+    for axis in range(volume.ndim):
+        inside = volume.movedim(axis, 0).flatten(1).any(1).nonzero()
+        ends.append(slice(int(inside[0]), int(inside[-1]) + 1))
+    return tuple(ends)
 
 
 def _shape_of_pixels(sizes: Tensor, axis: str) -> dict[str, float]:

@@ -102,9 +102,9 @@ def match_intensity(scan: Volume, level: float, mean: Array, spread: Array) -> M
     ratio = np.log(scan.values[inside]).astype(np.float64) - np.log(mean[inside])
     weights = weigh_robustly(design, ratio)[: place.shape[1]]
     field = (polynomials(grid.reshape(-1, 3), _DEGREE) @ weights).reshape(inside.shape).astype(np.float32)
-    flat = scan.values[inside] / np.exp(field[inside])
+    flat: Array = (scan.values[inside] / np.exp(field[inside])).astype(np.float32)
     middle = float(np.median(flat))
-    field, flat = field + np.float32(np.log(middle)), flat / middle
+    field, flat = field + np.float32(np.log(middle)), (flat / middle).astype(np.float32)
     if float(np.corrcoef(flat, mean[inside])[0, 1]) < _LEAST_AGREEMENT:
         return None
     own, fitted = _find_landmarks(flat, mean[inside], spread[inside])

@@ -129,7 +129,7 @@ class NormativeMap(nn.Module):
         """What takes a scan's field and contrast away, if they can be told, and where its registration should start."""
         small, where = shrink(image, affine)
         start = find_start(small, where, self.reference)
-        scan = self._read(image, affine, Frame("affine", np.linalg.inv(start)))
+        scan = self._read(image, affine, Frame("affine", np.asarray(np.linalg.inv(start), dtype=np.float64)))
         mean, spread = (self._at(part, scan.places, _FINE)[0].numpy() for part in self.intensity.moments())
         smoothed = Volume(scan.channels[0], scan.volume.weight, scan.volume.lattice)
         return match_intensity(smoothed, foreground_median(scan.volume), mean, spread), start

@@ -95,6 +95,10 @@ class RegionCalibration(nn.Module):
         """Whether :meth:`finish` has been called, here or before saving."""
         return int(self.num_scans) > 0
 
+    def of(self, present: str | None) -> RegionCalibration:
+        """The calibration of scans with these sequences, see `SubsetRegions`; this one where there is one alone."""
+        return self
+
     def update(self, name: str, statistics: NDArray[np.float64]) -> None:
         """Add a healthy scan by its name and the statistics of its regions ``(m,)``."""
         self._pending.append((name, np.sort(statistics)[::-1][:MAX_COUNT].tolist()))

@@ -68,7 +68,7 @@ def report_scans(
         curves=metrics.metric.gathered.curves() if metrics else None,
         calibration=ScoreCalibration.at_rate(scores),
         component_usage=network.detector.component_weights(),
-        settings={**settings, "fitted": network.detector.describe()},
+        settings={**settings, "fitted": network.describe()},
         asked=_describe_question(network, settings, bundle),
         warning=describe_drift(drift),
         note=note,
@@ -110,6 +110,7 @@ def _result(
     return ScanResult(
         name=row.name,
         image=item.get("image", row.image),
+        channel=next((part.get("channel") for part in item.get("sequences", {}).values() if part), None),
         anomaly_map=locate(settings["output_postfix"], **place),
         mask=locate("mask", **place),
         label=item.get("label"),

@@ -37,6 +37,7 @@ class ScanResult:
         warning: why the scan should not be relied on, or what its file leaves open.
         smallest_p_value: the least that so few healthy scans allow.
         healthy: the mean of healthy scans at this scan's places, on its grid and in its units.
+        channel: which volume of a 4D file is shown, from 0.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ScanResult:
     warning: str | None = None
     smallest_p_value: float | None = None
     healthy: PathLike | None = None
+    channel: int | None = None
     regions: Sequence[Region] = ()
     frame: str | None = None
     frame_quality: float | None = None

@@ -78,7 +78,7 @@ def read_volumes(result: ScanResult) -> ScanVolumes:
     Raises:
         ScanError: when a file cannot be read or lies on another grid than the scan.
     """
-    scan, affine = _read(result.image)
+    scan, affine = _read(result.image, channel=result.channel)
     shape = scan.shape
     try:
         turn = orientations.ornt_transform(orientations.io_orientation(affine), orientations.axcodes2ornt("PLI"))
@@ -111,14 +111,15 @@ def read_volumes(result: ScanResult) -> ScanVolumes:
 
 
 def _read(
-    path: PathLike | Sequence[str], shape: tuple[int, ...] | None = None
+    path: PathLike | Sequence[str], shape: tuple[int, ...] | None = None, channel: int | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Read a file as a 3D array with its affine, and check it against the scan's shape."""
+    """Read a file, or one volume of a 4D file, as a 3D array with its affine; check it against the scan's shape."""
     try:
         if not isinstance(path, (str, os.PathLike)):
             data, affine = _read_other(path)
         elif has_suffix(path, NIFTI_SUFFIXES):
             image: Any = open_volume(os.fspath(path))
+            image = image if channel is None else image.slicer[..., channel]
             data, affine = np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine, dtype=np.float64)
         elif has_suffix(path, PICTURE_SUFFIXES):
             data, affine = _read_picture(path), PICTURE_AFFINE

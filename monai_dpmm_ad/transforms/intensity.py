@@ -18,6 +18,7 @@ from torch import Tensor
 from monai_dpmm_ad.errors import naming_scan, unknown_option
 from monai_dpmm_ad.ops.slices import voxel_sizes
 from monai_dpmm_ad.transforms.foreground import compute_foreground
+from monai_dpmm_ad.transforms.sequences import scale_each
 
 __all__ = [
     "CT_WINDOWS",
@@ -312,5 +313,5 @@ class ScaleIntensityForegroundd(MapTransform):
         item = dict(data)
         mask = item.get(self.mask_key) if self.mask_key is not None else None
         for key in self.key_iterator(item):
-            item[key] = self.scaler(item[key], mask)
+            item[key] = scale_each(self.scaler, item[key], mask)
         return item

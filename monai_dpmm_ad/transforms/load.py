@@ -41,8 +41,10 @@ from monai_dpmm_ad.data.readers import (
 )
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.transforms.background import fill_background, is_finite
+from monai_dpmm_ad.transforms.grids import largest_shift
+from monai_dpmm_ad.transforms.sequences import load_onto, load_sequences
 
-__all__ = ["DEFAULT_MAX_BYTES", "LoadScan", "LoadScand", "largest_shift"]
+__all__ = ["DEFAULT_MAX_BYTES", "LoadScan", "LoadScand"]
 
 PathOrSeries = str | os.PathLike | Sequence[str | os.PathLike]
 
@@ -78,12 +80,13 @@ class LoadScan(Transform):
         with quiet_readers():
             self._load = LoadImage(image_only=True, dtype=np.float32)
 
-    def __call__(self, path: PathOrSeries, name: str | None = None) -> MetaTensor:
+    def __call__(self, path: PathOrSeries, name: str | None = None, channel: int | None = None) -> MetaTensor:
         """Load a scan.
 
         Args:
             path: a file, the folder of one DICOM series, or the files of one DICOM series.
             name: the scan's output name, kept in ``meta["name"]``; by default from the file's name.
+            channel: of a 4D NIfTI the volume to load, counted from 0.
 
         Returns:
             ``(1, H, W)`` or ``(1, H, W, D)``, float32.
@@ -91,7 +94,7 @@ class LoadScan(Transform):
         Raises:
             ScanError: when the file is no scan that can be processed.
         """
-        image = self._read(path, is_label=False)
+        image = self._read(path, is_label=False, channel=channel)
         source = _source(path)
         _check_dims(source, tuple(image.shape[1:]), self.spatial_dims)
         _check_affine(source, image)
@@ -121,7 +124,7 @@ class LoadScan(Transform):
             label = self.read(path, is_label=True)
         except ScanError as error:
             raise ScanError(source, f"label {error.path} {error.reason}") from error
-        if label.shape != image.shape:
+        if label.shape[1:] != image.shape[1:]:
             shapes = f"{tuple(label.shape[1:])} but the image has {tuple(image.shape[1:])}"
             raise ScanError(source, f"label {_source(path)} has shape {shapes}")
         shift = largest_shift(label, image)
@@ -158,12 +161,12 @@ class LoadScan(Transform):
             raise ScanError(_source(path), f"has {bad} NaN or infinite voxels of {values.numel()}")
         return image
 
-    def _read(self, path: PathOrSeries, is_label: bool) -> MetaTensor:
+    def _read(self, path: PathOrSeries, is_label: bool, channel: int | None = None) -> MetaTensor:
         """Read the voxels, which may be NaN or infinite."""
         source = _source(path)
         try:
             with quiet_readers():
-                reader = self._reader(path, is_label)
+                reader = self._reader(path, is_label, channel)
                 image = self._load(path, reader=reader)
         except ScanError:
             raise
@@ -181,7 +184,7 @@ class LoadScan(Transform):
             meta |= {"dicom_files": json.dumps(reader.slice_files), "modality": reader.modality}
         return MetaTensor(image.as_tensor().contiguous()[None], meta=meta)
 
-    def _reader(self, path: PathOrSeries, is_label: bool) -> Any:
+    def _reader(self, path: PathOrSeries, is_label: bool, channel: int | None) -> Any:
         source = _source(path)
         if not isinstance(path, (str, os.PathLike)) or os.path.isdir(source):
             return DicomSeriesReader(self.max_bytes)
@@ -192,7 +195,7 @@ class LoadScan(Transform):
         if os.path.getsize(source) == 0:
             raise ScanError(source, "is empty (0 bytes)")
         if has_suffix(source, NIBABEL_SUFFIXES):
-            return volume_reader(source, self.max_bytes)
+            return volume_reader(source, self.max_bytes, channel)
         if has_suffix(source, NRRD_SUFFIXES):
             return NrrdVolumeReader(self.max_bytes)
         if has_suffix(source, META_SUFFIXES):
@@ -209,6 +212,9 @@ class LoadScan(Transform):
 
 class LoadScand(MapTransform):
     """Dictionary version of ``LoadScan``: the image, its mask where there is one, and its name.
+
+    A scan of several sequences has them as channels, all on the grid of the first one that it has, and 0 everywhere in
+    those that it lacks; ``meta["present"]`` says which there are, as ``"101"``.
 
     Args:
         keys: the image's key (several are loaded alike).
@@ -256,8 +262,13 @@ class LoadScand(MapTransform):
             ScanError: naming the image.
         """
         item = dict(data)
+        parts, onto, channel = (item.pop(key, None) for key in ("sequences", "onto", "channel"))
         for key in self.key_iterator(item):
-            item[key] = self.loader(item[key], name=item.get(self.name_key))
+            if parts:
+                item[key] = load_sequences(self.loader, parts, item.get(self.name_key))
+                continue
+            image = self.loader(item[key], item.get(self.name_key), channel)
+            item[key] = image if onto is None else load_onto(self.loader, image, onto)
         if "covariates" in item:
             item[self.first_key(item)].meta["covariates"] = json.dumps(read_person(item))  # as text, like the notes
             del item["covariates"]
@@ -289,15 +300,3 @@ def _check_affine(source: str, image: MetaTensor) -> None:
     sizes = np.linalg.norm(linear, axis=0)
     if sizes.min() < 1e-6 or abs(np.linalg.det(linear / np.maximum(sizes, 1e-6))) < 1e-3:
         raise ScanError(source, "has a singular affine: its voxel axes do not span the space")
-
-
-def largest_shift(label: MetaTensor, image: MetaTensor) -> float:
-    """Return how far, in voxels of the image, a label's affine moves any corner of the grid."""
-    rank = image.ndim - 1
-    corners = np.array(list(np.ndindex(*([2] * rank)))) * (np.array(image.shape[1:]) - 1)
-    points = np.ones((len(corners), 4))
-    points[:, :rank] = corners
-    points[:, rank:3] = 0
-    a, b = np.asarray(label.affine, dtype=float), np.asarray(image.affine, dtype=float)
-    voxel = np.linalg.norm(b[:3, :rank], axis=0).min()
-    return float(np.linalg.norm(points @ (a - b).T, axis=1).max() / voxel)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from monai_dpmm_ad.normative import Frame, NormativeMap
 from monai_dpmm_ad.normative.thumbnail import shrink
 from monai_dpmm_ad.normative.trend_map import TrendMap
 from monai_dpmm_ad.transforms.intensity import FOREGROUND_FLOOR
+from monai_dpmm_ad.transforms.sequences import find_present
 
 __all__ = ["HasNormative", "JudgeByPlaced", "MatchIntensityd", "TakeThumbnaild", "Thumbnail", "is_volume"]
 
@@ -68,7 +69,8 @@ class TakeThumbnaild(MapTransform):
 class HasNormative(Protocol):
     """What owns a normative map, or None."""
 
-    normative: NormativeMap | None
+    @property
+    def normative(self) -> NormativeMap | None: ...
 
 
 class MatchIntensityd(MapTransform):
@@ -95,6 +97,9 @@ class MatchIntensityd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Match the image of a copy of ``data``."""
         out, normative = dict(data), self.network.normative
+        if normative is not None and len(out[CommonKeys.IMAGE]) > 1:
+            out[CommonKeys.IMAGE] = self._match_each(out[CommonKeys.IMAGE])
+            return out
         if normative is None or not bool(normative.matching) or not is_volume(out[CommonKeys.IMAGE]):
             return out
         image = out[CommonKeys.IMAGE]
@@ -106,13 +111,24 @@ class MatchIntensityd(MapTransform):
         out[CommonKeys.IMAGE] = MetaTensor(torch.from_numpy(matched)[None], meta=meta, applied_operations=operations)
         return out
 
+    def _match_each(self, image: MetaTensor) -> MetaTensor:
+        """Match each sequence of ``(Q, *spatial)`` that is there by itself."""
+        matched, starts = image.as_subclass(Tensor).clone(), {}
+        for number in find_present(image):
+            one = MatchIntensityd(cast(Any, self.network)[number])
+            found = one({CommonKeys.IMAGE: image[number : number + 1]})[CommonKeys.IMAGE]
+            matched[number] = found.as_subclass(Tensor)[0]
+            starts[number] = found.meta.get(_START)
+        meta = {**image.meta, _START: json.dumps(starts)}
+        return MetaTensor(matched, meta=meta, applied_operations=list(image.applied_operations))
+
 
 class JudgeByPlaced(MapTransform):
     """Finish a scan's ``pred`` against healthy scans at the same place, and add ``frame``, where the scan lies.
 
     It belongs after the network and before the map goes back to the scan's own grid. Nothing is done without a
-    normative map. A picture or a single slice has no place: its scores are judged against those of all places, and its
-    frame is of kind ``none``.
+    normative map. Of several sequences each map is finished by itself, and the frame is that of the first. A picture or
+    a single slice has no place: its scores are judged against those of all places, and its frame is of kind ``none``.
 
     Args:
         network: its ``normative`` is read at call time, when a fit has decided.
@@ -146,6 +162,9 @@ class JudgeByPlaced(MapTransform):
         if normative is None:
             return out
         image, pred = out[CommonKeys.IMAGE], out[CommonKeys.PRED]
+        if len(image) > 1:
+            out.update(self._judge_each(image, pred))
+            return out
         if is_volume(image):
             values, affine = _read(image)
             start = image.meta.get(_START)
@@ -160,6 +179,22 @@ class JudgeByPlaced(MapTransform):
         out[CommonKeys.PRED] = convert_to_dst_type(torch.from_numpy(finished)[None], pred)[0]
         out["frame"] = frame
         return out
+
+    def _judge_each(self, image: MetaTensor, pred: MetaTensor) -> dict[Hashable, Any]:
+        """Finish the maps ``(Q, *spatial)`` of those sequences that are there."""
+        finished = torch.zeros_like(pred.as_subclass(Tensor))
+        judged: list[dict[Hashable, Any]] = []
+        starts = json.loads(image.meta.get(_START) or "{}")
+        for number in find_present(image):
+            one = JudgeByPlaced(cast(Any, self.network)[number], self.healthy_twin and not judged)
+            part, start = slice(number, number + 1), starts.get(str(number))
+            meta = {key: value for key, value in image.meta.items() if key != _START}
+            own = MetaTensor(image[part].as_subclass(Tensor), meta=meta | ({} if start is None else {_START: start}))
+            judged.append(one({CommonKeys.IMAGE: own, CommonKeys.PRED: pred[part]}))
+            finished[part] = judged[-1][CommonKeys.PRED].as_subclass(Tensor)
+        told: dict[Hashable, Any] = {key: value for key, value in judged[0].items() if key in ("frame", "healthy")}
+        told[CommonKeys.PRED] = convert_to_dst_type(finished, pred)[0]
+        return told
 
 
 def _draw_healthy(

@@ -18,7 +18,8 @@ from nibabel.processing import resample_from_to
 from torch import Tensor
 
 from monai_dpmm_ad.errors import ScanError
-from monai_dpmm_ad.transforms.load import LoadScan, largest_shift
+from monai_dpmm_ad.transforms.grids import share_grid
+from monai_dpmm_ad.transforms.load import LoadScan
 
 __all__ = ["LoadRegionsd", "count_regions", "read_region_names", "read_regions"]
 
@@ -128,7 +129,7 @@ def read_region_names(path: str | os.PathLike[str]) -> dict[int, str]:
 
 def _place(regions: MetaTensor, image: MetaTensor) -> Tensor:
     path = regions.meta["filename_or_obj"]
-    if regions.shape == image.shape and largest_shift(regions, image) <= 0.1:
+    if share_grid(regions, image[:1]):
         return regions.as_tensor()
     if regions.ndim != 4 or image.ndim != 4:
         shapes = f"{tuple(regions.shape[1:])} but the image has {tuple(image.shape[1:])}"

@@ -229,7 +229,8 @@ def _on_grid_of(source: str, values: NDArray[Any], meta: Mapping[str, Any]) -> n
     }.items():
         header[field] = content
     header["intent_code"] = 0  # a map is not what its source may be called
-    return nib.Nifti1Image(values.reshape(image.shape), None, header)
+    shape = image.shape if np.prod(image.shape) == values.size else values.shape  # of several volumes a map has one
+    return nib.Nifti1Image(values.reshape(shape), None, header)
 
 
 _WRITERS: dict[tuple[str, ...], Callable[[Path, NDArray[Any], Mapping[str, Any]], None]] = {

@@ -24,6 +24,13 @@ __all__ = ["DEFAULT_RATE", "ScoreScand"]
 DEFAULT_RATE = 0.01
 
 
+def choose_pooling(pooling: str, scan: Mapping[Any, Any]) -> str:
+    """How a scan's map becomes its score where ``pooling`` leaves it open: it depends on whether it has a frame."""
+    if pooling != "auto":
+        return pooling
+    return "top1pct" if scan.get("frame") is None else "top01pct"
+
+
 class _HasGroups(Protocol):
     @property
     def design(self) -> Design | None: ...
@@ -89,7 +96,7 @@ class ScoreScand(MapTransform):
                 "shows nothing that could be scored: no patch holds enough foreground; is it an image of the kind that "
                 "was fitted?",
             )
-        out["score"] = float(pool_image_score(anomaly_map, anomaly_map > 0, self._choose_pooling(out)))
+        out["score"] = float(pool_image_score(anomaly_map, anomaly_map > 0, choose_pooling(self.pooling, out)))
         meta = {**out["image"].meta, **out["pred"].meta}
         # MONAI keeps what it knows of a scan beside the engine's output; the class has to travel with the map.
         meta["abnormal"] = None if out.get("abnormal") is None else int(out["abnormal"])
@@ -105,15 +112,11 @@ class ScoreScand(MapTransform):
         out["pred"] = MetaTensor(anomaly_map.as_subclass(torch.Tensor), meta=meta)
         return out
 
-    def _choose_pooling(self, data: Mapping[Hashable, Any]) -> str:
-        if self.pooling != "auto":
-            return self.pooling
-        return "top1pct" if data.get("frame") is None else "top01pct"
-
     def _choose_judge(self, out: dict[Hashable, Any]) -> tuple[Calibration, RegionCalibration | None]:
         """What the scan's person is judged by; says in ``out`` what of the person is known."""
         if self.groups is None or self.groups.design is None:
-            return self.calibration, self.regions
+            present = out["image"].meta.get("present")
+            return self.calibration.of(present), None if self.regions is None else self.regions.of(present)
         person = read_person(out["image"].meta)
         out["covariates"], out["group"] = self.groups.design.describe(person), self.groups.find_group(person)
         return self.groups.judge_of(out["group"])

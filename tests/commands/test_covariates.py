@@ -108,6 +108,14 @@ def test_python_gives_what_the_command_line_gives(joined: Path, cohort: Path, ta
     assert (result.row.score, result.row.group) == (row.score, "M")
 
 
+def test_a_site_of_such_a_bundle_has_no_groups(joined: Path, cohort: Path, table: Path, tmp_path: Path) -> None:
+    scans = _scans(cohort)[1][:3]
+    fit(scans, tmp_path / "north", update=joined, site="north", covariates=table)
+    (row,) = infer(tmp_path / "north", scans[:1], tmp_path / "out", report=False, covariates=table).scans
+    assert (row.group, row.smallest_p_value) == (None, 1 / 4)
+    assert row.covariates == "age 51 (fitted 30 to 44), sex M"
+
+
 def test_two_visits_are_judged_with_the_table(joined: Path, cohort: Path, table: Path, tmp_path: Path) -> None:
     scan, other = (cohort.parent / "imagesTs" / f"test_healthy_00{number}.nii.gz" for number in (0, 1))
     outcome = compare(joined, tmp_path, before=[scan], after=[scan], healthy=[other], covariates=table)

@@ -88,9 +88,10 @@ def test_refusals_are_one_line(
 ) -> None:
     for options, reason in (
         (["--site", "north"], "`site` must come with `update`"),
-        (["--site", "south", "--update", moved], "be of no site yet, got that of north"),
-        (["--update", moved], "got that of north"),
-        (["--site", "north", "--update", picture_bundle], "judge by place"),
+        (["--site", "south", "--update", moved], "`update` must name a bundle of no site, got that of north"),
+        (["--update", moved], "`update` must name a bundle of no site, got that of north"),
+        (["--site", "north", "--update", picture_bundle], "a bundle that judges by place"),
+        (["--site", "north", "--update", bundle, "--image-size", "64"], "`image_size` must be the bundle's own, 56"),
         (["--site", "north", "--update", bundle, "--covariates", scans[0]], "that was fitted without"),
     ):
         command = ["fit", "--images", scans[0], "--out", tmp_path / "refused", *options]

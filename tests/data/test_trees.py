@@ -126,10 +126,10 @@ def test_a_datalist_from_windows_is_read(tmp_path: Path) -> None:
     assert item["image"] == str(tmp_path / "scans" / "a.nii.gz")
 
 
-def test_channels_of_a_datalist_are_not_joined(tmp_path: Path) -> None:
+def test_channels_of_a_datalist_are_joined_only_by_name(tmp_path: Path) -> None:
     entry = {"image": ["a_0000.nii.gz", "a_0001.nii.gz"]}
     (tmp_path / "list.json").write_text(json.dumps({"test": [entry]}))
-    with pytest.raises(ScanError, match=r"has an entry with 2 images, .*; a scan is one image, channels are not"):
+    with pytest.raises(ScanError, match=r"has an entry with 2 images, .*, and no `channels` that name them"):
         resolve_datalist(tmp_path / "list.json")
     (tmp_path / "list.json").write_text(json.dumps({"test": [{"image": ["a.nii.gz"]}]}))
     assert resolve_datalist(tmp_path / "list.json")[0]["image"] == str(tmp_path / "a.nii.gz")

@@ -25,6 +25,7 @@ from fastapi import HTTPException
 from monailabel.config import settings
 from monailabel.interfaces.exception import MONAILabelException
 
+from monai_dpmm_ad.bundle.folder import write_settings
 from monai_dpmm_ad.commands import fit, infer
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.label.app import AnomalyApp
@@ -66,6 +67,15 @@ def test_a_bundle_must_be_named(tmp_path: Path) -> None:
     for conf in ({}, {"bundle": str(tmp_path)}):
         with pytest.raises(CheckpointError, match="--conf bundle BUNDLE"):
             AnomalyApp(str(tmp_path), str(tmp_path), conf)
+
+
+def test_a_bundle_of_several_sequences_is_refused(bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundle, tmp_path / "bundle")
+    write_settings(tmp_path / "bundle", {"sequences": ["T1", "FLAIR"]})
+    with pytest.raises(
+        ValueError, match="for a label server, which hands over one image, got one of the sequences T1, FL"
+    ):
+        AnomalyApp(str(tmp_path), str(tmp_path), {"bundle": str(tmp_path / "bundle")})
 
 
 def test_the_packages_own_copy_of_the_app_is_not_started(bundle: Path, tmp_path: Path) -> None:

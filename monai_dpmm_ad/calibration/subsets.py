@@ -1,0 +1,47 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""A calibration for every choice of sequences that a scan may have."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from monai_dpmm_ad.calibration.calibration import Calibration
+from monai_dpmm_ad.ops.subsets import list_subsets
+
+__all__ = ["SubsetCalibration"]
+
+
+class SubsetCalibration(Calibration):
+    """The calibration of scans that have all sequences, and beside it one for every other choice of them.
+
+    Args:
+        number: Q of the sequences.
+        num_regions: see `Calibration`.
+
+    Example:
+        >>> import torch
+        >>> calibration = SubsetCalibration(2)
+        >>> calibration.of("10").update(torch.tensor([0.5]), None, image_score=0.5)
+        >>> calibration.of("10").finish()
+        >>> calibration.of("10").fitted, calibration.of("01").fitted, calibration.of("11") is calibration
+        (True, False, True)
+    """
+
+    def __init__(self, number: int, num_regions: int = 0) -> None:
+        super().__init__(num_regions)
+        *others, self.whole = list_subsets(number)
+        self.parts = nn.ModuleDict({present: Calibration(num_regions) for present in others})
+
+    def of(self, present: str | None) -> Calibration:
+        """The calibration of scans with the sequences ``present``, as ``"101"``; None for all."""
+        if present is None or present == self.whole:
+            return self
+        part = self.parts[present]
+        assert isinstance(part, Calibration)
+        return part
+
+    def reset(self) -> None:
+        """Forget the fit and all pending scans, of every choice."""
+        super().reset()
+        for present in self.parts:
+            self.of(present).reset()

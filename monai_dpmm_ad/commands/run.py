@@ -125,6 +125,9 @@ def fit(
                 workflow.run()
     split, network = workflow.split, workflow.network
     notes = [judge_network(network, read_settings(bundle)), network.note(), split.note]
+    wanted = overrides.get("normative") != "off" and overrides.get("frame") != "none"
+    if wanted and network.normative is None and len(split.train) == 1 and network.kind.spatial_dims == 3:
+        notes.append("of one fitted scan, what differs between people is not known: maps are not judged by place")
     return Outcome(
         failures=[*split.found.list_failures(), *workflow.failures],
         metrics=describe_fit(bundle),

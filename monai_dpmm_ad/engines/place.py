@@ -23,6 +23,8 @@ from monai_dpmm_ad.utils.progress import track
 
 __all__ = ["fit_normative"]
 
+#: Scans that a normative map needs: from one, a real patient's map was worse than without place (docs/normative.md).
+_LEAST_FITTED = 2
 #: Scans that the reference is the mean of, at most, evenly spaced among those that are fitted.
 _NUM_REFERENCE = 16
 #: Largest share of the fitted scans whose registration may fail before all are placed by their boxes.
@@ -38,7 +40,8 @@ def fit_normative(
     has seen: the old ones' scores are those of the detector before.
 
     Args:
-        network: its detector is fitted. ``normative`` becomes None where the scans are not all volumes.
+        network: its detector is fitted. ``normative`` becomes None where the scans are not all volumes, and where it is
+            a single one of which either deviation would count: it tells nothing of how people differ.
         dataset: the fitted scans; the transform takes thumbnails, see `embed_dataset`.
         store: their embeddings. Under torch.distributed each process takes its share of them.
         frame: one of :data:`~monai_dpmm_ad.normative.FRAMES`; ``auto`` registers, or takes boxes where that fails.
@@ -54,6 +57,9 @@ def fit_normative(
     if not _are_volumes(scans, names):
         if isinstance(normative, TrendMap):
             raise ValueError("`covariates` must be left out of a fit of pictures, whose maps are not judged by place.")
+        network.normative = None
+        return
+    if not normative.fitted and len(names) < _LEAST_FITTED and normative.side == "both":
         network.normative = None
         return
     if not normative.fitted:

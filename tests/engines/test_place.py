@@ -13,6 +13,7 @@ from conftest import FAST
 
 from monai_dpmm_ad.bundle import load_workflow, read_settings
 from monai_dpmm_ad.commands import fit, infer
+from monai_dpmm_ad.commands.model import AnomalyModel
 from monai_dpmm_ad.data.dataset import ScanDataset
 from monai_dpmm_ad.engines.thumbnails import FittedScan, FittedScans
 from monai_dpmm_ad.errors import EmbeddingStoreError
@@ -91,3 +92,13 @@ def test_frames_that_the_user_chooses(cohort: Path, tiny_vit: Path, tmp_path: Pa
         assert row.frame == expected
         assert row.frame != "deformed" or row.frame_quality > 0.9
         assert read_settings(tmp_path / frame)["normative"] == ("off" if frame == "none" else "on")
+
+
+def test_a_single_scan_is_no_cohort_unless_a_side_is_named(cohort: Path, tiny_vit: Path, tmp_path: Path) -> None:
+    fitted, held_out = sorted((cohort.parent / "imagesTr").glob("*.nii.gz"))[:2]
+    for side in ("both", "bright"):
+        options = {"embedder_name": str(tiny_vit), "intensity_side": side, **FAST}
+        outcome = fit([fitted], tmp_path / side, held_out=[held_out], **options)
+        judged = AnomalyModel.load(tmp_path / side).network.normative is not None
+        assert judged == (side == "bright")
+        assert ("not judged by place" in str(outcome.note)) == (not judged)

@@ -36,7 +36,7 @@ def describe_own(finished: Tensor, quality: float | None) -> list[float]:
 
     Example:
         >>> [round(value, 2) for value in describe_own(torch.tensor([0.0, 1.0, 2.0, 3.0]), 0.9)]
-        [0.69, 0.39, 0.1]
+        [0.69, 0.29, 0.1]
     """
     values = finished.flatten()
     values = values[:: max(1, len(values) // _VALUES)]

@@ -64,7 +64,7 @@ class HFViTEmbedder(Embedder):
         >>> from monai_dpmm_ad.embedding import compact_path
         >>> embedder = HFViTEmbedder(compact_path(), stages=[1, 3])
         >>> embedder.embed(torch.rand(1, 1, 60, 56)).patches.shape
-        torch.Size([1, 2, 8, 7, 128])
+        torch.Size([1, 2, 8, 7, 192])
     """
 
     backbone: Any

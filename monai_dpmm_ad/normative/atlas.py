@@ -111,9 +111,9 @@ class Atlas(nn.Module):
         Raises:
             NotFittedError: no scan was seen.
         """
-        known = [] if self._sums is None else [(self._sums, self._counts)]
+        pending = [] if self._sums is None else [(self._sums, self._counts)]
         self._sums, self._counts = None, np.zeros(2, np.int64)
-        seen = gather_lists(known)
+        seen = gather_lists(pending)
         if not seen:
             raise NotFittedError("`finish` needs at least one healthy scan. Call `update` first.")
         sums, counts = seen.pop()

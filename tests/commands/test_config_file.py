@@ -38,7 +38,7 @@ def config(tmp_path: Path) -> Path:
 def test_a_file_says_what_the_command_line_says(config: Path) -> None:
     read = parse_arguments(["fit", "--config", str(config)])
     assert read == parse_arguments(["fit", *WORDS])
-    assert read["suffix"] == "0000"
+    assert read["suffix"] == ["0000"]
     assert read["normative"] == "off"
 
 

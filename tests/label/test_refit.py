@@ -42,12 +42,13 @@ def test_a_refit_takes_the_bundles_place_and_keeps_it(copy: Path, normal: list[s
     config = read_settings(copy)
     write_settings(copy, {"false_positive_rate": 0.07})
     old = state_of(copy)
-    result = refit_bundle(copy, normal, force=True, max_epochs=1)
+    third = next(Path(normal[0]).parents[1].glob("imagesTr/*.nii.gz"))  # of a single fitted scan there is no place
+    result = refit_bundle(copy, [*normal, str(third)], force=True, max_epochs=1)
     assert result.bundle == copy.resolve()
     assert not result.failures
     assert same(state_of(result.previous), old)
     assert not same(state_of(copy), old)
-    assert int(state_of(copy)["calibration.num_scans"]) == 1  # one of the two was held out
+    assert int(state_of(copy)["calibration.num_scans"]) == 1  # one of the three was held out
     assert read_settings(copy) == config | {"false_positive_rate": 0.07}  # set by hand, kept
     assert sorted(path.name for path in copy.parent.iterdir()) == sorted([copy.name, result.previous.name])
 

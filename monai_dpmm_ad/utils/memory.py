@@ -39,8 +39,8 @@ def release_heap() -> None:
 
 
 #: Memory that a volume takes at most while it is processed: in units of its size as float32, and bytes beside that, for
-#: the network's batch of slices: what is aimed at. See docs/scale.md for what has been measured.
-_FACTOR, _BESIDE = 4, 256 << 20
+#: the network's batch of slices: what the largest volume of docs/scale.md took.
+_FACTOR, _BESIDE = 4, 512 << 20
 _CGROUP = Path("/sys/fs/cgroup")
 
 

@@ -78,12 +78,12 @@ def test_a_volume_that_does_not_fit_is_refused_by_name_before_memory_is_taken(
     values = np.zeros((40, 50, 60), np.uint8)
     values[10:30, 10:30, 10:30] = np.random.default_rng(0).integers(1, 9, (20, 20, 20))
     nib.save(nib.Nifti1Image(values, np.eye(4)), path)
-    needed = 4 * 4 * values.size + 2**28
+    needed = 4 * 4 * values.size + 2**29
     monkeypatch.setattr("monai_dpmm_ad.utils.memory.available_memory", lambda: needed)
     assert LoadScan()(path).shape == (1, 40, 50, 60)
     monkeypatch.setattr("monai_dpmm_ad.utils.memory.available_memory", lambda: needed - 1)
     with pytest.raises(
-        ScanError, match=r"a\.nii\.gz: needs about 0\.3 GiB of memory .* this machine has 0\.3 GiB left"
+        ScanError, match=r"a\.nii\.gz: needs about 0\.5 GiB of memory .* this machine has 0\.5 GiB left"
     ):
         LoadScan()(path)
     monkeypatch.setattr("monai_dpmm_ad.utils.memory.available_memory", lambda: None)

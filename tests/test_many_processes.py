@@ -76,7 +76,12 @@ def assert_same_state(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]
             rtol, atol = 2e-3, 2e-3 * float(tensor.double().abs().max())
         if name == "regions.largest":  # 1e-5 apart here; a peak that lies at such a place is twice as far apart
             rtol, atol = 5e-3, 5e-3
-        torch.testing.assert_close(two[name], tensor, rtol=rtol, atol=atol, msg=f"{name} differs")
+        if name == "range.rows":  # logarithms of quantiles of the maps, which such places move
+            rtol, atol = 0, 1e-3
+        difference = float((two[name].double() - tensor.double()).abs().max()) if tensor.numel() else 0.0
+        torch.testing.assert_close(
+            two[name], tensor, rtol=rtol, atol=atol, msg=f"{name} differs by up to {difference:.2g}"
+        )
 
 
 def assert_same_maps(one: Path, two: Path) -> None:

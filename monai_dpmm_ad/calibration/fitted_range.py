@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from monai_dpmm_ad.calibration.drift import MAX_SCANS, choose_scans
+from monai_dpmm_ad.calibration.permutation import spread_of
 
 __all__ = ["FALSE_MARKS", "OWN", "FittedRange", "describe_own"]
 
@@ -99,7 +99,7 @@ class FittedRange(nn.Module):
         if not count:
             return 1.0, 0.0, 0
         every = np.vstack([self.rows[:count].cpu().numpy(), own])
-        off = (every - np.median(every, 0)) / _spread(every)
+        off = (every - np.median(every, 0)) / np.maximum(spread_of(every), _LEAST_SPREAD)
         offsets = off.max(1)
         return float((offsets >= offsets[-1]).mean()), float(offsets[-1]), int(off[-1].argmax())
 
@@ -107,8 +107,3 @@ class FittedRange(nn.Module):
         for name, buffer in self.named_buffers():  # a model that was fitted before this was kept has none
             state_dict.setdefault(prefix + name, torch.zeros_like(buffer))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-
-def _spread(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    deviation = np.abs(rows - np.median(rows, 0))
-    return np.asarray(np.maximum(1.4826 * np.median(deviation, 0), _LEAST_SPREAD))

@@ -136,13 +136,13 @@ def _add_infer(commands: Any, name: str, source: str, description: str) -> None:
     parser.add_argument(source, nargs="+", required=True, metavar="PATH", help=f"scans: {PATHS}")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results; the same command continues")
     parser.add_argument("--no-report", dest="report", action="store_false", default=None, help="write no report.html")
-    parser.add_argument(
-        "--bids",
-        action="store_true",
-        default=None,
-        help="write the maps of BIDS files as BIDS derivatives too, in bids/",
-    )
+    _add_bids(parser, "maps")
     add_run(parser, "infer")
+
+
+def _add_bids(parser: argparse.ArgumentParser, what: str) -> None:
+    text = f"write the {what} of BIDS files as BIDS derivatives too, in bids/"
+    parser.add_argument("--bids", action="store_true", default=None, help=text)
 
 
 def _add_compare(commands: Any) -> None:
@@ -167,12 +167,7 @@ def _add_compare(commands: Any) -> None:
         help="of a BIDS data set, which --before names, the sessions to compare (default: no choice)",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
-    parser.add_argument(
-        "--bids",
-        action="store_true",
-        default=None,
-        help="write the changes of BIDS files as BIDS derivatives too, in bids/",
-    )
+    _add_bids(parser, "changes")
     add_run(parser, "compare")
 
 

@@ -97,12 +97,10 @@ def remove_smooth_part(residual: Array, inside: NDArray[np.bool_], degree: int =
         Same shape, 0 outside.
     """
     out = np.zeros_like(residual)
-    points = np.argwhere(inside)
-    if not len(points):
-        return out
-    design = polynomials(2 * points / np.maximum(np.array(inside.shape) - 1, 1) - 1, degree)
-    values = residual[inside].astype(np.float64)
-    out[inside] = values - design @ weigh_robustly(design, values, scale)
+    if inside.any():
+        design = _polynomials_of_place(inside, degree)
+        values = residual[inside].astype(np.float64)
+        out[inside] = values - design @ weigh_robustly(design, values, scale)
     return out
 
 
@@ -122,17 +120,20 @@ def judge_by_itself(residual: Array, inside: NDArray[np.bool_], expected: Array)
         Same shape, 0 outside.
     """
     out = np.zeros_like(residual)
-    points = np.argwhere(inside)
-    if not len(points):
+    if not inside.any():
         return out
     tissue = expected[inside].astype(np.float64)
     tissue = ((tissue - tissue.mean()) / max(float(tissue.std()), 1e-6))[:, None]
-    place = polynomials(2 * points / np.maximum(np.array(inside.shape) - 1, 1) - 1, 2)
-    design = np.concatenate([place, tissue, tissue**2], 1)
+    design = np.concatenate([_polynomials_of_place(inside, 2), tissue, tissue**2], 1)
     values = residual[inside].astype(np.float64)
     own = values - design @ weigh_robustly(design, values)
     out[inside] = own / max(1.0, spread_of(own) / _WIDEST)
     return out
+
+
+def _polynomials_of_place(inside: NDArray[np.bool_], degree: int) -> NDArray[np.float64]:
+    """All monomials up to a degree at the elements that count ``(n, m)``, the volume's edges at -1 and 1."""
+    return polynomials(2 * np.argwhere(inside) / np.maximum(np.array(inside.shape) - 1, 1) - 1, degree)
 
 
 def spread_of(values: NDArray[np.floating[Any]]) -> float:

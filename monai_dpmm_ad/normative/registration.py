@@ -18,7 +18,7 @@ from monai_dpmm_ad.normative.lattice import Lattice, Volume, resample
 if TYPE_CHECKING:
     import SimpleITK
 
-__all__ = ["find_start", "fit_box", "measure_quality", "refine", "register"]
+__all__ = ["find_start", "fit_box", "measure_quality", "refine", "register", "to_itk"]
 
 Matrix = NDArray[np.float64]
 Cut = tuple[tuple[bool, bool], tuple[bool, bool], tuple[bool, bool]]
@@ -298,7 +298,7 @@ def optimize(reference: Volume, moving: Volume, start: Matrix, rigid: bool = Fal
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(transform, inPlace=True)
     try:
-        method.Execute(_to_itk(reference), _to_itk(moving))
+        method.Execute(*(to_itk(part.values * part.weight, part.lattice) for part in (reference, moving)))
     except RuntimeError:
         return start
     matrix = np.eye(4)
@@ -307,10 +307,11 @@ def optimize(reference: Volume, moving: Volume, start: Matrix, rigid: bool = Fal
     return matrix if np.isfinite(matrix).all() and abs(np.linalg.det(matrix)) > 1e-3 else start
 
 
-def _to_itk(volume: Volume) -> SimpleITK.Image:
+def to_itk(values: NDArray[np.float32], lattice: Lattice) -> SimpleITK.Image:
+    """What lies on a lattice, as SimpleITK has it."""
     import SimpleITK as sitk
 
-    image: Any = sitk.GetImageFromArray(np.ascontiguousarray((volume.values * volume.weight).transpose(2, 1, 0)))
-    image.SetSpacing([volume.lattice.spacing] * 3)
-    image.SetOrigin(volume.lattice.origin)
+    image: Any = sitk.GetImageFromArray(np.ascontiguousarray(values.transpose(2, 1, 0)))
+    image.SetSpacing([lattice.spacing] * 3)
+    image.SetOrigin(lattice.origin)
     return image

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from monai_dpmm_ad.normative.halfway import turned_by
 from monai_dpmm_ad.normative.lattice import Volume, resample
+from monai_dpmm_ad.normative.registration import to_itk
 
 __all__ = ["bring_sequence", "measure_overlap", "register_sequences"]
 
@@ -107,7 +106,7 @@ def _search(fixed: Volume, moving: Volume) -> Matrix:
     method.SetShrinkFactorsPerLevel([4, 2, 1])
     method.SetSmoothingSigmasPerLevel([8, 4, 0])  # mm
     method.SetInitialTransform(transform, inPlace=True)
-    images = [_to_itk(volume) for volume in (fixed, moving)]
+    images = [to_itk(volume.values, volume.lattice) for volume in (fixed, moving)]
     try:
         before = method.MetricEvaluate(*images)
         method.Execute(*images)
@@ -124,15 +123,6 @@ def _search(fixed: Volume, moving: Volume) -> Matrix:
 def _move(points: Matrix, matrix: Matrix) -> Matrix:
     """Points ``(…, 3)`` after a transform ``(4, 4)``."""
     return np.asarray(points @ matrix[:3, :3].T + matrix[:3, 3])
-
-
-def _to_itk(volume: Volume) -> Any:
-    import SimpleITK as sitk
-
-    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.values.transpose(2, 1, 0)))
-    image.SetSpacing([volume.lattice.spacing] * 3)
-    image.SetOrigin(volume.lattice.origin)
-    return image
 
 
 def _corners(shape: tuple[int, ...], affine: Matrix) -> Matrix:

@@ -79,8 +79,9 @@ def test_two_processes_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> N
     mine, other = Trend(SHAPE, 2), Trend(SHAPE, 2)
     for i in range(30):
         (mine if i % 2 else other).update(*(part[i] for part in cohort))
-    theirs = (other._sums, other._count)
-    monkeypatch.setattr("monai_dpmm_ad.normative.trend.gather_lists", lambda listed: [*listed, theirs])
+    theirs = other._sums
+    monkeypatch.setattr("monai_dpmm_ad.utils.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("monai_dpmm_ad.utils.distributed.gather_lists", lambda items: [*items, *theirs.items()])
     mine.finish()
     assert int(mine.num_scans) == 30
     assert all(torch.equal(a, b) for a, b in zip(mine.buffers(), together.buffers(), strict=True))
@@ -100,6 +101,23 @@ def test_few_scans_say_little_and_another_scanner_is_no_age() -> None:
     assert (trend.slopes.abs() < 1e-3).all()
     with pytest.raises(NotFittedError, match="needs a healthy scan with known covariates"):
         trend.finish()
+
+
+def test_another_site_is_no_age_within_one_fit() -> None:
+    x, values, weight = _cohort()
+    one_site, two_sites = Trend(SHAPE, 2), Trend(SHAPE, 2)
+    site = np.arange(30) % 2
+    moved, older = values + 5 * site[:, None, None, None, None].astype(np.float32), x + 2.0 * site[:, None]
+    for i in range(30):
+        one_site.update(older[i], moved[i], weight[i])
+        two_sites.update(older[i], moved[i], weight[i], site=int(site[i]))
+    one_site.finish()
+    two_sites.finish()
+    truth = _fit(Trend(SHAPE, 2), (x, values, weight), np.arange(30)).slopes
+    errors = [float((trend.slopes - truth).abs().mean()) for trend in (one_site, two_sites)]
+    assert errors[1] < 0.1, "each site has a mean of its own"
+    assert errors[0] > 3 * errors[1]
+    assert int(two_sites.num_scans) == 30
 
 
 def test_terms_are_about_0_and_what_is_not_known_is_0() -> None:

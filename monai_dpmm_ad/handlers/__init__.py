@@ -8,6 +8,7 @@ from monai_dpmm_ad.handlers.intensity import IntensityTailHandler
 from monai_dpmm_ad.handlers.metrics import AnomalyMapMetric, AnomalyMetricsHandler, MetricsTable, ScanMetrics
 from monai_dpmm_ad.handlers.place import NormativeHandler
 from monai_dpmm_ad.handlers.progress import ScanProgress
+from monai_dpmm_ad.handlers.sites import SiteHandler
 from monai_dpmm_ad.handlers.tables import ScanRow, ScanTable
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "ScanProgress",
     "ScanRow",
     "ScanTable",
+    "SiteHandler",
     "SubsetCalibrationHandler",
 ]

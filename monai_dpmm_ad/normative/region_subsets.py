@@ -14,8 +14,9 @@ class SubsetRegions(ForSubsets, RegionCalibration):
 
     Args:
         number: Q of the sequences.
+        options: see `RegionCalibration`.
     """
 
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.make_parts(number, RegionCalibration)
+    def __init__(self, number: int, *options: int) -> None:
+        super().__init__(*options)
+        self.make_parts(number, lambda: RegionCalibration(*options))

@@ -237,8 +237,6 @@ def test_what_takes_single_images_says_so(together: Path, bundle: Path, person: 
         fit([together.parent / "fit.json"], tmp_path / "updated", update=bundle)
     with pytest.raises(ValueError, match=message.format("an update")):
         fit([person], tmp_path / "updated", update=together)
-    with pytest.raises(ValueError, match="`covariates` must be left out with several sequences, got T1, T2, FLAIR"):
-        fit([together.parent / "fit.json"], tmp_path / "people", covariates=tmp_path / "people.csv")
     listed = write(tmp_path / "list.json", test=[entry(person, *NAMES)])
     with pytest.raises(RuntimeError) as caught:
         infer(bundle, [listed], tmp_path / "out")

@@ -123,12 +123,13 @@ def test_another_site_is_no_age_within_one_fit() -> None:
 def test_terms_are_about_0_and_what_is_not_known_is_0() -> None:
     design = Design()
     design.observe(PEOPLE)
-    terms = np.array([design.terms(person) for person in PEOPLE])
+    terms = np.array([design.traits(person).terms for person in PEOPLE])
     np.testing.assert_allclose(terms.mean(0), 0, atol=1e-9)
     np.testing.assert_allclose(terms.std(0)[[0, 2]], 1)
-    assert (design.terms({}) == 0).all()
-    assert design.terms_if_known({"age": None}) is None
-    np.testing.assert_array_equal(design.terms({"age": 99.0, "sex": "F"}), design.terms({"age": 75.0, "sex": "F"}))
+    assert (design.traits({}).terms == 0).all()
+    assert design.traits_if_known({"age": None}) is None
+    old = [design.traits({"age": age, "sex": "F"}).terms for age in (99.0, 75.0)]
+    np.testing.assert_array_equal(*old)
     assert design.describe({"age": 99.0}) == "age 99 (fitted 20 to 75), sex not known: the cohort's mean"
     assert design.describe({"age": 30.0, "sex": "M"}) == "age 30, sex M"
 
@@ -137,7 +138,7 @@ def test_a_column_in_which_all_are_alike_is_not_asked_for() -> None:
     design = Design()
     design.observe([{"age": 30.0, "sex": "F"}, {"age": 40.0, "sex": "F"}])
     assert design.names == ("age",)
-    assert design.terms({"age": 35.0, "sex": "M"})[2] == 0
+    assert design.traits({"age": 35.0, "sex": "M"}).terms[2] == 0
     with pytest.raises(ValueError, match="must tell the fitted people apart, got 2"):
         Design().observe([{"age": 30.0}, {"age": 30.0}])
 
@@ -164,7 +165,7 @@ def _fit_map(people: list[dict[str, Any]], joined: bool) -> TrendMap:
     scans = [_head(person, seed) for seed, person in enumerate(people)]
     normative.set_reference([resample(scans[0], affine, 5.0)])
     frames = [normative.find_frame(image, affine) for image in scans]
-    terms = [normative.design.terms(person) if joined else None for person in people]
+    terms = [normative.design.traits(person) if joined else None for person in people]
     index = np.argwhere(scans[0] > 0)
     points = index @ affine[:3, :3].T + affine[:3, 3]
     scores = [np.abs(1.5 - image[tuple(index.T)]) for image in scans]
@@ -199,16 +200,16 @@ def test_an_old_head_is_judged_against_old_heads() -> None:
     peaks = {}
     for joined in (False, True):
         normative = _fit_map(people, joined)
-        terms = normative.design.terms(old) if joined else None
-        finished = normative(np.abs(1.5 - image), image, affine, normative.find_frame(image, affine), terms=terms)
+        traits = normative.design.traits(old) if joined else None
+        finished = normative(np.abs(1.5 - image), image, affine, normative.find_frame(image, affine), traits=traits)
         peaks[joined] = float(finished[core].mean())
     lesion = (slice(10, 14), slice(18, 22), slice(10, 14))
     image[lesion] *= 0.4
-    found = normative(np.abs(1.5 - image), image, affine, normative.find_frame(image, affine), terms=terms)
+    found = normative(np.abs(1.5 - image), image, affine, normative.find_frame(image, affine), traits=traits)
     assert found[lesion].mean() > 2 * finished[lesion].mean()
     assert peaks[True] < 0.75 * peaks[False]
-    young, twin = normative.design.terms({"age": 20.0}), normative.find_frame(image, affine)
-    drawn = [normative.draw_healthy(image, affine, twin, x)[core].mean() for x in (young, terms)]
+    young, twin = normative.design.traits({"age": 20.0}), normative.find_frame(image, affine)
+    drawn = [normative.draw_healthy(image, affine, twin, x)[core].mean() for x in (young, traits)]
     assert drawn[0] > 1.2 * drawn[1], "the twin is of the same age"
 
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         AnomalyMetricsHandler,
         BestModelSaver,
         CalibrationHandler,
+        DicomHandler,
         DriftHandler,
         IntensityTailHandler,
         MetricsTable,
@@ -95,8 +96,8 @@ _NAMES = {
     "embedding": "Embedder StoreLoader create_embedder",
     "engines": "DetectorTrainer HeldOutEvaluator ResumeLog ScanEvaluator embed_dataset",
     "errors": "CheckpointError EmbeddingStoreError NotFittedError ScanError",
-    "handlers": "AnomalyMetricsHandler BestModelSaver CalibrationHandler DriftHandler IntensityTailHandler "
-    "MetricsTable NormativeHandler ScanMetrics ScanProgress ScanTable SiteHandler "
+    "handlers": "AnomalyMetricsHandler BestModelSaver CalibrationHandler DicomHandler DriftHandler "
+    "IntensityTailHandler MetricsTable NormativeHandler ScanMetrics ScanProgress ScanTable SiteHandler "
     "SubsetCalibrationHandler",
     "mixture": "DirichletProcessMixture",
     "network": "AnomalyNet SequenceNet VolumeInferer",

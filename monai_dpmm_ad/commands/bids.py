@@ -62,7 +62,9 @@ def write_bids_changes(out: Path, pairs: Sequence[Mapping[str, Any]]) -> list[Pa
     derivatives = []
     for pair in pairs:
         first = Path(pair["before"])
-        seconds = {"ComparedWith": Path(pair["after"]).name}
+        seconds: dict[str, Any] = {"ComparedWith": Path(pair["after"]).name}
+        if pair["in_range"] is not None:
+            seconds["InRange"] = pair["in_range"]
         for postfix, suffix, more in (
             ("change", None, {"SkullStripped": False, "Description": "positive is more unusual than before"}),
             ("changed", "dseg", {"Description": f"what changed: {_KINDS}; no diagnosis"}),

@@ -3,6 +3,7 @@
 
 from monai_dpmm_ad.handlers.best_model import BestModelSaver
 from monai_dpmm_ad.handlers.calibration import CalibrationHandler, SubsetCalibrationHandler
+from monai_dpmm_ad.handlers.dicom import DicomHandler
 from monai_dpmm_ad.handlers.drift import DriftHandler
 from monai_dpmm_ad.handlers.intensity import IntensityTailHandler
 from monai_dpmm_ad.handlers.metrics import AnomalyMapMetric, AnomalyMetricsHandler, MetricsTable, ScanMetrics
@@ -16,6 +17,7 @@ __all__ = [
     "AnomalyMetricsHandler",
     "BestModelSaver",
     "CalibrationHandler",
+    "DicomHandler",
     "DriftHandler",
     "IntensityTailHandler",
     "MetricsTable",

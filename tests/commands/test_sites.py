@@ -113,9 +113,7 @@ def test_another_site_is_learnt_for_such_a_bundle_and_a_plain_update_is_refused(
     joined: Path, scans: list[Path], table: Path, tmp_path: Path
 ) -> None:
     new = [scan for scan in scans if scan.name.startswith("south_test")]
-    with pytest.raises(
-        ValueError, match=r"that does not tell sites apart, got one of north, south\. Fit anew"
-    ):
+    with pytest.raises(ValueError, match=r"that does not tell sites apart, got one of north, south\. Fit anew"):
         fit(new, tmp_path / "refused", update=joined, covariates=table)
     assert not (tmp_path / "refused").exists()
     fit(new, tmp_path / "east", update=joined, site="east")

@@ -167,7 +167,7 @@ def test_an_update_adds_to_the_trends(joined: Path, cohort: Path, table: Path, t
     ("table_text", "options", "reason"),
     [
         ("name,age\ntrain_000,30\n", [], "has no row for the scan train_001"),
-        ("name,weight\ntrain_000,30\n", [], "lacks the column age or sex; it has name, weight"),
+        ("name,weight\ntrain_000,30\n", [], "lacks the column age or sex or site; it has name, weight"),
         (None, ["--normative", "off"], "`covariates` must be left out where maps are not judged by place"),
         (None, ["--group-by", "sex"], "groups of 2 held-out scans or more, got 1 of the group"),
     ],

@@ -273,7 +273,7 @@ def _write_results(
     outcome.regions = {row.name: table.regions[row.name] for row in outcome.scans if row.name in table.regions}
     outcome.found = workflow.found.summary()
     if bids and is_first():
-        write_bids(out, outcome.scans, workflow.settings)
+        write_bids(out, outcome.scans, workflow.settings, workflow.datalist)
     notes = [judge_network(workflow.network, workflow.settings)]
     if overrides.get("regions") and not workflow.settings["num_regions"]:
         notes.append(ONLY_NAMES)

@@ -156,6 +156,18 @@ def test_evaluation_takes_folders_by_the_bundles_names(
     assert outcome.failures == []
 
 
+def test_bids_sidecars_name_every_sequence(together: Path, person: Path, tmp_path: Path) -> None:
+    for name in ("T1", "FLAIR"):
+        path = tmp_path / "raw" / "sub-1" / "anat" / f"sub-1_{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(person / f"{name}.nii.gz")
+    (tmp_path / "raw" / "dataset_description.json").write_text("{}")
+    infer(together, [tmp_path / "raw"], tmp_path / "out", report=False, bids=True)
+    (sidecar,) = (tmp_path / "out" / "bids").rglob("*_desc-anomaly_T1.json")
+    sources = json.loads(sidecar.read_text())["Sources"]
+    assert sources == ["bids:raw:sub-1/anat/sub-1_T1.nii.gz", "bids:raw:sub-1/anat/sub-1_FLAIR.nii.gz"]
+
+
 def test_the_healthy_twin_is_that_of_the_first_sequence(together: Path, person: Path, tmp_path: Path) -> None:
     single = together / "fit" / "FLAIR"
     for bundle, folder in ((together, "both"), (single, "one")):

@@ -2,13 +2,16 @@
 """What judging scores by place buys, on real healthy heads with implants, measured through the product.
 
     python benchmarks/normative.py --data ../shared/data/ixi_t1_2mm --out runs/normative [--part choose] [--seeds 0 1 2]
+        [--detector memory_bank] [--settings '{"covariance": "rotated"}']
 
 A seed fits a bundle to 50 heads with the command's defaults and calibrates it on 25. Part ``choose`` looks at those 25,
 each healthy, with small, with large implants and with the mask of a real patient's lesions: what is chosen is chosen
 there. Part ``test`` looks at 35 others, in thirds, and the masks in two thirds. ``mixture`` is the detector's own map,
 flagged where 1 % of the held-out healthy voxels are exceeded; ``finished`` the map, the score and the regions that a
-user gets. Of several seeds the mean is printed, and of the image AUROC the spread. What is measured of a scan is kept
-in ``--out``: an interrupted run goes on. ``--picture FILE`` draws both maps of some heads.
+user gets. Of several seeds the mean is printed, and of the image AUROC the spread; ``--implants 0`` gives all seeds the
+implants of seed 0, so that what moves is the fit alone. ``--settings`` are further ones of the fit; detectors share the
+embeddings of a seed. What is measured of a scan is kept in ``--out``: an interrupted run goes on. ``--picture FILE``
+draws both maps of some heads.
 """
 
 from __future__ import annotations
@@ -16,8 +19,11 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import nibabel as nib
@@ -47,6 +53,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--heads", action="store_true", help="whole heads instead of brains")
     parser.add_argument("--detector", default="dpmm", help="the detector that is fitted")
+    parser.add_argument("--settings", type=json.loads, default={}, help="further settings of the fit, JSON")
+    parser.add_argument("--implants", type=int, help="seed of the implants and of who gets them (default: the fit's)")
     parser.add_argument("--fitted", type=int, help="fit so many of the 50 heads only")
     parser.add_argument("--limit", type=int, help="look at so many heads of the part only")
     parser.add_argument("--picture", type=Path, help="draw the maps of some heads into this file")
@@ -61,6 +69,8 @@ def main() -> None:
             not arguments.heads,
             arguments.detector,
             fitted=arguments.fitted,
+            implants=arguments.implants,
+            settings=arguments.settings,
         )
         figures.append(report(study, arguments.part, study.cases(arguments.part, arguments.limit)))
         if arguments.picture:
@@ -84,14 +94,22 @@ class Study:
         fold: int = 0,
         match: str = "on",
         fitted: int | None = None,
+        implants: int | None = None,
+        settings: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.data, self.seed, self.brains, self.detector, self.match = data, seed, brains, detector, match
-        self.fitted = fitted
-        parts = ["brains" if brains else "heads", *([detector] if detector != "dpmm" else []), f"seed{seed}"]
-        parts += [*([f"fold{fold}"] if fold else []), *(["unmatched"] if match == "off" else [])]
-        parts += [f"fitted{fitted}"] if fitted else []
-        self.out = out / "-".join(parts)
-        self.deal: Deal = deal(data, seed, fold)
+        self.fitted, self.settings = fitted, dict(settings)
+        self.implants = seed if implants is None else implants
+        cohort = ["brains" if brains else "heads", f"seed{seed}", *([f"fold{fold}"] if fold else [])]
+        cohort += [*(["unmatched"] if match == "off" else []), *([f"fitted{fitted}"] if fitted else [])]
+        self.embeddings = out / "-".join(["embeddings", *cohort])
+        words = [f"{name}-{value}" for name, value in sorted(self.settings.items())]
+        self.out = out / "-".join([*cohort, *([detector] if detector != "dpmm" else []), *words])
+        self.deal: Deal = replace(deal(data, seed, fold), seed=self.implants)
+
+    def place(self, kind: str) -> Path:
+        """The folder of scans of a kind: other implants than the seed's own lie apart."""
+        return self.out / (f"implants{self.implants}" if self.implants != self.seed and kind != "healthy" else "")
 
     def cases(self, part: str, limit: int | None) -> list[tuple[str, str]]:
         """Name and kind of the scans of a part."""
@@ -108,19 +126,30 @@ class Study:
                 [self.write(name, "healthy") for name in names]
                 for names in (self.deal.fitted[: self.fitted], self.deal.calibrated)
             )
-            fit(fitted, bundle, held_out=held_out, seed=self.seed, detector_name=self.detector, match=self.match)
+            fit(
+                fitted,
+                bundle,
+                held_out=held_out,
+                seed=self.seed,
+                detector_name=self.detector,
+                match=self.match,
+                shared_embeddings=str(self.embeddings),
+                **self.settings,
+            )
         return AnomalyModel.load(bundle)
 
     def write(self, name: str, kind: str) -> Path:
         if kind == "masks":
             normative = self.model.network.normative
             assert normative is not None
-            return write_lesion_masks(self.data, self.out / "scans", name, self.seed, normative, self.brains)
-        return write_scan(self.data, self.out / "scans", name, kind, self.seed, self.brains)
+            return write_lesion_masks(
+                self.data, self.place(kind) / "scans", name, self.implants, normative, self.brains
+            )
+        return write_scan(self.data, self.place(kind) / "scans", name, kind, self.implants, self.brains)
 
     def measure(self, name: str, kind: str) -> dict[str, Any]:
         """Both maps of a scan where it has foreground, the truth, and what the product flags."""
-        path = self.out / "cells" / f"{kind}-{name}.npz"
+        path = self.place(kind) / "cells" / f"{kind}-{name}.npz"
         if not path.exists():
             cell = self._predict(name, kind)
             path.parent.mkdir(exist_ok=True, parents=True)
@@ -136,7 +165,7 @@ class Study:
         result = model.predict(path)
         hook.remove()
         (mixture, image, affine, frame), finished = seen[0]
-        truth = np.asarray(nib.load(self.out / "scans" / kind / "masks" / path.name).dataobj) > 0
+        truth = np.asarray(nib.load(self.place(kind) / "scans" / kind / "masks" / path.name).dataobj) > 0
         inside = image > 0
         to_native = np.linalg.inv(result.affine) @ affine
         index = np.rint(np.argwhere(inside) @ to_native[:3, :3].T + to_native[:3, 3]).astype(int)
@@ -167,12 +196,14 @@ def report(study: Study, part: str, cases: list[tuple[str, str]]) -> dict[str, A
     healthy = [cells.get((name, "healthy")) or study.measure(name, "healthy") for name in study.deal.calibrated]
     threshold = float(np.quantile(np.concatenate([cell["mixture"] for cell in healthy]), 1 - RATE))
     figures: dict[str, Any] = {"seed": study.seed, "part": part, "brains": study.brains, "detector": study.detector}
+    figures["settings"], figures["implants"] = study.settings, study.implants
     figures["frames"] = {str(kind): [str(c["frame"]) for c in cells.values()].count(kind) for kind in FRAME_KINDS}
     for number, way in enumerate(WAYS):
         row: dict[str, Any] = {kind: describe(cells, kind, way, number, threshold) for kind in KINDS}
         counts = [count(cell, way, threshold)[0] for (_, kind), cell in cells.items() if kind == "healthy"]
         figures[way] = row | {"regions of a healthy scan": [float(np.mean(counts)), float(np.median(counts))]}
-    print_rows(f"{study.detector}, seed {study.seed}, {part}", figures)
+    title = ", ".join([study.detector, *(f"{name} {value}" for name, value in study.settings.items())])
+    print_rows(f"{title}, seed {study.seed}, {part}", figures)
     print(json.dumps(figures), flush=True)
     return figures
 

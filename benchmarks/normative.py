@@ -10,8 +10,8 @@ there. Part ``test`` looks at 35 others, in thirds, and the masks in two thirds.
 flagged where 1 % of the held-out healthy voxels are exceeded; ``finished`` the map, the score and the regions that a
 user gets. Of several seeds the mean is printed, and of the image AUROC the spread; ``--implants 0`` gives all seeds the
 implants of seed 0, so that what moves is the fit alone. ``--settings`` are further ones of the fit; detectors share the
-embeddings of a seed. What is measured of a scan is kept in ``--out``: an interrupted run goes on. ``--picture FILE``
-draws both maps of some heads.
+embeddings of a seed. ``--parts`` has rows for the detector's channel and for the intensities alone. What is measured of
+a scan is kept in ``--out``: an interrupted run goes on. ``--picture FILE`` draws both maps of some heads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -36,11 +36,13 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from monai_dpmm_ad.bundle import is_fitted
 from monai_dpmm_ad.commands import fit
 from monai_dpmm_ad.commands.model import AnomalyModel
+from monai_dpmm_ad.normative.combination import combine, surprise
 from monai_dpmm_ad.ops.pooling import pool_image_score
 from monai_dpmm_ad.utils.files import replace_file
 
 KINDS = (*IMPLANTS, "masks")
 WAYS = ("mixture", "finished")
+PARTS = ("mixture", "place", "intensity", "finished")
 RATE = 0.01
 FRAME_KINDS = ("deformed", "affine", "box")
 
@@ -55,6 +57,7 @@ def main() -> None:
     parser.add_argument("--detector", default="dpmm", help="the detector that is fitted")
     parser.add_argument("--settings", type=json.loads, default={}, help="further settings of the fit, JSON")
     parser.add_argument("--implants", type=int, help="seed of the implants and of who gets them (default: the fit's)")
+    parser.add_argument("--parts", action="store_true", help="rows for what the map is made of as well")
     parser.add_argument("--fitted", type=int, help="fit so many of the 50 heads only")
     parser.add_argument("--limit", type=int, help="look at so many heads of the part only")
     parser.add_argument("--picture", type=Path, help="draw the maps of some heads into this file")
@@ -71,12 +74,13 @@ def main() -> None:
             fitted=arguments.fitted,
             implants=arguments.implants,
             settings=arguments.settings,
+            ways=PARTS if arguments.parts else WAYS,
         )
         figures.append(report(study, arguments.part, study.cases(arguments.part, arguments.limit)))
         if arguments.picture:
             draw(study, arguments.part, arguments.picture, arguments.limit)
     if len(figures) > 1:
-        print_rows(f"{len(figures)} seeds, mean", {way: average([row[way] for row in figures]) for way in WAYS})
+        print_rows(f"{len(figures)} seeds, mean", {way: average([row[way] for row in figures]) for way in study.ways})
         spread = {kind: max(v) - min(v) for kind in KINDS if (v := [row["finished"][kind][2] for row in figures])}
         print("largest difference of the image AUROC: " + ", ".join(f"{k} {v:.3f}" for k, v in spread.items()))
 
@@ -96,9 +100,10 @@ class Study:
         fitted: int | None = None,
         implants: int | None = None,
         settings: Mapping[str, Any] = MappingProxyType({}),
+        ways: Sequence[str] = WAYS,
     ) -> None:
         self.data, self.seed, self.brains, self.detector, self.match = data, seed, brains, detector, match
-        self.fitted, self.settings = fitted, dict(settings)
+        self.fitted, self.settings, self.ways = fitted, dict(settings), ways
         self.implants = seed if implants is None else implants
         cohort = ["brains" if brains else "heads", f"seed{seed}", *([f"fold{fold}"] if fold else [])]
         cohort += [*(["unmatched"] if match == "off" else []), *([f"fitted{fitted}"] if fitted else [])]
@@ -150,12 +155,14 @@ class Study:
     def measure(self, name: str, kind: str) -> dict[str, Any]:
         """Both maps of a scan where it has foreground, the truth, and what the product flags."""
         path = self.place(kind) / "cells" / f"{kind}-{name}.npz"
-        if not path.exists():
-            cell = self._predict(name, kind)
-            path.parent.mkdir(exist_ok=True, parents=True)
-            replace_file(path, lambda temporary: _save(temporary, cell))
-        with np.load(path) as kept:
-            return {key: kept[key] for key in kept.files}
+        if path.exists():
+            with np.load(path) as kept:
+                if set(self.ways) <= set(kept.files):
+                    return {key: kept[key] for key in kept.files}
+        cell = self._predict(name, kind)
+        path.parent.mkdir(exist_ok=True, parents=True)
+        replace_file(path, lambda temporary: _save(temporary, cell))
+        return {key: np.asarray(value) for key, value in cell.items()}
 
     def _predict(self, name: str, kind: str) -> dict[str, Any]:
         seen: list[tuple[Any, Any]] = []
@@ -171,15 +178,20 @@ class Study:
         index = np.rint(np.argwhere(inside) @ to_native[:3, :3].T + to_native[:3, 3]).astype(int)
         lesions, number = ndimage.label(truth, np.ones((3, 3, 3)))
         found = len(np.unique(lesions[result.mask & truth]))
-        return {
-            "mixture": mixture[inside],
-            "finished": finished[inside],
+        maps = {"mixture": mixture, "finished": finished}
+        if "place" in self.ways:
+            network = model.network.normative
+            channels = network.standardize(mixture, image, affine, frame)
+            weights = network.weights.tolist()
+            maps["place"] = surprise(channels[0]).numpy() * inside
+            maps["intensity"] = (combine(channels, [0.0, *weights[1:]]).numpy() if channels[1:] else mixture) * inside
+        scores = {
+            way: pool_image_score(torch.tensor(maps[way])[None], torch.tensor(inside)[None], "top1pct") for way in maps
+        }
+        return {way: values[inside] for way, values in maps.items()} | {
             "truth": truth[tuple(index.T)],
             "index": index.astype(np.int16),
-            "scores": [
-                float(pool_image_score(torch.tensor(mixture)[None], torch.tensor(inside)[None], "top1pct")),
-                result.score,
-            ],
+            "scores": [result.score if way == "finished" else float(scores[way]) for way in self.ways],
             "regions": [len(result.regions), found, number],
             "frame": frame.kind,
         }
@@ -194,11 +206,12 @@ def report(study: Study, part: str, cases: list[tuple[str, str]]) -> dict[str, A
     """Print a row of a table for each map, and all figures as a line of JSON."""
     cells = {case: study.measure(*case) for case in cases}
     healthy = [cells.get((name, "healthy")) or study.measure(name, "healthy") for name in study.deal.calibrated]
-    threshold = float(np.quantile(np.concatenate([cell["mixture"] for cell in healthy]), 1 - RATE))
     figures: dict[str, Any] = {"seed": study.seed, "part": part, "brains": study.brains, "detector": study.detector}
     figures["settings"], figures["implants"] = study.settings, study.implants
     figures["frames"] = {str(kind): [str(c["frame"]) for c in cells.values()].count(kind) for kind in FRAME_KINDS}
-    for number, way in enumerate(WAYS):
+    for way in study.ways:
+        number = -1 if way == "finished" else PARTS.index(way)
+        threshold = float(np.quantile(np.concatenate([cell[way] for cell in healthy]), 1 - RATE))
         row: dict[str, Any] = {kind: describe(cells, kind, way, number, threshold) for kind in KINDS}
         counts = [count(cell, way, threshold)[0] for (_, kind), cell in cells.items() if kind == "healthy"]
         figures[way] = row | {"regions of a healthy scan": [float(np.mean(counts)), float(np.median(counts))]}
@@ -212,7 +225,7 @@ def print_rows(title: str, figures: dict[str, Any]) -> None:
     """Print a row for each map."""
     columns = " | ".join(f"{kind}: AUROC / AP, image, found" for kind in KINDS)
     print(f"| {title} | {columns} | regions of a healthy scan |")
-    for way in WAYS:
+    for way in (way for way in PARTS if way in figures):
         parts = [f"{a:.3f} / {p:.3f}, {i:.2f}, {f:.2f}" for a, p, i, f in (figures[way][kind] for kind in KINDS)]
         mean, median = figures[way]["regions of a healthy scan"]
         print(f"| {way} | " + " | ".join(parts) + f" | {mean:.1f} (median {median:.0f}) |", flush=True)

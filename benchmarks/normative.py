@@ -256,7 +256,7 @@ def count(cell: dict[str, Any], way: str, threshold: float) -> tuple[int, int, i
         return int(flagged), int(found), int(number)
     shape = cell["index"].max(0) + 1
     mask, truth = np.zeros(shape, bool), np.zeros(shape, bool)
-    mask[tuple(cell["index"].T)], truth[tuple(cell["index"].T)] = cell["mixture"] > threshold, cell["truth"]
+    mask[tuple(cell["index"].T)], truth[tuple(cell["index"].T)] = cell[way] > threshold, cell["truth"]
     lesions, number = ndimage.label(truth, np.ones((3, 3, 3)))
     return ndimage.label(mask, np.ones((3, 3, 3)))[1], len(np.unique(lesions[mask & truth])), number
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -108,7 +109,7 @@ class Study:
         cohort = ["brains" if brains else "heads", f"seed{seed}", *([f"fold{fold}"] if fold else [])]
         cohort += [*(["unmatched"] if match == "off" else []), *([f"fitted{fitted}"] if fitted else [])]
         self.embeddings = out / "-".join(["embeddings", *cohort])
-        words = [f"{name}-{value}" for name, value in sorted(self.settings.items())]
+        words = [re.sub(r"\W+", "-", f"{name}-{value}") for name, value in sorted(self.settings.items())]
         self.out = out / "-".join([*cohort, *([detector] if detector != "dpmm" else []), *words])
         self.deal: Deal = replace(deal(data, seed, fold), seed=self.implants)
 

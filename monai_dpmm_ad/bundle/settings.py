@@ -65,8 +65,7 @@ _MODEL = (
         choices=("both", "bright", "dark", "off"), commands=_FIT,
     ),
     Setting(
-        "trend", "off", "whether healthy means follow age and sex; a fit with covariates turns it on", "model",
-        choices=("on", "off"),
+        "trend", "off", "whether means follow people; a fit with a table turns it on", "model", choices=("on", "off"),
     ),
     Setting(
         "group_by", "none", "calibrate groups of people apart, so that promises hold inside each; needs covariates",

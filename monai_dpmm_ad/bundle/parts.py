@@ -156,7 +156,8 @@ def make_network(
     if sequences is not None:
         detectors = [detector, *(make_detector(settings, embedder) for _ in check_names(sequences)[1:])]
         networks = [AnomalyNet(embedder, one, **options) for one in detectors]
-        network = SequenceNet(sequences, networks, settings["num_regions"])
+        judging = {name: settings[name] for name in ("num_regions", "group_by", "sites")}
+        network = SequenceNet(sequences, networks, **judging)
     if state is not None:
         try:
             network.load_state_dict(state)

@@ -65,17 +65,17 @@ _MODEL = (
         choices=("both", "bright", "dark", "off"), commands=_FIT,
     ),
     Setting(
-        "trend", "off", "whether healthy means follow age and sex; a fit with covariates turns it on", "model",
-        choices=("on", "off"),
+        "trend", "off", "whether means follow people; a fit with a table turns it on", "model", choices=("on", "off"),
     ),
     Setting(
         "group_by", "none", "calibrate groups of people apart, so that promises hold inside each; needs covariates",
-        "model", choices=("none", "sex", "age"), commands=_FIT,
+        "model", choices=("none", "sex", "age", "site"), commands=_FIT,
     ),
     Setting(
         "site", None, "with --update: name of another scanner, of which the images are a few healthy scans; the new "
         "bundle is for scans of it", "model", commands=_FIT, metavar="NAME", unset="none",
     ),
+    Setting("sites", None, "names of the fitted scans' sites; a fit with covariates finds them", "model", many=True),
     # Without a normative map: how unusual a pixel's own intensity is, wherever it lies.
     Setting(
         "intensity_tail", "none", "how unusual a pixel's own intensity is counts as well", "model",
@@ -208,8 +208,8 @@ _OF_A_RUN = (
         commands=("fit", *_ALL_RUNS), outputs=False, metavar="LABEL", unset="all",
     ),
     Setting(
-        "covariates", None, "table of the people, CSV or TSV, columns name and age, sex: each scan is judged against "
-        "people of that age and sex; bundles that were fitted with one know what to do without", "both",
+        "covariates", None, "table of the people, CSV or TSV, columns name and age, sex, site: each scan is judged "
+        "against people of that age, sex and site; bundles that were fitted with one know what to do without", "both",
         commands=("fit", "infer", "compare"), metavar="TABLE", unset="none",
     ),
     Setting(

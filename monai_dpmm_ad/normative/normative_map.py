@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from monai_dpmm_ad.errors import NotFittedError, unknown_option
 from monai_dpmm_ad.normative.atlas import Atlas
 from monai_dpmm_ad.normative.combination import SIDES, combine, take_side
+from monai_dpmm_ad.normative.covariates import Traits
 from monai_dpmm_ad.normative.deformation import deform
 from monai_dpmm_ad.normative.frame import FRAMES, Frame
 from monai_dpmm_ad.normative.intensity import divide_by_median, foreground_median, remove_own_part, smooth
@@ -30,7 +31,7 @@ from monai_dpmm_ad.normative.matching import Match, match_intensity
 from monai_dpmm_ad.normative.placed import JudgedScan, PlacedScan
 from monai_dpmm_ad.normative.reference import build_reference, pull, spacing_around
 from monai_dpmm_ad.normative.registration import find_box, find_start, fit_box, refine
-from monai_dpmm_ad.normative.site import SITE_SHAPE, SiteField
+from monai_dpmm_ad.normative.site import SITE_SHAPE, Shift, SiteField
 from monai_dpmm_ad.normative.thumbnail import shrink
 from monai_dpmm_ad.ops.slabs import slab_bounds
 
@@ -157,10 +158,10 @@ class NormativeMap(nn.Module):
         return deform(Volume(divide_by_median(pulled), pulled.weight, pulled.lattice), reference, frame)
 
     def observe_intensity(
-        self, name: str, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None
+        self, name: str, image: Array, affine: Matrix, frame: Frame, traits: Traits | None = None
     ) -> None:
         """Add a healthy scan's intensities; arguments as for :meth:`forward`."""
-        scan = self._read(image, affine, frame, terms)
+        scan = self._read(image, affine, frame, traits)
         self.intensity.update(name, *self._pull(scan.channels, scan, frame, _FINE))
 
     def finish_intensity(self) -> None:
@@ -168,11 +169,11 @@ class NormativeMap(nn.Module):
         self.intensity.finish()
 
     def observe_deviation(
-        self, name: str, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None
+        self, name: str, image: Array, affine: Matrix, frame: Frame, traits: Traits | None = None
     ) -> None:
         """Add the size of a healthy scan's deviations; needs :meth:`finish_intensity`."""
-        scan = self._read(image, affine, frame, terms)
-        sizes = np.abs(self._deviate(scan)) - self._expect("deviation", scan.places, terms).numpy()
+        scan = self._read(image, affine, frame, traits)
+        sizes = np.abs(self._deviate(scan)) - self._expect("deviation", scan.places, traits).numpy()
         self.deviation.update(name, *self._pull(sizes, scan, frame, _COARSE))
 
     def finish_deviation(self) -> None:
@@ -180,7 +181,7 @@ class NormativeMap(nn.Module):
         self.deviation.finish()
 
     def observe_scores(
-        self, name: str, points: Matrix, scores: Array, frame: Frame, terms: Matrix | None = None
+        self, name: str, points: Matrix, scores: Array, frame: Frame, traits: Traits | None = None
     ) -> None:
         """Add the detector's scores of a healthy scan's patches.
 
@@ -188,18 +189,18 @@ class NormativeMap(nn.Module):
             points: ``(n, 3)``, the patches' centres in scanner coordinates (mm).
             scores: ``(n,)``.
             frame: of the scan.
-            terms: of its person, see :meth:`forward`.
+            traits: of its person, see :meth:`forward`.
         """
         lattice = self.lattice_of(_COARSE)
         mean, seen = average_points(frame.locate(points), scores, lattice)
-        self.scores.update(name, mean[None] - self._expect("scores", lattice.points(), terms).numpy(), seen)
+        self.scores.update(name, mean[None] - self._expect("scores", lattice.points(), traits).numpy(), seen)
 
     def finish_scores(self) -> None:
         """End the pass over scores."""
         self.scores.finish()
 
     def forward(
-        self, anomaly_map: Array, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None
+        self, anomaly_map: Array, image: Array, affine: Matrix, frame: Frame, traits: Traits | None = None
     ) -> Array:
         """Finish a map.
 
@@ -207,15 +208,15 @@ class NormativeMap(nn.Module):
             anomaly_map: ``(X, Y, Z)``, the detector's, 0 in the background.
             image: same shape; it and ``affine`` as for `find_frame`.
             frame: of the scan.
-            terms: ``(3,)`` of the person, see :class:`~monai_dpmm_ad.normative.trend_map.TrendMap`.
+            traits: of the person, see :class:`~monai_dpmm_ad.normative.trend_map.TrendMap`.
 
         Returns:
             ``(X, Y, Z)``, surprise summed over the channels by weight, 0 in the background.
         """
-        judged = self._judge(image, affine, frame, terms)
+        judged = self._judge(image, affine, frame, traits)
         finished = np.zeros(anomaly_map.shape, np.float32)
         for slab in slab_bounds(finished.shape):
-            channels = self._place(anomaly_map[slab], judged, move_start(affine, slab.start))
+            channels = judged.standardize(anomaly_map[slab], move_start(affine, slab.start))
             finished[slab] = combine(channels, self.weights[: len(channels)].tolist()).numpy()
         finished[image <= 0] = 0
         return finished
@@ -232,7 +233,7 @@ class NormativeMap(nn.Module):
         combined = combine(channels, self.weights[: len(channels)].tolist()).numpy()
         return np.where(anomaly_map > 0, combined, 0).astype(np.float32)
 
-    def draw_healthy(self, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None) -> Array:
+    def draw_healthy(self, image: Array, affine: Matrix, frame: Frame, traits: Traits | None = None) -> Array:
         """What healthy scans look like at the places of a scan: the mean of their intensities there.
 
         It is an average of people, not this person without a lesion: smooth, since places are met by different sulci.
@@ -243,47 +244,41 @@ class NormativeMap(nn.Module):
         """
         volume = resample(*shrink(image, affine), self.lattice_of(_FINE).spacing)
         places = frame.locate(volume.lattice.points())
-        mean = self._at(self.intensity.moments()[0][:1], places, _FINE) + self._expect("intensity", places, terms)[:1]
+        mean = self._at(self.intensity.moments()[0][:1], places, _FINE) + self._expect("intensity", places, traits)[:1]
         mean *= foreground_median(volume)
         healthy = sample_places(mean, index_voxels(image.shape, affine, volume.lattice))[0].numpy()
         healthy[image <= 0] = 0
         return healthy
 
     def standardize(
-        self, anomaly_map: Array, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None
+        self, anomaly_map: Array, image: Array, affine: Matrix, frame: Frame, traits: Traits | None = None
     ) -> list[Tensor]:
         """The detector's map and, unless ``side`` is off, the intensities as standard deviates; as for `forward`."""
-        return self._place(anomaly_map, self._judge(image, affine, frame, terms), affine)
+        return self._judge(image, affine, frame, traits).standardize(anomaly_map, affine)
 
-    def _judge(self, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None) -> JudgedScan:
+    def _judge(self, image: Array, affine: Matrix, frame: Frame, traits: Traits | None = None) -> JudgedScan:
         """What the atlases say of a scan, on the scan's own lattice."""
-        scan = self._read(image, affine, frame, terms)
+        scan = self._read(image, affine, frame, traits)
         parts = [self._at(part, scan.places, _COARSE) for part in self.scores.moments()]
-        parts[0] = parts[0] + self._expect("scores", scan.places, terms)
+        parts[0] = parts[0] + self._expect("scores", scan.places, traits)
         if self.side != "off":
             sided = take_side(torch.from_numpy(self._deviate(scan)), self.side)
             mean, spread = (self._at(part, scan.places, _COARSE) for part in self.deviation.moments())
-            parts.append((sided - mean - self._expect("deviation", scan.places, terms)) / spread)
-        if self.site is not None:
-            parts = self.site.adjust(parts, lambda field: self._at(field, scan.places, SITE_SHAPE))
+            parts.append((sided - mean - self._expect("deviation", scan.places, traits)) / spread)
+        shift = self._shift_of(traits)
+        if shift is not None:
+            parts = shift.adjust(parts, lambda field: self._at(field, scan.places, SITE_SHAPE))
         return JudgedScan(torch.cat(parts), scan.volume.lattice)
-
-    @staticmethod
-    def _place(anomaly_map: Array, judged: JudgedScan, affine: Matrix) -> list[Tensor]:
-        """Standardised channels at the voxels of a map, or of a part of it that has its own affine."""
-        voxels = index_voxels(anomaly_map.shape, affine, judged.lattice)
-        mean, spread, *intensities = sample_places(judged.channels, voxels)
-        return [(torch.from_numpy(anomaly_map) - mean) / spread, *intensities]
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> NormativeMap:
         return self
 
-    def _read(self, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None) -> PlacedScan:
+    def _read(self, image: Array, affine: Matrix, frame: Frame, traits: Traits | None = None) -> PlacedScan:
         volume = resample(*shrink(image, affine), self.lattice_of(_FINE).spacing)
         values = divide_by_median(volume)
         channels = np.stack([smooth(values, volume.weight, sigma) for sigma in _SCALES])
         places = frame.locate(volume.lattice.points())
-        return PlacedScan(volume, channels - self._expect("intensity", places, terms).numpy(), places)
+        return PlacedScan(volume, channels - self._expect("intensity", places, traits).numpy(), places)
 
     def _deviate(self, scan: PlacedScan) -> Array:
         """Signed deviations of the intensity at each scale on the scan's own lattice, ``(C, X, Y, Z)``."""
@@ -297,9 +292,13 @@ class NormativeMap(nn.Module):
         lattice = self.lattice_of(shape)
         return sample_places(volume, torch.from_numpy((places - np.array(lattice.origin)) / lattice.spacing))
 
-    def _expect(self, part: str, places: Matrix, terms: Matrix | None) -> Tensor:
+    def _expect(self, part: str, places: Matrix, traits: Traits | None) -> Tensor:
         """What a person's channels differ by from those of the cohort's mean: nothing where no trend is known."""
         return torch.zeros(1, *(1,) * (places.ndim - 1))
+
+    def _shift_of(self, traits: Traits | None) -> Shift | None:
+        """What scans of a person's site differ by."""
+        return None if self.site is None else self.site.shift
 
     def _pull(
         self, channels: Array, scan: PlacedScan, frame: Frame, shape: tuple[int, int, int]

@@ -6,10 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monai_dpmm_ad.normative.lattice import Lattice, Volume
+from monai_dpmm_ad.normative.lattice import Lattice, Volume, index_voxels, sample_places
 
 __all__ = ["JudgedScan", "PlacedScan"]
 
@@ -29,3 +30,9 @@ class JudgedScan:
 
     channels: Tensor
     lattice: Lattice
+
+    def standardize(self, anomaly_map: NDArray[np.float32], affine: NDArray[np.float64]) -> list[Tensor]:
+        """Standardised channels at the voxels of the detector's map, or of a part of it that has its own affine."""
+        voxels = index_voxels(anomaly_map.shape, affine, self.lattice)
+        mean, spread, *intensities = sample_places(self.channels, voxels)
+        return [(torch.from_numpy(anomaly_map) - mean) / spread, *intensities]

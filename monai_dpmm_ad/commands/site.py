@@ -26,7 +26,7 @@ from monai_dpmm_ad.data.dataset import ScanFailure, describe_failure, write_fail
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.normative import REGION_THRESHOLD, NormativeMap, measure_regions
 from monai_dpmm_ad.normative.regions import regions_scans_needed
-from monai_dpmm_ad.normative.site import SITE_SHAPE, SiteCells, SiteField, average_cells
+from monai_dpmm_ad.normative.site import NUM_CHANNELS, SITE_SHAPE, SiteCells, SiteField, average_cells
 from monai_dpmm_ad.utils.progress import track
 
 __all__ = ["learn_site"]
@@ -129,7 +129,7 @@ def _average(
 ) -> None:
     """Keep what a scan's finished map was made of."""
     anomaly_map, image, affine, frame = scan
-    deviates = normative.standardize(anomaly_map, image, affine, frame, **terms)
+    deviates = normative.standardize(anomaly_map, image, affine, frame, **terms)[:NUM_CHANNELS]
     cells.append(average_cells(deviates, image, affine, frame, normative.lattice_of(SITE_SHAPE)))
 
 

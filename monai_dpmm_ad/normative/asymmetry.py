@@ -37,7 +37,7 @@ class Asymmetry(nn.Module):
     Args:
         shape: places along x, y and z at which healthy differences are kept.
         reference_shape: of the reference.
-        num_channels: C, scales of the intensity.
+        num_channels: C, the first scales of the intensity: at the coarser one lesions on both sides hide each other.
         weight: of each channel.
     """
 
@@ -48,8 +48,8 @@ class Asymmetry(nn.Module):
         self,
         shape: Shape,
         reference_shape: Shape,
-        num_channels: int = 2,
-        weight: float = 0.2,
+        num_channels: int = 1,
+        weight: float = 0.4,
     ) -> None:
         super().__init__()
         self.sizes = Atlas(shape, num_channels)
@@ -78,7 +78,7 @@ class Asymmetry(nn.Module):
         """Compare a scan with itself, mirrored.
 
         Args:
-            deviations: ``(C, X, Y, Z)``, on the scan's lattice.
+            deviations: ``(C or more, X, Y, Z)``, on the scan's lattice.
             scan: placed in the reference.
             frame: of the scan.
             reference: its lattice.
@@ -86,6 +86,7 @@ class Asymmetry(nn.Module):
         Returns:
             The scan with differences as channels, this side minus the other one; its weight is 1 where there are both.
         """
+        deviations = deviations[: len(self.weights)]
         return self._subtract(deviations, self._look_across(deviations, scan, frame, reference), scan)
 
     def judge(
@@ -109,6 +110,7 @@ class Asymmetry(nn.Module):
             side: which deviations count, one of :data:`~monai_dpmm_ad.normative.combination.SIDES`.
             look_up: what an atlas of a shape holds at places (mm).
         """
+        deviations, unusual = deviations[: len(self.weights)], unusual[: len(self.weights)]
         across = self._look_across(np.concatenate([deviations, unusual.numpy()]), scan, frame, reference)
         compared = self._subtract(deviations, across[: len(deviations)], scan)
         mean, spread = (look_up(part, scan.places, self.sizes.shape) for part in self.sizes.moments())

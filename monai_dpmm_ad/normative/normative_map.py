@@ -64,7 +64,7 @@ class NormativeMap(nn.Module):
         side: which deviations of intensity count, one of `SIDES`.
         weights: of the detector and of the intensity at the finer and the coarser scale.
         least_quality: registrations below it fall back to ``box``.
-        asymmetry: whether intensities are compared with those across the middle as well, at both scales.
+        asymmetry: whether intensities at the finer scale are compared with those across the middle as well.
     """
 
     reference_values: Tensor
@@ -91,7 +91,7 @@ class NormativeMap(nn.Module):
         self.deviation = Atlas(_COARSE, num_channels=len(_SCALES))
         self.scores = Atlas(_COARSE)
         self.site: SiteField | None = None
-        self.asymmetry = Asymmetry(_COARSE, _REFERENCE, len(_SCALES)) if asymmetry else None
+        self.asymmetry = Asymmetry(_COARSE, _REFERENCE) if asymmetry else None
         self.register_buffer("reference_values", torch.zeros(_REFERENCE, dtype=torch.float16))
         self.register_buffer("reference_weight", torch.zeros(_REFERENCE, dtype=torch.float16))
         self.register_buffer("reference_origin", torch.zeros(3, dtype=torch.float64))
@@ -106,7 +106,7 @@ class NormativeMap(nn.Module):
 
     @property
     def channel_weights(self) -> list[float]:
-        """Of all channels: the detector, the intensity at both scales, its asymmetry at both where that counts."""
+        """Of all channels: the detector, the intensity at both scales, its asymmetry where that counts."""
         return self.weights.tolist() + ([] if self.asymmetry is None else self.asymmetry.weights.tolist())
 
     def set_reference(self, volumes: Sequence[Volume]) -> None:

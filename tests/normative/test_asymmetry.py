@@ -62,9 +62,9 @@ def normative() -> NormativeMap:
 
 
 def judge(normative: NormativeMap, image: Array) -> Array:
-    """Asymmetry at the finer scale."""
+    """The channel of asymmetry."""
     channels = normative.standardize(image, image, affine_of(), normative.find_frame(image, affine_of()))
-    assert len(channels) == len(normative.channel_weights) == 5
+    assert len(channels) == len(normative.channel_weights) == 4
     return np.asarray(channels[3])
 
 

@@ -44,6 +44,11 @@ def fit_settings(given: Settings) -> dict[str, Any]:
             f"`rotations` must have 0 where maps are judged by place, got {values['rotations']}. Add it, or choose "
             "`normative` off."
         )
+    if values["asymmetry"] == "on" and "off" in (values["normative"], values["intensity_side"]):
+        raise ValueError(
+            "`asymmetry` must be off where intensities are not judged by place, got on. Choose `normative` on and an "
+            "`intensity_side`."
+        )
     if values["augment"] and values["intensity"].startswith("ct_"):
         raise ValueError(
             f"`augment` must be 0 for CT, whose Hounsfield units mean the same on every scanner, got "

@@ -9,11 +9,10 @@ take its default, :data:`~monai_dpmm_ad.bundle.formats.BROUGHT` says what they t
 from __future__ import annotations
 
 import copy
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from monai_dpmm_ad.bundle.setting import Setting
+from monai_dpmm_ad.bundle.setting import Setting, unknown_setting
 
 __all__ = ["SETTINGS", "complete_settings", "names_of", "pick_settings"]
 
@@ -63,6 +62,10 @@ _MODEL = (
     Setting(
         "intensity_side", "both", "which intensities count beside the embedding, judged by place", "model",
         choices=("both", "bright", "dark", "off"), commands=_FIT,
+    ),
+    Setting(
+        "asymmetry", "off", "compare each place with the one across the middle of the head: for what is on one side",
+        "model", choices=("on", "off"), commands=_FIT,
     ),
     Setting(
         "trend", "off", "whether means follow people; a fit with a table turns it on", "model", choices=("on", "off"),
@@ -289,7 +292,7 @@ def complete_settings(given: Mapping[str, Any], way: str) -> dict[str, Any]:
     known = names_of("model", way, "both")
     for name in given:
         if name not in known:
-            raise _unknown_setting(name, known, way)
+            raise unknown_setting(name, known, way)
     return {
         name: SETTINGS[name].check(given[name]) if name in given else copy.deepcopy(SETTINGS[name].default)
         for name in known
@@ -312,9 +315,3 @@ def pick_settings(values: Mapping[str, Any], purpose: str) -> dict[str, Any]:
     if roles is not None:
         return {name: value for name, value in values.items() if SETTINGS[name].role in roles}
     return {name: value for name, value in values.items() if getattr(SETTINGS[name], purpose)}
-
-
-def _unknown_setting(name: str, known: Iterable[str], way: str) -> ValueError:
-    nearest = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"Did you mean `{nearest[0]}`?" if nearest else f"There are {', '.join(known)}."
-    return ValueError(f"`{name}` is no setting of a {way}. {hint}")

@@ -55,7 +55,8 @@ def make_embeddings(num_data: int, dim: int, num_clusters: int, seed: int = 0, r
 
 def embed_slices(data: Path, embedder_name: str, num_slices: int) -> tuple[Tensor, Tensor]:
     """Unit patch embeddings of real slices: 50 000 rows to fit, every fourth row of the last tenth of the slices."""
-    from embedders import embed, read_pictures
+    from embedder_data import read_pictures
+    from embedders import embed
 
     from monai_dpmm_ad.embedding import create_embedder
 

@@ -103,8 +103,12 @@ _MODEL = (
         many=True, commands=_FIT, metavar="NAME", unset="all that a datalist or several suffixes name",
     ),
     Setting(
-        "num_components", 256, "largest number of mixture components; the paper's is 500", "model",
+        "num_components", 256, "number of mixture components, of which some stay empty; the paper's is 500", "model",
         kind=int, interval="[1, inf)", commands=_BOTH,
+    ),
+    Setting(
+        "max_components", None, "largest number that they may grow to where none is empty, one for every 200 patches "
+        "at most", "model", kind=int, interval="[1, inf)", commands=_BOTH, unset="num_components",
     ),
     Setting(
         "covariance", "diagonal", "shape of the mixture's components", "model",
@@ -176,8 +180,7 @@ _OF_THE_FIT = (
     ),
     Setting(
         "match", "on", "take each scan's bias field and contrast away, where they differ from the fitted scans', "
-        "before it is mapped", "fit",
-        choices=("on", "off"), commands=_FIT,
+        "before it is mapped", "fit", choices=("on", "off"), commands=_FIT,
     ),
     Setting("seed", 0, "of everything random", "fit", kind=int, interval="[0, inf)", commands=_FIT),
 )  # fmt: skip
@@ -230,21 +233,18 @@ _OF_A_RUN = (
     Setting("save_percentile", True, "percentile maps", "run", kind=bool, commands=_RUN, option="percentile"),
     # As the configs of MONAI's model zoo have them.
     Setting(
-        "output_ext", ".nii.gz", "of the files of volumes", "run",
-        choices=(".nii.gz", ".nii", ".nrrd", ".mha", ".mgz"),
+        "output_ext", ".nii.gz", "of the files of volumes", "run", choices=(".nii.gz", ".nii", ".nrrd", ".mha", ".mgz"),
     ),
     Setting("output_dtype", "float32", "of maps", "run", choices=("float32", "float64")),
     Setting("output_postfix", "anomaly", "of the names of maps", "run"),
     Setting("separate_folder", False, "a folder for the files of each scan", "run", kind=bool),
     Setting(
-        "healthy_twin", False,
-        "write the mean of healthy scans at each scan's places, for the eye: an average, no prediction of a person",
-        "run", kind=bool, commands=_RUN,
+        "healthy_twin", False, "write the mean of healthy scans at each scan's places, for the eye: an average, no "
+        "prediction of a person", "run", kind=bool, commands=_RUN,
     ),
     Setting(
-        "own_format", False,
-        "write maps and masks in the scan's own format as well (NRRD, MetaImage, FreeSurfer's, Analyze, TIFF)", "run",
-        kind=bool, commands=_RUN,
+        "own_format", False, "write maps and masks in the scan's own format as well (NRRD, MetaImage, FreeSurfer's, "
+        "Analyze, TIFF)", "run", kind=bool, commands=_RUN,
     ),
     Setting(
         "min_region_volume", 0.0, "smallest flagged region in mm³", "run",

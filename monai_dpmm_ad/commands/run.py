@@ -102,10 +102,12 @@ def fit(
             f"`sequences` must be one for an update or several processes, got {', '.join(sequences)}. Fit them anew "
             "in one process."
         )
-    if sequences is not None and (overrides.get("covariates") or overrides.get("participants")):
-        raise ValueError(
-            f"`covariates` must be left out with several sequences, got {', '.join(sequences)}. Leave them."
-        )
+    if sequences is not None:
+        for name in ("covariates", "participants", "max_components"):
+            if overrides.get(name):
+                raise ValueError(
+                    f"`{name}` must be left out with several sequences, got {', '.join(sequences)}. Leave it out."
+                )
     configs = ["train", "multi_gpu_train"] if launched() else ["train"]
     if sequences is not None:
         overrides["sequences"] = list(sequences)

@@ -35,7 +35,13 @@ BISECTIONS = 50
 
 
 def admit_novelty(
-    prior: Prior, state: MixtureState, kept: Statistics, sample: Tensor, chunk_size: int, generator: torch.Generator
+    prior: Prior,
+    state: MixtureState,
+    kept: Statistics,
+    sample: Tensor,
+    chunk_size: int,
+    generator: torch.Generator,
+    limit: int,
 ) -> tuple[MixtureState, Statistics, int]:
     """Give groups of new data components of their own, merging as many others as need be, if the ELBO rises.
 
@@ -46,6 +52,7 @@ def admit_novelty(
         sample: (n, D), drawn over the new data.
         chunk_size: rows at a time.
         generator: the source of randomness, a CPU generator.
+        limit: how many components there may be.
 
     Returns:
         the state, the kept part of its statistics, and how many groups got a component; the first two as they were if
@@ -72,10 +79,11 @@ def admit_novelty(
     wide.counts[-len(born) :] += opened.counts * factor
     wide.sums[-len(born) :] += opened.sums * factor
     wide = wide._replace(size=state.statistics.size)
-    groups = _choose_merges(prior, prior.update(wide, state), kept.counts.shape[0])
+    room = min(limit, len(wide.counts))
+    groups = _choose_merges(prior, prior.update(wide, state), room)
     nothing = kept.counts.new_zeros(len(groups))
     merged = merge_statistics(wide, groups, nothing)
-    order = sort_components(merged.counts)[: len(kept.counts)]
+    order = sort_components(merged.counts)[:room]
     moved = prior.update(merged.select(order), state)
     moved_kept = merge_statistics(wide_kept, groups, nothing).select(order)
     if evaluate(moved, moved_kept) > evaluate(state, kept):

@@ -22,6 +22,7 @@ from monai_dpmm_ad.mixture.moves.merges import (
     sort_components,
 )
 from monai_dpmm_ad.mixture.moves.splits import Labelled, apply_trades, propose_splits, trade_splits
+from monai_dpmm_ad.mixture.posterior import MIN_COUNT
 from monai_dpmm_ad.mixture.variational import Factors, MixtureState, Prior
 
 __all__ = ["MoveSchedule", "merge_on_sample"]
@@ -48,7 +49,13 @@ class MoveSchedule:
         return state, prior.build(state)
 
     def finish_pass(
-        self, prior: Prior, state: MixtureState, sample: Tensor, chunk_size: int, generator: torch.Generator
+        self,
+        prior: Prior,
+        state: MixtureState,
+        sample: Tensor,
+        chunk_size: int,
+        generator: torch.Generator,
+        limit: int,
     ) -> tuple[MixtureState, int]:
         """Undo the last splits if they do not hold, merge, order components by size, and propose new splits.
 
@@ -58,6 +65,7 @@ class MoveSchedule:
             sample: (n, D), drawn over the whole data set.
             chunk_size: rows at a time.
             generator: the source of randomness, a CPU generator.
+            limit: how many components there may be: splits that find none empty make new ones up to that.
 
         Returns:
             the state, and how many components were merged away or are about to be split.
@@ -73,7 +81,7 @@ class MoveSchedule:
         self._pending = self._before = None
         if self.undone:
             return state, merged
-        splits, split = _split(prior, state, proposing, judging, chunk_size, generator)
+        splits, split = _split(prior, state, proposing, judging, chunk_size, generator, limit)
         if split:
             self._pending, self._before = splits, state
         return state, merged + split
@@ -107,7 +115,13 @@ def merge_on_sample(prior: Prior, state: MixtureState, sample: Tensor, chunk_siz
 
 
 def _split(
-    prior: Prior, state: MixtureState, proposing: Tensor, judging: Tensor, chunk_size: int, generator: torch.Generator
+    prior: Prior,
+    state: MixtureState,
+    proposing: Tensor,
+    judging: Tensor,
+    chunk_size: int,
+    generator: torch.Generator,
+    limit: int,
 ) -> tuple[MixtureState, int]:
     """Split once; the next pass settles the halves before any is split again."""
     factors = prior.build(state)
@@ -120,8 +134,10 @@ def _split(
     pairs = MergeTree(tree.groups[leaves], [tree.children[i] for i in leaves])
     sample = _thin(torch.cat([proposing, judging]))
     gains, entropy = _measure_promising(prior, state, sample, chunk_size, pairs, splits[0].gain)
-    trades = trade_splits(state.statistics.counts, splits, pairs, gains, entropy)
-    return prior.update(apply_trades(state.statistics, trades), state), len(trades)
+    wanting = len(splits) - int((state.statistics.counts < MIN_COUNT).sum())
+    wide = state.statistics.widen(max(min(wanting, limit - len(state.statistics.counts)), 0))
+    trades = trade_splits(wide.counts, splits, pairs, gains, entropy)
+    return prior.update(apply_trades(wide, trades), state), len(trades)
 
 
 def _thin(sample: Tensor) -> Tensor:

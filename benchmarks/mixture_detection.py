@@ -186,7 +186,7 @@ def make_scores(
     """All variants, fitted to the same patches."""
     components = options.components
     scores: dict[str, Score] = {}
-    for covariance in ("spherical", "vmf", "rotated", "diagonal"):
+    for covariance in options.covariances:
         plain = fit_mixture(tokens, components, covariance, seed, options.epochs)
         scores[covariance] = lambda x, _, m=plain: -m.log_prob(x)
         scores[f"{covariance}, cosine"] = lambda x, _, m=plain: m.cosine_distance(x)
@@ -234,6 +234,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder that keeps the embeddings of the MS scans")
     parser.add_argument("--image-size", type=int, default=448, help="for the MS scans; the 2D slices use 224")
     parser.add_argument("--components", type=int, default=256)
+    families = ["spherical", "vmf", "rotated", "diagonal"]
+    parser.add_argument("--covariances", nargs="+", choices=families, default=families, help="the last has factors")
     parser.add_argument("--max-components", type=int, help="rows of mixtures that grow up to so many components")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--weights", type=float, nargs="*", default=[0.1, 0.3, 1.0])

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monai_dpmm_ad.mixture.expectation import run_local_step
+from monai_dpmm_ad.mixture.expectation import measure_evidence, run_local_step
 from monai_dpmm_ad.mixture.initialise import compute_hard_statistics, seed_labels
 from monai_dpmm_ad.mixture.moves.merges import (
     choose_groups,
@@ -62,7 +62,7 @@ def admit_novelty(
 
     def evaluate(candidate: MixtureState, part: Statistics) -> float:
         factors = prior.build(candidate)
-        evidence = run_local_step(prior, factors, sample, chunk_size, screened=True).evidence
+        evidence = measure_evidence(prior, factors, sample, chunk_size)
         return float(evidence * factor + compute_elbo(prior, part, factors))
 
     labels = seed_labels(prior.scale, sample, kept.counts.shape[0], generator)

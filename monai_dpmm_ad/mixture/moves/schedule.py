@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from monai_dpmm_ad.mixture.expectation import label_rows, measure_group_entropy, run_local_step
+from monai_dpmm_ad.mixture.expectation import label_rows, measure_evidence, measure_group_entropy
 from monai_dpmm_ad.mixture.moves.merges import (
     MergeTree,
     accept_merges,
@@ -150,7 +150,7 @@ def _make_evaluation(prior: Prior, sample: Tensor, size: Tensor, chunk_size: int
 
     def evaluate(candidate: MixtureState) -> float:
         factors = prior.build(candidate)
-        evidence = run_local_step(prior, factors, sample, chunk_size, screened=True).evidence
+        evidence = measure_evidence(prior, factors, sample, chunk_size)
         return float(evidence * (size / sample.shape[0]) - factors.kl)
 
     return evaluate

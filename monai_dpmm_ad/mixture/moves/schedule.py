@@ -27,6 +27,7 @@ from monai_dpmm_ad.mixture.variational import Factors, MixtureState, Prior
 
 __all__ = ["MoveSchedule", "merge_on_sample"]
 
+LEAST_FREED = 0.01  # of the components: a round that merges fewer is the last
 MAX_ROUNDS = 10  # each round can merge every group that pays; a few settle it
 CONFIRMING_ROWS = 20_000  # of the sample: gains of merges follow from statistics of all data, but for an entropy
 JUDGES = 3  # every third row of the sample judges the splits that the others propose
@@ -73,7 +74,7 @@ class MoveSchedule:
         order = torch.randperm(len(sample), generator=generator).to(sample.device)
         judging, proposing = sample[order[::JUDGES]], sample[order[torch.arange(len(order)) % JUDGES > 0]]
         if self._pending is None and self._before is not None:
-            evaluate = _make_evaluation(prior, judging, state.statistics.size, chunk_size)
+            evaluate = _make_evaluation(prior, _thin(judging), state.statistics.size, chunk_size)
             if evaluate(state) < evaluate(self._before):
                 state, self.undone = self._before._replace(num_seen=state.num_seen), True
         state, merged = merge_on_sample(prior, state, sample, chunk_size)
@@ -88,7 +89,7 @@ class MoveSchedule:
 
 
 def merge_on_sample(prior: Prior, state: MixtureState, sample: Tensor, chunk_size: int) -> tuple[MixtureState, int]:
-    """Merge in rounds until no merge raises the ELBO, its data term estimated from a sample.
+    """Merge in rounds until few merges raise the ELBO, its data term estimated from a sample; the next pass goes on.
 
     Args:
         prior: priors and likelihood.
@@ -108,8 +109,9 @@ def merge_on_sample(prior: Prior, state: MixtureState, sample: Tensor, chunk_siz
             break
         gains, entropy = _measure_promising(prior, state, sample, chunk_size, tree)
         state, merged = accept_merges(prior, state, tree, gains, entropy, evaluate)
-        accepted += int(tree.groups[merged].sum()) - len(merged)
-        if not merged:
+        freed = int(tree.groups[merged].sum()) - len(merged)
+        accepted += freed
+        if freed < LEAST_FREED * len(tree.children):
             break
     return state, accepted
 
@@ -146,12 +148,16 @@ def _thin(sample: Tensor) -> Tensor:
 
 
 def _make_evaluation(prior: Prior, sample: Tensor, size: Tensor, chunk_size: int) -> Callable[[MixtureState], float]:
-    """A function that estimates the ELBO of a state, nats of the whole data set, from a sample."""
+    """A function that estimates a state's ELBO, nats of the whole data set, from a sample; it knows the last one."""
+    last: list[tuple[MixtureState, float]] = []
 
     def evaluate(candidate: MixtureState) -> float:
+        if last and last[0][0] is candidate:
+            return last[0][1]
         factors = prior.build(candidate)
         evidence = measure_evidence(prior, factors, sample, chunk_size)
-        return float(evidence * (size / sample.shape[0]) - factors.kl)
+        last[:] = [(candidate, float(evidence * (size / sample.shape[0]) - factors.kl))]
+        return last[0][1]
 
     return evaluate
 

@@ -15,6 +15,7 @@ K = 100 and of as many bytes otherwise.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import subprocess
@@ -172,6 +173,26 @@ def measure_large(results: dict) -> None:
             )
 
 
+def make_independent(num_data: int, dim: int, num_clusters: int) -> Tensor:
+    """Clusters whose dimensions are independent, of different spreads, (N, D): nothing to turn."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(num_clusters, dim, generator=generator)
+    spread = 0.5 * torch.exp(0.5 * torch.randn(num_clusters, dim, generator=generator))
+    labels = torch.randint(num_clusters, (num_data,), generator=generator)
+    return centres[labels] + spread[labels] * torch.randn(num_data, dim, generator=generator)
+
+
+def measure_small(results: dict) -> None:
+    """Whether a few thousand rows in many dimensions are overfitted."""
+    print("\na few thousand rows, D = 192, K = 50: log-likelihood of the rows that were fitted, of 2 500 others")
+    for name, x in {"low rank": make_embeddings(7500, 192, 60), "independent": make_independent(7500, 192, 20)}.items():
+        for num_data, covariance in itertools.product((2000, 5000), ("diagonal", "rotated", "full")):
+            mixture = DirichletProcessMixture(50, 192, covariance).fit(x[:num_data].split(1000), max_epochs=3)
+            values = [float(mixture.log_prob(rows).mean()) for rows in (x[:num_data], x[5000:])]
+            results[f"small_{name}_{covariance}_N{num_data}"] = values
+            print(f"{name:>12} {num_data:>5} {covariance:>10} {values[0]:>9.2f} {values[1]:>9.2f}", flush=True)
+
+
 def compare_peers(results: dict, name: str, train: Tensor, test: Tensor, num_components: int, budget: float) -> None:
     """Seconds to within 0.1 % of the best held-out log-likelihood of all, and each one's final value."""
     peers = {
@@ -295,7 +316,7 @@ def measure_adaptivity(results: dict) -> None:
 def main() -> None:
     """Run the sections that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    sections = ["throughput", "large", "synthetic", "real", "memory", "scoring", "adaptivity"]
+    sections = ["throughput", "large", "small", "synthetic", "real", "memory", "scoring", "adaptivity"]
     parser.add_argument("--data", type=Path, help="folder with brain_mri_2d, for real embeddings")
     parser.add_argument("--embedder", default="compact", help="of the real slices: a name or a local folder")
     parser.add_argument("--num-slices", type=int, default=500)
@@ -314,6 +335,8 @@ def main() -> None:
         measure_throughput(results)
     if "large" in args.only:
         measure_large(results)
+    if "small" in args.only:
+        measure_small(results)
     if "synthetic" in args.only:
         x = make_embeddings(34_000, 128, 60)
         compare_peers(results, "synthetic", x[:30_000], x[30_000:], 100, args.budget)

@@ -2,22 +2,29 @@
 """What judging scores by place buys, on real healthy heads with implants, measured through the product.
 
     python benchmarks/normative.py --data ../shared/data/ixi_t1_2mm --out runs/normative [--part choose] [--seeds 0 1 2]
+        [--detector memory_bank] [--settings '{"covariance": "rotated"}']
 
 A seed fits a bundle to 50 heads with the command's defaults and calibrates it on 25. Part ``choose`` looks at those 25,
 each healthy, with small, with large implants and with the mask of a real patient's lesions: what is chosen is chosen
 there. Part ``test`` looks at 35 others, in thirds, and the masks in two thirds. ``mixture`` is the detector's own map,
 flagged where 1 % of the held-out healthy voxels are exceeded; ``finished`` the map, the score and the regions that a
-user gets. Of several seeds the mean is printed, and of the image AUROC the spread. What is measured of a scan is kept
-in ``--out``: an interrupted run goes on. ``--picture FILE`` draws both maps of some heads.
+user gets. Of several seeds the mean is printed, and of the image AUROC the spread; ``--implants 0`` gives all seeds the
+implants of seed 0, so that what moves is the fit alone. ``--settings`` are further ones of the fit; detectors share the
+embeddings of a seed. ``--parts`` has rows for the detector's channel and for the intensities alone. What is measured of
+a scan is kept in ``--out``: an interrupted run goes on. ``--picture FILE`` draws both maps of some heads.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import nibabel as nib
@@ -30,11 +37,13 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from monai_dpmm_ad.bundle import is_fitted
 from monai_dpmm_ad.commands import fit
 from monai_dpmm_ad.commands.model import AnomalyModel
+from monai_dpmm_ad.normative.combination import combine, surprise
 from monai_dpmm_ad.ops.pooling import pool_image_score
 from monai_dpmm_ad.utils.files import replace_file
 
 KINDS = (*IMPLANTS, "masks")
 WAYS = ("mixture", "finished")
+PARTS = ("mixture", "place", "intensity", "finished")
 RATE = 0.01
 FRAME_KINDS = ("deformed", "affine", "box")
 
@@ -47,6 +56,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--heads", action="store_true", help="whole heads instead of brains")
     parser.add_argument("--detector", default="dpmm", help="the detector that is fitted")
+    parser.add_argument("--settings", type=json.loads, default={}, help="further settings of the fit, JSON")
+    parser.add_argument("--implants", type=int, help="seed of the implants and of who gets them (default: the fit's)")
+    parser.add_argument("--parts", action="store_true", help="rows for what the map is made of as well")
     parser.add_argument("--fitted", type=int, help="fit so many of the 50 heads only")
     parser.add_argument("--limit", type=int, help="look at so many heads of the part only")
     parser.add_argument("--picture", type=Path, help="draw the maps of some heads into this file")
@@ -61,12 +73,15 @@ def main() -> None:
             not arguments.heads,
             arguments.detector,
             fitted=arguments.fitted,
+            implants=arguments.implants,
+            settings=arguments.settings,
+            ways=PARTS if arguments.parts else WAYS,
         )
         figures.append(report(study, arguments.part, study.cases(arguments.part, arguments.limit)))
         if arguments.picture:
             draw(study, arguments.part, arguments.picture, arguments.limit)
     if len(figures) > 1:
-        print_rows(f"{len(figures)} seeds, mean", {way: average([row[way] for row in figures]) for way in WAYS})
+        print_rows(f"{len(figures)} seeds, mean", {way: average([row[way] for row in figures]) for way in study.ways})
         spread = {kind: max(v) - min(v) for kind in KINDS if (v := [row["finished"][kind][2] for row in figures])}
         print("largest difference of the image AUROC: " + ", ".join(f"{k} {v:.3f}" for k, v in spread.items()))
 
@@ -84,14 +99,23 @@ class Study:
         fold: int = 0,
         match: str = "on",
         fitted: int | None = None,
+        implants: int | None = None,
+        settings: Mapping[str, Any] = MappingProxyType({}),
+        ways: Sequence[str] = WAYS,
     ) -> None:
         self.data, self.seed, self.brains, self.detector, self.match = data, seed, brains, detector, match
-        self.fitted = fitted
-        parts = ["brains" if brains else "heads", *([detector] if detector != "dpmm" else []), f"seed{seed}"]
-        parts += [*([f"fold{fold}"] if fold else []), *(["unmatched"] if match == "off" else [])]
-        parts += [f"fitted{fitted}"] if fitted else []
-        self.out = out / "-".join(parts)
-        self.deal: Deal = deal(data, seed, fold)
+        self.fitted, self.settings, self.ways = fitted, dict(settings), ways
+        self.implants = seed if implants is None else implants
+        cohort = ["brains" if brains else "heads", f"seed{seed}", *([f"fold{fold}"] if fold else [])]
+        cohort += [*(["unmatched"] if match == "off" else []), *([f"fitted{fitted}"] if fitted else [])]
+        self.embeddings = out / "-".join(["embeddings", *cohort])
+        words = [re.sub(r"\W+", "-", f"{name}-{value}") for name, value in sorted(self.settings.items())]
+        self.out = out / "-".join([*cohort, *([detector] if detector != "dpmm" else []), *words])
+        self.deal: Deal = replace(deal(data, seed, fold), seed=self.implants)
+
+    def place(self, kind: str) -> Path:
+        """The folder of scans of a kind: other implants than the seed's own lie apart."""
+        return self.out / (f"implants{self.implants}" if self.implants != self.seed and kind != "healthy" else "")
 
     def cases(self, part: str, limit: int | None) -> list[tuple[str, str]]:
         """Name and kind of the scans of a part."""
@@ -108,25 +132,38 @@ class Study:
                 [self.write(name, "healthy") for name in names]
                 for names in (self.deal.fitted[: self.fitted], self.deal.calibrated)
             )
-            fit(fitted, bundle, held_out=held_out, seed=self.seed, detector_name=self.detector, match=self.match)
+            fit(
+                fitted,
+                bundle,
+                held_out=held_out,
+                seed=self.seed,
+                detector_name=self.detector,
+                match=self.match,
+                shared_embeddings=str(self.embeddings),
+                **self.settings,
+            )
         return AnomalyModel.load(bundle)
 
     def write(self, name: str, kind: str) -> Path:
         if kind == "masks":
             normative = self.model.network.normative
             assert normative is not None
-            return write_lesion_masks(self.data, self.out / "scans", name, self.seed, normative, self.brains)
-        return write_scan(self.data, self.out / "scans", name, kind, self.seed, self.brains)
+            return write_lesion_masks(
+                self.data, self.place(kind) / "scans", name, self.implants, normative, self.brains
+            )
+        return write_scan(self.data, self.place(kind) / "scans", name, kind, self.implants, self.brains)
 
     def measure(self, name: str, kind: str) -> dict[str, Any]:
         """Both maps of a scan where it has foreground, the truth, and what the product flags."""
-        path = self.out / "cells" / f"{kind}-{name}.npz"
-        if not path.exists():
-            cell = self._predict(name, kind)
-            path.parent.mkdir(exist_ok=True, parents=True)
-            replace_file(path, lambda temporary: _save(temporary, cell))
-        with np.load(path) as kept:
-            return {key: kept[key] for key in kept.files}
+        path = self.place(kind) / "cells" / f"{kind}-{name}.npz"
+        if path.exists():
+            with np.load(path) as kept:
+                if set(self.ways) <= set(kept.files):
+                    return {key: kept[key] for key in kept.files}
+        cell = self._predict(name, kind)
+        path.parent.mkdir(exist_ok=True, parents=True)
+        replace_file(path, lambda temporary: _save(temporary, cell))
+        return {key: np.asarray(value) for key, value in cell.items()}
 
     def _predict(self, name: str, kind: str) -> dict[str, Any]:
         seen: list[tuple[Any, Any]] = []
@@ -136,21 +173,26 @@ class Study:
         result = model.predict(path)
         hook.remove()
         (mixture, image, affine, frame), finished = seen[0]
-        truth = np.asarray(nib.load(self.out / "scans" / kind / "masks" / path.name).dataobj) > 0
+        truth = np.asarray(nib.load(self.place(kind) / "scans" / kind / "masks" / path.name).dataobj) > 0
         inside = image > 0
         to_native = np.linalg.inv(result.affine) @ affine
         index = np.rint(np.argwhere(inside) @ to_native[:3, :3].T + to_native[:3, 3]).astype(int)
         lesions, number = ndimage.label(truth, np.ones((3, 3, 3)))
         found = len(np.unique(lesions[result.mask & truth]))
-        return {
-            "mixture": mixture[inside],
-            "finished": finished[inside],
+        maps = {"mixture": mixture, "finished": finished}
+        if "place" in self.ways:
+            network = model.network.normative
+            channels = network.standardize(mixture, image, affine, frame)
+            weights = network.weights.tolist()
+            maps["place"] = surprise(channels[0]).numpy() * inside
+            maps["intensity"] = (combine(channels, [0.0, *weights[1:]]).numpy() if channels[1:] else mixture) * inside
+        scores = {
+            way: pool_image_score(torch.tensor(maps[way])[None], torch.tensor(inside)[None], "top1pct") for way in maps
+        }
+        return {way: values[inside] for way, values in maps.items()} | {
             "truth": truth[tuple(index.T)],
             "index": index.astype(np.int16),
-            "scores": [
-                float(pool_image_score(torch.tensor(mixture)[None], torch.tensor(inside)[None], "top1pct")),
-                result.score,
-            ],
+            "scores": [result.score if way == "finished" else float(scores[way]) for way in self.ways],
             "regions": [len(result.regions), found, number],
             "frame": frame.kind,
         }
@@ -165,14 +207,17 @@ def report(study: Study, part: str, cases: list[tuple[str, str]]) -> dict[str, A
     """Print a row of a table for each map, and all figures as a line of JSON."""
     cells = {case: study.measure(*case) for case in cases}
     healthy = [cells.get((name, "healthy")) or study.measure(name, "healthy") for name in study.deal.calibrated]
-    threshold = float(np.quantile(np.concatenate([cell["mixture"] for cell in healthy]), 1 - RATE))
     figures: dict[str, Any] = {"seed": study.seed, "part": part, "brains": study.brains, "detector": study.detector}
+    figures["settings"], figures["implants"] = study.settings, study.implants
     figures["frames"] = {str(kind): [str(c["frame"]) for c in cells.values()].count(kind) for kind in FRAME_KINDS}
-    for number, way in enumerate(WAYS):
+    for way in study.ways:
+        number = -1 if way == "finished" else PARTS.index(way)
+        threshold = float(np.quantile(np.concatenate([cell[way] for cell in healthy]), 1 - RATE))
         row: dict[str, Any] = {kind: describe(cells, kind, way, number, threshold) for kind in KINDS}
         counts = [count(cell, way, threshold)[0] for (_, kind), cell in cells.items() if kind == "healthy"]
         figures[way] = row | {"regions of a healthy scan": [float(np.mean(counts)), float(np.median(counts))]}
-    print_rows(f"{study.detector}, seed {study.seed}, {part}", figures)
+    title = ", ".join([study.detector, *(f"{name} {value}" for name, value in study.settings.items())])
+    print_rows(f"{title}, seed {study.seed}, {part}", figures)
     print(json.dumps(figures), flush=True)
     return figures
 
@@ -181,7 +226,7 @@ def print_rows(title: str, figures: dict[str, Any]) -> None:
     """Print a row for each map."""
     columns = " | ".join(f"{kind}: AUROC / AP, image, found" for kind in KINDS)
     print(f"| {title} | {columns} | regions of a healthy scan |")
-    for way in WAYS:
+    for way in (way for way in PARTS if way in figures):
         parts = [f"{a:.3f} / {p:.3f}, {i:.2f}, {f:.2f}" for a, p, i, f in (figures[way][kind] for kind in KINDS)]
         mean, median = figures[way]["regions of a healthy scan"]
         print(f"| {way} | " + " | ".join(parts) + f" | {mean:.1f} (median {median:.0f}) |", flush=True)
@@ -212,7 +257,7 @@ def count(cell: dict[str, Any], way: str, threshold: float) -> tuple[int, int, i
         return int(flagged), int(found), int(number)
     shape = cell["index"].max(0) + 1
     mask, truth = np.zeros(shape, bool), np.zeros(shape, bool)
-    mask[tuple(cell["index"].T)], truth[tuple(cell["index"].T)] = cell["mixture"] > threshold, cell["truth"]
+    mask[tuple(cell["index"].T)], truth[tuple(cell["index"].T)] = cell[way] > threshold, cell["truth"]
     lesions, number = ndimage.label(truth, np.ones((3, 3, 3)))
     return ndimage.label(mask, np.ones((3, 3, 3)))[1], len(np.unique(lesions[mask & truth])), number
 

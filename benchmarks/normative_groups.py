@@ -75,7 +75,7 @@ class GroupStudy(Study):
             names = (self.deal.fitted, self.deal.calibrated)
             fitted, held_out = ([self.write(name, "healthy") for name in part] for part in names)
             more = {"covariates": self.table(), "group_by": "age"} if self.joined else {}
-            fit(fitted, bundle, held_out, seed=self.seed, shared_embeddings=str(self.out / "embeddings"), **more)
+            fit(fitted, bundle, held_out, seed=self.seed, shared_embeddings=str(self.embeddings), **more)
         return AnomalyModel.load(bundle)
 
     def table(self) -> str:

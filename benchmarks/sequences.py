@@ -5,7 +5,8 @@
 
 T1, T2 and FLAIR of patient 07 are fitted at default settings, without the patches that the lesion mask touches: one
 bundle of the three, in whose folder ``fit`` lie the bundles of the single ones. Then a patient is mapped by each single
-sequence and by all together; the map of all but one is the sum of the single ones, as that of all is checked to be. The
+sequence and by all together; the map of all but one is the scaled sum of the single ones, as that of all is checked to
+be. The
 figures are of the voxels inside the brain, axial slices 40 to 139, as in the data's README; processor time and largest
 memory are those of the command that draws the map. Patient 07, who was fitted, is for choosing; patient 19 is the test.
 What is in ``--out`` already is used again.
@@ -25,6 +26,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_dpmm_ad.commands.model import AnomalyModel
 from monai_dpmm_ad.metrics import AnomalyMetrics
 from monai_dpmm_ad.transforms import preprocess_scan
 from monai_dpmm_ad.utils.files import read_json, write_json
@@ -51,6 +53,8 @@ def main() -> None:
     for name in NAMES:
         maps[name], cost = draw(patient, folder / name, out / "bundle" / "fit" / name, (name,))
         rows[name] = measure(patient, maps[name]) | cost
+    scales = AnomalyModel.load(out / "bundle").network.scales.tolist()
+    maps = {name: scale * maps[name] for name, scale in zip(NAMES, scales, strict=True)}
     together, cost = draw(patient, folder / "all", out / "bundle", NAMES)
     if not np.allclose(together, sum(maps.values()), atol=1e-3):
         raise RuntimeError("the map of all is not the sum of the single ones")

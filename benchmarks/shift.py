@@ -2,6 +2,7 @@
 """What is left of a detector on another scanner: simulated acquisitions of heads with implants, and real MS scans.
 
     python benchmarks/shift.py --data ../shared/data --out runs/shift [--part choose] [--limit 6] [--match off] [--real]
+        [--before n4]
 
 A bundle is fitted to 50 IXI heads and calibrated on 25, as in `benchmarks/normative.py`, whose ``--out`` may be given.
 Then heads without and with a large implant are acquired in each way of `benchmarks/acquisitions.py` and mapped. Part
@@ -9,7 +10,8 @@ Then heads without and with a large implant are acquired in each way of `benchma
 inside the brain: voxel AUROC and AP, image AUROC against healthy heads of the same acquisition, flagged regions of a
 healthy head, how many heads are marked as out of range, whether ``drift.json`` would warn of the healthy ones, and what
 share of AP and image AUROC without shift is left. ``--real`` maps T1 of the two MS patients, ``--heads`` fits whole
-heads. What is measured of a scan is kept in ``--out``.
+heads. ``--before`` normalises each scan by a known way before it is mapped (`benchmarks/normalisers.py`), the fitted
+ones and those of the calibration stay as they are. What is measured of a scan is kept in ``--out``.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +28,10 @@ import nibabel as nib
 import numpy as np
 import torch
 from acquisitions import ACQUISITIONS, Head, acquire
+from normalisers import NORMALISERS, find_landmarks, normalise
 from normative import Study
 from normative_cohort import save_array
+from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from monai_dpmm_ad.engines import PATCH_SUMMARY
@@ -48,10 +54,11 @@ def main() -> None:
     parser.add_argument("--detector", default="dpmm", help="the detector that is fitted")
     parser.add_argument("--match", choices=("on", "off"), default="on", help="as of fit: off is how it was before")
     parser.add_argument("--real", action="store_true", help="T1 of the MS patients as well")
+    parser.add_argument("--before", choices=NORMALISERS, default="none", help="what is done to scans before")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     data, out = arguments.data.resolve(), arguments.out.resolve()
-    bench = Bench(data, out, arguments.seed, arguments.heads, arguments.detector, arguments.match)
+    bench = Bench(data, out, arguments.seed, arguments.heads, arguments.detector, arguments.match, arguments.before)
     figures: dict[str, Any] = {"part": arguments.part, "seed": arguments.seed, "heads": arguments.heads}
     for kind in arguments.kinds:
         figures[kind] = bench.report(arguments.part, kind, arguments.limit, arguments.acquisitions)
@@ -63,11 +70,19 @@ def main() -> None:
 class Bench:
     """A fitted bundle and what it says of acquired heads, made when it is asked for and kept."""
 
-    def __init__(self, data: Path, out: Path, seed: int, heads: bool, detector: str, match: str = "on") -> None:
-        self.data = data
+    def __init__(
+        self, data: Path, out: Path, seed: int, heads: bool, detector: str, match: str = "on", before: str = "none"
+    ) -> None:
+        self.data, self.before = data, before
         self.study = Study(data / "ixi_t1_2mm", out, seed, not heads, detector, match=match)
         self.whole = Study(data / "ixi_t1_2mm", out, seed, False, detector)
-        self.out = self.study.out / "shift"
+        self.out = self.study.out / ("shift" if before == "none" else f"shift-{before}")
+
+    @cached_property
+    def standard(self) -> NDArray[np.float64]:
+        """The histogram's landmarks of the fitted heads in the mean."""
+        paths = [self.study.write(name, "healthy") for name in self.study.deal.fitted]
+        return np.mean([find_landmarks(np.asarray(nib.load(path).dataobj, dtype=np.float32)) for path in paths], 0)
 
     def names(self, part: str, kind: str, limit: int) -> list[str]:
         deal = self.study.deal
@@ -131,7 +146,10 @@ class Bench:
         """Scores and truth of a scan inside its brain, and what the product says of it."""
         path = self.out / "cells" / acquisition / f"{kind}-{name}.npz"
         if not path.exists():
-            cell = self._predict(self._read(acquisition, kind, name), path.with_suffix(".nii.gz"))
+            head = self._read(acquisition, kind, name)
+            if self.before != "none":
+                head = replace(head, values=normalise(head.values, self.before, self.standard))
+            cell = self._predict(head, path.with_suffix(".nii.gz"))
             path.parent.mkdir(exist_ok=True, parents=True)
             replace_file(path, lambda temporary: _save(temporary, cell))
         with np.load(path) as kept:

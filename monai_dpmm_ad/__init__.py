@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from monai_dpmm_ad.commands.compare import compare
     from monai_dpmm_ad.commands.model import AnomalyModel, AnomalyResult
     from monai_dpmm_ad.commands.run import Outcome, demo, evaluate, fit, infer
+    from monai_dpmm_ad.data.acquisitions import add_acquisitions
     from monai_dpmm_ad.data.covariates import add_covariates, add_split_covariates
     from monai_dpmm_ad.data.datalist import add_regions, find_scans, require_scans, resolve_datalist
     from monai_dpmm_ad.data.dataset import ScanDataset, collate_scans
@@ -84,6 +85,7 @@ _NAMES = {
     "commands.compare": "compare",
     "commands.model": "AnomalyModel AnomalyResult",
     "commands.run": "Outcome demo evaluate fit infer",
+    "data.acquisitions": "add_acquisitions",
     "data.covariates": "add_covariates add_split_covariates",
     "data.datalist": "add_regions find_scans require_scans resolve_datalist",
     "data.dataset": "ScanDataset collate_scans",

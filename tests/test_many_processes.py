@@ -93,10 +93,11 @@ def assert_same_maps(one: Path, two: Path) -> None:
 
 
 def test_fitting_with_two_processes_is_fitting_with_one(cohort: Path, tiny_vit: Path, tmp_path: Path) -> None:
-    options = ["--frame", "deformed"]
+    options = ["--frame", "deformed", "--augment", 1]
     one, two = (fit(tmp_path / str(n), cohort, tiny_vit, n, *options) for n in (1, 2))
     assert int(two["calibration.num_scans"]) == int(two["regions.num_scans"]) == 2
-    assert int(two["normative.scores.num_scans"]) == 3
+    assert int(two["normative.intensity.num_scans"]) == 3
+    assert int(two["normative.scores.num_scans"]) == 6  # with the copies
     assert_same_state(one, two)
     configs = [json.loads((tmp_path / name / "configs" / "inference.json").read_text()) for name in ("1", "2")]
     assert configs[0] == configs[1]

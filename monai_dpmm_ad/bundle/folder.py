@@ -164,6 +164,8 @@ def save_model(
     write_recipe(root, {**model, **pick_settings(settings, "recipe")}, network.detector.num_components)
     state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
     fitted = {**network.describe(), **describe_digest(state)}
+    if settings.get("augment"):
+        fitted["augment"] = settings["augment"]
     write_card(root, network, read_settings(root), fitted, describe_machine(device, seconds), update)
     save_state(root / MODEL, state)
 

@@ -44,6 +44,11 @@ def fit_settings(given: Settings) -> dict[str, Any]:
             f"`rotations` must have 0 where maps are judged by place, got {values['rotations']}. Add it, or choose "
             "`normative` off."
         )
+    if values["augment"] and values["intensity"].startswith("ct_"):
+        raise ValueError(
+            f"`augment` must be 0 for CT, whose Hounsfield units mean the same on every scanner, got "
+            f"{values['augment']} with `intensity` {values['intensity']}. Leave it out."
+        )
     if values["covariates"] is not None or values["participants"]:
         values["trend"] = "on"
         if values["normative"] != "on" or values["frame"] == "none":

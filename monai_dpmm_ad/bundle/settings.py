@@ -166,6 +166,11 @@ _OF_THE_FIT = (
         "rotations", [0], "angles at which each slice is fitted", "fit",
         kind=float, many=True, commands=_FIT, metavar="DEGREES", fixed=True,
     ),
+    Setting(
+        "augment", 0, "copies of each fitted scan, acquired otherwise (contrast, bias field, blur, thickness, noise), "
+        "that are fitted as well: as much embedding again for each; see docs/shift.md", "fit",
+        kind=int, interval="[0, inf)", commands=_FIT, metavar="COPIES", fixed=True,
+    ),
     Setting("patches_per_batch", 4096, "patches in a step of the fit", "fit", kind=int, interval="[1, inf)"),
     Setting(
         "max_epochs", 10, "largest number of passes over the embeddings", "fit",
@@ -175,8 +180,7 @@ _OF_THE_FIT = (
     Setting("patience", 2, "validations without improvement before the fit ends", "fit", kind=int, interval="[1, inf)"),
     Setting("min_improvement", 0.01, "of the held-out criterion, in nats", "fit", kind=float, interval="[0, inf)"),
     Setting(
-        "validation_fraction", 0.2, "share of the subjects that is held out where the data name none", "fit",
-        kind=float, interval="[0, 1)",
+        "validation_fraction", 0.2, "share of subjects held out if none are named", "fit", kind=float, interval="[0, 1)",
     ),
     Setting(
         "match", "on", "take each scan's bias field and contrast away, where they differ from the fitted scans', "
@@ -187,8 +191,7 @@ _OF_THE_FIT = (
 
 _OF_A_RUN = (
     Setting(
-        "section", "test", "section of a datalist or BMAD tree", "run",
-        optional=True, commands=_ALL_RUNS, outputs=False,
+        "section", "test", "section of a datalist, BMAD tree", "run", optional=True, commands=_ALL_RUNS, outputs=False,
     ),
     Setting(
         "suffix", None, "of the files in folders only those whose names end in it; several: a scan's sequences", "both",
@@ -232,9 +235,7 @@ _OF_A_RUN = (
     Setting("save_maps", True, "maps, masks and percentile maps", "run", kind=bool),
     Setting("save_percentile", True, "percentile maps", "run", kind=bool, commands=_RUN, option="percentile"),
     # As the configs of MONAI's model zoo have them.
-    Setting(
-        "output_ext", ".nii.gz", "of the files of volumes", "run", choices=(".nii.gz", ".nii", ".nrrd", ".mha", ".mgz"),
-    ),
+    Setting("output_ext", ".nii.gz", "of volumes", "run", choices=(".nii.gz", ".nii", ".nrrd", ".mha", ".mgz")),
     Setting("output_dtype", "float32", "of maps", "run", choices=("float32", "float64")),
     Setting("output_postfix", "anomaly", "of the names of maps", "run"),
     Setting("separate_folder", False, "a folder for the files of each scan", "run", kind=bool),

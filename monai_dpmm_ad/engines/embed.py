@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from monai_dpmm_ad.data.acquisitions import find_original
 from monai_dpmm_ad.data.dataset import ScanDataset, ScanFailure
 from monai_dpmm_ad.embedding import EmbeddingStore, StoreWriter, adopt_parts, part_path
 from monai_dpmm_ad.engines.prefetch import ALONE, Prefetcher
@@ -92,7 +93,7 @@ def embed_dataset(
 
     network.to(device).eval()
     keep = thumbnail_folder(path) if thumbnails else None
-    dataset.failures.extend(_embed_missing(dataset, path, open_writer, embed_scan, keep))
+    dataset.failures.extend(_name_once(_embed_missing(dataset, path, open_writer, embed_scan, keep), dataset))
     store = EmbeddingStore(path, order=[item["name"] for item in dataset.data])
     if store.num_rows == 0:
         reasons = (
@@ -122,6 +123,13 @@ def _embed_missing(
         failures = _embed_scans(todo, dataset.transform, writer, embed_scan, thumbnails)
     _adopt(path, open_writer)
     return gather_lists(failures)
+
+
+def _name_once(failures: Sequence[ScanFailure], dataset: ScanDataset) -> list[ScanFailure]:
+    """Leave out copies whose scan failed as well."""
+    failed = {failure.name for failure in failures}
+    originals = {item["name"]: find_original(item) for item in dataset.data}
+    return [one for one in failures if originals[one.name] == one.name or originals[one.name] not in failed]
 
 
 def _adopt(path: str | os.PathLike[str], open_writer: Callable[[str | os.PathLike[str]], StoreWriter]) -> None:

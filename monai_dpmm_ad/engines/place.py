@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from monai_dpmm_ad.data.acquisitions import find_original
 from monai_dpmm_ad.data.covariates import read_person
 from monai_dpmm_ad.data.dataset import ScanDataset
 from monai_dpmm_ad.embedding import EmbeddingStore
@@ -37,7 +38,9 @@ def fit_normative(
     """Show a network's normative map the scans that its detector was fitted on.
 
     A map that has been fitted before, as in an update, keeps its reference and takes the scans in beside those that it
-    has seen: the old ones' scores are those of the detector before.
+    has seen: the old ones' scores are those of the detector before. Copies that were acquired otherwise lie where their
+    scans lie. Their scores count like those of scans, and so do their intensities, unless what is mapped is matched
+    first: then no scan will have such intensities.
 
     Args:
         network: its detector is fitted. ``normative`` becomes None where the scans are not all volumes, and where it is
@@ -52,45 +55,55 @@ def fit_normative(
     if normative is None:
         return
     release_heap()  # of what the detector was fitted with
+    originals = {item["name"]: find_original(item) for item in dataset.data}
     names = [name for name in store.sources if store.count_rows(name)]
+    own = [name for name in names if originals[name] == name]
     scans = FittedScans(thumbnail_folder(store.path), dataset)
     if not _are_volumes(scans, names):
         if isinstance(normative, TrendMap):
             raise ValueError("`covariates` must be left out of a fit of pictures, whose maps are not judged by place.")
         network.normative = None
         return
-    if not normative.fitted and len(names) < _LEAST_FITTED and normative.side == "both":
+    if not normative.fitted and len(own) < _LEAST_FITTED and normative.side == "both":
         network.normative = None
         return
-    if not normative.fitted:
-        normative.frame = "deformed" if frame == "auto" else frame
-        _set_reference(normative, scans, names)
-    mine = share(names)
-    failed = _find_frames(normative, scans, mine)
-    if frame == "auto" and not normative.fitted and failed > _MOST_FAILED * len(names):
-        normative.frame = "box"
-        _set_reference(normative, scans, names)
-        _find_frames(normative, scans, mine)
+    key = _place_scans(normative, scans, own, frame)
     if not normative.fitted:
         normative.matching.fill_(match == "on" and normative.frame in FRAMES[:2])
-    key = _key_of(normative)
     release_heap()  # of registering
     terms: dict[str, NDArray[np.float64] | None] = dict.fromkeys(names)
     if isinstance(normative, TrendMap):
-        terms = _fit_trends(normative, network, dataset, store, scans, mine, key)
-    for name in track(mine, total=len(mine), description="Atlas"):
-        scan, place = scans.read(name), _read_frame(scans, name, key)
-        normative.observe_intensity(name, scan.image, scan.affine, place, terms[name])
-        normative.observe_scores(name, *_score_rows(network, store, name, scan), place, terms[name])
+        terms = _fit_trends(normative, network, dataset, store, scans, own, key)
+    seen = share([name for name in names if originals[name] in set(own)])
+    toned = {name for name in seen if originals[name] == name or not bool(normative.matching)}
+    for name in track(seen, total=len(seen), description="Atlas"):
+        scan, place = scans.read(name), _read_frame(scans, originals[name], key)
+        if name in toned:
+            normative.observe_intensity(originals[name], scan.image, scan.affine, place, terms[name])
+        normative.observe_scores(originals[name], *_score_rows(network, store, name, scan), place, terms[name])
     normative.finish_intensity()
     if isinstance(normative, TrendMap):
-        _observe_trend(normative, "deviation", scans, mine, key, terms)
+        _observe_trend(normative, "deviation", scans, share(own), key, terms)
         normative.finish_trends("deviation")
-    for name in mine:
-        scan = scans.read(name)
-        normative.observe_deviation(name, scan.image, scan.affine, _read_frame(scans, name, key), terms[name])
+    for name in seen:
+        if name in toned:
+            scan, place = scans.read(name), _read_frame(scans, originals[name], key)
+            normative.observe_deviation(originals[name], scan.image, scan.affine, place, terms[name])
     normative.finish_deviation()
     normative.finish_scores()
+
+
+def _place_scans(normative: NormativeMap, scans: FittedScans, names: Sequence[str], frame: str) -> str:
+    """Set the reference, unless the map has one, and find where scans lie; returns what their frames are kept by."""
+    if not normative.fitted:
+        normative.frame = "deformed" if frame == "auto" else frame
+        _set_reference(normative, scans, names)
+    failed = _find_frames(normative, scans, share(names))
+    if frame == "auto" and not normative.fitted and failed > _MOST_FAILED * len(names):
+        normative.frame = "box"
+        _set_reference(normative, scans, names)
+        _find_frames(normative, scans, share(names))
+    return _key_of(normative)
 
 
 def _fit_trends(
@@ -99,13 +112,14 @@ def _fit_trends(
     dataset: ScanDataset,
     store: EmbeddingStore,
     scans: FittedScans,
-    mine: Sequence[str],
+    names: Sequence[str],
     key: str,
 ) -> dict[str, NDArray[np.float64] | None]:
     """Learn how intensities and scores follow age and sex; returns each scan's terms, None where nothing is known."""
     people = {item["name"]: read_person(item) for item in dataset.data}
     if not normative.fitted:
-        normative.design.observe([people[name] for name in store.sources if store.count_rows(name)])
+        normative.design.observe([people[name] for name in names])
+    mine = share(names)
     terms = {name: normative.design.terms_if_known(person) for name, person in people.items()}
     _observe_trend(normative, "intensity", scans, mine, key, terms)
     for name in mine:

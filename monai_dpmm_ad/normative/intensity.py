@@ -169,5 +169,10 @@ def weigh_robustly(
 
 def polynomials(points: NDArray[np.float64], degree: int) -> NDArray[np.float64]:
     """All monomials up to a degree at points ``(n, 3)`` in [-1, 1]: ``(n, m)``."""
-    powers = [(i, j, k) for i in range(degree + 1) for j in range(degree + 1 - i) for k in range(degree + 1 - i - j)]
-    return np.stack([np.prod(points**power, axis=1) for power in powers], axis=1)
+    x, y, z = np.moveaxis(np.stack([points**power for power in range(degree + 1)]), 2, 0)
+    return np.stack([x[i] * y[j] * z[k] for i, j, k in powers(degree)], axis=1)
+
+
+def powers(degree: int) -> list[tuple[int, int, int]]:
+    """Of x, y and z in the monomials up to a degree, in their order."""
+    return [(i, j, k) for i in range(degree + 1) for j in range(degree + 1 - i) for k in range(degree + 1 - i - j)]

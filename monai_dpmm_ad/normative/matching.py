@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.polynomial.polynomial import polygrid3d
 from numpy.typing import NDArray
 
-from monai_dpmm_ad.normative.intensity import polynomials, weigh_robustly
+from monai_dpmm_ad.normative.intensity import polynomials, powers, weigh_robustly
 from monai_dpmm_ad.normative.lattice import Lattice, Volume, index_voxels, move_start, sample_places
 
 __all__ = ["Match", "match_intensity"]
@@ -95,13 +96,15 @@ def match_intensity(scan: Volume, level: float, mean: Array, spread: Array) -> M
     inside = (scan.weight > 0.5) & (scan.values > _LEAST) & (mean > _LEAST)
     if int(inside.sum()) < _FEWEST * _LANDMARKS:
         return None
-    grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, size) for size in inside.shape), indexing="ij"), -1)
-    place, tissue = polynomials(grid[inside], _DEGREE), np.log(mean[inside])
+    axes = [np.linspace(-1, 1, size) for size in inside.shape]
+    points = np.stack([axis[index] for axis, index in zip(axes, np.nonzero(inside), strict=True)], 1)
+    place, tissue = polynomials(points, _DEGREE), np.log(mean[inside])
     tissue = (tissue - tissue.mean()) / max(float(tissue.std()), 1e-6)
     design = np.concatenate([place, tissue[:, None], tissue[:, None] ** 2], 1)
     ratio = np.log(scan.values[inside]).astype(np.float64) - np.log(mean[inside])
-    weights = weigh_robustly(design, ratio)[: place.shape[1]]
-    field = (polynomials(grid.reshape(-1, 3), _DEGREE) @ weights).reshape(inside.shape).astype(np.float32)
+    weights = np.zeros((_DEGREE + 1,) * 3)
+    weights[tuple(zip(*powers(_DEGREE), strict=True))] = weigh_robustly(design, ratio)[: place.shape[1]]
+    field = polygrid3d(*axes, weights).astype(np.float32)
     flat: Array = (scan.values[inside] / np.exp(field[inside])).astype(np.float32)
     middle = float(np.median(flat))
     field, flat = field + np.float32(np.log(middle)), (flat / middle).astype(np.float32)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from monai.transforms import Compose, CropForegroundd, DeleteItemsd, Orientationd, Transform
 
 from monai_dpmm_ad.errors import unknown_option
+from monai_dpmm_ad.transforms.acquire import AcquireScand
 from monai_dpmm_ad.transforms.intensity import ScaleIntensityForegroundd
 from monai_dpmm_ad.transforms.load import LoadScand
 from monai_dpmm_ad.transforms.place import HasNormative, MatchIntensityd, TakeThumbnaild
@@ -52,8 +53,11 @@ def preprocess_slices(
     exclude: str = "patches",
     spatial_dims: int | None = None,
     thumbnails: bool = False,
+    seed: int = 0,
 ) -> Compose:
     """Make the chain for fitting: as :func:`preprocess_scan`, with the label alongside, then slices.
+
+    A copy of a scan, see :func:`~monai_dpmm_ad.data.acquisitions.add_acquisitions`, is acquired otherwise before that.
 
     Args:
         intensity: as above.
@@ -65,6 +69,7 @@ def preprocess_slices(
         exclude: what a label leaves out: the ``patches`` it touches, the ``slices`` it touches, or ``none``.
         spatial_dims: as above.
         thumbnails: whether each slice knows its scan's :class:`~monai_dpmm_ad.transforms.place.Thumbnail`.
+        seed: of the acquisitions of copies.
 
     Example:
         >>> preprocess_slices(exclude="lesions")
@@ -83,7 +88,7 @@ def preprocess_slices(
     )
     drop_label = [DeleteItemsd(keys="label")] if exclude == "none" else []
     small = [TakeThumbnaild()] if thumbnails else []
-    normalize = _normalize(["image", "label"], intensity)
+    normalize = [*_normalize(["image", "label"], intensity), AcquireScand(intensity, seed)]
     return Compose([LoadScand(spatial_dims=spatial_dims), *drop_label, *normalize, *small, sampler])
 
 

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from conftest import FAST
 
 from monai_dpmm_ad.bundle import load_workflow, read_settings
 from monai_dpmm_ad.bundle.provenance import load_provenance
@@ -76,6 +77,26 @@ def test_one_scan_moves_little_and_the_old_calibration_stays(bundle: Path, cohor
         infer(one, [other], tmp_path / f"out-{one.name}", report=False).scans[0] for one in (bundle, tmp_path / "one")
     ]
     assert rows[1].score == pytest.approx(rows[0].score, rel=0.35)
+
+
+def test_a_site_learns_what_matching_leaves(
+    moved: Path, cohort: Path, tiny_vit: Path, scans: list[Path], tmp_path: Path
+) -> None:
+    """Field and contrast are taken away first: the same scans move less, and the new bundle still matches."""
+    matching = tmp_path / "matching"
+    fit([cohort], matching, embedder_name=str(tiny_vit), **{**FAST, "frame": "affine"})
+    assert not fit(scans[:4], tmp_path / "site", update=matching, site="north").failures
+    networks = [_load(one) for one in (moved, tmp_path / "site")]  # boxes are not matched
+    assert [bool(network.normative.matching) for network in networks] == [False, True]
+    assert [int(network.regions.num_scans) for network in networks] == [4, 4]
+    of_intensities = [float(network.normative.site.offset[1:].abs().mean()) for network in networks]
+    assert of_intensities[1] < 0.5 * of_intensities[0]
+    before, after = (
+        infer(one, [scans[4]], tmp_path / f"out-{one.name}", report=False).scans[0]
+        for one in (matching, tmp_path / "site")
+    )
+    assert before.frame == after.frame == "affine"
+    assert after.score < before.score
 
 
 def test_refusals_are_one_line(

@@ -125,7 +125,7 @@ def make_detector(settings: Settings, embedder: Embedder) -> Detector:
         embedder.embed_dim,
         embedder.num_stages,
         location_weight=settings["location_weight"],
-        mixture={name: settings[name] for name in ("num_components", "covariance", "score")},
+        mixture={name: settings[name] for name in ("num_components", "max_components", "covariance", "score")},
         options=settings["detector_options"],
         seed=settings.get("seed", 0),
     )

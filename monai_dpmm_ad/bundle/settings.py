@@ -106,8 +106,12 @@ _MODEL = (
         many=True, commands=_FIT, metavar="NAME", unset="all that a datalist or several suffixes name",
     ),
     Setting(
-        "num_components", 256, "largest number of mixture components; the paper's is 500", "model",
+        "num_components", 256, "number of mixture components, of which some stay empty; the paper's is 500", "model",
         kind=int, interval="[1, inf)", commands=_BOTH,
+    ),
+    Setting(
+        "max_components", None, "largest number that they may grow to where none is empty, one for every 200 patches "
+        "at most", "model", kind=int, interval="[1, inf)", commands=_BOTH, unset="num_components",
     ),
     Setting(
         "covariance", "diagonal", "shape of the mixture's components", "model",
@@ -179,8 +183,7 @@ _OF_THE_FIT = (
     Setting("patience", 2, "validations without improvement before the fit ends", "fit", kind=int, interval="[1, inf)"),
     Setting("min_improvement", 0.01, "of the held-out criterion, in nats", "fit", kind=float, interval="[0, inf)"),
     Setting(
-        "validation_fraction", 0.2, "share of the subjects that is held out where the data name none", "fit",
-        kind=float, interval="[0, 1)",
+        "validation_fraction", 0.2, "share of subjects held out if none is named", "fit", kind=float, interval="[0, 1)",
     ),
     Setting(
         "match", "on", "take each scan's bias field and contrast away, where they differ from the fitted scans', "
@@ -191,8 +194,7 @@ _OF_THE_FIT = (
 
 _OF_A_RUN = (
     Setting(
-        "section", "test", "section of a datalist or BMAD tree", "run",
-        optional=True, commands=_ALL_RUNS, outputs=False,
+        "section", "test", "section of a datalist, BMAD tree", "run", optional=True, commands=_ALL_RUNS, outputs=False,
     ),
     Setting(
         "suffix", None, "of the files in folders only those whose names end in it; several: a scan's sequences", "both",
@@ -241,14 +243,12 @@ _OF_A_RUN = (
     Setting("output_postfix", "anomaly", "of the names of maps", "run"),
     Setting("separate_folder", False, "a folder for the files of each scan", "run", kind=bool),
     Setting(
-        "healthy_twin", False,
-        "write the mean of healthy scans at each scan's places, for the eye: an average, no prediction of a person",
-        "run", kind=bool, commands=_RUN,
+        "healthy_twin", False, "write the mean of healthy scans at each scan's places, for the eye: an average, no "
+        "prediction of a person", "run", kind=bool, commands=_RUN,
     ),
     Setting(
-        "own_format", False,
-        "write maps and masks in the scan's own format as well (NRRD, MetaImage, FreeSurfer's, Analyze, TIFF)", "run",
-        kind=bool, commands=_RUN,
+        "own_format", False, "write maps and masks in the scan's own format as well (NRRD, MetaImage, FreeSurfer's, "
+        "Analyze, TIFF)", "run", kind=bool, commands=_RUN,
     ),
     Setting(
         "min_region_volume", 0.0, "smallest flagged region in mm³", "run",

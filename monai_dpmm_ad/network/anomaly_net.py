@@ -77,6 +77,8 @@ class AnomalyNet(Judging):
         (64, 48)
     """
 
+    backbone_digest: Tensor
+
     def __init__(
         self,
         embedder: Embedder,

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 import torch
-from embedders import Slice, load_brain, load_inserted
+from embedder_data import Slice, load_brain, load_inserted
 from factor_analysers import FactorAnalysers
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
@@ -106,10 +106,12 @@ def stack(slices: list[Encoded]) -> tuple[Tensor, Tensor]:
     return torch.cat([tokens for tokens, _ in rows]), torch.cat([location for _, location in rows])
 
 
-def fit_mixture(x: Tensor, components: int, covariance: str, seed: int, epochs: int = 3) -> DirichletProcessMixture:
-    """Fit to shuffled rows, as the bundle's trainer does."""
+def fit_mixture(
+    x: Tensor, components: int, covariance: str, seed: int, epochs: int = 3, most: int | None = None
+) -> DirichletProcessMixture:
+    """Fit to shuffled rows, as the bundle's trainer does; the truncation may grow up to ``most``."""
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    mixture = DirichletProcessMixture(components, x.shape[1], covariance, seed=seed)
+    mixture = DirichletProcessMixture(components, x.shape[1], covariance, seed=seed, max_components=most)
     batch = 4 * BATCH if covariance == "full" else BATCH
     return mixture.fit(x[order].split(batch), max_epochs=epochs)
 
@@ -184,20 +186,24 @@ def make_scores(
     """All variants, fitted to the same patches."""
     components = options.components
     scores: dict[str, Score] = {}
-    for covariance in ("spherical", "vmf", "rotated", "diagonal"):
-        plain = fit_mixture(tokens, components, covariance, seed)
+    for covariance in options.covariances:
+        plain = fit_mixture(tokens, components, covariance, seed, options.epochs)
         scores[covariance] = lambda x, _, m=plain: -m.log_prob(x)
         scores[f"{covariance}, cosine"] = lambda x, _, m=plain: m.cosine_distance(x)
     for weight in options.weights if located else ():
-        beside = fit_mixture(append(tokens, location, weight), components, "diagonal", seed)
+        beside = fit_mixture(append(tokens, location, weight), components, "diagonal", seed, options.epochs)
         scores[f"location × {weight}"] = lambda x, at, m=beside, w=weight: -m.log_prob(append(x, at, w))
+    if options.max_components:
+        for covariance in ("rotated", "diagonal"):
+            grown = fit_mixture(tokens, components, covariance, seed, options.epochs, options.max_components)
+            scores[f"{covariance}, grown to {grown.num_components}"] = lambda x, _, m=grown: -m.log_prob(x)
     if located:
         scores["weights by location"] = LocatedWeights(plain, tokens, location).score
     for rank in options.ranks:
         factors = FactorAnalysers(plain, tokens, rank)
         scores[f"factors, rank {rank}"] = lambda x, _, f=factors: -f.log_prob(x)
     if options.full:
-        full = fit_mixture(tokens, components, "full", seed)
+        full = fit_mixture(tokens, components, "full", seed, options.epochs)
         scores["full"] = lambda x, _: -full.log_prob(x)
     return scores
 
@@ -228,6 +234,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder that keeps the embeddings of the MS scans")
     parser.add_argument("--image-size", type=int, default=448, help="for the MS scans; the 2D slices use 224")
     parser.add_argument("--components", type=int, default=256)
+    families = ["spherical", "vmf", "rotated", "diagonal"]
+    parser.add_argument("--covariances", nargs="+", choices=families, default=families, help="the last has factors")
+    parser.add_argument("--max-components", type=int, help="rows of mixtures that grow up to so many components")
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--weights", type=float, nargs="*", default=[0.1, 0.3, 1.0])
     parser.add_argument("--ranks", type=int, nargs="*", default=[8])
     parser.add_argument("--full", action="store_true", help="full covariance too")

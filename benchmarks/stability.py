@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from embedders import Slice
+from embedder_data import Slice
 from mixture_detection import Encoded, fit_mixture, load, measure_images, measure_pixels, read_slices, stack
 from mixture_peers import OnlineMAPEM
 from torch import Tensor

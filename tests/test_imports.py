@@ -89,8 +89,24 @@ def test_the_root_and_its_files_can_be_taken_in_at_a_glance() -> None:
     entries = [path for path in PACKAGE.iterdir() if not path.name.startswith("__") and path.name != "py.typed"]
     assert len(entries) <= 20
     for path in FILES:
-        limit = 500 if path == PACKAGE / "mixture" / "mixture.py" else 320
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= limit, path
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 320, path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.name)
+def test_a_benchmark_imports_what_is_there(path: Path) -> None:
+    """From its neighbours, which no other test imports: each name where it is made."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        neighbour = path.parent / f"{getattr(node, 'module', None)}.py"
+        if isinstance(node, ast.ImportFrom) and neighbour.is_file():
+            made = {
+                getattr(name, "id", None) or getattr(name, "asname", None) or getattr(name, "name", None)
+                for statement in ast.parse(neighbour.read_text(encoding="utf-8")).body
+                for name in ast.walk(statement)
+                if isinstance(name, (ast.FunctionDef, ast.ClassDef, ast.alias))
+                or (isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store))
+            }
+            for alias in node.names:
+                assert alias.name in made, f"{path.name}: {alias.name} is not made in {neighbour.name}"
 
 
 def test_every_package_is_installed() -> None:

@@ -44,6 +44,11 @@ def fit_settings(given: Settings) -> dict[str, Any]:
             f"`rotations` must have 0 where maps are judged by place, got {values['rotations']}. Add it, or choose "
             "`normative` off."
         )
+    if values["asymmetry"] == "on" and "off" in (values["normative"], values["intensity_side"]):
+        raise ValueError(
+            "`asymmetry` must be off where intensities are not judged by place, got on. Choose `normative` on and an "
+            "`intensity_side`."
+        )
     if values["augment"] and values["intensity"].startswith("ct_"):
         raise ValueError(
             f"`augment` must be 0 for CT, whose Hounsfield units mean the same on every scanner, got "
@@ -120,7 +125,7 @@ def make_detector(settings: Settings, embedder: Embedder) -> Detector:
         embedder.embed_dim,
         embedder.num_stages,
         location_weight=settings["location_weight"],
-        mixture={name: settings[name] for name in ("num_components", "covariance", "score")},
+        mixture={name: settings[name] for name in ("num_components", "max_components", "covariance", "score")},
         options=settings["detector_options"],
         seed=settings.get("seed", 0),
     )

@@ -9,11 +9,10 @@ take its default, :data:`~monai_dpmm_ad.bundle.formats.BROUGHT` says what they t
 from __future__ import annotations
 
 import copy
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from monai_dpmm_ad.bundle.setting import Setting
+from monai_dpmm_ad.bundle.setting import Setting, unknown_setting
 
 __all__ = ["SETTINGS", "complete_settings", "names_of", "pick_settings"]
 
@@ -65,6 +64,10 @@ _MODEL = (
         choices=("both", "bright", "dark", "off"), commands=_FIT,
     ),
     Setting(
+        "asymmetry", "off", "compare each place with the one across the middle of the head: for what is on one side",
+        "model", choices=("on", "off"), commands=_FIT,
+    ),
+    Setting(
         "trend", "off", "whether means follow people; a fit with a table turns it on", "model", choices=("on", "off"),
     ),
     Setting(
@@ -103,8 +106,12 @@ _MODEL = (
         many=True, commands=_FIT, metavar="NAME", unset="all that a datalist or several suffixes name",
     ),
     Setting(
-        "num_components", 256, "largest number of mixture components; the paper's is 500", "model",
+        "num_components", 256, "number of mixture components, of which some stay empty; the paper's is 500", "model",
         kind=int, interval="[1, inf)", commands=_BOTH,
+    ),
+    Setting(
+        "max_components", None, "largest number that they may grow to where none is empty, one for every 200 patches "
+        "at most", "model", kind=int, interval="[1, inf)", commands=_BOTH, unset="num_components",
     ),
     Setting(
         "covariance", "diagonal", "shape of the mixture's components", "model",
@@ -176,8 +183,7 @@ _OF_THE_FIT = (
     Setting("patience", 2, "validations without improvement before the fit ends", "fit", kind=int, interval="[1, inf)"),
     Setting("min_improvement", 0.01, "of the held-out criterion, in nats", "fit", kind=float, interval="[0, inf)"),
     Setting(
-        "validation_fraction", 0.2, "share of the subjects that is held out where the data name none", "fit",
-        kind=float, interval="[0, 1)",
+        "validation_fraction", 0.2, "share of subjects held out if none is named", "fit", kind=float, interval="[0, 1)",
     ),
     Setting(
         "match", "on", "take each scan's bias field and contrast away, where they differ from the fitted scans', "
@@ -188,8 +194,7 @@ _OF_THE_FIT = (
 
 _OF_A_RUN = (
     Setting(
-        "section", "test", "section of a datalist or BMAD tree", "run",
-        optional=True, commands=_ALL_RUNS, outputs=False,
+        "section", "test", "section of a datalist, BMAD tree", "run", optional=True, commands=_ALL_RUNS, outputs=False,
     ),
     Setting(
         "suffix", None, "of the files in folders only those whose names end in it; several: a scan's sequences", "both",
@@ -238,14 +243,12 @@ _OF_A_RUN = (
     Setting("output_postfix", "anomaly", "of the names of maps", "run"),
     Setting("separate_folder", False, "a folder for the files of each scan", "run", kind=bool),
     Setting(
-        "healthy_twin", False,
-        "write the mean of healthy scans at each scan's places, for the eye: an average, no prediction of a person",
-        "run", kind=bool, commands=_RUN,
+        "healthy_twin", False, "write the mean of healthy scans at each scan's places, for the eye: an average, no "
+        "prediction of a person", "run", kind=bool, commands=_RUN,
     ),
     Setting(
-        "own_format", False,
-        "write maps and masks in the scan's own format as well (NRRD, MetaImage, FreeSurfer's, Analyze, TIFF)", "run",
-        kind=bool, commands=_RUN,
+        "own_format", False, "write maps and masks in the scan's own format as well (NRRD, MetaImage, FreeSurfer's, "
+        "Analyze, TIFF)", "run", kind=bool, commands=_RUN,
     ),
     Setting(
         "min_region_volume", 0.0, "smallest flagged region in mm³", "run",
@@ -289,7 +292,7 @@ def complete_settings(given: Mapping[str, Any], way: str) -> dict[str, Any]:
     known = names_of("model", way, "both")
     for name in given:
         if name not in known:
-            raise _unknown_setting(name, known, way)
+            raise unknown_setting(name, known, way)
     return {
         name: SETTINGS[name].check(given[name]) if name in given else copy.deepcopy(SETTINGS[name].default)
         for name in known
@@ -312,9 +315,3 @@ def pick_settings(values: Mapping[str, Any], purpose: str) -> dict[str, Any]:
     if roles is not None:
         return {name: value for name, value in values.items() if SETTINGS[name].role in roles}
     return {name: value for name, value in values.items() if getattr(SETTINGS[name], purpose)}
-
-
-def _unknown_setting(name: str, known: Iterable[str], way: str) -> ValueError:
-    nearest = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"Did you mean `{nearest[0]}`?" if nearest else f"There are {', '.join(known)}."
-    return ValueError(f"`{name}` is no setting of a {way}. {hint}")

@@ -112,8 +112,9 @@ class DriftReference(nn.Module):
 
         Args:
             profiles: ``(n, 3)``, see :func:`compute_profile`.
-            usage: ``(n, K)``, mean responsibilities.
+            usage: ``(n, K)``, mean responsibilities; K is what the mixture has grown to.
         """
+        self.usage = self.usage.new_zeros(MAX_SCANS, usage.shape[1])
         chosen = choose_scans(len(profiles), MAX_SCANS)
         self.num_scans.fill_(len(chosen))
         for buffer, values in ((self.profiles, profiles), (self.usage, usage)):
@@ -201,6 +202,8 @@ class DriftReference(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         for name, buffer in self.named_buffers():  # a model that was fitted before there was a reference has none
             state_dict.setdefault(prefix + name, torch.zeros_like(buffer))
+        # The mixture may have grown: as many components as were stored.
+        self.usage = self.usage.new_zeros(MAX_SCANS, state_dict[prefix + "usage"].shape[-1])
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

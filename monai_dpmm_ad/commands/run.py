@@ -102,6 +102,10 @@ def fit(
             f"`sequences` must be one for an update or several processes, got {', '.join(sequences)}. Fit them anew "
             "in one process."
         )
+    if sequences is not None and overrides.get("max_components"):
+        raise ValueError(
+            f"`max_components` must be left out with several sequences, got {', '.join(sequences)}. Leave it out."
+        )
     configs = ["train", "multi_gpu_train"] if launched() else ["train"]
     if sequences is not None:
         overrides["sequences"] = list(sequences)

@@ -33,6 +33,8 @@ class DPMMDetector(Detector):
         score: one of ``log_density``, ``cosine``, ``euclidean``, ``mahalanobis``.
         location_weight: see :class:`~monai_dpmm_ad.detectors.Detector`.
         seed: of the mixture's initialisation.
+        max_components: how many components the truncation may grow to, where none is empty and the data ask for more;
+            None keeps it. Natural inference only.
 
     Raises:
         ValueError: if an option has no such name, or ``inference`` is ``memoized``.
@@ -51,6 +53,7 @@ class DPMMDetector(Detector):
         score: str = "log_density",
         location_weight: float = 0.0,
         seed: int = 0,
+        max_components: int | None = None,
     ) -> None:
         super().__init__(embed_dim, num_stages, location_weight)
         if score not in SCORES:
@@ -61,7 +64,9 @@ class DPMMDetector(Detector):
                 "order, and a detector's are shuffled; fit a `DirichletProcessMixture` by itself for it."
             )
         self.score_name = score
-        self.mixture = DirichletProcessMixture(num_components, self.feature_dim, covariance, inference, seed=seed)
+        self.mixture = DirichletProcessMixture(
+            num_components, self.feature_dim, covariance, inference, seed=seed, max_components=max_components
+        )
 
     @property
     def fitted(self) -> bool:
@@ -92,11 +97,11 @@ class DPMMDetector(Detector):
 
     def describe(self) -> dict[str, float]:
         """How many components score, and how the data's mass is spread over them."""
-        return self.mixture.posterior.summarise()
+        return self.mixture.summarise()
 
     @property
     def num_components(self) -> int:
-        """K, truncation of the mixture."""
+        """K, truncation of the mixture: as many as there are now, where it may grow."""
         return self.mixture.num_components
 
     def component_weights(self) -> list[float]:
@@ -110,12 +115,12 @@ class DPMMDetector(Detector):
 
     def note(self) -> str | None:
         """Whether the truncation binds: the number of components is then the setting's, not the data's."""
-        found = self.mixture.posterior.summarise()
+        found = self.mixture.summarise()
         if not found["truncation_binds"]:
             return None
         return (
             f"all {found['num_components']} components of the mixture are in use, so that more might fit better; "
-            "try a larger num_components"
+            "try a larger num_components, or let it grow: max_components"
         )
 
     def criterion(self, rows: Mapping[str, Tensor]) -> Tensor:

@@ -18,6 +18,7 @@ from monai_dpmm_ad.engines.thumbnails import FittedScan, FittedScans, thumbnail_
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.normative import FRAMES, Frame, NormativeMap, resample
 from monai_dpmm_ad.normative.covariates import Traits
+from monai_dpmm_ad.normative.reference import find_spacing
 from monai_dpmm_ad.normative.trend_map import TrendMap
 from monai_dpmm_ad.utils.distributed import gather_lists, share
 from monai_dpmm_ad.utils.memory import release_heap
@@ -159,7 +160,8 @@ def _are_volumes(scans: FittedScans, names: Sequence[str]) -> bool:
 def _set_reference(normative: NormativeMap, scans: FittedScans, names: Sequence[str]) -> None:
     chosen = [names[number] for number in np.unique(np.linspace(0, len(names) - 1, _NUM_REFERENCE).round().astype(int))]
     small = [scans.read(name) for name in chosen]
-    spacing = float(np.median([normative.reference_spacing_of(scan.image, scan.affine) for scan in small]))
+    shape = tuple(normative.reference_values.shape)
+    spacing = float(np.median([find_spacing(scan.image, scan.affine, shape) for scan in small]))
     normative.set_reference([resample(scan.image, scan.affine, spacing) for scan in small])
 
 

@@ -16,7 +16,7 @@ from monai_dpmm_ad.data.covariates import read_person
 from monai_dpmm_ad.engines import ScanEvaluator, iteration_scans
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.normative import NormativeMap
-from monai_dpmm_ad.normative.site import SITE_SHAPE, SiteCells, average_cells
+from monai_dpmm_ad.normative.site import NUM_CHANNELS, SITE_SHAPE, SiteCells, average_cells
 from monai_dpmm_ad.normative.trend_map import TrendMap
 from monai_dpmm_ad.utils.distributed import gather_lists
 
@@ -94,5 +94,5 @@ def _average(
 ) -> None:
     """Keep what a scan's finished map was made of."""
     anomaly_map, image, affine, frame = scan
-    deviates = normative.standardize(anomaly_map, image, affine, frame, **traits)
+    deviates = normative.standardize(anomaly_map, image, affine, frame, **traits)[:NUM_CHANNELS]
     cells.append(average_cells(deviates, image, affine, frame, normative.lattice_of(SITE_SHAPE)))

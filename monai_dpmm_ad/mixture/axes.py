@@ -7,7 +7,8 @@ Components that are diagonal on the embedding's own axes throw most of the densi
 
 A starts as what whitens the pooled covariance within clusters, its optimum if all components had one covariance. Steps
 along the relative gradient then make the components' own covariances as diagonal as one A can: semi-tied covariances.
-Given A the model is that of diagonal components, so the inference and its ELBO stay as they are; A is a point.
+Rows that had no part in it decide how far that goes, and whether the embedding's own axes are better. Given A the model
+is that of diagonal components, so the inference and its ELBO stay as they are; A is a point.
 
 Reference:
     Gales 1999, Semi-tied covariance matrices for hidden Markov models, for the likelihood; Ablin, Cardoso and Gramfort
@@ -16,8 +17,6 @@ Reference:
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,9 +27,12 @@ from monai_dpmm_ad.mixture.initialise import seed_labels
 __all__ = ["estimate_axes", "refine_axes", "whiten_within"]
 
 ROUNDS = 2  # of clustering: the first in the data's own coordinates, the second along the axes that it gives
+FIRST_CLUSTERS = 256  # at most, in the first
 MAX_STEPS = 20
 LEAST_GAIN = 0.02  # nats a datum: a step that gains less is the last
-REFINED_ROWS = 100  # for each dimension: a step costs two products with so many rows
+PATIENCE = 3  # steps that the judges find no better
+JUDGES = 5  # every fifth row of the sample judges the axes that the others give
+REFINED_ROWS = 50  # for each dimension, of the sample: a step costs two products with so many rows
 LEAST_CURVATURE = 0.1  # where all components have one shape, turning two axes against each other changes nothing
 HALVINGS = 5
 PRIOR_SIZE = 2.0  # pseudo-data of unit variance in every cluster's variances
@@ -51,15 +53,20 @@ def estimate_axes(scale: DataScale, sample: Tensor, num_components: int, generat
     Returns:
         the scale with axes, its variance along them.
     """
+    sample = sample[:: -(-len(sample) // (REFINED_ROWS * sample.shape[1]))]
     centred = scale.to(sample.dtype).place(sample)
     turned = scale
-    for _ in range(ROUNDS):
-        labels = seed_labels(turned, sample, num_components, generator)
-        residual = _take_residuals(centred, labels, num_components)
-        turned = _turn(scale, centred, whiten_within(residual, labels, scale.variance))
+    for number in range(ROUNDS):
+        num_clusters = min(num_components, num_components if number else FIRST_CLUSTERS)
+        labels = seed_labels(turned, sample, num_clusters, generator)
+        residual = _take_residuals(centred, labels, num_clusters)
+        learning = ~_judge(labels)
+        turned = _turn(scale, centred, whiten_within(residual[learning], labels[learning], scale.variance))
     assert turned.axes is not None
-    step = -(-len(sample) // (REFINED_ROWS * sample.shape[1]))
-    return _turn(scale, centred, refine_axes(turned.axes, residual[::step], labels[::step]))
+    spread = residual.square().mean(0, dtype=torch.float64).clamp(min=LEAST_SPREAD * scale.variance.mean()).sqrt()
+    starts = [turned.axes, torch.diag(1.0 / spread)]
+    best = max(starts, key=lambda axes: _start(axes, residual, labels).judged)
+    return _turn(scale, centred, refine_axes(best, residual, labels))
 
 
 def whiten_within(residual: Tensor, labels: Tensor, variance: Tensor) -> Tensor:
@@ -86,19 +93,12 @@ def whiten_within(residual: Tensor, labels: Tensor, variance: Tensor) -> Tensor:
     return (vectors / values.sqrt()).T.contiguous()
 
 
-class _Clusters(NamedTuple):
-    """Residuals along the present axes, (n, D), with the variances (K, D) of each cluster and what that is worth."""
-
-    residual: Tensor
-    variance: Tensor
-    objective: float
-
-
 def refine_axes(axes: Tensor, residual: Tensor, labels: Tensor) -> Tensor:
     """Turn axes so that log |det A| − ½ Σ_k p_k Σ_d log var_kd is largest, by quasi-Newton steps.
 
     With φ = λ_k ∘ y and E a small relative change, A ← (I + E) A, the slope is I − ⟨φ yᵀ⟩, and the curvature couples
-    only E_ij with E_ji: h_ij = Σ_k p_k λ_ki var_kj.
+    only E_ij with E_ji: h_ij = Σ_k p_k λ_ki var_kj. D² numbers fit the rows better that they were learnt from: so every
+    fifth row judges, and of the axes on the way those are taken that they find best.
 
     Args:
         axes: (D, D), float64, where to start.
@@ -108,42 +108,68 @@ def refine_axes(axes: Tensor, residual: Tensor, labels: Tensor) -> Tensor:
     Returns:
         (D, D), float64; a scaling of each axis is left as it is, since the components' variances take it up.
     """
-    counts = torch.bincount(labels).double()
-    share = counts / counts.sum()
     eye = torch.eye(len(axes), dtype=axes.dtype, device=axes.device)
-
-    def measure(y: Tensor, turn: Tensor) -> _Clusters:
-        squares = y.new_zeros(len(counts), y.shape[1]).index_add_(0, labels, y.square()).double()
-        variance = (squares + PRIOR_SIZE) / (counts + PRIOR_SIZE)[:, None]
-        volume = torch.linalg.slogdet(turn).logabsdet
-        return _Clusters(y, variance, float(volume - 0.5 * (share @ variance.log()).sum()))
-
-    turn = eye
-    now = measure(residual @ axes.T.to(residual.dtype), turn)
+    now = best = _start(axes, residual, labels)
+    least = waited = 0
     for _ in range(MAX_STEPS):
-        step = _find_step(now, labels, share)
-        for halving in range(HALVINGS):
-            move = eye + 0.5**halving * step
-            moved = measure(now.residual @ move.T.to(residual.dtype), move @ turn)
+        step = now.find_step()
+        for halving in range(least, HALVINGS):
+            moved = now.turn(eye + 0.5**halving * step)
             if moved.objective > now.objective:
                 break
         else:
             break
+        least = max(halving - 1, 0)
         gain = moved.objective - now.objective
-        turn, now = move @ turn, moved
-        if gain < LEAST_GAIN:
+        now = moved
+        waited = 0 if now.judged > best.judged else waited + 1
+        best = best if waited else now
+        if gain < LEAST_GAIN or waited == PATIENCE:
             break
-    return turn @ axes
+    return best.axes
 
 
-def _find_step(now: _Clusters, labels: Tensor, share: Tensor) -> Tensor:
-    """The quasi-Newton step E, (D, D), zero on its diagonal."""
-    precision = 1.0 / now.variance
-    pull = now.residual * precision.to(now.residual.dtype)[labels]
-    slope = (pull.T @ now.residual).double() / len(labels)
-    curvature = (precision * share[:, None]).T @ now.variance
-    determinant = (curvature * curvature.T - 1.0).clamp(min=LEAST_CURVATURE)
-    return ((slope.T - curvature.T * slope) / determinant).fill_diagonal_(0.0)
+def _judge(labels: Tensor) -> Tensor:
+    """Which of the rows (n,) judge."""
+    return torch.arange(len(labels), device=labels.device) % JUDGES == 0
+
+
+def _start(axes: Tensor, residual: Tensor, labels: Tensor) -> _Clusters:
+    """Clusters of residuals (n, D) along axes (D, D), those rows last that judge."""
+    order = _judge(labels).sort(stable=True).indices
+    return _Clusters(axes, residual[order] @ axes.T.to(residual.dtype), labels[order])
+
+
+class _Clusters:
+    """Clusters along axes (D, D): rows y (n, D) with labels (n,); the last fifth judges, the others tell variances."""
+
+    def __init__(self, axes: Tensor, y: Tensor, labels: Tensor) -> None:
+        num_learning = len(y) - -(-len(y) // JUDGES)
+        self.axes, self.y, self.labels = axes, y, labels
+        self.learning, self.known = y[:num_learning], labels[:num_learning]
+        counts = torch.bincount(self.known, minlength=int(labels.max()) + 1).double()
+        squares = y.new_zeros(len(counts), y.shape[1]).index_add_(0, self.known, self.learning.square()).double()
+        self.share = counts / counts.sum()
+        self.variance = (squares + PRIOR_SIZE) / (counts + PRIOR_SIZE)[:, None]  # (K, D)
+        logs = self.variance.log().sum(1)
+        volume = torch.linalg.slogdet(axes).logabsdet
+        self.objective = float(volume - 0.5 * self.share @ logs)
+        judging, cluster = y[num_learning:], labels[num_learning:]
+        distance = (judging.square() / self.variance.to(y.dtype)[cluster]).sum(1, dtype=torch.float64)
+        self.judged = float(volume - 0.5 * (logs[cluster] + distance).mean())
+
+    def turn(self, move: Tensor) -> _Clusters:
+        """The same along axes that are moved: (D, D), relative to these."""
+        return _Clusters(move @ self.axes, self.y @ move.T.to(self.y.dtype), self.labels)
+
+    def find_step(self) -> Tensor:
+        """The quasi-Newton step E, (D, D), zero on its diagonal."""
+        precision = 1.0 / self.variance
+        pull = self.learning * precision.to(self.y.dtype)[self.known]
+        slope = (pull.T @ self.learning).double() / len(self.known)
+        curvature = (precision * self.share[:, None]).T @ self.variance
+        determinant = (curvature * curvature.T - 1.0).clamp(min=LEAST_CURVATURE)
+        return ((slope.T - curvature.T * slope) / determinant).fill_diagonal_(0.0)
 
 
 def _take_residuals(x: Tensor, labels: Tensor, num_clusters: int) -> Tensor:

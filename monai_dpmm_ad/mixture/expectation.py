@@ -9,11 +9,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from monai_dpmm_ad.mixture.screening import LEAST_SIZE_FIT, MARGIN, Candidates, find_candidates, make_screen
+from monai_dpmm_ad.mixture.screening import (
+    LEAST_SIZE_FIT,
+    MARGIN,
+    Candidates,
+    compute_coarse,
+    find_candidates,
+    find_largest,
+    make_screen,
+)
 from monai_dpmm_ad.mixture.statistics import Statistics
 from monai_dpmm_ad.mixture.variational import Factors, Prior, normalise, weigh
 
-__all__ = ["LocalStep", "label_rows", "measure_group_entropy", "run_local_step"]
+__all__ = ["LocalStep", "label_rows", "measure_evidence", "measure_group_entropy", "run_local_step"]
 
 NEGLIGIBLE = 1e-8  # responsibility below float32's rounding of the others
 
@@ -117,18 +125,29 @@ def measure_group_entropy(prior: Prior, factors: Factors, x: Tensor, chunk_size:
     return entropy
 
 
-def label_rows(prior: Prior, factors: Factors, x: Tensor, chunk_size: int) -> Tensor:
-    """Find the most likely component of each row of x (n, D): (n,)."""
-    labels = []
-    for features, found, rest in _screen_rows(prior, factors, x, chunk_size):
-        part = torch.empty(len(features), dtype=torch.long, device=x.device)
-        complete = torch.zeros(len(features), dtype=torch.bool, device=x.device)
+def measure_evidence(prior: Prior, factors: Factors, x: Tensor, chunk_size: int) -> Tensor:
+    """Compute the evidence of rows x (n, D), as `run_local_step` does, and nothing else: 0-dim float64, nats."""
+    evidence = factors.log_weights.new_zeros(())
+    for _, found, rest in _screen_rows(prior, factors, x, chunk_size):
         if found is not None:
-            part = found.component.gather(1, found.log_prob.argmax(1, keepdim=True))[:, 0]
-            complete = found.complete
+            evidence += normalise(found.log_prob)[1][found.complete].sum(dtype=torch.float64)
         if len(rest):
-            part[~complete] = prior.family.compute_log_prob(rest, weigh(factors, x.dtype)).argmax(1)
-        labels.append(part)
+            dense = prior.family.compute_log_prob(rest, weigh(factors, x.dtype))
+            evidence += normalise(dense)[1].sum(dtype=torch.float64)
+    return evidence
+
+
+def label_rows(prior: Prior, factors: Factors, x: Tensor, chunk_size: int) -> Tensor:
+    """Find the most likely component of each row of x (n, D), or one that is hardly less likely: (n,)."""
+    coefficients, scale = weigh(factors, x.dtype), prior.scale.to(x.dtype)
+    screen = make_screen(coefficients, LEAST_SIZE_FIT)
+    labels = []
+    for rows in x.split(chunk_size):
+        features = prior.family.make_features(rows, scale)
+        if screen is None:
+            labels.append(prior.family.compute_log_prob(features, coefficients).argmax(1))
+        else:
+            labels.append(find_largest(compute_coarse(screen, features)))
     return torch.cat(labels)
 
 

@@ -7,29 +7,22 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from monai_dpmm_ad.errors import CheckpointError, NotFittedError
 from monai_dpmm_ad.mixture.axes import estimate_axes
 from monai_dpmm_ad.mixture.distributed import fill_up
 from monai_dpmm_ad.mixture.expectation import run_local_step
-from monai_dpmm_ad.mixture.families import DataScale, make_family
 from monai_dpmm_ad.mixture.hyperparameters import Hyperparameters
 from monai_dpmm_ad.mixture.inference import Batch, make_inference
 from monai_dpmm_ad.mixture.initialise import compute_data_scale, draw_sample, drop_far_rows, seed_statistics
-from monai_dpmm_ad.mixture.posterior import MIN_COUNT, Posterior, build_posterior
-from monai_dpmm_ad.mixture.statistics import Statistics, zero_statistics
-from monai_dpmm_ad.mixture.validation import check_embeddings, check_num_data, limit_length, refuse_bad_rows
-from monai_dpmm_ad.mixture.variational import Factors, MixtureState, Prior
+from monai_dpmm_ad.mixture.module import MixtureModule, keep_dtype
+from monai_dpmm_ad.mixture.validation import check_embeddings, check_num_data, refuse_bad_rows
 from monai_dpmm_ad.utils.distributed import gather_rows, get_world_size, reduce_sum
 
 __all__ = ["DirichletProcessMixture"]
 
-LEAST_SHARE = 200  # data for each component of a truncation that grows
-CPU_CHUNK, DEVICE_CHUNK = 2048, 32768  # rows: the workspace stays in a CPU's cache, and fills a GPU
 
-
-class DirichletProcessMixture(nn.Module):
+class DirichletProcessMixture(MixtureModule):
     """A truncated Dirichlet process mixture for embeddings, fitted batch by batch by variational inference.
 
     Whatever the inference, the state is the same: expected statistics of the components and q(α). It lives in float64
@@ -51,8 +44,8 @@ class DirichletProcessMixture(nn.Module):
         forgetting: idem.
         learning_rate: idem.
         top_components: idem.
-        max_components: let the truncation grow: ``adapt`` doubles it where no component is empty, up to this and to one
-            component for every 200 data. ``num_components`` then tells how many there are now. Natural inference only.
+        max_components: let the truncation grow: where no component is empty a split makes a new one, up to this and to
+            one for every 200 data. ``num_components`` then tells how many there are now. Natural inference only.
         sample_size: how many embeddings ``fit`` draws to start from; by default 20 000 or 40 a component.
         chunk_size: rows at a time; by default as many as suit the device.
         seed: of every random draw.
@@ -68,21 +61,6 @@ class DirichletProcessMixture(nn.Module):
         >>> mixture.cosine_distance(embeddings).shape
         torch.Size([500])
     """
-
-    statistic_counts: Tensor
-    statistic_sums: Tensor
-    statistic_entropy: Tensor
-    statistic_size: Tensor
-    alpha_rate: Tensor
-    data_mean: Tensor
-    data_variance: Tensor
-    data_axes: Tensor | None
-    hyperparameters: Tensor
-    num_seen: Tensor
-    fitted: Tensor
-
-    _factors: Factors | None
-    _posterior: Posterior | None
 
     def __init__(
         self,
@@ -104,7 +82,6 @@ class DirichletProcessMixture(nn.Module):
         chunk_size: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
         sizes = {"num_components": num_components, "embed_dim": embed_dim, "sample_size": sample_size}
         for name, value in {**sizes, "chunk_size": chunk_size}.items():
             if value is not None and value < 1:
@@ -120,64 +97,18 @@ class DirichletProcessMixture(nn.Module):
             learning_rate=learning_rate,
             top_components=top_components,
         )
-        self._inference = make_inference(inference, covariance, hyper)
         if max_components is not None and not (inference == "natural" and max_components >= num_components):
             raise ValueError(
                 f"`max_components` must be at least num_components, and inference natural, got {max_components} for "
                 f"{num_components} components and {inference} inference. Leave it out for a fixed truncation."
             )
-        self.max_components = max_components
-        self.num_components = num_components
-        self.embed_dim = embed_dim
-        self.covariance = covariance
+        super().__init__(num_components, embed_dim, covariance, hyper, max_components, chunk_size)
         self.inference = inference
+        self._inference = make_inference(inference, covariance, hyper)
         self.sample_size = max(20_000, 40 * num_components) if sample_size is None else sample_size
-        self.chunk_size = chunk_size
         self.seed = seed
         #: mean ELBO per datum of each epoch of the last ``fit``, nats
         self.history: list[float] = []
-        self._register(hyper)
-        self._refresh()
-
-    # State -----------------------------------------------------------------------------------------------------------
-
-    @property
-    def state(self) -> MixtureState:
-        """The state as the optimisers see it."""
-        statistics = (self.statistic_counts, self.statistic_sums, self.statistic_entropy, self.statistic_size)
-        return MixtureState(Statistics(*statistics), self.alpha_rate, self.num_seen)
-
-    @property
-    def prior(self) -> Prior:
-        """The priors and the likelihood, as the hyperparameters and the data's scale define them."""
-        return Prior(
-            make_family(self.covariance, self.embed_dim, self._hyper),
-            DataScale(self.data_mean, self.data_variance, self.data_axes, self._log_volume),
-            self.hyperparameters[0],
-            self.hyperparameters[1],
-        )
-
-    @property
-    def factors(self) -> Factors:
-        """The factors that follow from the state."""
-        if self._factors is None:
-            self._factors = self.prior.build(self.state)
-        return self._factors
-
-    @property
-    def posterior(self) -> Posterior:
-        """The fitted mixture as a density.
-
-        Raises:
-            NotFittedError: before a fit.
-        """
-        self._require_fitted()
-        if self._posterior is None:
-            chunk_size = self._choose_chunk(self.data_mean.device)
-            self._posterior = build_posterior(self.prior, self.state, self.factors, chunk_size)
-        return self._posterior
-
-    # Learning --------------------------------------------------------------------------------------------------------
 
     def fit(
         self,
@@ -261,6 +192,7 @@ class DirichletProcessMixture(nn.Module):
         self._set_state(prior.update(statistics, fresh))
         self.fitted = torch.ones_like(self.fitted)
         self._refresh()
+        self._inference = make_inference(self.inference, self.covariance, self._hyper)
         return self
 
     @torch.no_grad()
@@ -318,7 +250,7 @@ class DirichletProcessMixture(nn.Module):
             refuse_bad_rows(sample, self.prior.family.unit)
         chunk_size = self._choose_chunk(self.data_mean.device)
         state, accepted = self._inference.finish_epoch(
-            self.prior, self._grow(self.state), sample, chunk_size, self._make_generator()
+            self.prior, self.state, sample, chunk_size, self._make_generator(), self.limit
         )
         self._set_state(state)
         return accepted
@@ -341,8 +273,6 @@ class DirichletProcessMixture(nn.Module):
         self._require_fitted()
         self._set_state(self._inference.start_update(self.state))
 
-    # Scores ----------------------------------------------------------------------------------------------------------
-
     @torch.no_grad()
     def elbo(self, x: Tensor, num_data: int | None = None) -> Tensor:
         """Compute the ELBO of data under the present factors, q(z) at its optimum.
@@ -364,134 +294,25 @@ class DirichletProcessMixture(nn.Module):
         evidence = run_local_step(self.prior, self.factors, x, self._choose_chunk(x.device)).evidence
         return evidence * ((num_data or x.shape[0]) / x.shape[0]) - self.factors.kl
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Compute the log predictive density of x (n, D): (n,), nats."""
-        return self._score(x, "log_prob")
-
-    def responsibilities(self, x: Tensor) -> Tensor:
-        """Compute p(z = k | x) of x (n, D): (n, K), rows sum to one."""
-        return self._score(x, "responsibilities")
-
-    def cosine_distance(self, x: Tensor) -> Tensor:
-        """Compute 1 − max_k cos(x, μ_k) over active components of x (n, D): (n,)."""
-        return self._score(x, "cosine_distance")
-
-    def euclidean_distance(self, x: Tensor) -> Tensor:
-        """Compute the distance of x (n, D) to the nearest active centre: (n,)."""
-        return self._score(x, "euclidean_distance")
-
-    def mahalanobis_distance(self, x: Tensor) -> Tensor:
-        """Compute the least distance of x (n, D) in units of an active component's own spread: (n,)."""
-        return self._score(x, "mahalanobis_distance")
-
-    def log_prob_bound(self) -> Tensor:
-        """Compute an upper bound of ``log_prob`` over all x: bound − log_prob(x) ≥ 0 is a score. 0-dim, nats."""
-        return self.posterior.log_prob_bound()
-
     def extra_repr(self) -> str:
         """Show the arguments that shape the state."""
         return f"{self.num_components}, {self.embed_dim}, covariance={self.covariance!r}, inference={self.inference!r}"
 
-    # Behind it -------------------------------------------------------------------------------------------------------
-
-    def _register(self, hyper: Hyperparameters) -> None:
-        """Make the buffers, whose shapes follow from the arguments, fitted or not."""
-        family = make_family(self.covariance, self.embed_dim, hyper)
-        statistics = zero_statistics(self.num_components, family.num_features)
-        for name, tensor in zip(Statistics._fields, statistics, strict=True):
-            self.register_buffer(f"statistic_{name}", tensor)
-        self.register_buffer("alpha_rate", torch.tensor(hyper.alpha_rate, dtype=torch.float64))
-        self.register_buffer("data_mean", torch.zeros(self.embed_dim, dtype=torch.float64))
-        self.register_buffer("data_variance", torch.ones(self.embed_dim, dtype=torch.float64))
-        self.register_buffer("data_axes", torch.eye(self.embed_dim, dtype=torch.float64) if family.turned else None)
-        self.register_buffer("hyperparameters", hyper.to_tensor())
-        self.register_buffer("num_seen", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("fitted", torch.tensor(False))
-
-    def _set_state(self, state: MixtureState) -> None:
-        """Copy a state into the buffers."""
-        for name, value in zip(Statistics._fields, state.statistics, strict=True):
-            setattr(self, f"statistic_{name}", value)
-        self.alpha_rate = state.alpha_rate
-        self.num_seen = state.num_seen
-        self.num_components = len(state.statistics.counts)
-        self._factors = None
-        self._posterior = None
-
-    def _grow(self, state: MixtureState) -> MixtureState:
-        """Double the truncation where it may grow and no component is empty; splits then fill the new ones."""
-        most = min(2 * self.num_components, self.max_components or 0, int(state.statistics.size) // LEAST_SHARE)
-        if most <= self.num_components or bool((state.statistics.counts < MIN_COUNT).any()):
-            return state
-        return state._replace(statistics=state.statistics.widen(most - self.num_components))
-
-    def _refresh(self) -> None:
-        """Derive everything afresh from the buffers: they have been changed from outside."""
-        self._hyper = Hyperparameters.from_tensor(self.hyperparameters)
-        self._inference = make_inference(self.inference, self.covariance, self._hyper)
-        self._is_fitted = bool(self.fitted)
-        self._log_volume = 0.0 if self.data_axes is None else torch.linalg.slogdet(self.data_axes).logabsdet
-        self._factors = None
-        self._posterior = None
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DirichletProcessMixture:
-        """Move to a device; statistics stay float64 when the network around is made half or bfloat16."""
-
-        def move(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        super()._apply(move, recurse)
-        going_on = self._inference.follow(move)
-        self._refresh()
-        self._inference = going_on
+        """Move to a device, and go on there."""
+        super()._apply(fn, recurse)
+        self._inference = self._inference.follow(keep_dtype(fn))
         return self
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Load, having checked that the state is of a mixture of this size.
-
-        Raises:
-            CheckpointError: if it is not.
-        """
-        counts = state_dict.get(prefix + "statistic_counts")
-        if counts is not None and self.max_components is not None and 0 < len(counts) <= self.max_components:
-            num_features = self.statistic_sums.shape[1]  # the stored truncation may have grown
-            self._set_state(self.state._replace(statistics=zero_statistics(len(counts), num_features, counts.device)))
-        for name, buffer in self.named_buffers(recurse=False):
-            saved = state_dict.get(prefix + name)
-            if saved is not None and saved.shape != buffer.shape:
-                raise CheckpointError(
-                    f"`{prefix}{name}` must have shape {tuple(buffer.shape)} for {self.num_components} components, "
-                    f"{self.embed_dim} dimensions and {self.covariance} covariance, got {tuple(saved.shape)}. "
-                    "Build the mixture with the arguments that it was saved with."
-                )
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._refresh()
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Load, and begin to learn afresh."""
+        super()._load_from_state_dict(*args, **kwargs)
+        self._inference = make_inference(self.inference, self.covariance, self._hyper)
 
     def _settle(self) -> int:
         """End a pass over the data without moves."""
         self._set_state(self._inference.settle(self.prior, self.state))
         return 0
-
-    @torch.no_grad()
-    def _score(self, x: Tensor, method: str) -> Tensor:
-        """Run a method of the posterior in float32, whatever autocast says: half precision cancels."""
-        posterior = self.posterior
-        x = check_embeddings(x, self.embed_dim, self.data_mean.device, allow_empty=True).float()
-        x = limit_length(x)
-        # Elsewhere the score is NaN: asking would wait, and a graph that is exported cannot ask.
-        if posterior.family.unit and x.device.type == "cpu" and not torch.compiler.is_exporting():
-            refuse_bad_rows(x, unit=True)
-        with torch.autocast(x.device.type, enabled=False):
-            result: Tensor = getattr(posterior, method)(x)
-        return result
-
-    def _require_fitted(self) -> None:
-        if not self._is_fitted:
-            raise NotFittedError("The mixture has not been fitted. Call `fit`, or `initialize`, or load a state dict.")
-
-    def _choose_chunk(self, device: torch.device) -> int:
-        return self.chunk_size or (CPU_CHUNK if device.type == "cpu" else DEVICE_CHUNK)
 
     def _make_generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)

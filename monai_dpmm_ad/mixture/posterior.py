@@ -129,19 +129,22 @@ class Posterior:
         share = self.counts.sort(descending=True).values.cumsum(0) / self.counts.sum()
         return min(int((share < mass).sum()) + 1, self.counts.shape[0])
 
-    def summarise(self) -> dict[str, float]:
+    def summarise(self, limit: int | None = None) -> dict[str, float]:
         """Report how many components there are, how many score, and how the data's mass is spread over them.
+
+        Args:
+            limit: how many components there may be, of a truncation that can grow; by default K.
 
         Returns:
             ``num_components`` K, ``num_active``, ``components_for_90_percent`` and ``…_99_percent`` of the mass,
             ``effective_components``, the exponential of the entropy of the shares, and ``truncation_binds``, whether
-            every component is active: more might be, were there more.
+            every component is active, and there may not be more: they might be, if they could.
         """
         share = self.counts.clamp(min=0.0) / self.counts.sum()
         return {
             "num_components": self.weights.shape[0],
             "num_active": self.num_active,
-            "truncation_binds": self.num_active == self.weights.shape[0],
+            "truncation_binds": self.num_active >= (limit or self.weights.shape[0]),
             "components_for_90_percent": self.count_components(0.9),
             "components_for_99_percent": self.count_components(0.99),
             "effective_components": round(float(torch.special.entr(share).sum().exp()), 1),

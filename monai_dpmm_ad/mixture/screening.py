@@ -26,7 +26,7 @@ from monai_dpmm_ad.mixture.families.base import Coefficients
 from monai_dpmm_ad.ops.precision import supports_bfloat16
 
 __all__ = ["LEAST_SIZE_FIT", "LEAST_SIZE_SCORE", "MARGIN", "Candidates", "Screen"]
-__all__ += ["find_candidates", "make_screen", "take_largest"]
+__all__ += ["compute_coarse", "find_candidates", "find_largest", "make_screen", "take_largest"]
 
 NUM_CANDIDATES = 6  # of real embeddings 95 in 100 have no more components within the margin
 MARGIN = 14.0  # nats: a component further behind has a responsibility below 1e-6
@@ -104,11 +104,23 @@ def find_candidates(screen: Screen, features: Tensor, margin: float) -> Candidat
         features: (n, F), float32.
         margin: how far behind the best a component must be to be left out, nats.
     """
-    coarse = torch.add(features.to(screen.coarse.dtype) @ screen.coarse, screen.offset)
+    coarse = compute_coarse(screen, features)
     slack = margin + 2.0 * screen.error * _measure_length(features, screen.scaling)
     value, index, rounding = take_largest(coarse, NUM_CANDIDATES, slack)
     behind = value[:, :1] - value > slack + rounding * value[:, :1].abs()
     return Candidates(index, _evaluate(screen, features, index, ~behind), behind[:, -1])
+
+
+def compute_coarse(screen: Screen, features: Tensor) -> Tensor:
+    """The log density of features (n, F) under each component, (n, K), but for rounding and what all have alike."""
+    return torch.add(features.to(screen.coarse.dtype) @ screen.coarse, screen.offset)
+
+
+def find_largest(values: Tensor) -> Tensor:
+    """Where the largest value of each row (n, K) is, or one as large up to rounding: (n,); float32 is overwritten."""
+    if values.dtype != torch.float32:
+        return values.argmax(1)
+    return take_largest(values, 1, values.new_zeros(len(values), 1))[1][:, 0]
 
 
 def take_largest(values: Tensor, count: int, slack: Tensor) -> tuple[Tensor, Tensor, float]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from monai_dpmm_ad.mixture.screening import find_largest
 from monai_dpmm_ad.ops.kmeans import seed_kmeans
 from monai_dpmm_ad.ops.precision import supports_bfloat16
 
@@ -63,7 +64,7 @@ def seed_in_rounds(x: Tensor, num_clusters: int, generator: torch.Generator) -> 
         (≤ K, D): fewer where the points have fewer distinct values.
     """
     squares = x.square().sum(1)
-    centres = seed_kmeans(x, min(num_clusters, GREEDY), generator)
+    centres = seed_kmeans(x[:LEAST_SEEDED], min(num_clusters, GREEDY), generator)
     nearest = _measure_nearest(x, squares, centres)
     while len(centres) < min(num_clusters, len(x)):
         cumulative = nearest.cumsum(0, dtype=torch.float64)
@@ -91,7 +92,7 @@ def assign_nearest(x: Tensor, centres: Tensor) -> Tensor:
     dtype = torch.bfloat16 if short else x.dtype
     weight = centres.to(dtype).T
     offset = -0.5 * centres.square().sum(1)
-    return torch.cat([((rows.to(dtype) @ weight).to(x.dtype) + offset).argmax(1) for rows in x.split(CHUNK_SIZE)])
+    return torch.cat([find_largest(torch.add(rows.to(dtype) @ weight, offset)) for rows in x.split(CHUNK_SIZE)])
 
 
 def _measure_nearest(x: Tensor, squares: Tensor, centres: Tensor) -> Tensor:

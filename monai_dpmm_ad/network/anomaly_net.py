@@ -61,6 +61,7 @@ class AnomalyNet(Judging):
         frame: how places of scans are brought together, one of :data:`~monai_dpmm_ad.normative.FRAMES`; with ``"none"``
             there is no normative map, ``"auto"`` is for a fit to decide.
         intensity_side: which deviations of intensity count there.
+        asymmetry: ``"on"`` compares them with those of the other side of the head as well.
         trend: ``"on"`` lets what is expected there follow a person's age and sex, see
             :class:`~monai_dpmm_ad.normative.trend_map.TrendMap`.
         site: name of another scanner, which the normative map is brought to.
@@ -96,6 +97,7 @@ class AnomalyNet(Judging):
         normative: str = "off",
         frame: str = "auto",
         intensity_side: str = "both",
+        asymmetry: str = "off",
         trend: str = "off",
         group_by: str = "none",
         site: str | None = None,
@@ -134,7 +136,7 @@ class AnomalyNet(Judging):
                     f"{intensity_tail}. Choose `intensity_side`, or `normative` off."
                 )
             self.normative = (NormativeMap if trend == "off" else TrendMap)(
-                "deformed" if frame == "auto" else frame, intensity_side
+                "deformed" if frame == "auto" else frame, intensity_side, asymmetry=asymmetry == "on"
             )
             self.normative.site = None if site is None else SiteField()
         self.regions = RegionCalibration()

@@ -77,6 +77,29 @@ def test_a_fit_that_uses_all_components_says_so() -> None:
         detector.initialize(rows, 500)
         detector.finish_epoch(lambda: rows)
     assert few.note() == (
-        "all 2 components of the mixture are in use, so that more might fit better; try a larger num_components"
+        "all 2 components of the mixture are in use, so that more might fit better; try a larger num_components, "
+        "or let it grow: max_components"
     )
     assert many.note() is None
+
+
+def test_the_truncation_grows_where_it_may_and_a_grown_detector_loads() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.nn.functional.normalize(torch.randn(9, 16, generator=generator), dim=1)
+    rows = {"patches": (centres[torch.arange(3600) % 9] + 0.02 * torch.randn(3600, 16, generator=generator))[:, None]}
+    detector = DPMMDetector(16, num_components=2, max_components=64)
+    detector.initialize(rows, 3600)
+    for _ in range(6):
+        detector.fit_batch(rows, 3600)
+        detector.finish_epoch(lambda: rows)
+    assert detector.num_components == 9
+    assert detector.note() is None
+    loaded = DPMMDetector(16, num_components=2, max_components=64)
+    loaded.load_state_dict(detector.state_dict())
+    assert loaded.describe() == detector.describe()
+    assert torch.equal(loaded.score(detector.features(rows)), detector.score(detector.features(rows)))
+
+
+def test_only_natural_inference_lets_it_grow() -> None:
+    with pytest.raises(ValueError, match="`max_components` must be at least num_components, and inference natural"):
+        DPMMDetector(8, num_components=4, max_components=8, inference="pyro")

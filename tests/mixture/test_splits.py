@@ -105,7 +105,7 @@ def test_splits_that_the_next_pass_does_not_settle_are_undone(groups):
     worse.sums[:] = worse.sums.flip(0)  # a pass that has ended elsewhere
     schedule._before = state
     found, _ = schedule.finish_pass(
-        prior, prior.update(worse, state), x.double(), 100, torch.Generator().manual_seed(0)
+        prior, prior.update(worse, state), x.double(), 100, torch.Generator().manual_seed(0), limit=6
     )
     assert schedule.undone
     torch.testing.assert_close(found.statistics.counts.sort().values, state.statistics.counts.sort().values)

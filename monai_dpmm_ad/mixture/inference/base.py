@@ -66,7 +66,13 @@ class Inference(ABC):
 
     @abstractmethod
     def finish_epoch(
-        self, prior: Prior, state: MixtureState, sample: Tensor | None, chunk_size: int, generator: torch.Generator
+        self,
+        prior: Prior,
+        state: MixtureState,
+        sample: Tensor | None,
+        chunk_size: int,
+        generator: torch.Generator,
+        limit: int,
     ) -> tuple[MixtureState, int]:
         """Make the moves that raise the ELBO, after a pass over the data.
 
@@ -76,6 +82,7 @@ class Inference(ABC):
             sample: (n, D), drawn over the whole data set, where one was given.
             chunk_size: rows at a time.
             generator: the source of randomness, a CPU generator.
+            limit: how many components there may be.
 
         Returns:
             the next state, and how many components were merged away, split or opened.

@@ -67,7 +67,13 @@ class MemoizedInference(Inference):
         return keep_if_finite(found, moved, state), elbo
 
     def finish_epoch(
-        self, prior: Prior, state: MixtureState, sample: Tensor | None, chunk_size: int, generator: torch.Generator
+        self,
+        prior: Prior,
+        state: MixtureState,
+        sample: Tensor | None,
+        chunk_size: int,
+        generator: torch.Generator,
+        limit: int,
     ) -> tuple[MixtureState, int]:
         """Decide the merges that the lap has measured, and propose those that the coming one measures.
 

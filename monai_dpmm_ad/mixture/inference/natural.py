@@ -40,13 +40,19 @@ class NaturalInference(Inference):
         return keep_if_finite(found, moved, state), found.evidence / size - factors.kl / total
 
     def finish_epoch(
-        self, prior: Prior, state: MixtureState, sample: Tensor | None, chunk_size: int, generator: torch.Generator
+        self,
+        prior: Prior,
+        state: MixtureState,
+        sample: Tensor | None,
+        chunk_size: int,
+        generator: torch.Generator,
+        limit: int,
     ) -> tuple[MixtureState, int]:
         """Merge and propose splits; in an update, open components for what is new."""
         sample = self.require(sample)
         if self._kept is None:
-            return self._schedule.finish_pass(prior, state, sample, chunk_size, generator)
-        state, self._kept, accepted = admit_novelty(prior, state, self._kept, sample, chunk_size, generator)
+            return self._schedule.finish_pass(prior, state, sample, chunk_size, generator, limit)
+        state, self._kept, accepted = admit_novelty(prior, state, self._kept, sample, chunk_size, generator, limit)
         return state, accepted
 
     def start_update(self, state: MixtureState) -> MixtureState:

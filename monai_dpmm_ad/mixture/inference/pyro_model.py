@@ -181,10 +181,16 @@ class PyroInference(Inference):
         return moved._replace(num_seen=state.num_seen), elbo / batch.num_data
 
     def finish_epoch(
-        self, prior: Prior, state: MixtureState, sample: Tensor | None, chunk_size: int, generator: torch.Generator
+        self,
+        prior: Prior,
+        state: MixtureState,
+        sample: Tensor | None,
+        chunk_size: int,
+        generator: torch.Generator,
+        limit: int,
     ) -> tuple[MixtureState, int]:
         """Merge and propose splits; Adam's momentum outlives an epoch that changed nothing."""
-        moved, accepted = self._schedule.finish_pass(prior, state, self.require(sample), chunk_size, generator)
+        moved, accepted = self._schedule.finish_pass(prior, state, self.require(sample), chunk_size, generator, limit)
         if not accepted and not self._schedule.undone:
             return state, 0
         self._optimizer = None

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monai_dpmm_ad.mixture.expectation import run_local_step
+from monai_dpmm_ad.mixture.expectation import measure_evidence, run_local_step
 from monai_dpmm_ad.mixture.initialise import compute_hard_statistics, seed_labels
 from monai_dpmm_ad.mixture.moves.merges import (
     choose_groups,
@@ -35,7 +35,13 @@ BISECTIONS = 50
 
 
 def admit_novelty(
-    prior: Prior, state: MixtureState, kept: Statistics, sample: Tensor, chunk_size: int, generator: torch.Generator
+    prior: Prior,
+    state: MixtureState,
+    kept: Statistics,
+    sample: Tensor,
+    chunk_size: int,
+    generator: torch.Generator,
+    limit: int,
 ) -> tuple[MixtureState, Statistics, int]:
     """Give groups of new data components of their own, merging as many others as need be, if the ELBO rises.
 
@@ -46,6 +52,7 @@ def admit_novelty(
         sample: (n, D), drawn over the new data.
         chunk_size: rows at a time.
         generator: the source of randomness, a CPU generator.
+        limit: how many components there may be.
 
     Returns:
         the state, the kept part of its statistics, and how many groups got a component; the first two as they were if
@@ -55,7 +62,7 @@ def admit_novelty(
 
     def evaluate(candidate: MixtureState, part: Statistics) -> float:
         factors = prior.build(candidate)
-        evidence = run_local_step(prior, factors, sample, chunk_size, screened=True).evidence
+        evidence = measure_evidence(prior, factors, sample, chunk_size)
         return float(evidence * factor + compute_elbo(prior, part, factors))
 
     labels = seed_labels(prior.scale, sample, kept.counts.shape[0], generator)
@@ -72,10 +79,11 @@ def admit_novelty(
     wide.counts[-len(born) :] += opened.counts * factor
     wide.sums[-len(born) :] += opened.sums * factor
     wide = wide._replace(size=state.statistics.size)
-    groups = _choose_merges(prior, prior.update(wide, state), kept.counts.shape[0])
+    room = min(limit, len(wide.counts))
+    groups = _choose_merges(prior, prior.update(wide, state), room)
     nothing = kept.counts.new_zeros(len(groups))
     merged = merge_statistics(wide, groups, nothing)
-    order = sort_components(merged.counts)[: len(kept.counts)]
+    order = sort_components(merged.counts)[:room]
     moved = prior.update(merged.select(order), state)
     moved_kept = merge_statistics(wide_kept, groups, nothing).select(order)
     if evaluate(moved, moved_kept) > evaluate(state, kept):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from monai_dpmm_ad.mixture.expectation import label_rows, measure_group_entropy, run_local_step
+from monai_dpmm_ad.mixture.expectation import label_rows, measure_evidence, measure_group_entropy
 from monai_dpmm_ad.mixture.moves.merges import (
     MergeTree,
     accept_merges,
@@ -22,10 +22,12 @@ from monai_dpmm_ad.mixture.moves.merges import (
     sort_components,
 )
 from monai_dpmm_ad.mixture.moves.splits import Labelled, apply_trades, propose_splits, trade_splits
+from monai_dpmm_ad.mixture.posterior import MIN_COUNT
 from monai_dpmm_ad.mixture.variational import Factors, MixtureState, Prior
 
 __all__ = ["MoveSchedule", "merge_on_sample"]
 
+LEAST_FREED = 0.01  # of the components: a round that merges fewer is the last
 MAX_ROUNDS = 10  # each round can merge every group that pays; a few settle it
 CONFIRMING_ROWS = 20_000  # of the sample: gains of merges follow from statistics of all data, but for an entropy
 JUDGES = 3  # every third row of the sample judges the splits that the others propose
@@ -48,7 +50,13 @@ class MoveSchedule:
         return state, prior.build(state)
 
     def finish_pass(
-        self, prior: Prior, state: MixtureState, sample: Tensor, chunk_size: int, generator: torch.Generator
+        self,
+        prior: Prior,
+        state: MixtureState,
+        sample: Tensor,
+        chunk_size: int,
+        generator: torch.Generator,
+        limit: int,
     ) -> tuple[MixtureState, int]:
         """Undo the last splits if they do not hold, merge, order components by size, and propose new splits.
 
@@ -58,6 +66,7 @@ class MoveSchedule:
             sample: (n, D), drawn over the whole data set.
             chunk_size: rows at a time.
             generator: the source of randomness, a CPU generator.
+            limit: how many components there may be: splits that find none empty make new ones up to that.
 
         Returns:
             the state, and how many components were merged away or are about to be split.
@@ -65,7 +74,7 @@ class MoveSchedule:
         order = torch.randperm(len(sample), generator=generator).to(sample.device)
         judging, proposing = sample[order[::JUDGES]], sample[order[torch.arange(len(order)) % JUDGES > 0]]
         if self._pending is None and self._before is not None:
-            evaluate = _make_evaluation(prior, judging, state.statistics.size, chunk_size)
+            evaluate = _make_evaluation(prior, _thin(judging), state.statistics.size, chunk_size)
             if evaluate(state) < evaluate(self._before):
                 state, self.undone = self._before._replace(num_seen=state.num_seen), True
         state, merged = merge_on_sample(prior, state, sample, chunk_size)
@@ -73,14 +82,14 @@ class MoveSchedule:
         self._pending = self._before = None
         if self.undone:
             return state, merged
-        splits, split = _split(prior, state, proposing, judging, chunk_size, generator)
+        splits, split = _split(prior, state, proposing, judging, chunk_size, generator, limit)
         if split:
             self._pending, self._before = splits, state
         return state, merged + split
 
 
 def merge_on_sample(prior: Prior, state: MixtureState, sample: Tensor, chunk_size: int) -> tuple[MixtureState, int]:
-    """Merge in rounds until no merge raises the ELBO, its data term estimated from a sample.
+    """Merge in rounds until few merges raise the ELBO, its data term estimated from a sample; the next pass goes on.
 
     Args:
         prior: priors and likelihood.
@@ -100,14 +109,21 @@ def merge_on_sample(prior: Prior, state: MixtureState, sample: Tensor, chunk_siz
             break
         gains, entropy = _measure_promising(prior, state, sample, chunk_size, tree)
         state, merged = accept_merges(prior, state, tree, gains, entropy, evaluate)
-        accepted += int(tree.groups[merged].sum()) - len(merged)
-        if not merged:
+        freed = int(tree.groups[merged].sum()) - len(merged)
+        accepted += freed
+        if freed < LEAST_FREED * len(tree.children):
             break
     return state, accepted
 
 
 def _split(
-    prior: Prior, state: MixtureState, proposing: Tensor, judging: Tensor, chunk_size: int, generator: torch.Generator
+    prior: Prior,
+    state: MixtureState,
+    proposing: Tensor,
+    judging: Tensor,
+    chunk_size: int,
+    generator: torch.Generator,
+    limit: int,
 ) -> tuple[MixtureState, int]:
     """Split once; the next pass settles the halves before any is split again."""
     factors = prior.build(state)
@@ -120,8 +136,10 @@ def _split(
     pairs = MergeTree(tree.groups[leaves], [tree.children[i] for i in leaves])
     sample = _thin(torch.cat([proposing, judging]))
     gains, entropy = _measure_promising(prior, state, sample, chunk_size, pairs, splits[0].gain)
-    trades = trade_splits(state.statistics.counts, splits, pairs, gains, entropy)
-    return prior.update(apply_trades(state.statistics, trades), state), len(trades)
+    wanting = len(splits) - int((state.statistics.counts < MIN_COUNT).sum())
+    wide = state.statistics.widen(max(min(wanting, limit - len(state.statistics.counts)), 0))
+    trades = trade_splits(wide.counts, splits, pairs, gains, entropy)
+    return prior.update(apply_trades(wide, trades), state), len(trades)
 
 
 def _thin(sample: Tensor) -> Tensor:
@@ -130,12 +148,16 @@ def _thin(sample: Tensor) -> Tensor:
 
 
 def _make_evaluation(prior: Prior, sample: Tensor, size: Tensor, chunk_size: int) -> Callable[[MixtureState], float]:
-    """A function that estimates the ELBO of a state, nats of the whole data set, from a sample."""
+    """A function that estimates a state's ELBO, nats of the whole data set, from a sample; it knows the last one."""
+    last: list[tuple[MixtureState, float]] = []
 
     def evaluate(candidate: MixtureState) -> float:
+        if last and last[0][0] is candidate:
+            return last[0][1]
         factors = prior.build(candidate)
-        evidence = run_local_step(prior, factors, sample, chunk_size, screened=True).evidence
-        return float(evidence * (size / sample.shape[0]) - factors.kl)
+        evidence = measure_evidence(prior, factors, sample, chunk_size)
+        last[:] = [(candidate, float(evidence * (size / sample.shape[0]) - factors.kl))]
+        return last[0][1]
 
     return evaluate
 

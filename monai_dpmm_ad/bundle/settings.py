@@ -180,7 +180,7 @@ _OF_THE_FIT = (
     Setting("patience", 2, "validations without improvement before the fit ends", "fit", kind=int, interval="[1, inf)"),
     Setting("min_improvement", 0.01, "of the held-out criterion, in nats", "fit", kind=float, interval="[0, inf)"),
     Setting(
-        "validation_fraction", 0.2, "share of subjects held out if none are named", "fit", kind=float, interval="[0, 1)",
+        "validation_fraction", 0.2, "subjects held out where the data name none", "fit", kind=float, interval="[0, 1)",
     ),
     Setting(
         "match", "on", "take each scan's bias field and contrast away, where they differ from the fitted scans', "

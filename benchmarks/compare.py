@@ -68,7 +68,7 @@ def main() -> None:
         from monai_dpmm_ad.handlers.changes import find_changes
         from monai_dpmm_ad.reporting.changes import plot_changes
 
-        plot_changes(arguments.picture, [(name, change, find_changes(change)[0]) for name, change in drawn])
+        plot_changes(arguments.picture, [(name, change, find_changes(change)[0], None) for name, change in drawn])
 
 
 def map_visit(data: Path, out: Path, patient: str, number: int, image_size: int) -> Visit:

@@ -183,7 +183,7 @@ class Study:
         if "place" in self.ways:
             network = model.network.normative
             channels = network.standardize(mixture, image, affine, frame)
-            weights = network.weights.tolist()
+            weights = network.channel_weights[: len(channels)]
             maps["place"] = surprise(channels[0]).numpy() * inside
             maps["intensity"] = (combine(channels, [0.0, *weights[1:]]).numpy() if channels[1:] else mixture) * inside
         scores = {

@@ -2,7 +2,7 @@
 """What is left of a detector on another scanner: simulated acquisitions of heads with implants, and real MS scans.
 
     python benchmarks/shift.py --data ../shared/data --out runs/shift [--part choose] [--limit 6] [--match off] [--real]
-        [--before n4]
+        [--before n4] [--augment 1]
 
 A bundle is fitted to 50 IXI heads and calibrated on 25, as in `benchmarks/normative.py`, whose ``--out`` may be given.
 Then heads without and with a large implant are acquired in each way of `benchmarks/acquisitions.py` and mapped. Part
@@ -11,7 +11,8 @@ inside the brain: voxel AUROC and AP, image AUROC against healthy heads of the s
 healthy head, how many heads are marked as out of range, whether ``drift.json`` would warn of the healthy ones, and what
 share of AP and image AUROC without shift is left. ``--real`` maps T1 of the two MS patients, ``--heads`` fits whole
 heads. ``--before`` normalises each scan by a known way before it is mapped (`benchmarks/normalisers.py`), the fitted
-ones and those of the calibration stay as they are. What is measured of a scan is kept in ``--out``.
+ones and those of the calibration stay as they are. ``--augment`` fits so many copies of each head as other scanners
+might have acquired it. What is measured of a scan is kept in ``--out``.
 """
 
 from __future__ import annotations
@@ -55,10 +56,13 @@ def main() -> None:
     parser.add_argument("--match", choices=("on", "off"), default="on", help="as of fit: off is how it was before")
     parser.add_argument("--real", action="store_true", help="T1 of the MS patients as well")
     parser.add_argument("--before", choices=NORMALISERS, default="none", help="what is done to scans before")
+    parser.add_argument("--augment", type=int, default=0, help="as of fit: copies of each fitted head")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     data, out = arguments.data.resolve(), arguments.out.resolve()
-    bench = Bench(data, out, arguments.seed, arguments.heads, arguments.detector, arguments.match, arguments.before)
+    settings = {"augment": arguments.augment} if arguments.augment else {}
+    fitted = (arguments.heads, arguments.detector, arguments.match, settings)
+    bench = Bench(data, out, arguments.seed, *fitted, arguments.before)
     figures: dict[str, Any] = {"part": arguments.part, "seed": arguments.seed, "heads": arguments.heads}
     for kind in arguments.kinds:
         figures[kind] = bench.report(arguments.part, kind, arguments.limit, arguments.acquisitions)
@@ -71,10 +75,18 @@ class Bench:
     """A fitted bundle and what it says of acquired heads, made when it is asked for and kept."""
 
     def __init__(
-        self, data: Path, out: Path, seed: int, heads: bool, detector: str, match: str = "on", before: str = "none"
+        self,
+        data: Path,
+        out: Path,
+        seed: int,
+        heads: bool,
+        detector: str,
+        match: str,
+        settings: dict[str, Any],
+        before: str = "none",
     ) -> None:
         self.data, self.before = data, before
-        self.study = Study(data / "ixi_t1_2mm", out, seed, not heads, detector, match=match)
+        self.study = Study(data / "ixi_t1_2mm", out, seed, not heads, detector, match=match, settings=settings)
         self.whole = Study(data / "ixi_t1_2mm", out, seed, False, detector)
         self.out = self.study.out / ("shift" if before == "none" else f"shift-{before}")
 

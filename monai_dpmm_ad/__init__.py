@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from monai_dpmm_ad.commands.model import AnomalyModel, AnomalyResult
     from monai_dpmm_ad.commands.run import Outcome, demo, evaluate, fit, infer
     from monai_dpmm_ad.data.acquisitions import add_acquisitions
-    from monai_dpmm_ad.data.covariates import add_covariates, add_split_covariates
+    from monai_dpmm_ad.data.covariates import add_covariates, add_split_covariates, choose_of_sites, name_sites
     from monai_dpmm_ad.data.datalist import add_regions, find_scans, require_scans, resolve_datalist
     from monai_dpmm_ad.data.dataset import ScanDataset, collate_scans
     from monai_dpmm_ad.data.fitted_sequences import choose_sequences, match_sequences
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         AnomalyMetricsHandler,
         BestModelSaver,
         CalibrationHandler,
+        DicomHandler,
         DriftHandler,
         IntensityTailHandler,
         MetricsTable,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         ScanMetrics,
         ScanProgress,
         ScanTable,
+        SiteHandler,
         SubsetCalibrationHandler,
     )
     from monai_dpmm_ad.mixture import DirichletProcessMixture
@@ -86,7 +88,7 @@ _NAMES = {
     "commands.model": "AnomalyModel AnomalyResult",
     "commands.run": "Outcome demo evaluate fit infer",
     "data.acquisitions": "add_acquisitions",
-    "data.covariates": "add_covariates add_split_covariates",
+    "data.covariates": "add_covariates add_split_covariates choose_of_sites name_sites",
     "data.datalist": "add_regions find_scans require_scans resolve_datalist",
     "data.dataset": "ScanDataset collate_scans",
     "data.fitted_sequences": "choose_sequences match_sequences",
@@ -96,8 +98,9 @@ _NAMES = {
     "embedding": "Embedder StoreLoader create_embedder",
     "engines": "DetectorTrainer HeldOutEvaluator ResumeLog ScanEvaluator embed_dataset",
     "errors": "CheckpointError EmbeddingStoreError NotFittedError ScanError",
-    "handlers": "AnomalyMetricsHandler BestModelSaver CalibrationHandler DriftHandler IntensityTailHandler "
-    "MetricsTable NormativeHandler ScanMetrics ScanProgress ScanTable SubsetCalibrationHandler",
+    "handlers": "AnomalyMetricsHandler BestModelSaver CalibrationHandler DicomHandler DriftHandler "
+    "IntensityTailHandler MetricsTable NormativeHandler ScanMetrics ScanProgress ScanTable SiteHandler "
+    "SubsetCalibrationHandler",
     "mixture": "DirichletProcessMixture",
     "network": "AnomalyNet SequenceNet VolumeInferer",
     "transforms": "LoadRegionsd LoadScand SaveDicomd SaveScand ScaleIntensityForegroundd preprocess_scan "

@@ -19,6 +19,7 @@ __all__ = [
     "find_user_error",
     "naming_scan",
     "source_of",
+    "telling_user",
     "unknown_option",
 ]
 
@@ -116,6 +117,25 @@ def find_user_error(error: BaseException | None) -> BaseException | None:
     while error is not None and not isinstance(error, _EXPECTED):
         error = error.__cause__
     return error
+
+
+@contextmanager
+def telling_user() -> Iterator[None]:
+    """Raise what a user can cause by itself, without MONAI's ``RuntimeError`` around it, which quotes the config.
+
+    Example:
+        >>> with telling_user():
+        ...     raise RuntimeError("Failed to evaluate ConfigExpression") from ValueError("`a` must be 1, got 2.")
+        Traceback (most recent call last):
+        ValueError: `a` must be 1, got 2.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        known = find_user_error(error)
+        if known is None or known is error:
+            raise
+        raise known from None
 
 
 def source_of(image: Any) -> str:

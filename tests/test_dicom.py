@@ -244,6 +244,25 @@ def test_the_same_result_has_the_same_identifiers(head: np.ndarray, tmp_path: Pa
         make_segmentation(head[:-1], sources)
 
 
+def test_outputs_of_a_scan_outside_of_what_was_fitted_say_so(bundle: Path, head: np.ndarray, tmp_path: Path) -> None:
+    for name, size in (("usual", 4.0), ("huge", 12.0)):
+        write_series(tmp_path / name, head, make_affine(np.eye(3), (size, size, size)), seed=1, prefix=name)
+        (row,) = infer(bundle, [tmp_path / name], tmp_path / f"out-{name}", report=False, dicom=True).scans
+        assert row.in_range is (name == "usual")
+    told = {
+        (name, kind): pydicom.dcmread(next((tmp_path / f"out-{name}").glob(f"*_{kind}.dcm")))
+        for name in ("usual", "huge")
+        for kind in ("mask", "anomaly")
+    }
+    for kind in ("mask", "anomaly"):
+        usual, huge = told["usual", kind], told["huge", kind]
+        assert "Research only" in usual.ContentDescription
+        assert "OUTSIDE" not in usual.SeriesDescription
+        assert huge.SeriesDescription.endswith("OUTSIDE OF WHAT WAS FITTED")
+        assert "do not rely on it" in huge.ContentDescription
+        assert max(len(one) for one in (huge.SeriesDescription, huge.ContentDescription)) <= 64
+
+
 def test_files_that_nothing_can_refer_to_are_named(bundle: Path, head: np.ndarray, tmp_path: Path) -> None:
     write_series(tmp_path / "scan", head, make_affine(np.eye(3)), FrameOfReferenceUID=None)
     plain = infer(bundle, [tmp_path / "scan"], tmp_path / "plain", report=False)

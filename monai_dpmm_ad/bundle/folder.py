@@ -158,7 +158,8 @@ def save_model(
     """
     root = Path(bundle_root)
     normative = network.normative
-    decided = {"normative": "off"} if normative is None else {"frame": normative.frame}
+    sites = None if network.design is None else list(network.design.sites) or None
+    decided = {"sites": sites, **({"normative": "off"} if normative is None else {"frame": normative.frame})}
     model = {**pick_settings(settings, "model"), **decided}
     write_settings(root, model)
     write_recipe(root, {**model, **pick_settings(settings, "recipe")}, network.detector.num_components)

@@ -44,6 +44,11 @@ def fit_settings(given: Settings) -> dict[str, Any]:
             f"`rotations` must have 0 where maps are judged by place, got {values['rotations']}. Add it, or choose "
             "`normative` off."
         )
+    if values["asymmetry"] == "on" and "off" in (values["normative"], values["intensity_side"]):
+        raise ValueError(
+            "`asymmetry` must be off where intensities are not judged by place, got on. Choose `normative` on and an "
+            "`intensity_side`."
+        )
     if values["augment"] and values["intensity"].startswith("ct_"):
         raise ValueError(
             f"`augment` must be 0 for CT, whose Hounsfield units mean the same on every scanner, got "
@@ -156,7 +161,8 @@ def make_network(
     if sequences is not None:
         detectors = [detector, *(make_detector(settings, embedder) for _ in check_names(sequences)[1:])]
         networks = [AnomalyNet(embedder, one, **options) for one in detectors]
-        network = SequenceNet(sequences, networks, settings["num_regions"])
+        judging = {name: settings[name] for name in ("num_regions", "group_by", "sites")}
+        network = SequenceNet(sequences, networks, **judging)
     if state is not None:
         try:
             network.load_state_dict(state)

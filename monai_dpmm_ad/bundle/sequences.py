@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ def fit_sequences(
     dataset_dir: Any,
     validation_dir: Any,
     device: Any,
+    sites: Sequence[str] = (),
 ) -> list[ScanFailure]:
     """Fit a bundle of each sequence in ``fit/NAME`` of the bundle's folder, and take over what they have learnt.
 
@@ -39,6 +40,7 @@ def fit_sequences(
         dataset_dir: where the healthy scans are.
         validation_dir: where the held-out ones are; None splits.
         device: where to compute.
+        sites: names of the scans' sites, which all sequences have alike.
 
     Returns:
         The scans of which a sequence could not be read.
@@ -52,6 +54,8 @@ def fit_sequences(
         ['FLAIR', 'T1']
     """
     values = {name: value for name, value in settings.items() if name != "sequences"}
+    values["sites"] = list(sites) or None
+    network.know_sites(sites)
     failures: list[ScanFailure] = []
     for number, name in enumerate(network.names):
         root = Path(bundle_root) / "fit" / name

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from monai_dpmm_ad.errors import unknown_option
 
-__all__ = ["ROLES", "Setting", "refuse_expressions"]
+__all__ = ["ROLES", "Setting", "refuse_expressions", "unknown_setting"]
 
 #: Who decides a setting: the fit for good, so that the bundle keeps it (model); the fit alone (fit); each run of a
 #: fitted bundle (run); the fit and each run anew (both).
@@ -134,3 +135,16 @@ def refuse_expressions(name: str, value: Any) -> None:
     elif isinstance(value, (list, tuple)):
         for item in value:
             refuse_expressions(name, item)
+
+
+def unknown_setting(name: str, known: Iterable[str], way: str) -> ValueError:
+    """Say that there is no such setting, and what was meant.
+
+    Args:
+        name: that was given.
+        known: names that there are.
+        way: ``fit`` or ``run``.
+    """
+    nearest = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"Did you mean `{nearest[0]}`?" if nearest else f"There are {', '.join(known)}."
+    return ValueError(f"`{name}` is no setting of a {way}. {hint}")

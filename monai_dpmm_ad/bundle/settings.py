@@ -9,11 +9,10 @@ take its default, :data:`~monai_dpmm_ad.bundle.formats.BROUGHT` says what they t
 from __future__ import annotations
 
 import copy
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from monai_dpmm_ad.bundle.setting import Setting
+from monai_dpmm_ad.bundle.setting import Setting, unknown_setting
 
 __all__ = ["SETTINGS", "complete_settings", "names_of", "pick_settings"]
 
@@ -65,17 +64,21 @@ _MODEL = (
         choices=("both", "bright", "dark", "off"), commands=_FIT,
     ),
     Setting(
-        "trend", "off", "whether healthy means follow age and sex; a fit with covariates turns it on", "model",
-        choices=("on", "off"),
+        "asymmetry", "off", "compare each place with the one across the middle of the head: for what is on one side",
+        "model", choices=("on", "off"), commands=_FIT,
+    ),
+    Setting(
+        "trend", "off", "whether means follow people; a fit with a table turns it on", "model", choices=("on", "off"),
     ),
     Setting(
         "group_by", "none", "calibrate groups of people apart, so that promises hold inside each; needs covariates",
-        "model", choices=("none", "sex", "age"), commands=_FIT,
+        "model", choices=("none", "sex", "age", "site"), commands=_FIT,
     ),
     Setting(
         "site", None, "with --update: name of another scanner, of which the images are a few healthy scans; the new "
         "bundle is for scans of it", "model", commands=_FIT, metavar="NAME", unset="none",
     ),
+    Setting("sites", None, "names of the fitted scans' sites; a fit with covariates finds them", "model", many=True),
     # Without a normative map: how unusual a pixel's own intensity is, wherever it lies.
     Setting(
         "intensity_tail", "none", "how unusual a pixel's own intensity is counts as well", "model",
@@ -180,7 +183,7 @@ _OF_THE_FIT = (
     Setting("patience", 2, "validations without improvement before the fit ends", "fit", kind=int, interval="[1, inf)"),
     Setting("min_improvement", 0.01, "of the held-out criterion, in nats", "fit", kind=float, interval="[0, inf)"),
     Setting(
-        "validation_fraction", 0.2, "subjects held out where the data name none", "fit", kind=float, interval="[0, 1)",
+        "validation_fraction", 0.2, "share of subjects held out if none is named", "fit", kind=float, interval="[0, 1)",
     ),
     Setting(
         "match", "on", "take each scan's bias field and contrast away, where they differ from the fitted scans', "
@@ -210,8 +213,8 @@ _OF_A_RUN = (
         commands=("fit", *_ALL_RUNS), outputs=False, metavar="LABEL", unset="all",
     ),
     Setting(
-        "covariates", None, "table of the people, CSV or TSV, columns name and age, sex: each scan is judged against "
-        "people of that age and sex; bundles that were fitted with one know what to do without", "both",
+        "covariates", None, "table of the people, CSV or TSV, columns name and age, sex, site: each scan is judged "
+        "against people of that age, sex and site; bundles that were fitted with one know what to do without", "both",
         commands=("fit", "infer", "compare"), metavar="TABLE", unset="none",
     ),
     Setting(
@@ -289,7 +292,7 @@ def complete_settings(given: Mapping[str, Any], way: str) -> dict[str, Any]:
     known = names_of("model", way, "both")
     for name in given:
         if name not in known:
-            raise _unknown_setting(name, known, way)
+            raise unknown_setting(name, known, way)
     return {
         name: SETTINGS[name].check(given[name]) if name in given else copy.deepcopy(SETTINGS[name].default)
         for name in known
@@ -312,9 +315,3 @@ def pick_settings(values: Mapping[str, Any], purpose: str) -> dict[str, Any]:
     if roles is not None:
         return {name: value for name, value in values.items() if SETTINGS[name].role in roles}
     return {name: value for name, value in values.items() if getattr(SETTINGS[name], purpose)}
-
-
-def _unknown_setting(name: str, known: Iterable[str], way: str) -> ValueError:
-    nearest = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"Did you mean `{nearest[0]}`?" if nearest else f"There are {', '.join(known)}."
-    return ValueError(f"`{name}` is no setting of a {way}. {hint}")

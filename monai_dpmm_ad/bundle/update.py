@@ -74,17 +74,20 @@ def split_update(
     return Split(new.train, _distinct(held_out, new.train), True, new.found, new.note)
 
 
-def read_update_settings(bundle: str | os.PathLike[str], given: Mapping[str, Any]) -> dict[str, Any]:
+def read_update_settings(
+    bundle: str | os.PathLike[str], given: Mapping[str, Any], site: bool = False
+) -> dict[str, Any]:
     """Combine the settings of a bundle with those that a user gives for its update.
 
     Args:
         bundle: the fitted bundle.
         given: settings and other ids of ``configs/train.json``; what describes the model and how patches are chosen
             must be the bundle's own.
+        site: whether the bundle is only brought to another scanner.
 
     Raises:
         CheckpointError: when the bundle is not fitted or damaged, or its provenance is missing or has a wrong setting.
-        ValueError: when a setting differs from the bundle's.
+        ValueError: when a setting differs from the bundle's, or it tells sites apart.
     """
     if not is_fitted(bundle):
         raise CheckpointError(f"{bundle}: has no fitted model to update. Make one with fit.")
@@ -98,6 +101,8 @@ def read_update_settings(bundle: str | os.PathLike[str], given: Mapping[str, Any
         raise ValueError(
             f"`update` must name a bundle of no site, got that of {stored['site']}. Update the one that it came from."
         )
+    if not site:
+        _refuse_sites(stored["sites"])
     fixed = {**stored, **pick_settings(recipe, "fixed")}
     for name, value in given.items():
         if name in fixed and SETTINGS[name].check(value) != fixed[name]:
@@ -107,12 +112,20 @@ def read_update_settings(bundle: str | os.PathLike[str], given: Mapping[str, Any
     return {**recipe, **stored, **given}
 
 
+def _refuse_sites(sites: Sequence[str] | None) -> None:
+    if sites:
+        raise ValueError(
+            f"`update` must name a bundle that does not tell sites apart, got one of {', '.join(sites)}. Fit anew, or "
+            "bring it to another scanner with `site`."
+        )
+
+
 def start_update(network: AnomalyNet, bundle: str | os.PathLike[str]) -> None:
     """Give a network what a bundle has learnt, to go on from there.
 
     Raises:
         CheckpointError: when the bundle is of another backbone, or damaged.
-        ValueError: when its detector cannot take in new scans.
+        ValueError: when its detector cannot take in new scans, or its normative map tells sites apart.
 
     Example:
         >>> from monai_dpmm_ad.commands.example import make_example
@@ -123,6 +136,7 @@ def start_update(network: AnomalyNet, bundle: str | os.PathLike[str]) -> None:
         >>> network.detector.fitted
         True
     """
+    _refuse_sites(None if network.design is None else network.design.sites)
     network.load_state_dict(read_state(Path(bundle) / MODEL))
     network.detector.start_update()
 

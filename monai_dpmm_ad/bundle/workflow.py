@@ -26,7 +26,7 @@ from monai_dpmm_ad.bundle.provenance import METADATA
 from monai_dpmm_ad.bundle.setting import refuse_expressions
 from monai_dpmm_ad.bundle.settings import SETTINGS, complete_settings
 from monai_dpmm_ad.data import Found, ScanFailure, Split
-from monai_dpmm_ad.errors import CheckpointError
+from monai_dpmm_ad.errors import CheckpointError, telling_user
 from monai_dpmm_ad.handlers import DriftHandler, ScanMetrics, ScanTable
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.utils.log import quiet_talkers
@@ -115,11 +115,21 @@ class AnomalyWorkflow(ConfigWorkflow):
     ) -> None:
         self.finalize()
 
+    def initialize(self) -> Any:
+        """Make what the config says; an error of the user's is raised as it is."""
+        with telling_user():
+            return super().initialize()
+
+    def _get_property(self, name: str, property: dict[str, Any]) -> Any:
+        with telling_user():
+            return super()._get_property(name, property)
+
     def run(self) -> Any:
         """Run; MONAI adds the bundle's folder to the places where Python looks for modules, each time anew."""
         places = sys.path[:]
         try:
-            return super().run()
+            with telling_user():
+                return super().run()
         finally:
             sys.path[:] = places
 

@@ -75,6 +75,8 @@ class Calibration(nn.Module):
         0.05
     """
 
+    #: the sequences of the scans that it is for, see `SubsetCalibration`
+    whole = "1"
     knots: Tensor
     region_knots: Tensor
     region_scans: Tensor

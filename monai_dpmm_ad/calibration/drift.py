@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor, nn
 
-from monai_dpmm_ad.calibration.permutation import permutation_test, smallest_p_value, spread_of
+from monai_dpmm_ad.calibration.permutation import permutation_test, smallest_p_value
 from monai_dpmm_ad.errors import NotFittedError
+from monai_dpmm_ad.ops.robust import spread_of
 
 __all__ = [
     "ALPHA",
@@ -146,14 +147,14 @@ class DriftReference(nn.Module):
             raise ValueError("`profiles` must hold at least one scan, got none.")
         chosen = choose_scans(len(profiles), _MAX_COHORT)
         old, new = _array(self.profiles[:count]), _array(profiles[chosen])
-        scale = np.maximum(spread_of(np.concatenate([old, new])), 1e-12)
+        scale = np.maximum(spread_of(np.concatenate([old, new]), 0), 1e-12)
         p_values = {"p_log_density": permutation_test(old / scale, new / scale, seed)}
         old_usage, new_usage = _array(self.usage[:count]), _array(usage[chosen])
         if old_usage.shape[1]:
             # Square roots of shares: their distance is Hellinger's, in which rare components count as well.
             p_values["p_component_usage"] = permutation_test(np.sqrt(old_usage), np.sqrt(new_usage), seed)
         p_value = min(1.0, len(p_values) * min(p_values.values()))
-        shift = (np.median(new, axis=0) - np.median(old, axis=0)) / np.maximum(spread_of(old), 1e-12)
+        shift = (np.median(new, axis=0) - np.median(old, axis=0)) / np.maximum(spread_of(old, 0), 1e-12)
         return {
             "p_value": p_value,
             "drifted": p_value <= ALPHA,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_dpmm_ad.calibration.drift import MAX_SCANS, choose_scans
-from monai_dpmm_ad.calibration.permutation import spread_of
+from monai_dpmm_ad.ops.robust import spread_of
 
 __all__ = ["FALSE_MARKS", "OWN", "FittedRange", "describe_own"]
 
@@ -99,7 +99,7 @@ class FittedRange(nn.Module):
         if not count:
             return 1.0, 0.0, 0
         every = np.vstack([self.rows[:count].cpu().numpy(), own])
-        off = (every - np.median(every, 0)) / np.maximum(spread_of(every), _LEAST_SPREAD)
+        off = (every - np.median(every, 0)) / np.maximum(spread_of(every, 0), _LEAST_SPREAD)
         offsets = off.max(1)
         return float((offsets >= offsets[-1]).mean()), float(offsets[-1]), int(off[-1].argmax())
 

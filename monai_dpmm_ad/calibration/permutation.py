@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["permutation_test", "smallest_p_value", "spread_of"]
+__all__ = ["permutation_test", "smallest_p_value"]
 
 Array = NDArray[np.float64]
 _PERMUTATIONS = 4999
@@ -55,11 +55,6 @@ def _label(n: int, m: int, seed: int, permutations: int) -> Array:
     labels = np.zeros((len(chosen), n + m))
     np.put_along_axis(labels, chosen, 1, axis=1)
     return labels
-
-
-def spread_of(values: Array) -> Array:
-    """Standard deviation of each column, from the median absolute deviation."""
-    return 1.4826 * np.median(np.abs(values - np.median(values, axis=0)), axis=0)
 
 
 def smallest_p_value(n: int, m: int) -> float:

@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from monai_dpmm_ad.calibration.calibration import Calibration
-from monai_dpmm_ad.ops.subsets import list_subsets
+from monai_dpmm_ad.ops.subsets import ForSubsets
 
 __all__ = ["SubsetCalibration"]
 
 
-class SubsetCalibration(Calibration):
+class SubsetCalibration(ForSubsets, Calibration):
     """The calibration of scans that have all sequences, and beside it one for every other choice of them.
 
     Args:
@@ -29,16 +27,7 @@ class SubsetCalibration(Calibration):
 
     def __init__(self, number: int, num_regions: int = 0) -> None:
         super().__init__(num_regions)
-        *others, self.whole = list_subsets(number)
-        self.parts = nn.ModuleDict({present: Calibration(num_regions) for present in others})
-
-    def of(self, present: str | None) -> Calibration:
-        """The calibration of scans with the sequences ``present``, as ``"101"``; None for all."""
-        if present is None or present == self.whole:
-            return self
-        part = self.parts[present]
-        assert isinstance(part, Calibration)
-        return part
+        self.make_parts(number, lambda: Calibration(num_regions))
 
     def reset(self) -> None:
         """Forget the fit and all pending scans, of every choice."""

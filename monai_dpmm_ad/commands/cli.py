@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from monai_dpmm_ad.commands.columns import COLUMNS, metrics_table
+from monai_dpmm_ad.commands.columns import COLUMNS, metrics_table, pairs_table
 from monai_dpmm_ad.commands.parser import parse_arguments
 from monai_dpmm_ad.commands.signals import end_on_signals, exit_status, find_interrupt
 from monai_dpmm_ad.errors import find_user_error
@@ -129,19 +129,12 @@ def _evaluate(options: dict[str, Any]) -> int:
 
 
 def _compare(options: dict[str, Any]) -> int:
-    from rich.table import Table
-    from rich.text import Text
-
     from monai_dpmm_ad.commands.compare import compare
-    from monai_dpmm_ad.handlers.changes import KINDS
 
     outcome = compare(**options)
-    table = Table("pair", *KINDS, "smallest region p")
-    for row in outcome.pairs:
-        least = row["region_p_value"]
-        table.add_row(Text(row["name"]), *(str(row[kind]) for kind in KINDS), "" if least is None else f"{least:.3f}")
-    _say_table(table)
+    _say_table(pairs_table(outcome.pairs))
     RESULTS.info("results: %s", options["out"])
+    _say_warnings([(row["name"], row["warning"]) for row in outcome.pairs], "pairs")
     if outcome.note:
         LOG.info("note: %s", outcome.note)
     return _say_failures(outcome)
@@ -259,16 +252,20 @@ def _say_scans(outcome: Outcome, folder: str) -> int:
         _say_table(metrics_table(outcome.metrics))
     RESULTS.info("results: %s", outcome.report or folder)
     _say_found(outcome, folder)
-    warned = [row for row in outcome.scans if row.warning]
-    for row in warned[:_MOST_WARNINGS]:
-        LOG.warning("warning: %s: %s", row.name, row.warning)
-    if len(warned) > _MOST_WARNINGS:
-        LOG.warning("warning: %d more scans have warnings in scores.csv", len(warned) - _MOST_WARNINGS)
+    _say_warnings([(row.name, row.warning) for row in outcome.scans], "scans")
     if warning := describe_drift(outcome.drift):
         LOG.warning("warning: %s", warning)
     if outcome.note and not outcome.report:  # it stands in the report
         LOG.info("note: %s", outcome.note)
     return _say_failures(outcome)
+
+
+def _say_warnings(warnings: Sequence[tuple[str, str | None]], what: str) -> None:
+    warned = [(name, warning) for name, warning in warnings if warning]
+    for name, warning in warned[:_MOST_WARNINGS]:
+        LOG.warning("warning: %s: %s", name, warning)
+    if len(warned) > _MOST_WARNINGS:
+        LOG.warning("warning: %d more %s have warnings in the table", len(warned) - _MOST_WARNINGS, what)
 
 
 def _say_found(outcome: Outcome, folder: str) -> None:

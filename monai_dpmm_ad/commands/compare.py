@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["CompareOutcome", "ComparedPair", "compare", "compare_results", "observe_healthy"]
 
 TABLES = ("changes.csv", "changes.json", "pairs.csv", "healthy_pairs.json", "failures.csv", "changes.png")
+_WHICH = ("First", "Second")
 _FEW = "no healthy scans were given, so regions have no p-values and begin at a fixed level; give --healthy"
 _SIMULATED = (
     "p-values come from simulated repeats of healthy scans: they speak of measurement error alone, not of what changes "
@@ -62,6 +63,9 @@ class ComparedPair:
         mask: on that grid: 0, or 1 + the index of the region's kind in `KINDS`.
         after_map: the second visit's map on the first visit's grid.
         detail: both visits in the space half-way between them.
+        in_range: False where a visit lies outside of what was fitted, so that no p-value is promised; None where that
+            is not known.
+        warning: what a user should know of the visits.
     """
 
     name: str
@@ -70,6 +74,8 @@ class ComparedPair:
     mask: NDArray[np.uint8]
     after_map: NDArray[np.float32]
     detail: Change
+    in_range: bool | None = None
+    warning: str | None = None
 
     def count(self) -> dict[str, int]:
         """Number of regions of each kind."""
@@ -170,7 +176,8 @@ def compare(
         if shown and find_spec("matplotlib"):
             from monai_dpmm_ad.reporting.changes import plot_changes
 
-            plot_changes(folder / "changes.png", [(pair.name, pair.detail, pair.regions) for pair in shown])
+            drawn = [(pair.name, pair.detail, pair.regions, pair.in_range) for pair in shown]
+            plot_changes(folder / "changes.png", drawn)
     return outcome
 
 
@@ -194,13 +201,18 @@ def compare_results(
         ScanError: pictures, or visits that do not show the same.
     """
     change = compare_visits(as_visit(before), as_visit(after))
-    regions, mask = find_changes(change, calibration, false_regions)
+    visits = (before.row, after.row)
+    known = [row.in_range for row in visits]
+    in_range = False if False in known else None if None in known else True
+    told = [f"{which} visit: {row.warning}" for which, row in zip(_WHICH, visits, strict=True) if row.warning]
+    regions, mask = find_changes(change, calibration, false_regions, in_range=in_range)
     pair, grid = change.pair, Lattice.indices(before.map.shape)
     to_half = np.linalg.inv(pair.to_before) @ before.affine  # from the first visit's voxels
     own = pair.lattice.affine
     signed, kinds = bring(change.change, own, grid, to_half), bring(mask, own, grid, to_half, order=0)
     after_map = bring(after.map, after.affine, grid, pair.to_after @ to_half)
-    return ComparedPair(name, regions, signed, kinds.astype(np.uint8), after_map, change)
+    warning = " ".join(told) or None
+    return ComparedPair(name, regions, signed, kinds.astype(np.uint8), after_map, change, in_range, warning)
 
 
 def observe_healthy(
@@ -268,6 +280,7 @@ def _save(folder: Path, pair: ComparedPair, before: AnomalyResult, dicom: bool) 
             pair.mask,
             meta,
             [kind.capitalize() for kind in KINDS],
+            pair.in_range,
         )
 
 
@@ -281,6 +294,8 @@ def _describe(visits: Visits, pair: ComparedPair) -> dict[str, Any]:
         **pair.count(),
         **{f"{kind}_mm3": size for kind, size in sizes.items()},
         "region_p_value": pair.regions[0].region.p_value if pair.regions else None,
+        "in_range": pair.in_range,
+        "warning": pair.warning,
     }
 
 

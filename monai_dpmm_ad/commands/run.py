@@ -102,12 +102,10 @@ def fit(
             f"`sequences` must be one for an update or several processes, got {', '.join(sequences)}. Fit them anew "
             "in one process."
         )
-    if sequences is not None:
-        for name in ("covariates", "participants", "max_components"):
-            if overrides.get(name):
-                raise ValueError(
-                    f"`{name}` must be left out with several sequences, got {', '.join(sequences)}. Leave it out."
-                )
+    if sequences is not None and overrides.get("max_components"):
+        raise ValueError(
+            f"`max_components` must be left out with several sequences, got {', '.join(sequences)}. Leave it out."
+        )
     configs = ["train", "multi_gpu_train"] if launched() else ["train"]
     if sequences is not None:
         overrides["sequences"] = list(sequences)
@@ -279,7 +277,7 @@ def _write_results(
     outcome.regions = {row.name: table.regions[row.name] for row in outcome.scans if row.name in table.regions}
     outcome.found = workflow.found.summary()
     if bids and is_first():
-        write_bids(out, outcome.scans, workflow.settings)
+        write_bids(out, outcome.scans, workflow.settings, workflow.datalist)
     notes = [judge_network(workflow.network, workflow.settings)]
     if overrides.get("regions") and not workflow.settings["num_regions"]:
         notes.append(ONLY_NAMES)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,10 @@ from monai_dpmm_ad.data.covariates import add_covariates
 from monai_dpmm_ad.data.datalist import find_scans, require_scans
 from monai_dpmm_ad.data.dataset import ScanFailure, describe_failure, write_failures
 from monai_dpmm_ad.errors import ScanError
+from monai_dpmm_ad.handlers.sites import watch_cells
 from monai_dpmm_ad.normative import REGION_THRESHOLD, NormativeMap, measure_regions
 from monai_dpmm_ad.normative.regions import regions_scans_needed
-from monai_dpmm_ad.normative.site import SITE_SHAPE, SiteCells, SiteField, average_cells
+from monai_dpmm_ad.normative.site import SiteCells, SiteField
 from monai_dpmm_ad.utils.progress import track
 
 __all__ = ["learn_site"]
@@ -63,7 +63,9 @@ def learn_site(
         ScanError: no scan of the site can be mapped.
     """
     started = time.monotonic()
-    read_update_settings(bundle, overrides)  # refuses other settings than the bundle's, and a bundle of a site
+    read_update_settings(
+        bundle, overrides, site=True
+    )  # refuses other settings than the bundle's, and a bundle of a site
     known = {name: overrides[name] for name in ("device",) if name in overrides}
     choice = {n: overrides[n] for n in ("suffix", "pattern", "participant_label", "session") if n in overrides}
     model = AnomalyModel.load(bundle, **known)
@@ -71,6 +73,7 @@ def learn_site(
     if normative is None:
         raise ValueError("`update` must name a bundle that judges by place, got one that does not. Fit anew.")
     found = require_scans(find_scans([str(path) for path in images], section="training", **choice))
+    model.network.know_sites(())  # what the fitted ones differ by is not this one's
     items = add_covariates(found.items, covariates, participants, model.network.covariates)
     normative.site = SiteField()
     root = Path(out)
@@ -82,7 +85,7 @@ def learn_site(
         normative.site.learn(list(cells.values()))
         calibrates = len(cells) >= _LEAST
         settings = {**load_provenance(bundle)["recipe"], **model.settings, "site": site}
-        if calibrates:
+        if model.network.groups is None:
             settings["group_by"] = "none"  # a site's few scans are not parted further
         kept = [item for item in items if item["name"] in cells]
         scans = load_provenance(bundle)["scans"]
@@ -108,29 +111,17 @@ def _observe(
     cells: dict[str, SiteCells] = {}
     failures = []
     for item in track(items, total=len(items), description="Site"):
-        seen: list[SiteCells] = []
-        hook = normative.register_forward_hook(partial(_average, seen), with_kwargs=True)
         try:
-            model.predict_item(item)
+            with watch_cells(normative) as seen:
+                model.predict_item(item)
             if not seen:
                 raise ScanError(str(item["image"]), "is no volume, so it has no place")
             cells[str(item["name"])] = seen[0]
         except ScanError as error:
             failures.append(describe_failure({"name": item["name"], "image": item["image"]}, error))
-        finally:
-            hook.remove()
     if not cells:
         raise ScanError(failures[0].path, f"{failures[0].reason} (no scan of the site could be mapped)")
     return cells, failures
-
-
-def _average(
-    cells: list[SiteCells], normative: NormativeMap, scan: tuple[Any, ...], terms: dict[str, Any], finished: Any
-) -> None:
-    """Keep what a scan's finished map was made of."""
-    anomaly_map, image, affine, frame = scan
-    deviates = normative.standardize(anomaly_map, image, affine, frame, **terms)
-    cells.append(average_cells(deviates, image, affine, frame, normative.lattice_of(SITE_SHAPE)))
 
 
 def _calibrate(

@@ -44,6 +44,7 @@ class Derivative:
         description: of the entity ``desc``.
         suffix: what it is; None is the raw scan's own.
         facts: for its sidecar; ``SkullStripped`` is asked for where the suffix is the raw scan's own.
+        others: further raw scans that it was made of.
     """
 
     scan: Path
@@ -51,6 +52,7 @@ class Derivative:
     description: str
     suffix: str | None
     facts: Mapping[str, Any]
+    others: tuple[Path, ...] = ()
 
 
 def read_entities(path: str | os.PathLike[str]) -> dict[str, str] | None:
@@ -132,15 +134,21 @@ def write_derivatives(folder: Path, derivatives: Sequence[Derivative]) -> list[P
         target.parent.mkdir(parents=True, exist_ok=True)
         replace_file(target, partial(_link, derivative.file))
         root = find_root(derivative.scan)
-        raw = derivative.scan.name if root is None else derivative.scan.absolute().relative_to(root).as_posix()
-        uri = f"bids:raw:{raw}" if root is not None else raw
+        uri, *others = (_write_uri(path, root) for path in (derivative.scan, *derivative.others))
         name = target.name.removesuffix(".gz").rpartition(".")[0]
-        write_json(target.with_name(f"{name}.json"), {"Sources": [uri], "SpatialReference": uri, **derivative.facts})
+        facts = {"Sources": [uri, *others], "SpatialReference": uri, **derivative.facts}
+        write_json(target.with_name(f"{name}.json"), facts)
         written.append(target)
         sources |= {root} if root is not None else set()
     if written:
         _describe(folder, sorted(sources))
     return written
+
+
+def _write_uri(path: Path, root: Path | None) -> str:
+    """How a sidecar names a file of the raw data set; what lies elsewhere by its name."""
+    known = root is not None and path.absolute().is_relative_to(root)
+    return f"bids:raw:{path.absolute().relative_to(root).as_posix()}" if known and root is not None else path.name
 
 
 def _name_derivative(derivative: Derivative, entities: Mapping[str, str]) -> Path:

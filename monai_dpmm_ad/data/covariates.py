@@ -1,5 +1,5 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""What a table says of the people whose scans are fitted or judged: their age and sex."""
+"""What a table says of the people whose scans are fitted or judged: their age, sex and site."""
 
 from __future__ import annotations
 
@@ -23,21 +23,30 @@ from monai_dpmm_ad.errors import ScanError
 
 __all__ = [
     "COVARIATES",
+    "MOST_SITES",
     "PARTICIPANTS",
     "add_covariates",
     "add_split_covariates",
+    "choose_of_sites",
     "find_group",
     "find_thirds",
+    "list_sites",
     "name_groups",
+    "name_sites",
     "read_covariates",
     "read_person",
 ]
 
 #: What can be asked of a table.
-COVARIATES = ("age", "sex")
+COVARIATES = ("age", "sex", "site")
 #: The table of a BIDS data set.
 PARTICIPANTS = "participants.tsv"
 _LEAST_GROUP = 2
+#: Sites that a fit tells apart: a normative map stays below 10 MB.
+MOST_SITES = 19
+#: Scans of a site that its offset is learnt from, at most: each is mapped once more.
+_PER_SITE = 10
+_LONGEST_NAME = 64
 _NAMES = ("name", "participant_id")
 _UNKNOWN = ("", "n/a", "na", "nan", "none", "unknown")
 _SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "o": None, "other": None}
@@ -97,16 +106,16 @@ def add_covariates(
 def add_split_covariates(
     split: Split, table: str | os.PathLike[str] | None, participants: bool = False, group_by: str = "none"
 ) -> Split:
-    """Give the scans of a fit what a table says, see :func:`add_covariates`, and check the groups before the long work.
+    """Give the scans of a fit what a table says, see :func:`add_covariates`; check groups and sites before long work.
 
     Args:
         split: of the fit.
         table: see there.
         participants: see there.
-        group_by: ``age``, ``sex`` or ``none``: by what the held-out scans are calibrated apart.
+        group_by: ``age``, ``sex``, ``site`` or ``none``: by what the held-out scans are calibrated apart.
 
     Raises:
-        ValueError: a group with less than two held-out scans.
+        ValueError: a group with less than two held-out scans, or too many sites.
 
     Example:
         >>> from monai_dpmm_ad.data.split import Split
@@ -115,11 +124,20 @@ def add_split_covariates(
         True
     """
     train, held_out = (add_covariates(items, table, participants) for items in (split.train, split.held_out))
+    people = [read_person(item) for item in train]
+    sites = list_sites(people)
+    if len(sites) > MOST_SITES:
+        raise ValueError(
+            f"`covariates` must name {MOST_SITES} sites at most, got {len(sites)}. Give small sites one name, or leave "
+            "the column `site` out."
+        )
+    if group_by == "site" and not sites:
+        raise ValueError("`group_by` site must have fitted scans of two sites or more, got fewer. Leave it out.")
     if group_by != "none":
-        edges = find_thirds([read_person(item) for item in train])
-        groups = [find_group(group_by, read_person(item), edges) for item in held_out]
+        edges = find_thirds(people)
+        groups = [find_group(group_by, read_person(item), edges, sites) for item in held_out]
         counts = Counter(group for group in groups if group is not None)
-        small = [name for name in name_groups(group_by, edges) if counts[name] < _LEAST_GROUP]
+        small = [name for name in name_groups(group_by, edges, sites) if counts[name] < _LEAST_GROUP]
         if small:
             raise ValueError(
                 f"`group_by` must make groups of {_LEAST_GROUP} held-out scans or more, got {counts[small[0]]} of the "
@@ -141,31 +159,69 @@ def find_thirds(people: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     return low, high
 
 
-def find_group(by: str, person: Mapping[str, Any], edges: tuple[float, float]) -> str | None:
-    """The name of a person's group: the sex, or a third by age; None where that is not known."""
+def list_sites(people: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The names of people's sites, in alphabetical order; none where there are not two."""
+    names = sorted({person["site"] for person in people if isinstance(person.get("site"), str)})
+    return tuple(names) if len(names) > 1 else ()
+
+
+def name_sites(items: Iterable[Item]) -> tuple[str, ...]:
+    """The sites that a fit tells apart, see :func:`list_sites`.
+
+    Example:
+        >>> name_sites([{"covariates": {"site": "south"}}, {"covariates": {"site": "north"}}])
+        ('north', 'south')
+    """
+    return list_sites(read_person(item) for item in items)
+
+
+def choose_of_sites(items: Sequence[Item]) -> list[Item]:
+    """Choose the fitted scans of which the offset of each site is learnt: ten of a site at most, evenly by name.
+
+    Example:
+        >>> items = [{"name": f"{n:02}", "covariates": {"site": "ab"[n % 2]}} for n in range(30)]
+        >>> [item["name"] for item in choose_of_sites(items)][:4]
+        ['00', '04', '06', '10']
+    """
+    chosen = []
+    for name in name_sites(items):
+        listed = [item for item in items if read_person(item).get("site") == name]
+        listed.sort(key=lambda item: str(item["name"]))
+        places = np.unique(np.linspace(0, len(listed) - 1, _PER_SITE).round().astype(int))
+        chosen += [listed[place] for place in places]
+    return chosen
+
+
+def find_group(by: str, person: Mapping[str, Any], edges: tuple[float, float], sites: Sequence[str] = ()) -> str | None:
+    """The name of a person's group: the sex, the site, or a third by age; None where that is not known."""
     value = person.get(by)
     if value is None:
         return None
-    return str(value) if by == "sex" else name_groups(by, edges)[sum(value > edge for edge in edges)]
+    names = name_groups(by, edges, sites)
+    if by == "age":
+        return names[sum(value > edge for edge in edges)]
+    name = f"site {value}" if by == "site" else str(value)
+    return name if name in names else None
 
 
-def name_groups(by: str, edges: tuple[float, float]) -> tuple[str, ...]:
+def name_groups(by: str, edges: tuple[float, float], sites: Sequence[str] = ()) -> tuple[str, ...]:
     """The names of all groups."""
     low, high = edges
-    return ("F", "M") if by == "sex" else (f"age to {low:.4g}", f"age {low:.4g} to {high:.4g}", f"age from {high:.4g}")
+    ages = (f"age to {low:.4g}", f"age {low:.4g} to {high:.4g}", f"age from {high:.4g}")
+    return {"sex": ("F", "M"), "site": tuple(f"site {name}" for name in sites), "age": ages}[by]
 
 
 def read_covariates(
     path: str | os.PathLike[str], needed: Sequence[str] | None = None
 ) -> dict[str, dict[str, float | str | None]]:
-    """Read a table of people: ``.tsv`` or ``.csv``, columns ``name`` or ``participant_id``, and ``age``, ``sex``.
+    """Read a table of people: ``.tsv`` or ``.csv``, ``name`` or ``participant_id``, and ``age``, ``sex``, ``site``.
 
     Args:
         path: of the table.
         needed: the columns that must be there; None asks for one at least.
 
     Returns:
-        Name → what is known: ``age`` in years, ``sex`` M or F, None where the table does not say it.
+        Name → what is known: ``age`` in years, ``sex`` M or F, the ``site``'s name, None where the table does not say.
 
     Raises:
         ScanError: naming the table, when it is none, lacks a column, has a person twice or a value that means nothing.
@@ -202,13 +258,21 @@ def _read_value(table: Path, number: int, column: str, text: str | None) -> floa
     try:
         if column == "sex":
             return _SEXES[word]
+        if column == "site":
+            return _read_site(str(text).strip())
         age = float(word)
         if 0 <= age <= 130:
             return age
     except (KeyError, ValueError):
         pass
-    expected = "M or F" if column == "sex" else "years"
+    expected = {"sex": "M or F", "age": "years", "site": "a name of letters and digits"}[column]
     raise ScanError(table, f"has the {column} '{text}' in line {number}, where {expected} or n/a is expected")
+
+
+def _read_site(name: str) -> str:
+    if len(name) > _LONGEST_NAME or not name.isprintable() or not name[0].isalnum():
+        raise ValueError(name)
+    return name
 
 
 def _find_participants(item: Item) -> Path:

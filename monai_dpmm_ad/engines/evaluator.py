@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -140,7 +140,9 @@ class ScanEvaluator(SupervisedEvaluator):
 
     def _iteration(self, engine: Any, prediction: _Prediction) -> Any:  # type: ignore[override]
         if prediction.failure is not None:
-            return self._fail(prediction.failure)
+            self.failures.append(prediction.failure)
+            self._let_go()
+            return self.state.output
         named = _identify(prediction.scan)
         if _is_large(prediction.scan):
             release_heap()  # of the network's activations
@@ -151,15 +153,20 @@ class ScanEvaluator(SupervisedEvaluator):
             self.fire_event(IterationEvents.FORWARD_COMPLETED)
             self.fire_event(IterationEvents.MODEL_COMPLETED)
         except SCAN_ERRORS as error:
-            return self._fail(describe_failure(named, error))
+            self.fail(named, error)
         for scan in iteration_scans(self):
             scan[PATCH_SUMMARY] = prediction.summary
         return self.state.output
 
-    def _fail(self, failure: ScanFailure) -> list[Any]:
-        self.failures.append(failure)
-        self.state.batch, self.state.output = [], []
-        return self.state.output
+    def fail(self, scan: Mapping[Any, Any], error: BaseException) -> None:
+        """Leave the current scan out of all that follows, and go on with the next.
+
+        Args:
+            scan: its ``name`` and ``image``.
+            error: why.
+        """
+        self.failures.append(describe_failure(scan, error))
+        self._let_go()
 
 
 @dataclass(frozen=True)

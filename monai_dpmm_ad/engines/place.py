@@ -17,6 +17,8 @@ from monai_dpmm_ad.embedding import EmbeddingStore
 from monai_dpmm_ad.engines.thumbnails import FittedScan, FittedScans, thumbnail_folder
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.normative import FRAMES, Frame, NormativeMap, resample
+from monai_dpmm_ad.normative.covariates import Traits
+from monai_dpmm_ad.normative.reference import find_spacing
 from monai_dpmm_ad.normative.trend_map import TrendMap
 from monai_dpmm_ad.utils.distributed import gather_lists, share
 from monai_dpmm_ad.utils.memory import release_heap
@@ -71,24 +73,25 @@ def fit_normative(
     if not normative.fitted:
         normative.matching.fill_(match == "on" and normative.frame in FRAMES[:2])
     release_heap()  # of registering
-    terms: dict[str, NDArray[np.float64] | None] = dict.fromkeys(names)
+    traits: dict[str, Traits | None] = dict.fromkeys(names)
     if isinstance(normative, TrendMap):
-        terms = _fit_trends(normative, network, dataset, store, scans, own, key)
+        traits = _fit_trends(normative, network, dataset, store, scans, own, key)
     seen = share([name for name in names if originals[name] in set(own)])
     toned = {name for name in seen if originals[name] == name or not bool(normative.matching)}
     for name in track(seen, total=len(seen), description="Atlas"):
         scan, place = scans.read(name), _read_frame(scans, originals[name], key)
         if name in toned:
-            normative.observe_intensity(originals[name], scan.image, scan.affine, place, terms[name])
-        normative.observe_scores(originals[name], *_score_rows(network, store, name, scan), place, terms[name])
+            normative.observe_intensity(originals[name], scan.image, scan.affine, place, traits[name])
+        normative.observe_scores(originals[name], *_score_rows(network, store, name, scan), place, traits[name])
     normative.finish_intensity()
     if isinstance(normative, TrendMap):
-        _observe_trend(normative, "deviation", scans, share(own), key, terms)
-        normative.finish_trends("deviation")
+        _observe_trend(normative, "deviation", scans, share(own), key, traits)
+        if any(traits.values()):
+            normative.finish_trends("deviation")
     for name in seen:
         if name in toned:
             scan, place = scans.read(name), _read_frame(scans, originals[name], key)
-            normative.observe_deviation(originals[name], scan.image, scan.affine, place, terms[name])
+            normative.observe_deviation(originals[name], scan.image, scan.affine, place, traits[name])
     normative.finish_deviation()
     normative.finish_scores()
 
@@ -114,21 +117,23 @@ def _fit_trends(
     scans: FittedScans,
     names: Sequence[str],
     key: str,
-) -> dict[str, NDArray[np.float64] | None]:
-    """Learn how intensities and scores follow age and sex; returns each scan's terms, None where nothing is known."""
+) -> dict[str, Traits | None]:
+    """Learn how intensities and scores follow age and sex; returns what each person is, None where neither is known."""
     people = {item["name"]: read_person(item) for item in dataset.data}
     if not normative.fitted:
         normative.design.observe([people[name] for name in names])
+        network.know_sites(normative.design.sites)
     mine = share(names)
-    terms = {name: normative.design.terms_if_known(person) for name, person in people.items()}
-    _observe_trend(normative, "intensity", scans, mine, key, terms)
+    traits = {name: normative.design.traits_if_known(person) for name, person in people.items()}
+    _observe_trend(normative, "intensity", scans, mine, key, traits)
     for name in mine:
-        of_person, scan = terms[name], scans.read(name)
+        of_person, scan = traits[name], scans.read(name)
         if of_person is not None:
             points, scores = _score_rows(network, store, name, scan)
             normative.observe_score_trend(points, scores, _read_frame(scans, name, key), of_person)
-    normative.finish_trends("intensity", "scores")
-    return terms
+    if any(traits.values()):
+        normative.finish_trends("intensity", "scores")
+    return traits
 
 
 def _observe_trend(
@@ -137,10 +142,10 @@ def _observe_trend(
     scans: FittedScans,
     names: Sequence[str],
     key: str,
-    terms: Mapping[str, NDArray[np.float64] | None],
+    traits: Mapping[str, Traits | None],
 ) -> None:
     for name in track(names, total=len(names), description="Covariates"):
-        of_person, scan = terms[name], scans.read(name)
+        of_person, scan = traits[name], scans.read(name)
         if of_person is not None:
             normative.observe_trend(part, scan.image, scan.affine, _read_frame(scans, name, key), of_person)
 
@@ -155,7 +160,8 @@ def _are_volumes(scans: FittedScans, names: Sequence[str]) -> bool:
 def _set_reference(normative: NormativeMap, scans: FittedScans, names: Sequence[str]) -> None:
     chosen = [names[number] for number in np.unique(np.linspace(0, len(names) - 1, _NUM_REFERENCE).round().astype(int))]
     small = [scans.read(name) for name in chosen]
-    spacing = float(np.median([normative.reference_spacing_of(scan.image, scan.affine) for scan in small]))
+    shape = tuple(normative.reference_values.shape)
+    spacing = float(np.median([find_spacing(scan.image, scan.affine, shape) for scan in small]))
     normative.set_reference([resample(scan.image, scan.affine, spacing) for scan in small])
 
 

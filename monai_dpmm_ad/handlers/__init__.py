@@ -3,11 +3,13 @@
 
 from monai_dpmm_ad.handlers.best_model import BestModelSaver
 from monai_dpmm_ad.handlers.calibration import CalibrationHandler, SubsetCalibrationHandler
+from monai_dpmm_ad.handlers.dicom import DicomHandler
 from monai_dpmm_ad.handlers.drift import DriftHandler
 from monai_dpmm_ad.handlers.intensity import IntensityTailHandler
 from monai_dpmm_ad.handlers.metrics import AnomalyMapMetric, AnomalyMetricsHandler, MetricsTable, ScanMetrics
 from monai_dpmm_ad.handlers.place import NormativeHandler
 from monai_dpmm_ad.handlers.progress import ScanProgress
+from monai_dpmm_ad.handlers.sites import SiteHandler
 from monai_dpmm_ad.handlers.tables import ScanRow, ScanTable
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "AnomalyMetricsHandler",
     "BestModelSaver",
     "CalibrationHandler",
+    "DicomHandler",
     "DriftHandler",
     "IntensityTailHandler",
     "MetricsTable",
@@ -23,5 +26,6 @@ __all__ = [
     "ScanProgress",
     "ScanRow",
     "ScanTable",
+    "SiteHandler",
     "SubsetCalibrationHandler",
 ]

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -16,7 +15,6 @@ from monai_dpmm_ad.data.covariates import read_person
 from monai_dpmm_ad.engines import ScanEvaluator, iteration_scans
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.network import AnomalyNet, SequenceNet
-from monai_dpmm_ad.network.groups import Judge
 from monai_dpmm_ad.normative import REGION_THRESHOLD, measure_regions
 from monai_dpmm_ad.ops.pooling import pool_image_score
 from monai_dpmm_ad.ops.subsets import list_subsets
@@ -58,7 +56,8 @@ class CalibrationHandler:
     def __init__(self, network: AnomalyNet | SequenceNet, held_out: bool = True) -> None:
         self.network = network
         self.held_out = held_out
-        self._seen: set[str] = set()
+        #: groups and sequences of the maps that this process saw
+        self._seen: set[tuple[str | None, str]] = set()
 
     def attach(self, engine: ScanEvaluator) -> None:
         """Register the handler's events."""
@@ -67,21 +66,19 @@ class CalibrationHandler:
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def _start(self, engine: Engine) -> None:
-        for judge in self._judges():
-            judge.calibration.reset()
+        for group in self._groups():
+            self.network.judge_of(group).calibration.reset()
         self._seen = set()
 
-    def _judges(self) -> list[Judge]:
-        """What all people are judged by, and what each group is."""
+    def _groups(self) -> list[str | None]:
+        """None, which stands for all people, and the names of groups."""
         groups, design = self.network.groups, self.network.design
-        named = groups.judges(design) if groups is not None and design is not None else {}
-        return [self.network.judge_of(None), *named.values()]
+        return [None, *(groups.judges(design) if groups is not None and design is not None else ())]
 
     def _update(self, engine: Engine) -> None:
         # MONAI leaves in the batch what its evaluator does not know.
         for loaded, scan in zip(cast(list[dict[str, Any]], engine.state.batch), iteration_scans(engine), strict=True):
             for present, anomaly_map, score in self.list_maps(scan):
-                self._seen.add(present)
                 self._observe(present, anomaly_map, score, {**loaded, **scan})
 
     def list_maps(self, scan: dict[str, Any]) -> Iterator[tuple[str, Tensor, float]]:
@@ -95,7 +92,9 @@ class CalibrationHandler:
         meta = scan[CommonKeys.PRED].meta
         regions = scan.get("regions") if self.network.calibration.num_regions else None
         group = self.network.find_group(read_person(meta))
-        judges = [self.network.judge_of(name) for name in ([None] if group is None else [None, group])]
+        groups = [None] if group is None else [None, group]
+        judges = [self.network.judge_of(name) for name in groups]
+        self._seen.update((name, present) for name in groups)
         for judge in judges:
             judge.calibration.of(present).update(anomaly_map, foreground, score, meta["name"], regions)
         if self.network.normative is not None:
@@ -110,15 +109,16 @@ class CalibrationHandler:
         if failures and len(failures) == sum(gather_lists([engine.state.iteration])):
             failure = failures[0]
             raise ScanError(failure.path, f"{failure.reason} (no held-out scan could be mapped)")
-        self.close(sorted(set(gather_lists(list(self._seen)))) or ["1"])
+        self.close(set(gather_lists(list(self._seen))))
 
-    def close(self, seen: list[str]) -> None:
+    def close(self, seen: set[tuple[str | None, str]]) -> None:
         """Turn what was observed into calibrations.
 
         Args:
-            seen: which sequences the maps of all processes were of.
+            seen: which groups and which sequences the maps of all processes were of.
         """
-        for judge, present in itertools.product(self._judges(), seen):
+        for group, present in sorted(seen | {(None, self.network.calibration.whole)}, key=str):
+            judge = self.network.judge_of(group)
             judge.calibration.of(present).finish(held_out=self.held_out)
             if self.network.normative is not None:
                 judge.regions.of(present).finish(held_out=self.held_out)
@@ -166,13 +166,13 @@ class SubsetCalibrationHandler(CalibrationHandler):
                 pooling = choose_pooling(self.pooling, scan)
                 yield present, summed, float(pool_image_score(summed, inside, pooling)) if inside.any() else 0.0
 
-    def close(self, seen: list[str]) -> None:
+    def close(self, seen: set[tuple[str | None, str]]) -> None:
         """As there.
 
         Raises:
             ScanError: no held-out scan has all sequences.
         """
-        if self.network.calibration.whole not in seen:
+        if (None, self.network.calibration.whole) not in seen:
             names = ", ".join(self.network.names)
             raise ScanError("--held-out", f"has no healthy scan with all of {names}, so that nothing can be calibrated")
         super().close(seen)

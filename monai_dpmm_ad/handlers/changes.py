@@ -24,7 +24,7 @@ KINDS = ("new", "grown", "shrunk", "gone")
 #: What the peak of a change must exceed where no healthy pair says it.
 LEAST_CHANGE = 10.0
 
-_COLUMNS = ("p_value", "q_value", "size", "unit", "num_voxels", "peak_score", "mean_score", "anatomy")
+_COLUMNS = ("p_value", "q_value", "size", "unit", "num_voxels", "peak_score", "mean_score", "anatomy", "in_range")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,11 @@ def change_statistics(change: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def find_changes(
-    change: Change, calibration: RegionCalibration | None = None, false_regions: float = 1.0, min_size: float = 0.0
+    change: Change,
+    calibration: RegionCalibration | None = None,
+    false_regions: float = 1.0,
+    min_size: float = 0.0,
+    in_range: bool | None = None,
 ) -> tuple[list[ChangedRegion], NDArray[np.uint8]]:
     """Find what changed.
 
@@ -56,6 +60,7 @@ def find_changes(
         calibration: of the changes of healthy pairs; gives p-values and the least peak.
         false_regions: expected number of changed regions of a healthy pair.
         min_size: smaller regions are left out, mm³.
+        in_range: False where a visit lies outside of what was fitted, so that no p-value is promised.
 
     Returns:
         The regions, numbered by rising p-value and falling peak, and a mask in the space half-way: 0, or 1 + the index
@@ -78,7 +83,7 @@ def find_changes(
             found.append(ChangedRegion(kind, region))
             mask[box][labels == region.index] = 1 + KINDS.index(kind)
     found.sort(key=lambda one: (one.region.p_value or 0.0, -one.region.peak_score))
-    numbered = [replace(one, region=replace(one.region, index=i + 1)) for i, one in enumerate(found)]
+    numbered = [replace(one, region=replace(one.region, index=i + 1, in_range=in_range)) for i, one in enumerate(found)]
     return numbered, mask
 
 
@@ -88,9 +93,10 @@ def write_changes(
     """Write the changed regions of all pairs as CSV, one row a region, and as JSON.
 
     Returns:
-        The regions with their q-values among all of them.
+        The regions with their q-values among all of them but those of a visit outside of what was fitted.
     """
-    values = iter(q_values([one.region.p_value for listed in changes.values() for one in listed]))
+    regions = [one.region for listed in changes.values() for one in listed]
+    values = iter(q_values([None if region.in_range is False else region.p_value for region in regions]))
     judged = {
         name: [replace(one, region=replace(one.region, q_value=next(values))) for one in listed]
         for name, listed in changes.items()

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from monai_dpmm_ad.calibration import Calibration
 from monai_dpmm_ad.calibration.drift import DriftReference, PatchSummary, choose_patches_to_summarise
@@ -18,7 +18,7 @@ from monai_dpmm_ad.detectors import Detector
 from monai_dpmm_ad.embedding import Embedder
 from monai_dpmm_ad.embedding.types import EncodedSlices
 from monai_dpmm_ad.errors import CheckpointError, unknown_option
-from monai_dpmm_ad.network.groups import GROUPINGS, Groups, Judge
+from monai_dpmm_ad.network.groups import MAX_SCANS, Judge, Judging
 from monai_dpmm_ad.network.intensity_tail import IntensityTail
 from monai_dpmm_ad.network.patch_mask import PrincipalMask
 from monai_dpmm_ad.network.upsampling import REFINEMENTS, refine_scores, upsample_scores
@@ -32,7 +32,7 @@ from monai_dpmm_ad.ops.patches import locate_patches, pool_foreground
 __all__ = ["AnomalyNet"]
 
 
-class AnomalyNet(nn.Module):
+class AnomalyNet(Judging):
     """Frozen embedder, detector and calibration as one network: ``(B, C, H, W)`` → ``(B, 1, H, W)``.
 
     Background pixels of the images are exactly 0 and stay 0 in the map: what was never fitted never scores. Images are
@@ -61,11 +61,13 @@ class AnomalyNet(nn.Module):
         frame: how places of scans are brought together, one of :data:`~monai_dpmm_ad.normative.FRAMES`; with ``"none"``
             there is no normative map, ``"auto"`` is for a fit to decide.
         intensity_side: which deviations of intensity count there.
+        asymmetry: ``"on"`` compares them with those of the other side of the head as well.
         trend: ``"on"`` lets what is expected there follow a person's age and sex, see
             :class:`~monai_dpmm_ad.normative.trend_map.TrendMap`.
         site: name of another scanner, which the normative map is brought to.
-        group_by: ``"sex"`` or ``"age"`` calibrates groups of people apart, see
+        group_by: ``"sex"``, ``"age"`` or ``"site"`` calibrates groups of people apart, see
             :class:`~monai_dpmm_ad.network.groups.Groups`; needs ``trend``.
+        sites: names of the sites of the fitted scans, see :meth:`know_sites`; needs ``trend``.
 
     Example:
         >>> from monai_dpmm_ad.detectors import create_detector
@@ -75,8 +77,6 @@ class AnomalyNet(nn.Module):
         >>> network.resized_shape(256, 192)
         (64, 48)
     """
-
-    backbone_digest: Tensor
 
     def __init__(
         self,
@@ -95,9 +95,11 @@ class AnomalyNet(nn.Module):
         normative: str = "off",
         frame: str = "auto",
         intensity_side: str = "both",
+        asymmetry: str = "off",
         trend: str = "off",
         group_by: str = "none",
         site: str | None = None,
+        sites: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         if image_size < embedder.patch_size:
@@ -132,16 +134,15 @@ class AnomalyNet(nn.Module):
                     f"{intensity_tail}. Choose `intensity_side`, or `normative` off."
                 )
             self.normative = (NormativeMap if trend == "off" else TrendMap)(
-                "deformed" if frame == "auto" else frame, intensity_side
+                "deformed" if frame == "auto" else frame, intensity_side, asymmetry=asymmetry == "on"
             )
             self.normative.site = None if site is None else SiteField()
         self.regions = RegionCalibration()
-        if group_by not in GROUPINGS:
-            raise unknown_option("group_by", group_by, GROUPINGS)
-        self.groups = None if group_by == "none" else Groups(group_by, num_regions)
         self.register_buffer(
             "backbone_digest", torch.frombuffer(bytearray.fromhex(embedder.digest()), dtype=torch.uint8).clone()
         )
+        self.group_people(group_by)
+        self.know_sites(sites or ())
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         stored = state_dict.get(prefix + "backbone_digest")
@@ -157,25 +158,21 @@ class AnomalyNet(nn.Module):
             state_dict.setdefault(f"{prefix}normative.weights", torch.tensor([1.0, 1.0, 0.5], dtype=torch.float64))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
+    def know_sites(self, names: Sequence[str]) -> None:
+        """Tell sites apart: an offset for each and, where people are grouped by site, a calibration for each."""
+        if isinstance(self.normative, TrendMap):
+            self.normative.know_sites(names)
+            if self.group_by == "site":
+                self.group_people("site", names)
+
+    def make_judge(self) -> Judge:
+        """As there."""
+        return Judge(Calibration(self.calibration.num_regions), RegionCalibration(MAX_SCANS))
+
     @property
     def design(self) -> Design | None:
-        """How people's age and sex enter what is expected of them; None where they do not."""
+        """As there."""
         return self.normative.design if isinstance(self.normative, TrendMap) else None
-
-    @property
-    def covariates(self) -> tuple[str, ...]:
-        """The columns that a table of people must have."""
-        return () if self.design is None else self.design.names
-
-    def find_group(self, person: Mapping[str, Any]) -> str | None:
-        """The group that a person is judged in; None for that of all people."""
-        return None if self.groups is None or self.design is None else self.groups.find(self.design, person)
-
-    def judge_of(self, group: str | None) -> Judge:
-        """What a group is judged by."""
-        if group is None or self.groups is None or self.design is None:
-            return Judge(self.calibration, self.regions)
-        return self.groups.judges(self.design)[group]
 
     def resized_shape(self, height: int, width: int, aspect: float = 1.0) -> tuple[int, int]:
         """Shape at which the embedder sees ``height`` × ``width`` pixels that are ``aspect`` times as high as wide."""

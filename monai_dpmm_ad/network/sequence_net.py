@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,11 +13,13 @@ from monai_dpmm_ad.calibration.drift import DriftReference, PatchSummary
 from monai_dpmm_ad.calibration.fitted_range import FittedRange
 from monai_dpmm_ad.calibration.kind import FittedKind
 from monai_dpmm_ad.calibration.subsets import SubsetCalibration
+from monai_dpmm_ad.data.covariates import COVARIATES
 from monai_dpmm_ad.detectors import Detector
 from monai_dpmm_ad.embedding import Embedder
 from monai_dpmm_ad.network.anomaly_net import AnomalyNet
-from monai_dpmm_ad.network.groups import Judge
+from monai_dpmm_ad.network.groups import MAX_SCANS, Judge, Judging
 from monai_dpmm_ad.normative import NormativeMap
+from monai_dpmm_ad.normative.covariates import Design
 from monai_dpmm_ad.normative.region_subsets import SubsetRegions
 
 __all__ = ["SequenceNet"]
@@ -26,7 +28,7 @@ __all__ = ["SequenceNet"]
 _RATE = 0.01
 
 
-class SequenceNet(nn.Module):
+class SequenceNet(Judging):
     """One :class:`AnomalyNet` for each sequence, whose finished maps are summed over the sequences that are there.
 
     Maps that were judged by place are sums of surprise and are summed as they are; others are divided by what 1 % of
@@ -37,6 +39,8 @@ class SequenceNet(nn.Module):
         names: of the sequences, in the order of a scan's channels.
         networks: one for each.
         num_regions: regions of an atlas with thresholds of their own.
+        group_by: as for :class:`AnomalyNet`.
+        sites: as there.
 
     Example:
         >>> from monai_dpmm_ad import AnomalyNet, create_detector, create_embedder
@@ -49,7 +53,14 @@ class SequenceNet(nn.Module):
 
     scales: Tensor
 
-    def __init__(self, names: Sequence[str], networks: Sequence[AnomalyNet], num_regions: int = 0) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        networks: Sequence[AnomalyNet],
+        num_regions: int = 0,
+        group_by: str = "none",
+        sites: Sequence[str] | None = None,
+    ) -> None:
         super().__init__()
         if len(names) != len(networks):
             raise ValueError(f"`networks` must be one for each of the {len(names)} names, got {len(networks)}.")
@@ -60,6 +71,8 @@ class SequenceNet(nn.Module):
         #: of sums of maps nothing is known
         self.range = FittedRange()
         self.register_buffer("scales", torch.ones(len(self.names)))
+        self.group_people(group_by)
+        self.know_sites(sites or ())
 
     def __getitem__(self, number: int) -> AnomalyNet:
         network = self.networks[number]
@@ -134,27 +147,28 @@ class SequenceNet(nn.Module):
         """Of the embedder's fingerprint."""
         return self[0].backbone_digest
 
-    @property
-    def groups(self) -> None:
-        """None: people are judged together."""
-        return None
+    def make_judge(self) -> Judge:
+        """As there."""
+        number = len(self.names)
+        return Judge(SubsetCalibration(number, self.calibration.num_regions), SubsetRegions(number, MAX_SCANS))
+
+    def know_sites(self, names: Sequence[str]) -> None:
+        """As :meth:`AnomalyNet.know_sites`, for all sequences."""
+        for number in range(len(self.names)):
+            self[number].know_sites(names)
+        if self.group_by == "site":
+            self.group_people("site", names)
 
     @property
-    def design(self) -> None:
-        """None: what is expected does not follow age and sex."""
-        return None
+    def design(self) -> Design | None:
+        """Of the first sequence, which decides on groups; each sequence's map follows that of its own."""
+        return self[0].design
 
     @property
     def covariates(self) -> tuple[str, ...]:
-        """The columns that a table of people must have."""
-        return ()
-
-    def find_group(self, person: Mapping[str, Any]) -> None:
-        """None: people are judged together."""
-
-    def judge_of(self, group: str | None) -> Judge:
-        """What all people are judged by."""
-        return Judge(self.calibration, self.regions)
+        """The columns that a table of people must have, for any of the sequences."""
+        asked = {name for number in range(len(self.names)) for name in self[number].covariates}
+        return tuple(name for name in COVARIATES if name in asked)
 
     def describe(self) -> dict[str, Any]:
         """What the detectors say of themselves, by sequence."""

@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from monai_dpmm_ad.errors import NotFittedError
-from monai_dpmm_ad.utils.distributed import gather_lists
+from monai_dpmm_ad.utils.distributed import gather_sums
 
 __all__ = ["Atlas"]
 
@@ -111,14 +111,11 @@ class Atlas(nn.Module):
         Raises:
             NotFittedError: no scan was seen.
         """
-        pending = [] if self._sums is None else [(self._sums, self._counts)]
+        seen = gather_sums({} if self._sums is None else {"sums": self._sums, "counts": self._counts})
         self._sums, self._counts = None, np.zeros(2, np.int64)
-        seen = gather_lists(pending)
         if not seen:
             raise NotFittedError("`finish` needs at least one healthy scan. Call `update` first.")
-        sums, counts = seen.pop()
-        for more, number in seen:
-            sums, counts = sums + more, counts + number
+        sums, counts = seen["sums"], seen["counts"]
         if not self.fitted:
             self.trust.fill_(1)  # one half alone cannot tell; the pseudo-scan holds back
         count, known = int(counts.sum()), float(self.num_scans)

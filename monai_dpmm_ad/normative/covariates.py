@@ -1,23 +1,30 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""A person's age and sex as numbers that a linear model can use, and the group that they put them in."""
+"""A person's age, sex and site as numbers that a model can use, and the group that they put them in."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from monai_dpmm_ad.data.covariates import find_thirds
+from monai_dpmm_ad.data.covariates import find_thirds, list_sites
 
-__all__ = ["NUM_TERMS", "Design"]
+__all__ = ["NUM_TERMS", "Design", "Traits"]
 
 #: Age, its square, sex.
 NUM_TERMS = 3
 _LEAST_SPREAD = 1e-6
+
+
+class Traits(NamedTuple):
+    """A person's ``(3,)`` terms in a linear model, and the number of the site, None of one that was not fitted."""
+
+    terms: NDArray[np.float64]
+    site: int | None = None
 
 
 class Design(nn.Module):
@@ -26,6 +33,9 @@ class Design(nn.Module):
     With a the age in spreads from the mean age, clipped to the ages that were fitted, and s the sex (F 0, M 1)
     likewise, the terms are a, (a² − 1) / √2 and s. What is not known is 0: the person counts as the mean. A column in
     which all are alike says nothing and is not asked for later.
+
+    Attributes:
+        sites: the names of the sites that were fitted; their order is that of their numbers.
     """
 
     age: Tensor  # mean, spread, lowest, highest, and the edges between thirds
@@ -33,19 +43,25 @@ class Design(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.sites: tuple[str, ...] = ()
         self.register_buffer("age", torch.zeros(6, dtype=torch.float64))
         self.register_buffer("sex", torch.zeros(2, dtype=torch.float64))
 
     @property
     def names(self) -> tuple[str, ...]:
         """The columns that a table must have."""
+        return (*self.linear, *(("site",) if self.sites else ()))
+
+    @property
+    def linear(self) -> tuple[str, ...]:
+        """Those of them that are terms of a linear model."""
         return tuple(name for name, known in (("age", self.age), ("sex", self.sex)) if float(known[1]) > 0)
 
     def observe(self, people: Sequence[Mapping[str, Any]]) -> None:
         """Learn what is usual from the people that are fitted, all of them at once.
 
         Raises:
-            ValueError: nobody's age or sex is known, or all are alike.
+            ValueError: nobody's age, sex or site is known, or all are alike.
         """
         ages = np.array([person["age"] for person in people if person.get("age") is not None], float)
         sexes = np.array([person["sex"] == "M" for person in people if person.get("sex") is not None], float)
@@ -54,14 +70,19 @@ class Design(nn.Module):
             self.age.copy_(torch.tensor([*usual, *find_thirds(people)], dtype=torch.float64))
         if len(sexes) > 1 and sexes.std() > _LEAST_SPREAD:
             self.sex.copy_(torch.tensor([sexes.mean(), sexes.std()], dtype=torch.float64))
+        self.sites = self.sites or list_sites(people)
         if not self.names:
             raise ValueError(
                 f"`covariates` must tell the fitted people apart, got {len(people)} of whom no two differ in a known "
-                "age or sex. Fit without covariates."
+                "age, sex or site. Fit without covariates."
             )
 
-    def terms(self, person: Mapping[str, Any]) -> NDArray[np.float64]:
-        """The terms of a person, ``(3,)``."""
+    def traits(self, person: Mapping[str, Any]) -> Traits:
+        """What a person is in the model."""
+        site = person.get("site")
+        return Traits(self._terms(person), self.sites.index(site) if site in self.sites else None)
+
+    def _terms(self, person: Mapping[str, Any]) -> NDArray[np.float64]:
         terms = np.zeros(NUM_TERMS)
         age, sex = person.get("age"), person.get("sex")
         if age is not None and "age" in self.names:
@@ -73,9 +94,9 @@ class Design(nn.Module):
             terms[2] = ((sex == "M") - mean) / spread
         return terms
 
-    def terms_if_known(self, person: Mapping[str, Any]) -> NDArray[np.float64] | None:
-        """As :meth:`terms`; None for a person of whom nothing is known."""
-        return self.terms(person) if any(person.get(name) is not None for name in self.names) else None
+    def traits_if_known(self, person: Mapping[str, Any]) -> Traits | None:
+        """As :meth:`traits`; None for a person of whom neither age nor sex is known."""
+        return self.traits(person) if any(person.get(name) is not None for name in self.linear) else None
 
     def describe(self, person: Mapping[str, Any]) -> str:
         """What of a person was taken into account, in words."""
@@ -85,6 +106,8 @@ class Design(nn.Module):
             words.append(f"{name} not known: the cohort's mean" if value is None else f"{name} {_short(value)}")
             if name == "age" and value is not None and not self.age[2] <= value <= self.age[3]:
                 words[-1] += f" (fitted {self.age[2]:.0f} to {self.age[3]:.0f})"
+            if name == "site" and value is not None and value not in self.sites:
+                words[-1] += " not fitted: the cohort's mean"
         return ", ".join(words)
 
     @property

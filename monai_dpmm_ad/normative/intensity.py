@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from monai_dpmm_ad.normative.lattice import Volume
+from monai_dpmm_ad.ops.robust import spread_of
 
 __all__ = [
     "divide_by_median",
@@ -18,7 +17,6 @@ __all__ = [
     "remove_own_part",
     "remove_smooth_part",
     "smooth",
-    "spread_of",
     "weigh_robustly",
 ]
 
@@ -134,11 +132,6 @@ def judge_by_itself(residual: Array, inside: NDArray[np.bool_], expected: Array)
 def _polynomials_of_place(inside: NDArray[np.bool_], degree: int) -> NDArray[np.float64]:
     """All monomials up to a degree at the elements that count ``(n, m)``, the volume's edges at -1 and 1."""
     return polynomials(2 * np.argwhere(inside) / np.maximum(np.array(inside.shape) - 1, 1) - 1, degree)
-
-
-def spread_of(values: NDArray[np.floating[Any]]) -> float:
-    """Robust standard deviation: the median distance from the median, scaled."""
-    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 
 def weigh_robustly(

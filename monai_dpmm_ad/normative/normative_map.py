@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from monai_dpmm_ad.errors import NotFittedError, unknown_option
+from monai_dpmm_ad.normative.asymmetry import Asymmetry
 from monai_dpmm_ad.normative.atlas import Atlas
 from monai_dpmm_ad.normative.combination import SIDES, combine, take_side
+from monai_dpmm_ad.normative.covariates import Traits
 from monai_dpmm_ad.normative.deformation import deform
 from monai_dpmm_ad.normative.frame import FRAMES, Frame
 from monai_dpmm_ad.normative.intensity import divide_by_median, foreground_median, remove_own_part, smooth
@@ -27,10 +29,10 @@ from monai_dpmm_ad.normative.lattice import (
     sample_places,
 )
 from monai_dpmm_ad.normative.matching import Match, match_intensity
-from monai_dpmm_ad.normative.placed import JudgedScan, PlacedScan
-from monai_dpmm_ad.normative.reference import build_reference, pull, spacing_around
-from monai_dpmm_ad.normative.registration import find_box, find_start, fit_box, refine
-from monai_dpmm_ad.normative.site import SITE_SHAPE, SiteField
+from monai_dpmm_ad.normative.placed import JudgedScan, PlacedScan, pull_channels
+from monai_dpmm_ad.normative.reference import build_reference, pull
+from monai_dpmm_ad.normative.registration import find_start, fit_box, refine
+from monai_dpmm_ad.normative.site import SITE_SHAPE, Shift, SiteField
 from monai_dpmm_ad.normative.thumbnail import shrink
 from monai_dpmm_ad.ops.slabs import slab_bounds
 
@@ -38,10 +40,9 @@ __all__ = ["NormativeMap"]
 
 Array = NDArray[np.float32]
 Matrix = NDArray[np.float64]
+Shape = tuple[int, int, int]
 
-_REFERENCE = (48, 56, 48)
-_FINE = (80, 96, 80)
-_COARSE = (40, 48, 40)
+_REFERENCE, _FINE, _COARSE = (48, 56, 48), (80, 96, 80), (40, 48, 40)
 #: Gaussians of the intensity, standard deviation in fine places (about 2 mm of a brain).
 _SCALES = (1.0, 2.0)
 
@@ -64,6 +65,7 @@ class NormativeMap(nn.Module):
         side: which deviations of intensity count, one of `SIDES`.
         weights: of the detector and of the intensity at the finer and the coarser scale.
         least_quality: registrations below it fall back to ``box``.
+        asymmetry: whether intensities at the finer scale are compared with those across the middle as well.
     """
 
     reference_values: Tensor
@@ -79,17 +81,17 @@ class NormativeMap(nn.Module):
         side: str = "both",
         weights: tuple[float, float, float] = (1.25, 0.85, 0.4),
         least_quality: float = 0.8,
+        asymmetry: bool = False,
     ) -> None:
         super().__init__()
-        if frame not in FRAMES:
-            raise unknown_option("frame", frame, FRAMES)
-        if side not in SIDES:
-            raise unknown_option("side", side, SIDES)
+        if frame not in FRAMES or side not in SIDES:
+            raise unknown_option(*(("side", side, SIDES) if frame in FRAMES else ("frame", frame, FRAMES)))
         self.frame, self.side, self.least_quality = frame, side, least_quality
         self.intensity = Atlas(_FINE, num_channels=len(_SCALES))
         self.deviation = Atlas(_COARSE, num_channels=len(_SCALES))
         self.scores = Atlas(_COARSE)
         self.site: SiteField | None = None
+        self.asymmetry = Asymmetry(_COARSE, _REFERENCE) if asymmetry else None
         self.register_buffer("reference_values", torch.zeros(_REFERENCE, dtype=torch.float16))
         self.register_buffer("reference_weight", torch.zeros(_REFERENCE, dtype=torch.float16))
         self.register_buffer("reference_origin", torch.zeros(3, dtype=torch.float64))
@@ -102,6 +104,11 @@ class NormativeMap(nn.Module):
         """Whether maps can be finished."""
         return self.scores.fitted
 
+    @property
+    def channel_weights(self) -> list[float]:
+        """Of all channels: the detector, the intensity at both scales, its asymmetry where that counts."""
+        return self.weights.tolist() + ([] if self.asymmetry is None else self.asymmetry.weights.tolist())
+
     def set_reference(self, volumes: Sequence[Volume]) -> None:
         """Build the reference from healthy scans on lattices of about the reference's spacing."""
         reference = build_reference(volumes, _REFERENCE, rounds=2 if self.frame in FRAMES[:2] else 0)
@@ -109,12 +116,8 @@ class NormativeMap(nn.Module):
         self.reference_weight.copy_(torch.from_numpy(reference.weight))
         self.reference_origin.copy_(torch.tensor(reference.lattice.origin, dtype=torch.float64))
         self.reference_spacing.fill_(reference.lattice.spacing)
-
-    @staticmethod
-    def reference_spacing_of(image: Array, affine: Matrix) -> float:
-        """The spacing (mm) that a reference around a scan would have."""
-        low, high = find_box(resample(image, affine, float(np.sqrt((affine[:3, :3] ** 2).sum(0)).max())))
-        return spacing_around(low, high, _REFERENCE)
+        if self.asymmetry is not None:
+            self.asymmetry.set_mirror(self.reference, self.find_frame)
 
     @property
     def reference(self) -> Volume:
@@ -157,10 +160,10 @@ class NormativeMap(nn.Module):
         return deform(Volume(divide_by_median(pulled), pulled.weight, pulled.lattice), reference, frame)
 
     def observe_intensity(
-        self, name: str, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None
+        self, name: str, image: Array, affine: Matrix, frame: Frame, traits: Traits | None = None
     ) -> None:
         """Add a healthy scan's intensities; arguments as for :meth:`forward`."""
-        scan = self._read(image, affine, frame, terms)
+        scan = self._read(image, affine, frame, traits)
         self.intensity.update(name, *self._pull(scan.channels, scan, frame, _FINE))
 
     def finish_intensity(self) -> None:
@@ -168,19 +171,25 @@ class NormativeMap(nn.Module):
         self.intensity.finish()
 
     def observe_deviation(
-        self, name: str, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None
+        self, name: str, image: Array, affine: Matrix, frame: Frame, traits: Traits | None = None
     ) -> None:
         """Add the size of a healthy scan's deviations; needs :meth:`finish_intensity`."""
-        scan = self._read(image, affine, frame, terms)
-        sizes = np.abs(self._deviate(scan)) - self._expect("deviation", scan.places, terms).numpy()
+        scan = self._read(image, affine, frame, traits)
+        deviations = self._deviate(scan)
+        sizes = np.abs(deviations) - self._expect("deviation", scan.places, traits).numpy()
         self.deviation.update(name, *self._pull(sizes, scan, frame, _COARSE))
+        if self.asymmetry is not None:
+            compared = self.asymmetry.compare(deviations, scan, frame, self.reference.lattice)
+            self.asymmetry.sizes.update(name, *self._pull(np.abs(compared.channels), compared, frame, _COARSE))
 
     def finish_deviation(self) -> None:
         """End the pass over deviations."""
         self.deviation.finish()
+        if self.asymmetry is not None:
+            self.asymmetry.sizes.finish()
 
     def observe_scores(
-        self, name: str, points: Matrix, scores: Array, frame: Frame, terms: Matrix | None = None
+        self, name: str, points: Matrix, scores: Array, frame: Frame, traits: Traits | None = None
     ) -> None:
         """Add the detector's scores of a healthy scan's patches.
 
@@ -188,18 +197,18 @@ class NormativeMap(nn.Module):
             points: ``(n, 3)``, the patches' centres in scanner coordinates (mm).
             scores: ``(n,)``.
             frame: of the scan.
-            terms: of its person, see :meth:`forward`.
+            traits: of its person, see :meth:`forward`.
         """
         lattice = self.lattice_of(_COARSE)
         mean, seen = average_points(frame.locate(points), scores, lattice)
-        self.scores.update(name, mean[None] - self._expect("scores", lattice.points(), terms).numpy(), seen)
+        self.scores.update(name, mean[None] - self._expect("scores", lattice.points(), traits).numpy(), seen)
 
     def finish_scores(self) -> None:
         """End the pass over scores."""
         self.scores.finish()
 
     def forward(
-        self, anomaly_map: Array, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None
+        self, anomaly_map: Array, image: Array, affine: Matrix, frame: Frame, traits: Traits | None = None
     ) -> Array:
         """Finish a map.
 
@@ -207,16 +216,16 @@ class NormativeMap(nn.Module):
             anomaly_map: ``(X, Y, Z)``, the detector's, 0 in the background.
             image: same shape; it and ``affine`` as for `find_frame`.
             frame: of the scan.
-            terms: ``(3,)`` of the person, see :class:`~monai_dpmm_ad.normative.trend_map.TrendMap`.
+            traits: of the person, see :class:`~monai_dpmm_ad.normative.trend_map.TrendMap`.
 
         Returns:
             ``(X, Y, Z)``, surprise summed over the channels by weight, 0 in the background.
         """
-        judged = self._judge(image, affine, frame, terms)
+        judged = self._judge(image, affine, frame, traits)
         finished = np.zeros(anomaly_map.shape, np.float32)
         for slab in slab_bounds(finished.shape):
-            channels = self._place(anomaly_map[slab], judged, move_start(affine, slab.start))
-            finished[slab] = combine(channels, self.weights[: len(channels)].tolist()).numpy()
+            channels = judged.standardize(anomaly_map[slab], move_start(affine, slab.start))
+            finished[slab] = combine(channels, self.channel_weights[: len(channels)]).numpy()
         finished[image <= 0] = 0
         return finished
 
@@ -229,61 +238,54 @@ class NormativeMap(nn.Module):
         mean, square = (float(row) for row in self.scores.overall[:, 0])
         z = torch.from_numpy(anomaly_map - np.float32(mean)) / max(square - mean**2, 1e-12) ** 0.5
         channels = [z, *(torch.zeros_like(z) for _ in _SCALES if self.side != "off")]
-        combined = combine(channels, self.weights[: len(channels)].tolist()).numpy()
-        return np.where(anomaly_map > 0, combined, 0).astype(np.float32)
+        return np.where(anomaly_map > 0, combine(channels, self.channel_weights[: len(channels)]), 0).astype(np.float32)
 
-    def draw_healthy(self, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None) -> Array:
+    def draw_healthy(self, image: Array, affine: Matrix, frame: Frame, traits: Traits | None = None) -> Array:
         """What healthy scans look like at the places of a scan: the mean of their intensities there.
 
         It is an average of people, not this person without a lesion: smooth, since places are met by different sulci.
-        Arguments as for :meth:`forward`.
-
-        Returns:
-            ``(X, Y, Z)``, in the image's own units, by the median of its foreground; 0 in its background.
+        Arguments as for :meth:`forward`; ``(X, Y, Z)``, in the image's units by its foreground's median, 0 elsewhere.
         """
         volume = resample(*shrink(image, affine), self.lattice_of(_FINE).spacing)
         places = frame.locate(volume.lattice.points())
-        mean = self._at(self.intensity.moments()[0][:1], places, _FINE) + self._expect("intensity", places, terms)[:1]
+        mean = self._at(self.intensity.moments()[0][:1], places, _FINE) + self._expect("intensity", places, traits)[:1]
         mean *= foreground_median(volume)
         healthy = sample_places(mean, index_voxels(image.shape, affine, volume.lattice))[0].numpy()
         healthy[image <= 0] = 0
         return healthy
 
     def standardize(
-        self, anomaly_map: Array, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None
+        self, anomaly_map: Array, image: Array, affine: Matrix, frame: Frame, traits: Traits | None = None
     ) -> list[Tensor]:
         """The detector's map and, unless ``side`` is off, the intensities as standard deviates; as for `forward`."""
-        return self._place(anomaly_map, self._judge(image, affine, frame, terms), affine)
+        return self._judge(image, affine, frame, traits).standardize(anomaly_map, affine)
 
-    def _judge(self, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None) -> JudgedScan:
+    def _judge(self, image: Array, affine: Matrix, frame: Frame, traits: Traits | None = None) -> JudgedScan:
         """What the atlases say of a scan, on the scan's own lattice."""
-        scan = self._read(image, affine, frame, terms)
+        scan = self._read(image, affine, frame, traits)
         parts = [self._at(part, scan.places, _COARSE) for part in self.scores.moments()]
-        parts[0] = parts[0] + self._expect("scores", scan.places, terms)
+        parts[0] = parts[0] + self._expect("scores", scan.places, traits)
         if self.side != "off":
-            sided = take_side(torch.from_numpy(self._deviate(scan)), self.side)
+            deviations = self._deviate(scan)
+            sided = take_side(torch.from_numpy(deviations), self.side)
             mean, spread = (self._at(part, scan.places, _COARSE) for part in self.deviation.moments())
-            parts.append((sided - mean - self._expect("deviation", scan.places, terms)) / spread)
-        if self.site is not None:
-            parts = self.site.adjust(parts, lambda field: self._at(field, scan.places, SITE_SHAPE))
+            parts.append((sided - mean - self._expect("deviation", scan.places, traits)) / spread)
+        if (shift := self._shift_of(traits)) is not None:
+            parts = shift.adjust(parts, lambda field: self._at(field, scan.places, SITE_SHAPE))
+        if self.asymmetry is not None and self.side != "off":
+            where = (scan, frame, self.reference.lattice)
+            parts.append(self.asymmetry.judge(deviations, parts[2], *where, self.side, self._at))
         return JudgedScan(torch.cat(parts), scan.volume.lattice)
-
-    @staticmethod
-    def _place(anomaly_map: Array, judged: JudgedScan, affine: Matrix) -> list[Tensor]:
-        """Standardised channels at the voxels of a map, or of a part of it that has its own affine."""
-        voxels = index_voxels(anomaly_map.shape, affine, judged.lattice)
-        mean, spread, *intensities = sample_places(judged.channels, voxels)
-        return [(torch.from_numpy(anomaly_map) - mean) / spread, *intensities]
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> NormativeMap:
         return self
 
-    def _read(self, image: Array, affine: Matrix, frame: Frame, terms: Matrix | None = None) -> PlacedScan:
+    def _read(self, image: Array, affine: Matrix, frame: Frame, traits: Traits | None = None) -> PlacedScan:
         volume = resample(*shrink(image, affine), self.lattice_of(_FINE).spacing)
         values = divide_by_median(volume)
         channels = np.stack([smooth(values, volume.weight, sigma) for sigma in _SCALES])
         places = frame.locate(volume.lattice.points())
-        return PlacedScan(volume, channels - self._expect("intensity", places, terms).numpy(), places)
+        return PlacedScan(volume, channels - self._expect("intensity", places, traits).numpy(), places)
 
     def _deviate(self, scan: PlacedScan) -> Array:
         """Signed deviations of the intensity at each scale on the scan's own lattice, ``(C, X, Y, Z)``."""
@@ -292,26 +294,24 @@ class NormativeMap(nn.Module):
         residual = np.where(inside, (scan.channels - mean) / spread, 0).astype(np.float32)
         return remove_own_part(residual, inside, mean[0] if bool(self.matching) else None)
 
-    def _at(self, volume: Tensor, places: Matrix, shape: tuple[int, int, int]) -> Tensor:
+    def _at(self, volume: Tensor, places: Matrix, shape: Shape) -> Tensor:
         """What an atlas holds at places ``(X, Y, Z, 3)`` in the reference (mm), ``(C, X, Y, Z)``."""
         lattice = self.lattice_of(shape)
         return sample_places(volume, torch.from_numpy((places - np.array(lattice.origin)) / lattice.spacing))
 
-    def _expect(self, part: str, places: Matrix, terms: Matrix | None) -> Tensor:
+    def _expect(self, part: str, places: Matrix, traits: Traits | None) -> Tensor:
         """What a person's channels differ by from those of the cohort's mean: nothing where no trend is known."""
         return torch.zeros(1, *(1,) * (places.ndim - 1))
 
-    def _pull(
-        self, channels: Array, scan: PlacedScan, frame: Frame, shape: tuple[int, int, int]
-    ) -> tuple[Array, Array]:
-        """Bring a scan's channels to the lattice of an atlas; with them the share of foreground at each place."""
-        own = scan.volume.lattice
-        index = torch.from_numpy((frame.trace(self.lattice_of(shape).points()) - np.array(own.origin)) / own.spacing)
-        weight = torch.from_numpy(np.pad(scan.volume.weight, 1))[None]  # beyond the scan there is no foreground
-        values = torch.from_numpy(channels)
-        return sample_places(values, index).numpy(), sample_places(weight, index + 1)[0].numpy()
+    def _shift_of(self, traits: Traits | None) -> Shift | None:
+        """What scans of a person's site differ by."""
+        return None if self.site is None else self.site.shift
 
-    def lattice_of(self, shape: tuple[int, int, int]) -> Lattice:
+    def _pull(self, channels: Array, scan: PlacedScan, frame: Frame, shape: Shape) -> tuple[Array, Array]:
+        """Bring a scan's channels to the lattice of an atlas; with them the share of foreground at each place."""
+        return pull_channels(channels, scan.volume, frame.trace(self.lattice_of(shape).points()))
+
+    def lattice_of(self, shape: Shape) -> Lattice:
         """The lattice of ``shape`` over the reference's field."""
         coarse = self.reference.lattice
         spacing = coarse.spacing * _REFERENCE[0] / shape[0]

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from monai_dpmm_ad.normative.lattice import Lattice, Volume
+from monai_dpmm_ad.normative.lattice import Lattice, Volume, resample
 from monai_dpmm_ad.normative.registration import find_box, register
 
-__all__ = ["build_reference", "pull", "spacing_around"]
+__all__ = ["build_reference", "find_spacing", "pull"]
 
 #: Room around the first scan's foreground for those that are larger.
 _ROOM = 1.15
@@ -41,7 +41,7 @@ def build_reference(volumes: Sequence[Volume], shape: tuple[int, int, int], roun
     order = np.argsort([float(volume.weight.sum()) * volume.lattice.spacing**3 for volume in volumes], kind="stable")
     first = volumes[order[len(order) // 2]]
     low, high = find_box(first)
-    spacing = spacing_around(low, high, shape)
+    spacing = _spacing_around(low, high, shape)
     middle = (low + high) / 2
     half = np.array(shape) * spacing / 2
     lattice = Lattice.around(middle - half, middle + half, spacing)
@@ -56,7 +56,13 @@ def build_reference(volumes: Sequence[Volume], shape: tuple[int, int, int], roun
     return reference
 
 
-def spacing_around(low: NDArray[np.float64], high: NDArray[np.float64], shape: tuple[int, int, int]) -> float:
+def find_spacing(image: NDArray[np.float32], affine: NDArray[np.float64], shape: tuple[int, ...]) -> float:
+    """The spacing (mm) that a reference of ``shape`` around a scan would have."""
+    voxel = float(np.sqrt((affine[:3, :3] ** 2).sum(0)).max())
+    return _spacing_around(*find_box(resample(image, affine, voxel)), shape)
+
+
+def _spacing_around(low: NDArray[np.float64], high: NDArray[np.float64], shape: tuple[int, ...]) -> float:
     """The spacing of a lattice of ``shape`` that has room around a box from ``low`` to ``high`` (mm)."""
     return float(((high - low) * _ROOM / np.array(shape)).max())
 

@@ -3,30 +3,20 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from monai_dpmm_ad.normative.regions import RegionCalibration
-from monai_dpmm_ad.ops.subsets import list_subsets
+from monai_dpmm_ad.ops.subsets import ForSubsets
 
 __all__ = ["SubsetRegions"]
 
 
-class SubsetRegions(RegionCalibration):
+class SubsetRegions(ForSubsets, RegionCalibration):
     """The calibration of scans that have all sequences, and beside it one for every other choice of them.
 
     Args:
         number: Q of the sequences.
+        options: see `RegionCalibration`.
     """
 
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        *others, self.whole = list_subsets(number)
-        self.parts = nn.ModuleDict({present: RegionCalibration() for present in others})
-
-    def of(self, present: str | None) -> RegionCalibration:
-        """The calibration of scans with the sequences ``present``, as ``"101"``; None for all."""
-        if present is None or present == self.whole:
-            return self
-        part = self.parts[present]
-        assert isinstance(part, RegionCalibration)
-        return part
+    def __init__(self, number: int, *options: int) -> None:
+        super().__init__(*options)
+        self.make_parts(number, lambda: RegionCalibration(*options))

@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from monai_dpmm_ad.normative.frame import Frame
 from monai_dpmm_ad.normative.lattice import Lattice, average_points
 
-__all__ = ["NUM_CHANNELS", "SITE_SHAPE", "SiteCells", "SiteField", "average_cells"]
+__all__ = [
+    "NUM_CHANNELS",
+    "SITE_SHAPE",
+    "Shift",
+    "SiteCells",
+    "SiteField",
+    "average_cells",
+    "shrink_offset",
+    "shrink_spread",
+]
 
 Array = NDArray[np.float64]
 
@@ -65,6 +74,25 @@ def average_cells(
     return SiteCells(np.stack(means).astype(float), np.stack(squares).astype(float), seen.astype(float))
 
 
+class Shift(NamedTuple):
+    """What the standardised channels of a site's scans differ by: offset and spread, each ``(3, X, Y, Z)``."""
+
+    offset: Tensor
+    spread: Tensor
+
+    def adjust(self, parts: Sequence[Tensor], sample: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """What is expected of a scan of the site.
+
+        Args:
+            parts: mean and spread of the detector's score ``(1, X, Y, Z)``, and standardised intensities, if any.
+            sample: brings a field ``(3, …)`` to the same points ``(3, X, Y, Z)``.
+        """
+        offset, spread = sample(self.offset), sample(self.spread)
+        mean, width, *intensities = parts
+        judged = [(part - offset[1:]) / spread[1:] for part in intensities]
+        return [mean + offset[:1] * width, width * spread[:1], *judged]
+
+
 class SiteField(nn.Module):
     """Offset and spread of standardised channels at a site, as fields of low resolution.
 
@@ -95,25 +123,18 @@ class SiteField(nn.Module):
             for channel in range(len(scans[0].mean)):
                 means = np.stack([scan.mean[channel] for scan in scans])
                 squares = np.stack([scan.square[channel] for scan in scans])
-                offset = _shrink_offset(means, seen)
+                offset = shrink_offset(means, seen)
                 self.offset[channel] = torch.from_numpy(offset)
-                spread = _shrink_spread(squares - 2 * offset * means + offset**2, seen)
+                spread = shrink_spread(squares - 2 * offset * means + offset**2, seen)
                 self.spread[channel] = torch.from_numpy(spread)
 
-    def adjust(self, parts: Sequence[Tensor], sample: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """What is expected of a scan of the site.
-
-        Args:
-            parts: mean and spread of the detector's score ``(1, X, Y, Z)``, and standardised intensities, if any.
-            sample: brings a field ``(3, …)`` to the same points ``(3, X, Y, Z)``.
-        """
-        offset, spread = sample(self.offset), sample(self.spread)
-        mean, width, *intensities = parts
-        judged = [(part - offset[1:]) / spread[1:] for part in intensities]
-        return [mean + offset[:1] * width, width * spread[:1], *judged]
+    @property
+    def shift(self) -> Shift:
+        """The fields."""
+        return Shift(self.offset, self.spread)
 
 
-def _shrink_offset(means: Array, seen: Array) -> Array:
+def shrink_offset(means: Array, seen: Array) -> Array:
     """Offset ``(X, Y, Z)`` from means and presence ``(n, X, Y, Z)``."""
     count, total = len(means), seen.sum(0)
     mean = (means * seen).sum(0) / np.maximum(total, 1)
@@ -136,15 +157,15 @@ def _believe(square: float, noise: float) -> float:
     return signal / (signal + noise)
 
 
-def _shrink_spread(squares: Array, seen: Array) -> Array:
-    """Spread ``(X, Y, Z)`` from mean squares and presence ``(n, X, Y, Z)``."""
+def shrink_spread(squares: Array, seen: Array, smallest: float = _SMALLEST, largest: float = _LARGEST_SPREAD) -> Array:
+    """Spread ``(X, Y, Z)`` from mean squares and presence ``(n, X, Y, Z)``, between two variances."""
     total = seen.sum(0)
     whole = float((squares * seen).sum()) / max(float(total.sum()), 1)
     whole = (len(squares) * whole + _SAME_SPREAD) / (len(squares) + _SAME_SPREAD)
     local, known = _smooth((squares * seen).sum(0) / np.maximum(total, 1), total)
     count = total * known
     variance = (count * local + _SAME_SPREAD * whole) / (count + _SAME_SPREAD)
-    return np.sqrt(np.clip(variance, _SMALLEST, _LARGEST_SPREAD))
+    return np.sqrt(np.clip(variance, smallest, largest))
 
 
 def _smooth(values: Array, weight: Array) -> tuple[Array, NDArray[np.bool_]]:

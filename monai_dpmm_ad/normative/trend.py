@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,7 +14,7 @@ from torch import Tensor, nn
 
 from monai_dpmm_ad.errors import NotFittedError
 from monai_dpmm_ad.normative.covariates import NUM_TERMS
-from monai_dpmm_ad.utils.distributed import gather_lists
+from monai_dpmm_ad.utils.distributed import gather_sums
 
 __all__ = ["Trend"]
 
@@ -33,9 +36,9 @@ class Trend(nn.Module):
 
         β = (Σ w x xᵀ + λ I)⁻¹ Σ w x v
 
-    λ scans' worth of knowing nothing hold the slopes back: terms have a spread of 1. The scans of each fit and update
-    have a mean of their own, so that another scanner is not taken for another age. Of what was fitted before, Σ w x xᵀ
-    is kept as its mean over places times each place's weight.
+    λ scans' worth of knowing nothing hold the slopes back: terms have a spread of 1. The scans of each fit and update,
+    and in them of each site, have means of their own, so that another scanner is not taken for another age. Of what was
+    fitted before, Σ w x xᵀ is kept as its mean over places times each place's weight.
 
     Args:
         shape: places along x, y and z.
@@ -58,27 +61,33 @@ class Trend(nn.Module):
         self.register_buffer("weight", torch.zeros(shape, dtype=torch.float16))
         self.register_buffer("products", torch.zeros(NUM_TERMS, NUM_TERMS, dtype=torch.float64))
         self.register_buffer("num_scans", torch.zeros((), dtype=torch.int64))
-        #: (N, X, Y, Z), of 1, x, x xᵀ, v and x v; 8 MB for two channels, which looking up does not need
-        self._sums: NDArray[np.int64] | None = None
-        self._count = 0
+        #: (N, X, Y, Z) of x xᵀ and x v under None, of 1, x and v under each site, and how many "scans"; 8 MB for two
+        #: channels and one site, which looking up does not need
+        self._sums: dict[int | str | None, NDArray[np.int64]] = {}
 
-    def update(self, terms: NDArray[np.float64], values: Array, weight: Array) -> None:
+    def update(self, terms: NDArray[np.float64], values: Array, weight: Array, site: int = 0) -> None:
         """Add a healthy scan.
 
         Args:
             terms: ``(3,)``, of its person.
             values: ``(C, X, Y, Z)``.
             weight: ``(X, Y, Z)``, share of each place that is foreground.
+            site: number of the scan's site.
         """
-        clipped = np.clip(np.where(weight > 0, values, 0).astype(np.float64), -_LARGEST, _LARGEST)
-        of_person = np.array([1.0, *terms, *(terms[i] * terms[j] for i, j in _PAIRS)])
-        of_values = np.concatenate([clipped[None], terms[:, None, None, None, None] * clipped])
-        parts = np.concatenate([np.multiply.outer(of_person, weight), (of_values * weight).reshape(-1, *self.shape)])
+        weighted = np.clip(np.where(weight > 0, values, 0).astype(np.float64), -_LARGEST, _LARGEST) * weight
+        squares = np.multiply.outer(np.array([terms[i] * terms[j] for i, j in _PAIRS]), weight)
+        moments = np.multiply.outer(terms, weighted).reshape(-1, *self.shape)
+        self._add(None, np.concatenate([squares, moments]))
+        self._add(site, np.concatenate([np.multiply.outer(np.array([1.0, *terms]), weight), weighted]))
+        self._sums["scans"] = self._sums.get("scans", np.zeros((), np.int64)) + 1
+
+    def _add(self, key: int | None, parts: NDArray[np.float64]) -> None:
         parts *= _UNIT
-        if self._sums is None:
-            self._sums = np.zeros(parts.shape, np.int64)
-        self._sums += np.rint(parts, out=parts).astype(np.int64)
-        self._count += 1
+        units = np.rint(parts, out=parts).astype(np.int64)
+        if key in self._sums:
+            self._sums[key] += units
+        else:
+            self._sums[key] = units
 
     def finish(self) -> None:
         """Turn the scans seen (by all processes of ``torch.distributed``) into slopes, on top of what is known.
@@ -86,18 +95,11 @@ class Trend(nn.Module):
         Raises:
             NotFittedError: no scan was seen.
         """
-        known = [] if self._sums is None else [(self._sums, self._count)]
-        self._sums, self._count = None, 0
-        seen = gather_lists(known)
+        seen, self._sums = gather_sums(self._sums), {}
         if not seen:
             raise NotFittedError("`finish` needs a healthy scan with known covariates. Call `update` first.")
-        sums, count = seen.pop()
-        for more, number in seen:
-            sums, count = sums + more, count + number
-        sigma = (0.0, *(self.smoothing if size > 1 else 0.0 for size in self.shape))
-        smooth = ndimage.gaussian_filter(sums / _UNIT, sigma, mode="constant", truncate=3.0)
-        weight = smooth[0]
-        products, moments = self._about_means(smooth)
+        count = int(seen.pop("scans"))
+        weight, products, moments = self._about_means(self._smooth(seen.pop(None)), seen)
         before = self.weight.double().numpy() * float(self.num_scans)
         old = before[..., None, None] * self.products.numpy()
         slopes = np.moveaxis(self.slopes.double().numpy(), (0, 1), (-1, -2))
@@ -110,16 +112,27 @@ class Trend(nn.Module):
         self.num_scans += count
         self.weight.copy_(torch.from_numpy((before + weight) / float(self.num_scans)))
 
-    def _about_means(self, sums: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Σ w x xᵀ ``(X, Y, Z, 3, 3)`` and Σ w x v ``(X, Y, Z, 3, C)`` about the means at each place."""
-        ends = np.cumsum([1, NUM_TERMS, len(_PAIRS), self.num_channels])
-        weight, x, pairs, v, xv = np.split(np.moveaxis(sums, 0, -1), ends, axis=-1)
-        share = np.where(weight > _LEAST_WEIGHT, 1 / np.maximum(weight, _LEAST_WEIGHT), 0)
-        products = np.empty((*self.shape, NUM_TERMS, NUM_TERMS))
+    def _smooth(self, sums: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Sums of all scans, ``(X, Y, Z, N)``."""
+        sigma = (0.0, *(self.smoothing if size > 1 else 0.0 for size in self.shape))
+        return np.moveaxis(ndimage.gaussian_filter(sums / _UNIT, sigma, mode="constant", truncate=3.0), 0, -1)
+
+    def _about_means(
+        self, sums: NDArray[np.float64], sites: Mapping[Any, NDArray[np.int64]]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Σ w ``(X, Y, Z)``; about each site's means Σ w x xᵀ ``(X, Y, Z, 3, 3)`` and Σ w x v ``(X, Y, Z, 3, C)``."""
+        pairs, xv = np.split(sums, [len(_PAIRS)], axis=-1)
+        products, total = np.empty((*self.shape, NUM_TERMS, NUM_TERMS)), np.zeros(self.shape)
         for number, (i, j) in enumerate(_PAIRS):
-            products[..., i, j] = products[..., j, i] = pairs[..., number] - x[..., i] * x[..., j] * share[..., 0]
+            products[..., i, j] = products[..., j, i] = pairs[..., number]
         moments = xv.reshape(*self.shape, NUM_TERMS, self.num_channels)
-        return products, moments - x[..., :, None] * v[..., None, :] * share[..., None]
+        for site in sorted(sites):
+            weight, x, v = np.split(self._smooth(sites[site]), [1, 1 + NUM_TERMS], axis=-1)
+            mean = np.where(weight > _LEAST_WEIGHT, x / np.maximum(weight, _LEAST_WEIGHT), 0)[..., None]
+            products -= mean * x[..., None, :]
+            moments = moments - mean * v[..., None, :]
+            total += weight[..., 0]
+        return total, products, moments
 
     def expect(self, terms: NDArray[np.float64]) -> Tensor:
         """What a person's values differ by from those of the cohort's mean, ``(C, X, Y, Z)`` float32."""

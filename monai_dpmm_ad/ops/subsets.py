@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
-__all__ = ["list_subsets"]
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+__all__ = ["ForSubsets", "list_subsets"]
 
 
 def list_subsets(number: int) -> list[str]:
@@ -14,3 +19,16 @@ def list_subsets(number: int) -> list[str]:
         ['01', '10', '11']
     """
     return [format(bits, f"0{number}b") for bits in range(1, 2**number)]
+
+
+class ForSubsets(nn.Module):
+    """Mixed into a module that is for a few things together: beside it one of its kind for every other subset."""
+
+    def make_parts(self, number: int, make: Callable[[], nn.Module]) -> None:
+        """Make the modules of the subsets of ``number`` things that lack any."""
+        *others, self.whole = list_subsets(number)
+        self.parts = nn.ModuleDict({present: make() for present in others})
+
+    def of(self, present: str | None) -> Any:
+        """The one that is for the things ``present``, as ``"101"``; None for all."""
+        return self if present is None or present == self.whole else self.parts[present]

@@ -21,21 +21,21 @@ _MOST = 8  # people that one picture shows
 _DPI = 110
 
 
-def plot_changes(path: PathLike, pairs: Sequence[tuple[str, Change, Sequence[ChangedRegion]]]) -> Path:
+def plot_changes(path: PathLike, pairs: Sequence[tuple[str, Change, Sequence[ChangedRegion], bool | None]]) -> Path:
     """Draw the axial slice of each person's first changed region: first visit, second visit, change over it.
 
     Red is more unusual than before, blue less.
 
     Args:
         path: the PNG to write.
-        pairs: name, change and its regions; the first eight are shown.
+        pairs: name, change, its regions, and False where a visit lies outside of what was fitted; eight are shown.
     """
     from matplotlib.figure import Figure
 
     shown = pairs[:_MOST]
     figure = Figure(figsize=(9, 3.2 * len(shown)), dpi=_DPI, layout="constrained")
     axes = figure.subplots(len(shown), 3, squeeze=False)
-    for row, (name, change, regions) in zip(axes, shown, strict=True):
+    for row, (name, change, regions, in_range) in zip(axes, shown, strict=True):
         plane = _choose_plane(change, regions)
         top = float(np.quantile(change.images[0][change.images[0] > 0], 0.995))
         for axis, image in zip(row, (*change.images, change.images[1]), strict=True):
@@ -47,6 +47,8 @@ def plot_changes(path: PathLike, pairs: Sequence[tuple[str, Change, Sequence[Cha
         counts = ", ".join(
             f"{sum(one.kind == kind for one in regions)} {kind}" for kind in ("new", "grown", "shrunk", "gone")
         )
+        if in_range is False:
+            counts += "; outside of what was fitted"
         titles = (f"{shorten(name)}, first visit", "second visit", counts)
         for axis, title in zip(row, titles, strict=True):
             axis.set_title(title, fontsize=8, loc="left", parse_math=False)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from monai_dpmm_ad.data.covariates import read_person
 from monai_dpmm_ad.normative import Frame, NormativeMap
+from monai_dpmm_ad.normative.covariates import Traits
 from monai_dpmm_ad.normative.thumbnail import shrink
 from monai_dpmm_ad.normative.trend_map import TrendMap
 from monai_dpmm_ad.transforms.intensity import FOREGROUND_FLOOR
@@ -169,10 +170,10 @@ class JudgeByPlaced(MapTransform):
             values, affine = _read(image)
             start = image.meta.get(_START)
             frame = normative.find_frame(values, affine, None if start is None else np.array(json.loads(start)))
-            terms = normative.design.terms(read_person(image.meta)) if isinstance(normative, TrendMap) else None
-            finished = normative(_to_array(pred), values, affine, frame, terms=terms)
+            traits = normative.design.traits(read_person(image.meta)) if isinstance(normative, TrendMap) else None
+            finished = normative(_to_array(pred), values, affine, frame, traits=traits)
             if self.healthy_twin:
-                out["healthy"] = _draw_healthy(normative, image, frame, terms)
+                out["healthy"] = _draw_healthy(normative, image, frame, traits)
         else:
             frame = Frame("none", np.eye(4))
             finished = normative.judge_anywhere(_to_array(pred))
@@ -197,11 +198,9 @@ class JudgeByPlaced(MapTransform):
         return told
 
 
-def _draw_healthy(
-    normative: NormativeMap, image: MetaTensor, frame: Frame, terms: NDArray[np.float64] | None
-) -> MetaTensor:
+def _draw_healthy(normative: NormativeMap, image: MetaTensor, frame: Frame, traits: Traits | None) -> MetaTensor:
     """The healthy twin ``(1, *spatial)`` of a preprocessed scan in the units that its file has."""
-    healthy = normative.draw_healthy(*_read(image), frame, terms)
+    healthy = normative.draw_healthy(*_read(image), frame, traits)
     zero, one = json.loads(image.meta["levels"])
     healthy = np.where(healthy > 0, zero + (one - zero) * healthy, 0).astype(np.float32)
     return MetaTensor(torch.from_numpy(healthy)[None], meta=image.meta)

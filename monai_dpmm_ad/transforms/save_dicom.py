@@ -26,6 +26,9 @@ from monai_dpmm_ad.utils.files import remove_file, replace_file
 __all__ = ["SaveDicomd", "make_parametric_map", "make_segmentation", "read_sources", "save_segmentation"]
 
 MAKER = "monai_dpmm_ad"
+#: What is said of a scan that lies outside of what was fitted.
+_OUTSIDE = "OUTSIDE OF WHAT WAS FITTED"
+_UNRELIABLE = "Scan unlike those fitted: do not rely on it"
 #: What Segmentation and Parametric Map take over from their sources and cannot be without.
 NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID", "ImagePositionPatient")
 #: May be empty, but have to be there (type 2 of the standard): archives and anonymisers drop some.
@@ -39,7 +42,7 @@ class SaveDicomd(MapTransform):
     """Save ``NAME_mask.dcm`` and ``NAME_anomaly.dcm`` for scans that come from DICOM; others are handed on.
 
     They are an extra: where a series cannot be referred to, the other results stand, and ``notes`` in the map's
-    metadata say why there are none.
+    metadata say why there are none. A scan with ``in_range`` False is marked in their descriptions.
 
     Args:
         output_dir: folder of the outputs.
@@ -67,6 +70,15 @@ class SaveDicomd(MapTransform):
         Raises:
             OSError: the file cannot be written.
         """
+        notes = self.write(data)
+        if notes:
+            meta = data[self.map_key].meta
+            meta["notes"] = json.dumps([*json.loads(meta.get("notes") or "[]"), *notes])
+        return dict(data)
+
+    def write(self, data: Mapping[Hashable, Any]) -> list[str]:
+        """Write the files; returns why there are none, as sentences."""
+        notes = []
         for key, postfix, make in (
             (self.mask_key, "mask", make_segmentation),
             (self.map_key, "anomaly", make_parametric_map),
@@ -77,16 +89,19 @@ class SaveDicomd(MapTransform):
                 path = output_path(self.output_dir, meta["name"], postfix, meta["filename_or_obj"], ".dcm")
                 owner = str(meta["filename_or_obj"])
                 try:
-                    dataset = _make(make, np.asarray(data[key].cpu())[0], files)
+                    values = np.asarray(data[key].cpu())[0]
+                    dataset = _make(partial(make, in_range=data.get("in_range")), values, files)
                 except ScanError as error:
                     remove_file(path, owner)  # an earlier run's
-                    _note(data[self.map_key].meta, f"no DICOM {postfix} was written: {error.path} {error.reason}")
+                    notes.append(f"No DICOM {postfix} was written: {error.path} {error.reason}")
                     continue
                 replace_file(path, dataset.save_as, owner=owner)
-        return dict(data)
+        return notes
 
 
-def save_segmentation(path: Path, mask: NDArray[Any], meta: Mapping[str, Any], names: Sequence[str]) -> bool:
+def save_segmentation(
+    path: Path, mask: NDArray[Any], meta: Mapping[str, Any], names: Sequence[str], in_range: bool | None = None
+) -> bool:
     """Save a mask as DICOM Segmentation, where its scan comes from DICOM.
 
     Args:
@@ -94,6 +109,7 @@ def save_segmentation(path: Path, mask: NDArray[Any], meta: Mapping[str, Any], n
         mask: on the source's grid: 0, 1 for the first segment, ….
         meta: of the scan.
         names: of the segments.
+        in_range: False is said in its descriptions.
 
     Returns:
         Whether there is a series to refer to.
@@ -103,13 +119,9 @@ def save_segmentation(path: Path, mask: NDArray[Any], meta: Mapping[str, Any], n
     """
     files = json.loads(meta.get("dicom_files", "[]"))
     if files:
-        dataset = _make(partial(make_segmentation, names=names), mask, files)
+        dataset = _make(partial(make_segmentation, names=names, in_range=in_range), mask, files)
         replace_file(path, dataset.save_as, owner=str(meta["filename_or_obj"]))
     return bool(files)
-
-
-def _note(meta: dict[str, Any], note: str) -> None:
-    meta["notes"] = json.dumps([*json.loads(meta.get("notes") or "[]"), note])
 
 
 def _make(make: Callable[..., Any], values: NDArray[Any], files: Sequence[str]) -> Any:
@@ -173,13 +185,16 @@ def _empty_unusable(source: Any) -> None:
             source.add_new(tag, str(raw.VR), None)
 
 
-def make_segmentation(mask: NDArray[Any], sources: Sequence[Any], names: Sequence[str] = ("Anomaly",)) -> Any:
+def make_segmentation(
+    mask: NDArray[Any], sources: Sequence[Any], names: Sequence[str] = ("Anomaly",), in_range: bool | None = None
+) -> Any:
     """Make a binary DICOM Segmentation.
 
     Args:
         mask: ``(columns, rows, slices)`` or ``(columns, rows)``: 0 is unmarked, 1 the first segment, 2 the second, ….
         sources: headers of the slices, in their order, see :func:`read_sources`.
         names: of the segments.
+        in_range: False marks it as of a scan outside of what was fitted, in the descriptions of series and content.
 
     Returns:
         A ``highdicom.seg.Segmentation``; slices without a marked pixel have no frame, unless none has one.
@@ -209,17 +224,17 @@ def make_segmentation(mask: NDArray[Any], sources: Sequence[Any], names: Sequenc
             segment_descriptions=segments,
             omit_empty_frames=bool(frames.any()),
             content_label="ANOMALY",
-            content_description="Anomaly mask. Research only, not a medical device",
-            **_identify("mask", 8001, frames, sources),
+            **_identify("mask", 8001, frames, sources, in_range),
         )
 
 
-def make_parametric_map(values: NDArray[Any], sources: Sequence[Any]) -> Any:
+def make_parametric_map(values: NDArray[Any], sources: Sequence[Any], in_range: bool | None = None) -> Any:
     """Make a DICOM Parametric Map whose float32 values are those of the anomaly map.
 
     Args:
         values: ``(columns, rows, slices)`` or ``(columns, rows)``.
         sources: as for :func:`make_segmentation`.
+        in_range: as there.
 
     Returns:
         A ``highdicom.pm.ParametricMap`` with a frame for every slice.
@@ -246,8 +261,7 @@ def make_parametric_map(values: NDArray[Any], sources: Sequence[Any]) -> Any:
             window_center=high / 2,
             window_width=high,
             content_label="ANOMALY",
-            content_description="Anomaly map. Research only, not a medical device",
-            **_identify("map", 8002, frames, sources),
+            **_identify("map", 8002, frames, sources, in_range),
         )
 
 
@@ -267,12 +281,19 @@ def _to_frames(values: NDArray[Any], sources: Sequence[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(volume.T)
 
 
-def _identify(kind: str, number: int, frames: NDArray[Any], sources: Sequence[Any]) -> dict[str, Any]:
-    """Who made it, and identifiers that follow from the content: the same result has the same, another one another."""
+def _identify(
+    kind: str, number: int, frames: NDArray[Any], sources: Sequence[Any], in_range: bool | None
+) -> dict[str, Any]:
+    """What it is, and identifiers that follow from the content: the same result has the same, another one another."""
     pydicom = import_extra("pydicom", "dicom")
     content = hashlib.sha256(frames.tobytes()).hexdigest()
     parts = [MAKER, __version__, kind, content, *(str(source.SOPInstanceUID) for source in sources)]
+    outside = in_range is False
+    parts += [_OUTSIDE] if outside else []
+    # At most 64 characters each.
     return {
+        "series_description": f"Anomaly {kind}{f', {_OUTSIDE}' if outside else ''}",
+        "content_description": f"Anomaly {kind}. {_UNRELIABLE if outside else 'Research only, not a medical device'}",
         "series_instance_uid": pydicom.uid.generate_uid(entropy_srcs=["series", *parts]),
         "sop_instance_uid": pydicom.uid.generate_uid(entropy_srcs=["instance", *parts]),
         "series_number": number,

@@ -31,13 +31,21 @@ def choose_pooling(pooling: str, scan: Mapping[Any, Any]) -> str:
     return "top1pct" if scan.get("frame") is None else "top01pct"
 
 
+class _Judge(Protocol):
+    @property
+    def calibration(self) -> Calibration: ...
+
+    @property
+    def regions(self) -> RegionCalibration: ...
+
+
 class _HasGroups(Protocol):
     @property
     def design(self) -> Design | None: ...
 
     def find_group(self, person: Mapping[str, Any]) -> str | None: ...
 
-    def judge_of(self, group: str | None) -> tuple[Calibration, RegionCalibration]: ...
+    def judge_of(self, group: str | None) -> _Judge: ...
 
 
 class ScoreScand(MapTransform):
@@ -114,12 +122,16 @@ class ScoreScand(MapTransform):
 
     def _choose_judge(self, out: dict[Hashable, Any]) -> tuple[Calibration, RegionCalibration | None]:
         """What the scan's person is judged by; says in ``out`` what of the person is known."""
+        present = out["image"].meta.get("present")
+        calibration, regions = self.calibration.of(present), None if self.regions is None else self.regions.of(present)
         if self.groups is None or self.groups.design is None:
-            present = out["image"].meta.get("present")
-            return self.calibration.of(present), None if self.regions is None else self.regions.of(present)
+            return calibration, regions
         person = read_person(out["image"].meta)
-        out["covariates"], out["group"] = self.groups.design.describe(person), self.groups.find_group(person)
-        return self.groups.judge_of(out["group"])
+        out["covariates"], out["group"] = self.groups.design.describe(person) or None, self.groups.find_group(person)
+        own = self.groups.judge_of(out["group"])
+        if not own.calibration.of(present).fitted:  # nobody of the group had these sequences
+            out["group"], own = None, self.groups.judge_of(None)
+        return own.calibration.of(present), own.regions.of(present)
 
     def _flag(
         self,

@@ -8,12 +8,14 @@ that it sees, also after we have left that group, and `mixture` and `metrics` us
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "gather_batch",
     "gather_lists",
     "gather_rows",
+    "gather_sums",
     "get_rank",
     "get_world_size",
     "is_first",
@@ -35,6 +38,7 @@ __all__ = [
 ]
 
 Item = TypeVar("Item")
+Key = TypeVar("Key")
 
 
 def get_rank() -> int:
@@ -115,6 +119,21 @@ def gather_lists(items: Sequence[Item]) -> list[Item]:
     parts: list[Any] = [None] * get_world_size()
     dist.all_gather_object(parts, list(items))
     return [item for part in parts for item in part]
+
+
+def gather_sums(sums: Mapping[Key, NDArray[np.int64]]) -> dict[Key, NDArray[np.int64]]:
+    """Add up the arrays of all processes by their keys; a process may lack any. Whole numbers: the order is no matter.
+
+    Example:
+        >>> gather_sums({"a": np.array([1, 2])})
+        {'a': array([1, 2])}
+    """
+    if get_world_size() == 1:
+        return dict(sums)
+    total: dict[Key, NDArray[np.int64]] = {}
+    for key, values in gather_lists(list(sums.items())):
+        total[key] = total[key] + values if key in total else values
+    return total
 
 
 def gather_rows(rows: Tensor) -> Tensor:

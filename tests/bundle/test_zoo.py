@@ -22,7 +22,6 @@ from monai_dpmm_ad import __version__
 from monai_dpmm_ad.bundle import create_bundle, load_workflow, read_settings
 from monai_dpmm_ad.bundle.zoo import check_zoo_rules
 from monai_dpmm_ad.commands import infer
-from monai_dpmm_ad.errors import find_user_error
 from monai_dpmm_ad.transforms import preprocess_scan
 
 TEMPLATE = Path(__file__).parents[2] / "bundles" / "dpmm_ad"
@@ -220,9 +219,8 @@ def test_the_command_line_follows_them_as_well(bundle: Path, one_scan: str, tmp_
 def test_outputs_that_cannot_be_are_refused(
     bundle: Path, one_scan: str, tmp_path: Path, choice: dict[str, str], message: str
 ) -> None:
-    with pytest.raises((ValueError, RuntimeError)) as caught:
+    with pytest.raises(ValueError, match=message):
         infer(bundle, [one_scan], tmp_path / "out", report=False, **choice)
-    assert message in str(find_user_error(caught.value))
 
 
 def test_what_may_be_displayed_takes_effect(bundle: Path) -> None:

@@ -41,6 +41,8 @@ def test_one_participant_and_session_becomes_derivatives(
     facts = json.loads(anomaly.with_name(anomaly.name.replace(".nii.gz", ".json")).read_text())
     assert facts["Sources"] == ["bids:raw:sub-1/ses-b/anat/sub-1_ses-b_T1w.nii.gz"]
     assert 0 < facts["PValue"] <= 1
+    regions = json.loads(next((out / "bids").rglob("*_mask.json")).read_text())
+    assert (regions["PValue"], regions["InRange"]) == (facts["PValue"], facts["InRange"])
     capsys.readouterr()
     assert main([*map(str, [*command, "--participant-label", "3"])]) == 1
     (line,) = capsys.readouterr().err.splitlines()
@@ -68,7 +70,8 @@ def test_two_sessions_are_compared_and_become_derivatives(
         "sub-1_ses-a_space-orig_desc-changed_dseg.nii.gz",
     ]
     facts = json.loads((folder / "sub-1_ses-a_space-orig_desc-change_T1w.json").read_text())
-    assert facts["Sources"] == ["bids:raw:sub-1/ses-a/anat/sub-1_ses-a_T1w.nii.gz"]
+    assert facts["Sources"] == [f"bids:raw:sub-1/ses-{visit}/anat/sub-1_ses-{visit}_T1w.nii.gz" for visit in "ab"]
+    assert facts["InRange"] in (True, False)
     assert facts["ComparedWith"] == "sub-1_ses-b_T1w.nii.gz"
     change = nib.load(folder / "sub-1_ses-a_space-orig_desc-change_T1w.nii.gz").get_fdata()
     assert change.max() > 0

@@ -14,6 +14,7 @@ from helpers.dicom_series import write_series
 
 from monai_dpmm_ad import AnomalyModel
 from monai_dpmm_ad.commands.cli import main
+from monai_dpmm_ad.commands.columns import pairs_table
 from monai_dpmm_ad.handlers.changes import KINDS
 
 
@@ -75,6 +76,20 @@ def test_tables_have_every_pair_and_region(compared: Path) -> None:
     assert failure["reason"] == "has no first visit of the same subject, sub-7"
 
 
+def test_a_visit_outside_of_what_was_fitted_is_marked(compared: Path) -> None:
+    one, two = read(compared / "pairs.csv")
+    assert one["warning"].startswith("Second visit: This scan is unlike those that were fitted"), "it has a bright ball"
+    assert [(pair["in_range"], bool(pair["warning"])) for pair in (one, two)] == [("False", True), ("True", False)]
+    regions = read(compared / "changes.csv")
+    assert regions
+    assert {(region["in_range"], region["q_value"]) for region in regions} == {("False", "")}
+    listed = json.loads((compared / "changes.json").read_text())["sub-0"]
+    assert {region["region"]["in_range"] for region in listed} == {False}
+    pair = {"name": "a", **dict.fromkeys(KINDS, 1), "region_p_value": 0.25}
+    shown = [pairs_table([{**pair, "in_range": known}]).columns[-1]._cells[0] for known in (True, False, None)]
+    assert shown == ["0.250", "0.250 ?", "0.250"]
+
+
 def test_in_python(bundle: Path, visits: Path) -> None:
     pair = AnomalyModel.load(bundle).compare(visits / "before" / "sub-1.nii.gz", visits / "after" / "sub-1.nii.gz")
     assert pair.regions == []
@@ -89,15 +104,17 @@ def test_dicom_visits(bundle: Path, visits: Path, tmp_path: Path, capsys: pytest
     pytest.importorskip("highdicom")
     scan = nib.load(visits / "before" / "sub-1.nii.gz")
     values = np.asarray(scan.dataobj, dtype=np.float32)
+    huge = scan.affine @ np.diag([3.0, 3.0, 3.0, 1.0])  # outside of what was fitted
     for name, seed in (("one", 1), ("two", 2), ("three", 1)):
-        write_series(tmp_path / name, 1000 * values / values.max(), scan.affine, seed=seed, prefix=name)
+        write_series(tmp_path / name, 1000 * values / values.max(), huge, seed=seed, prefix=name)
     command = ["compare", "--bundle", bundle, "--before", tmp_path / "one", "--after"]
     assert main([*map(str, [*command, tmp_path / "two", "--out", tmp_path / "other"])]) == 1
     assert "is of another person, patient P2, than the first visit" in capsys.readouterr().err
     assert main([*map(str, [*command, tmp_path / "three", "--out", tmp_path / "same", "--dicom"])]) == 0
     (path,) = (tmp_path / "same").glob("*_changed.dcm")
-    segments = [segment.SegmentLabel for segment in pydicom.dcmread(path).SegmentSequence]
-    assert segments == ["New", "Grown", "Shrunk", "Gone"]
+    written = pydicom.dcmread(path)
+    assert [segment.SegmentLabel for segment in written.SegmentSequence] == ["New", "Grown", "Shrunk", "Gone"]
+    assert written.SeriesDescription == "Anomaly mask, OUTSIDE OF WHAT WAS FITTED"
 
 
 def test_what_is_refused_is_one_line(

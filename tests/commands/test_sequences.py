@@ -24,7 +24,7 @@ from monai_dpmm_ad.commands.cli import main
 from monai_dpmm_ad.commands.cluster import cluster
 from monai_dpmm_ad.commands.compare import compare
 from monai_dpmm_ad.commands.example import make_example_sequences
-from monai_dpmm_ad.errors import ScanError, find_scan_error
+from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.handlers import DriftHandler
 
 NAMES = ("T1", "T2", "FLAIR")
@@ -156,6 +156,18 @@ def test_evaluation_takes_folders_by_the_bundles_names(
     assert outcome.failures == []
 
 
+def test_bids_sidecars_name_every_sequence(together: Path, person: Path, tmp_path: Path) -> None:
+    for name in ("T1", "FLAIR"):
+        path = tmp_path / "raw" / "sub-1" / "anat" / f"sub-1_{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(person / f"{name}.nii.gz")
+    (tmp_path / "raw" / "dataset_description.json").write_text("{}")
+    infer(together, [tmp_path / "raw"], tmp_path / "out", report=False, bids=True)
+    (sidecar,) = (tmp_path / "out" / "bids").rglob("*_desc-anomaly_T1.json")
+    sources = json.loads(sidecar.read_text())["Sources"]
+    assert sources == ["bids:raw:sub-1/anat/sub-1_T1.nii.gz", "bids:raw:sub-1/anat/sub-1_FLAIR.nii.gz"]
+
+
 def test_the_healthy_twin_is_that_of_the_first_sequence(together: Path, person: Path, tmp_path: Path) -> None:
     single = together / "fit" / "FLAIR"
     for bundle, folder in ((together, "both"), (single, "one")):
@@ -237,14 +249,9 @@ def test_what_takes_single_images_says_so(together: Path, bundle: Path, person: 
         fit([together.parent / "fit.json"], tmp_path / "updated", update=bundle)
     with pytest.raises(ValueError, match=message.format("an update")):
         fit([person], tmp_path / "updated", update=together)
-    with pytest.raises(ValueError, match="`covariates` must be left out with several sequences, got T1, T2, FLAIR"):
-        fit([together.parent / "fit.json"], tmp_path / "people", covariates=tmp_path / "people.csv")
     listed = write(tmp_path / "list.json", test=[entry(person, *NAMES)])
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(ScanError, match="is a scan of the sequences T1, T2 and FLAIR, but a single image is asked for"):
         infer(bundle, [listed], tmp_path / "out")
-    assert "is a scan of the sequences T1, T2 and FLAIR, but a single image is asked for" in str(
-        find_scan_error(caught.value)
-    )
 
 
 def test_the_object_refuses_what_it_was_not_fitted_on(model: AnomalyModel, bundle: Path, person: Path) -> None:

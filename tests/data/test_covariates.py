@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 
 from monai_dpmm_ad.data.covariates import (
+    MOST_SITES,
     add_covariates,
     add_split_covariates,
+    choose_of_sites,
     find_group,
     find_thirds,
+    list_sites,
+    name_groups,
     read_covariates,
     read_person,
 )
@@ -42,12 +46,17 @@ def test_values_and_what_is_not_known(tmp_path: Path) -> None:
     ("text", "needed", "reason"),
     [
         ("who,age\na,30\n", None, "lacks the column name or participant_id; it has who, age"),
-        ("name,weight\na,30\n", None, "lacks the column age or sex; it has name, weight"),
+        ("name,weight\na,30\n", None, "lacks the column age or sex or site; it has name, weight"),
         ("name,age\na,30\n", ("age", "sex"), "lacks the column sex; it has name, age"),
         ("name,age\na,old\n", None, "has the age 'old' in line 2, where years or n/a is expected"),
         ("name,age\na,-3\n", None, "has the age '-3' in line 2, where years or n/a is expected"),
         ("name,age\na,nan\nb,inf\n", None, "has the age 'inf' in line 3, where years or n/a is expected"),
         ("name,sex\na,3\n", None, "has the sex '3' in line 2, where M or F or n/a is expected"),
+        (
+            "name,site\na,$x\n",
+            None,
+            "has the site '$x' in line 2, where a name of letters and digits or n/a is expected",
+        ),
         ("name,age\na,30\na,31\n", None, "has a again in line 3"),
         ("name,age\n,30\n", None, "has nobody in line 2"),
         ("", None, "lacks the column name or participant_id; it has none"),
@@ -111,6 +120,34 @@ def test_groups(tmp_path: Path) -> None:
     assert names == ["age to 40"] * 3 + ["age 40 to 60"] * 2 + ["age from 60"] * 2
     assert find_group("age", {"age": None, "sex": "M"}, edges) is None
     assert find_group("sex", {"age": None, "sex": "M"}, edges) == "M"
+
+
+def test_sites_are_groups_and_some_of_each_are_mapped_once_more(tmp_path: Path) -> None:
+    table = _write(tmp_path, "name,site\na,north\nb, south \nc,south\nd,east\n")
+    assert [person["site"] for person in read_covariates(table).values()] == ["north", "south", "south", "east"]
+    people = [{"site": "b"}, {"site": "a"}, {"site": None}, {}]
+    assert list_sites(people) == ("a", "b")
+    assert list_sites(people[1:]) == (), "one site is none"
+    assert name_groups("site", (0, 0), ("a", "b")) == ("site a", "site b")
+    found = [find_group("site", person, (0, 0), ("a", "b")) for person in [*people, {"site": "c"}]]
+    assert found == ["site b", "site a", None, None, None]
+    items = [{"name": f"{n:02}", "covariates": {"site": "rare" if n == 7 else "often"}} for n in range(40)]
+    chosen = [item["name"] for item in choose_of_sites(items[::-1])]
+    assert len(chosen) == 11
+    assert {"07", "00", "39"} <= set(chosen)
+    assert chosen == [item["name"] for item in choose_of_sites(items)]
+    assert choose_of_sites(items[:5]) == []
+
+
+def test_too_many_sites_or_groups_of_none_are_refused_before_the_fit(tmp_path: Path) -> None:
+    table = _write(tmp_path, "name,site\n" + "".join(f"{n},s{n}\n" for n in range(30)))
+    items = [{"image": f"{n}.nii.gz", "name": str(n)} for n in range(30)]
+    with pytest.raises(ValueError, match=rf"`covariates` must name {MOST_SITES} sites at most, got 30"):
+        add_split_covariates(Split(items, items[:2], True), table)
+    with pytest.raises(ValueError, match="`group_by` site must have fitted scans of two sites or more"):
+        add_split_covariates(Split(items[:1], items[1:3], True), table, group_by="site")
+    with pytest.raises(ValueError, match="groups of 2 held-out scans or more, got 0 of the group site s1"):
+        add_split_covariates(Split(items[:2], [items[0], items[0]], True), table, group_by="site")
 
 
 def test_a_group_of_one_is_refused_before_the_fit(tmp_path: Path) -> None:

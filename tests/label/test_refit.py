@@ -11,7 +11,7 @@ import torch
 import monai_dpmm_ad.utils.files as module
 from monai_dpmm_ad.bundle import is_fitted, pack_bundle, read_settings, unpack_bundle, write_settings
 from monai_dpmm_ad.bundle.provenance import FILE, load_provenance
-from monai_dpmm_ad.errors import CheckpointError, find_user_error
+from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.label.refit import Scans, count_scans, refit_bundle, update_bundle
 from monai_dpmm_ad.label.runner import BundleRunner
 from monai_dpmm_ad.utils.files import exchange_folders, write_json
@@ -59,9 +59,8 @@ def test_a_failed_refit_leaves_everything_as_it_was(copy: Path, tmp_path: Path, 
     bad = [str(tmp_path / "scans" / f"{number}.nii.gz") for number in range(2)]
     for path in bad:
         Path(path).write_text("hello")
-    with pytest.raises(RuntimeError) as caught:  # MONAI's parser wraps the reason
+    with pytest.raises((RuntimeError, ValueError), match="None of the 1 scans could be embedded"):
         refit_bundle(copy, bad, force=True)
-    assert "None of the 1 scans could be embedded" in str(find_user_error(caught.value))
     with pytest.raises(ValueError, match="at least 2 normal scans, got 1"):
         refit_bundle(copy, normal[:1])
     with pytest.raises(CheckpointError, match="no fitted bundle"):

@@ -11,9 +11,9 @@ from monai_dpmm_ad.normative.intensity import (
     remove_own_part,
     remove_smooth_part,
     smooth,
-    spread_of,
 )
 from monai_dpmm_ad.normative.lattice import Lattice, Volume
+from monai_dpmm_ad.ops.robust import spread_of
 
 SHAPE = (24, 28, 20)
 INSIDE = np.ones(SHAPE, bool)

@@ -77,10 +77,10 @@ def test_adjusting_takes_offset_and_spread_out() -> None:
     site.offset += torch.tensor([1.0, 2.0, 3.0])[:, None, None, None]
     site.spread *= 2
     mean, spread, fine, coarse = (torch.full((1, 2, 2, 2), value) for value in (5.0, 0.5, 4.0, 5.0))
-    parts = site.adjust([mean, spread, torch.cat([fine, coarse])], lambda field: field[:, :2, :2, :2])
+    parts = site.shift.adjust([mean, spread, torch.cat([fine, coarse])], lambda field: field[:, :2, :2, :2])
     assert [float(part[0, 0, 0, 0]) for part in parts] == [5.5, 1.0, 1.0]
     assert float(parts[2][1, 0, 0, 0]) == 1.0
-    assert len(site.adjust([mean, spread], lambda field: field[:, :2, :2, :2])) == 2
+    assert len(site.shift.adjust([mean, spread], lambda field: field[:, :2, :2, :2])) == 2
 
 
 def test_cells_are_means_over_the_foreground_at_its_places() -> None:

@@ -79,8 +79,9 @@ def test_two_processes_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> N
     mine, other = Trend(SHAPE, 2), Trend(SHAPE, 2)
     for i in range(30):
         (mine if i % 2 else other).update(*(part[i] for part in cohort))
-    theirs = (other._sums, other._count)
-    monkeypatch.setattr("monai_dpmm_ad.normative.trend.gather_lists", lambda listed: [*listed, theirs])
+    theirs = other._sums
+    monkeypatch.setattr("monai_dpmm_ad.utils.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("monai_dpmm_ad.utils.distributed.gather_lists", lambda items: [*items, *theirs.items()])
     mine.finish()
     assert int(mine.num_scans) == 30
     assert all(torch.equal(a, b) for a, b in zip(mine.buffers(), together.buffers(), strict=True))
@@ -102,15 +103,33 @@ def test_few_scans_say_little_and_another_scanner_is_no_age() -> None:
         trend.finish()
 
 
+def test_another_site_is_no_age_within_one_fit() -> None:
+    x, values, weight = _cohort()
+    one_site, two_sites = Trend(SHAPE, 2), Trend(SHAPE, 2)
+    site = np.arange(30) % 2
+    moved, older = values + 5 * site[:, None, None, None, None].astype(np.float32), x + 2.0 * site[:, None]
+    for i in range(30):
+        one_site.update(older[i], moved[i], weight[i])
+        two_sites.update(older[i], moved[i], weight[i], site=int(site[i]))
+    one_site.finish()
+    two_sites.finish()
+    truth = _fit(Trend(SHAPE, 2), (x, values, weight), np.arange(30)).slopes
+    errors = [float((trend.slopes - truth).abs().mean()) for trend in (one_site, two_sites)]
+    assert errors[1] < 0.1, "each site has a mean of its own"
+    assert errors[0] > 3 * errors[1]
+    assert int(two_sites.num_scans) == 30
+
+
 def test_terms_are_about_0_and_what_is_not_known_is_0() -> None:
     design = Design()
     design.observe(PEOPLE)
-    terms = np.array([design.terms(person) for person in PEOPLE])
+    terms = np.array([design.traits(person).terms for person in PEOPLE])
     np.testing.assert_allclose(terms.mean(0), 0, atol=1e-9)
     np.testing.assert_allclose(terms.std(0)[[0, 2]], 1)
-    assert (design.terms({}) == 0).all()
-    assert design.terms_if_known({"age": None}) is None
-    np.testing.assert_array_equal(design.terms({"age": 99.0, "sex": "F"}), design.terms({"age": 75.0, "sex": "F"}))
+    assert (design.traits({}).terms == 0).all()
+    assert design.traits_if_known({"age": None}) is None
+    old = [design.traits({"age": age, "sex": "F"}).terms for age in (99.0, 75.0)]
+    np.testing.assert_array_equal(*old)
     assert design.describe({"age": 99.0}) == "age 99 (fitted 20 to 75), sex not known: the cohort's mean"
     assert design.describe({"age": 30.0, "sex": "M"}) == "age 30, sex M"
 
@@ -119,7 +138,7 @@ def test_a_column_in_which_all_are_alike_is_not_asked_for() -> None:
     design = Design()
     design.observe([{"age": 30.0, "sex": "F"}, {"age": 40.0, "sex": "F"}])
     assert design.names == ("age",)
-    assert design.terms({"age": 35.0, "sex": "M"})[2] == 0
+    assert design.traits({"age": 35.0, "sex": "M"}).terms[2] == 0
     with pytest.raises(ValueError, match="must tell the fitted people apart, got 2"):
         Design().observe([{"age": 30.0}, {"age": 30.0}])
 
@@ -146,7 +165,7 @@ def _fit_map(people: list[dict[str, Any]], joined: bool) -> TrendMap:
     scans = [_head(person, seed) for seed, person in enumerate(people)]
     normative.set_reference([resample(scans[0], affine, 5.0)])
     frames = [normative.find_frame(image, affine) for image in scans]
-    terms = [normative.design.terms(person) if joined else None for person in people]
+    terms = [normative.design.traits(person) if joined else None for person in people]
     index = np.argwhere(scans[0] > 0)
     points = index @ affine[:3, :3].T + affine[:3, 3]
     scores = [np.abs(1.5 - image[tuple(index.T)]) for image in scans]
@@ -181,16 +200,16 @@ def test_an_old_head_is_judged_against_old_heads() -> None:
     peaks = {}
     for joined in (False, True):
         normative = _fit_map(people, joined)
-        terms = normative.design.terms(old) if joined else None
-        finished = normative(np.abs(1.5 - image), image, affine, normative.find_frame(image, affine), terms=terms)
+        traits = normative.design.traits(old) if joined else None
+        finished = normative(np.abs(1.5 - image), image, affine, normative.find_frame(image, affine), traits=traits)
         peaks[joined] = float(finished[core].mean())
     lesion = (slice(10, 14), slice(18, 22), slice(10, 14))
     image[lesion] *= 0.4
-    found = normative(np.abs(1.5 - image), image, affine, normative.find_frame(image, affine), terms=terms)
+    found = normative(np.abs(1.5 - image), image, affine, normative.find_frame(image, affine), traits=traits)
     assert found[lesion].mean() > 2 * finished[lesion].mean()
     assert peaks[True] < 0.75 * peaks[False]
-    young, twin = normative.design.terms({"age": 20.0}), normative.find_frame(image, affine)
-    drawn = [normative.draw_healthy(image, affine, twin, x)[core].mean() for x in (young, terms)]
+    young, twin = normative.design.traits({"age": 20.0}), normative.find_frame(image, affine)
+    drawn = [normative.draw_healthy(image, affine, twin, x)[core].mean() for x in (young, traits)]
     assert drawn[0] > 1.2 * drawn[1], "the twin is of the same age"
 
 

@@ -78,6 +78,8 @@ class AnomalyNet(Judging):
         (64, 48)
     """
 
+    backbone_digest: Tensor
+
     def __init__(
         self,
         embedder: Embedder,

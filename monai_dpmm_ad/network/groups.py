@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from monai_dpmm_ad.calibration import Calibration
 from monai_dpmm_ad.data.covariates import find_group, name_groups
@@ -67,7 +67,6 @@ class Judging(nn.Module):
 
     calibration: Calibration
     regions: RegionCalibration
-    backbone_digest: Tensor
 
     def make_judge(self) -> Judge:
         """Make what a group is judged by, not yet calibrated."""
@@ -89,7 +88,7 @@ class Judging(nn.Module):
             raise unknown_option("group_by", by, GROUPINGS)
         self.group_by = by
         alone = by == "none" or (by == "site" and not sites)
-        self.groups = None if alone else Groups(by, self.make_judge, sites).to(self.backbone_digest.device)
+        self.groups = None if alone else Groups(by, self.make_judge, sites).to(self.calibration.knots.device)
 
     def find_group(self, person: Mapping[str, Any]) -> str | None:
         """The group that a person is judged in; None for that of all people."""

@@ -76,7 +76,7 @@ class SaveDicomd(MapTransform):
             meta["notes"] = json.dumps([*json.loads(meta.get("notes") or "[]"), *notes])
         return dict(data)
 
-    def write(self, data: Mapping[Hashable, Any]) -> list[str]:
+    def write(self, data: Mapping[Any, Any]) -> list[str]:
         """Write the files; returns why there are none, as sentences."""
         notes = []
         for key, postfix, make in (

@@ -46,7 +46,7 @@ def add_acquisitions(items: Sequence[Item], copies: int) -> list[Item]:
     return [*items, *copied]
 
 
-def find_original(item: Mapping[str, Any]) -> str:
+def find_original(item: Mapping[Any, Any]) -> str:
     """Find the name of the scan that an item is a copy of; that of a scan is its own.
 
     Example:

@@ -104,7 +104,7 @@ def match_intensity(scan: Volume, level: float, mean: Array, spread: Array) -> M
     ratio = np.log(scan.values[inside]).astype(np.float64) - np.log(mean[inside])
     weights = np.zeros((_DEGREE + 1,) * 3)
     weights[tuple(zip(*powers(_DEGREE), strict=True))] = weigh_robustly(design, ratio)[: place.shape[1]]
-    field = polygrid3d(*axes, weights).astype(np.float32)
+    field = polygrid3d(axes[0], axes[1], axes[2], weights).astype(np.float32)
     flat: Array = (scan.values[inside] / np.exp(field[inside])).astype(np.float32)
     middle = float(np.median(flat))
     field, flat = field + np.float32(np.log(middle)), (flat / middle).astype(np.float32)

@@ -59,7 +59,7 @@ class AcquireScand(MapTransform):
         image = out[CommonKeys.IMAGE]
         if image.meta.get("modality") == "CT":
             raise ScanError(source_of(image), "is CT, of which no other acquisition can be drawn; fit without augment")
-        name, number = find_original(dict(data)), data[ACQUISITION]["number"]
+        name, number = find_original(data), data[ACQUISITION]["number"]
         seed = zlib.crc32(f"{self.seed}\n{name}\n{number}".encode())
         acquired = _acquire(image.as_tensor(), voxel_sizes(image, batched=False).tolist(), seed)
         scaled = scale_foreground(acquired, image.as_tensor() > 0, self.intensity)
@@ -81,8 +81,8 @@ def _acquire(image: Tensor, sizes: list[float], seed: int) -> Tensor:
     )
     for number, transform in enumerate((contrast, field, blur, noise)):
         transform.set_random_state(seed=(seed + number) % 2**32)
-    shaded = field(contrast(image))
+    shaded = torch.as_tensor(field(contrast(image)))
     # What lies outside has no share in the mean, else the rim would darken.
-    total, share = blur(torch.cat([torch.where(inside, shaded, 0), inside.float()]))
+    total, share = torch.as_tensor(blur(torch.cat([torch.where(inside, shaded, 0), inside.float()])))
     blurred = torch.where(inside[0], total / share.clamp_min(1e-3), 0)
-    return noise(blurred[None]).as_subclass(Tensor)
+    return torch.as_tensor(noise(blurred[None])).as_subclass(Tensor)

@@ -132,10 +132,10 @@ def telling_user() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        known = find_user_error(error)
+        known = find_behind(error, KeyboardInterrupt) or find_user_error(error)
         if known is None or known is error:
             raise
-        raise known from None
+        raise known from known.__cause__
 
 
 def source_of(image: Any) -> str:

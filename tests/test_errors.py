@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from monai_dpmm_ad.errors import ScanError, unknown_option
+from monai_dpmm_ad.errors import ScanError, telling_user, unknown_option
 
 
 def test_unknown_option_names_the_nearest() -> None:
@@ -20,3 +20,18 @@ def test_unknown_option_without_a_near_one_lists_all() -> None:
 def test_scan_error_survives_a_worker_process() -> None:
     error = pickle.loads(pickle.dumps(ScanError("a.nii", "is empty")))
     assert (str(error), error.path, error.reason) == ("a.nii: is empty", "a.nii", "is empty")
+
+
+def test_a_signal_is_not_told_as_the_users_mistake() -> None:
+    @telling_user()
+    def write() -> None:
+        try:
+            try:
+                raise KeyboardInterrupt
+            finally:
+                raise OSError("cannot be written, is the disk full?")
+        except OSError as error:
+            raise RuntimeError("Failed to evaluate ConfigExpression") from error
+
+    with pytest.raises(KeyboardInterrupt):
+        write()

@@ -44,10 +44,16 @@ def fit_settings(given: Settings) -> dict[str, Any]:
             f"`rotations` must have 0 where maps are judged by place, got {values['rotations']}. Add it, or choose "
             "`normative` off."
         )
-    if values["asymmetry"] == "on" and "off" in (values["normative"], values["intensity_side"]):
+    judged = values["normative"] == "on" and values["frame"] != "none"
+    if values["asymmetry"] == "on" and (not judged or values["intensity_side"] == "off"):
         raise ValueError(
             "`asymmetry` must be off where intensities are not judged by place, got on. Choose `normative` on and an "
             "`intensity_side`."
+        )
+    if values["max_components"] is not None and values["detector_name"] != "dpmm":
+        raise ValueError(
+            f"`max_components` must be left out for {values['detector_name']}, which has no components, got "
+            f"{values['max_components']}. Leave it out."
         )
     if values["augment"] and values["intensity"].startswith("ct_"):
         raise ValueError(
@@ -56,7 +62,7 @@ def fit_settings(given: Settings) -> dict[str, Any]:
         )
     if values["covariates"] is not None or values["participants"]:
         values["trend"] = "on"
-        if values["normative"] != "on" or values["frame"] == "none":
+        if not judged:
             raise ValueError("`covariates` must be left out where maps are not judged by place. Choose `normative` on.")
     elif values["trend"] == "on" or values["group_by"] != "none":
         asked = "trend" if values["trend"] == "on" else "group_by"

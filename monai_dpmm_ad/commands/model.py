@@ -24,6 +24,7 @@ from monai_dpmm_ad.commands.images import is_path, write_image, write_images
 from monai_dpmm_ad.commands.result import AnomalyResult
 from monai_dpmm_ad.commands.run import Outcome, fit
 from monai_dpmm_ad.data import resolve_datalist
+from monai_dpmm_ad.data.covariates import add_covariates
 from monai_dpmm_ad.data.sequences import arrange_sequences, list_entry, make_scan
 from monai_dpmm_ad.engines import ScanEvaluator
 from monai_dpmm_ad.errors import CheckpointError, ScanError, unknown_option
@@ -171,7 +172,10 @@ class AnomalyModel:
         with tempfile.TemporaryDirectory(prefix="dpmm-ad-") as folder:
             listed = Path(folder) / "scan.json"
             kept = {key: item[key] for key in ("name", "regions", "covariates") if key in item}
-            listed.write_text(json.dumps({"test": [{**list_entry(item), **kept}]}), encoding="utf-8")
+            entry = {**list_entry(item), **kept}
+            for key in {"image", "regions"} & set(entry):  # a list's own folder is what its paths are relative to
+                entry[key] = _make_absolute(entry[key])
+            listed.write_text(json.dumps({"test": [entry]}), encoding="utf-8")
             return self._run(str(listed), folder, {"section": "test", **overrides})
 
     def _predict_sequences(
@@ -211,7 +215,11 @@ class AnomalyModel:
         from monai_dpmm_ad.commands.compare import compare_results, observe_healthy
 
         refuse_sequences(self.settings, self.root, "compare")
-        calibration = observe_healthy(self, resolve_datalist(list(healthy)))[0] if healthy else None
+        calibration = None
+        if healthy:
+            tables = (overrides.get("covariates"), overrides.get("participants", False))
+            known = add_covariates(resolve_datalist(list(healthy)), *tables, self.network.covariates)
+            calibration = observe_healthy(self, known)[0]
         first, second = (self.predict(image, keep_images=True, **overrides) for image in (before, after))
         allowed = float(overrides.get("false_regions", self.settings["false_regions"]))
         return compare_results(first.row.name, first, second, calibration, allowed)
@@ -255,6 +263,13 @@ class AnomalyModel:
             shutil.rmtree(copy, ignore_errors=True)
             raise
         return target
+
+
+def _make_absolute(value: Any) -> Any:
+    """A path, or paths, of a datalist, wherever the list itself will lie."""
+    if isinstance(value, list):
+        return [_make_absolute(part) for part in value]
+    return os.path.abspath(value) if isinstance(value, str) else value
 
 
 def _check_scan(path: str, spatial_dims: int | None, sequences: Sequence[str] | None) -> None:

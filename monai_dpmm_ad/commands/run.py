@@ -87,6 +87,8 @@ def fit(
     if overrides.get("site") is not None:
         if update is None:
             raise ValueError("`site` must come with `update`, the fitted bundle that it is learnt for, got none.")
+        if held_out:
+            raise ValueError("`held_out` must be left out with `site`, whose scans judge one another. Leave it out.")
         from monai_dpmm_ad.commands.site import learn_site
 
         return learn_site(update, images, out, **overrides)

@@ -131,6 +131,8 @@ def add_split_covariates(
             f"`covariates` must name {MOST_SITES} sites at most, got {len(sites)}. Give small sites one name, or leave "
             "the column `site` out."
         )
+    if group_by in ("age", "sex") and not any(person.get(group_by) is not None for person in people):
+        raise ValueError(f"`group_by` must be known of fitted people, got {group_by}, which the table has of none.")
     if group_by == "site" and not sites:
         raise ValueError("`group_by` site must have fitted scans of two sites or more, got fewer. Leave it out.")
     if group_by != "none":

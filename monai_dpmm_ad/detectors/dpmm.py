@@ -118,10 +118,10 @@ class DPMMDetector(Detector):
         found = self.mixture.summarise()
         if not found["truncation_binds"]:
             return None
-        return (
-            f"all {found['num_components']} components of the mixture are in use, so that more might fit better; "
-            "try a larger num_components, or let it grow: max_components"
-        )
+        remedy = "try a larger num_components, or let it grow: max_components"
+        if self.mixture.max_components is not None:
+            remedy = "there may be max_components of them, and one for every 200 patches"
+        return f"all {found['num_components']} components of the mixture are in use, so more might fit better; {remedy}"
 
     def criterion(self, rows: Mapping[str, Tensor]) -> Tensor:
         """Log density in nats, ``(n,)``: the paper's criterion for the best epoch."""

@@ -36,6 +36,7 @@ _MARGIN = 3
 #: Share of its largest cross-section that a scan shows at the end of its field of view when it was cut off there.
 _CUT = 0.35
 _MIN_OVERLAP = 0.3
+_FEWEST_CELLS = 6  # along an axis with fewer nothing is taken away
 
 
 def register(
@@ -268,7 +269,9 @@ def pad_where_it_ends(volume: Volume, cut: Cut) -> Volume:
 
 
 def _count_partial(area: Matrix) -> int:
-    """How many of the first two cells along an axis hold clearly less than the next."""
+    """How many of the first two cells along an axis hold clearly less than the next; none of a few slices."""
+    if len(area) < _FEWEST_CELLS:
+        return 0
     return 2 if area[1] < 0.9 * area[2] else int(area[0] < 0.9 * area[1])
 
 

@@ -90,6 +90,8 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[Path], object], 
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     except (RuntimeError, SafetensorError) as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # the writer complains of what it could not end
+            raise error.__context__ from None
         reason = str(error).splitlines()[0]
         if isinstance(error, SafetensorError) or _ZIP_WRITER.search(reason):
             raise OSError(errno.EIO, f"cannot be written, is the disk full? ({reason})", str(path)) from error

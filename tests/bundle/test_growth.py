@@ -12,6 +12,7 @@ import torch
 
 from monai_dpmm_ad import AnomalyModel, fit, infer
 from monai_dpmm_ad.bundle import read_settings
+from monai_dpmm_ad.bundle.parts import fit_settings
 
 OPTIONS = {"embedder_name": "pixels-8", "image_size": 96, "num_components": 2, "max_components": 32, "frame": "box"}
 
@@ -50,3 +51,8 @@ def test_it_takes_in_new_scans(grown: Path, cohort: Path, tmp_path: Path) -> Non
     assert not fit(new, tmp_path / "bundle", update=grown, max_epochs=2).failures
     assert count(grown) <= count(tmp_path / "bundle") <= 32
     assert read_settings(tmp_path / "bundle")["max_components"] == 32
+
+
+def test_a_detector_without_components_cannot_grow() -> None:
+    with pytest.raises(ValueError, match="`max_components` must be left out for memory_bank"):
+        fit_settings({"max_components": 400, "detector_name": "memory_bank"})

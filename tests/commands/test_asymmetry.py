@@ -39,7 +39,7 @@ def test_a_bundle_keeps_it_and_a_site_can_be_learnt(bundle: Path, cohort: Path, 
     assert torch.equal(moved.asymmetry.sizes.mean, normative.asymmetry.sizes.mean)
 
 
-@pytest.mark.parametrize("options", [{"normative": "off"}, {"intensity_side": "off"}])
+@pytest.mark.parametrize("options", [{"normative": "off"}, {"intensity_side": "off"}, {"frame": "none"}])
 def test_it_needs_intensities_by_place(options: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="`asymmetry` must be off where intensities are not judged by place"):
         fit_settings({"asymmetry": "on", **options})

@@ -90,6 +90,13 @@ def test_a_visit_outside_of_what_was_fitted_is_marked(compared: Path) -> None:
     assert shown == ["0.250", "0.250 ?", "0.250"]
 
 
+def test_paths_may_be_relative(bundle: Path, visits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(visits)
+    words = ["--before", "before/sub-1.nii.gz", "--after", "after/sub-1.nii.gz", "--out", str(tmp_path / "out")]
+    assert main(["compare", "--bundle", str(bundle), *words]) == 0
+    assert read(tmp_path / "out" / "pairs.csv")[0]["name"]
+
+
 def test_in_python(bundle: Path, visits: Path) -> None:
     pair = AnomalyModel.load(bundle).compare(visits / "before" / "sub-1.nii.gz", visits / "after" / "sub-1.nii.gz")
     assert pair.regions == []

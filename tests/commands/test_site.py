@@ -48,6 +48,11 @@ def moved(bundle: Path, scans: list[Path], tmp_path_factory: pytest.TempPathFact
     return folder
 
 
+def test_a_site_has_no_held_out_scans(bundle: Path, scans: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`held_out` must be left out with `site`"):
+        fit(scans[:1], tmp_path / "new", [scans[1]], update=bundle, site="north")
+
+
 def test_scans_of_the_site_are_less_unusual_and_calibrate_it(
     bundle: Path, moved: Path, scans: list[Path], tmp_path: Path
 ) -> None:

@@ -150,6 +150,13 @@ def test_too_many_sites_or_groups_of_none_are_refused_before_the_fit(tmp_path: P
         add_split_covariates(Split(items[:2], [items[0], items[0]], True), table, group_by="site")
 
 
+def test_groups_by_what_the_table_has_not_are_refused(tmp_path: Path) -> None:
+    table = _write(tmp_path, "name,age\n" + "".join(f"{name},{40 + number}\n" for number, name in enumerate("abcdef")))
+    train, held_out = ([{"image": f"{name}.nii.gz", "name": name} for name in names] for names in ("abc", "def"))
+    with pytest.raises(ValueError, match="got sex, which the table has of none"):
+        add_split_covariates(Split(train, held_out, True), table, group_by="sex")
+
+
 def test_a_group_of_one_is_refused_before_the_fit(tmp_path: Path) -> None:
     lines = "".join(f"{name},{sex}\n" for name, sex in zip("abcdef", "FMFMFF", strict=True))
     table = _write(tmp_path, f"name,sex\n{lines}")

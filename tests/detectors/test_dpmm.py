@@ -77,7 +77,7 @@ def test_a_fit_that_uses_all_components_says_so() -> None:
         detector.initialize(rows, 500)
         detector.finish_epoch(lambda: rows)
     assert few.note() == (
-        "all 2 components of the mixture are in use, so that more might fit better; try a larger num_components, "
+        "all 2 components of the mixture are in use, so more might fit better; try a larger num_components, "
         "or let it grow: max_components"
     )
     assert many.note() is None

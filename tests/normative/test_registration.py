@@ -84,6 +84,13 @@ def test_part_of_a_head_is_registered(reference: Volume, axis: int, kept: slice)
     assert _error(frame, np.eye(4)) < 3
 
 
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_a_few_slices_have_some_place(reference: Volume, count: int) -> None:
+    frame = register(*_cut(make_head(), affine_of(), 2, slice(14, 14 + count)), reference)
+    assert frame.kind in ("affine", "box")
+    assert np.isfinite(frame.matrix).all()
+
+
 @pytest.fixture(scope="module")
 def brains() -> tuple[Volume, NDArray[np.float32], Matrix, Frame]:
     """A real brain to register to; another, cut out as well, its affine, and its frame."""

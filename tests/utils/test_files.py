@@ -24,6 +24,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["table.csv"]
 
 
+def test_a_signal_within_a_writer_stays_a_signal(tmp_path: Path) -> None:
+    def write(temporary: Path) -> None:
+        try:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+        finally:  # as torch's writer, which cannot end its archive any more
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 1836800 vs 1836688")
+
+    with pytest.raises(KeyboardInterrupt):
+        replace_file(tmp_path / "model.pt", write)
+    assert os.listdir(tmp_path) == []
+
+
 def test_suffixes_are_kept_and_folders_made(tmp_path: Path) -> None:
     seen = []
     replace_file(tmp_path / "new" / "map.nii.gz", lambda path: (seen.append(path.name), path.touch()))

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 when every input was processed, 130 after Ctrl-C, 143 after SIGTERM, 1 otherwise.
     """
     try:
-        with end_on_signals(), ExitStack() as stack:
+        with end_on_signals() as raised, ExitStack() as stack:
             try:
                 options = parse_arguments(arguments)
                 quiet, verbose = options.pop("quiet", False), options.pop("verbose", False)
@@ -49,29 +49,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"error: {_one_line(error)}", file=sys.stderr)
                 return 1
             stack.enter_context(showing_progress(not quiet))
-            return _run(options)
+            return _run(options, raised)
     except KeyboardInterrupt as interrupt:  # before a command has begun
         print(_BEGINS_AGAIN, file=sys.stderr)
         return exit_status(interrupt)
 
 
-def _run(options: dict[str, Any]) -> int:
-    """Run a command and say how it ended."""
+def _run(options: dict[str, Any], raised: Sequence[KeyboardInterrupt]) -> int:
+    """Run a command and say how it ended; a signal among ``raised`` that did not end it made it fail."""
     command, debug = options.pop("command"), options.pop("debug", False)
     options.pop("config", None)
     keep_heap()
     try:
-        return _RUNNERS[command](options)
+        status = _RUNNERS[command](options)
+        interrupt = raised[0] if status and raised else None
     except (KeyboardInterrupt, Exception) as error:
-        interrupt = find_interrupt(error)
-        if interrupt is not None:
-            LOG.warning(_CONTINUES if command in _CONTINUE else _BEGINS_AGAIN)
-            return exit_status(interrupt)
-        known = find_user_error(error)
-        LOG.error("error: %s", _one_line(known or error), exc_info=error)  # the log file has the traceback
-        if debug or known is None:
-            raise
-    return 1
+        interrupt = find_interrupt(error) or next(iter(raised), None)
+        if interrupt is None:
+            known = find_user_error(error)
+            LOG.error("error: %s", _one_line(known or error), exc_info=error)  # the log file has the traceback
+            if debug or known is None:
+                raise
+            return 1
+    if interrupt is None:
+        return status
+    LOG.warning(_CONTINUES if command in _CONTINUE else _BEGINS_AGAIN)
+    return exit_status(interrupt)
 
 
 def _one_line(error: BaseException) -> str:

@@ -27,19 +27,21 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def end_on_signals() -> Iterator[None]:
+def end_on_signals() -> Iterator[list[Terminated]]:
     """Raise :class:`Terminated` on the first SIGTERM; later ones must not disturb the tidying up.
 
-    A signal that comes while Python finalises an object is swallowed there; it, or Ctrl-C, is raised again at once.
-    Only the main thread of a process can listen; elsewhere nothing is changed.
+    What was raised is in the list, too: compiled code may make an error of its own of it. A signal that comes while
+    Python finalises an object is swallowed there; it, or Ctrl-C, is raised again at once.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield []
         return
+    raised: list[Terminated] = []
 
     def end(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_IGN)
-        raise Terminated
+        raised.append(Terminated())
+        raise raised[-1]
 
     def raise_again(lost: Any) -> None:
         if not issubclass(lost.exc_type, KeyboardInterrupt):
@@ -53,7 +55,7 @@ def end_on_signals() -> Iterator[None]:
     before, hook = signal.signal(signal.SIGTERM, end), sys.unraisablehook
     sys.unraisablehook = raise_again
     try:
-        yield
+        yield raised
     finally:
         sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -48,6 +49,22 @@ def _sigint_is_heard() -> Iterator[None]:
 
 def test_every_command_is_looked_at() -> None:
     assert set(ARGUMENTS) == set(cli._RUNNERS)
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_a_signal_that_compiled_code_swallows_ends_a_command_that_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raises: bool
+) -> None:
+    def run(options: dict[str, Any]) -> int:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        if raises:
+            raise TypeError("incompatible function arguments")
+        return 1  # a scan has failed
+
+    monkeypatch.setitem(cli._RUNNERS, "infer", run)
+    assert cli.main(["infer", *ARGUMENTS["infer"]]) == 143
+    assert "interrupted" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ARGUMENTS)

@@ -76,7 +76,8 @@ def fit_normative(
     traits: dict[str, Traits | None] = dict.fromkeys(names)
     if isinstance(normative, TrendMap):
         traits = _fit_trends(normative, network, dataset, store, scans, own, key)
-    seen = share([name for name in names if originals[name] in set(own)])
+    placed = set(own)
+    seen = share([name for name in names if originals[name] in placed])
     toned = {name for name in seen if originals[name] == name or not bool(normative.matching)}
     for name in track(seen, total=len(seen), description="Atlas"):
         scan, place = scans.read(name), _read_frame(scans, originals[name], key)

@@ -71,7 +71,7 @@ class Asymmetry(nn.Module):
 
     def mirror(self, places: Matrix, lattice: Lattice) -> Matrix:
         """Mirror images of places ``(..., 3)`` of the reference (mm), which lies on ``lattice``."""
-        index = torch.from_numpy((places - np.array(lattice.origin)) / lattice.spacing)
+        index = torch.from_numpy(lattice.index_of(places))
         return places * _FLIP + np.moveaxis(sample_places(self.shift.float(), index).double().numpy(), 0, -1)
 
     def compare(self, deviations: Array, scan: PlacedScan, frame: Frame, reference: Lattice) -> PlacedScan:
@@ -121,8 +121,7 @@ class Asymmetry(nn.Module):
     def _look_across(self, channels: Array, scan: PlacedScan, frame: Frame, reference: Lattice) -> Array:
         """Channels ``(C, X, Y, Z)`` of a scan at the mirror images of its points; NaN where it is not."""
         lattice, inside = scan.volume.lattice, (scan.volume.weight > 0.5).astype(np.float32)
-        points = frame.trace(self.mirror(scan.places, reference))
-        index = torch.from_numpy((points - np.array(lattice.origin)) / lattice.spacing)
+        index = torch.from_numpy(lattice.index_of(frame.trace(self.mirror(scan.places, reference))))
         stacked = torch.from_numpy(np.concatenate([channels * inside, inside[None]]))
         *found, share = sample_places(stacked, index).numpy()
         return np.where(share > 0.5, np.stack(found) / np.maximum(share, 0.5), np.nan).astype(np.float32)

@@ -75,7 +75,7 @@ class Frame:
     def _displace(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
         if self.field is None or self.lattice is None:
             return np.zeros_like(places)
-        index = (places - np.array(self.lattice.origin)) / self.lattice.spacing
+        index = self.lattice.index_of(places)
         volume = torch.from_numpy(np.ascontiguousarray(np.moveaxis(self.field, -1, 0)))
         return np.moveaxis(sample_places(volume, torch.from_numpy(index)).numpy(), 0, -1).astype(np.float64)
 

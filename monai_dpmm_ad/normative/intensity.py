@@ -14,6 +14,7 @@ __all__ = [
     "divide_by_median",
     "foreground_median",
     "judge_by_itself",
+    "polynomials_of_place",
     "remove_own_part",
     "remove_smooth_part",
     "smooth",
@@ -96,7 +97,7 @@ def remove_smooth_part(residual: Array, inside: NDArray[np.bool_], degree: int =
     """
     out = np.zeros_like(residual)
     if inside.any():
-        design = _polynomials_of_place(inside, degree)
+        design = polynomials_of_place(inside, degree)
         values = residual[inside].astype(np.float64)
         out[inside] = values - design @ weigh_robustly(design, values, scale)
     return out
@@ -122,14 +123,14 @@ def judge_by_itself(residual: Array, inside: NDArray[np.bool_], expected: Array)
         return out
     tissue = expected[inside].astype(np.float64)
     tissue = ((tissue - tissue.mean()) / max(float(tissue.std()), 1e-6))[:, None]
-    design = np.concatenate([_polynomials_of_place(inside, 2), tissue, tissue**2], 1)
+    design = np.concatenate([polynomials_of_place(inside, 2), tissue, tissue**2], 1)
     values = residual[inside].astype(np.float64)
     own = values - design @ weigh_robustly(design, values)
     out[inside] = own / max(1.0, spread_of(own) / _WIDEST)
     return out
 
 
-def _polynomials_of_place(inside: NDArray[np.bool_], degree: int) -> NDArray[np.float64]:
+def polynomials_of_place(inside: NDArray[np.bool_], degree: int) -> NDArray[np.float64]:
     """All monomials up to a degree at the elements that count ``(n, m)``, the volume's edges at -1 and 1."""
     return polynomials(2 * np.argwhere(inside) / np.maximum(np.array(inside.shape) - 1, 1) - 1, degree)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +43,10 @@ class Lattice:
         """Coordinates of all points, ``(X, Y, Z, 3)``, in mm."""
         axes = [start + self.spacing * np.arange(size) for start, size in zip(self.origin, self.shape, strict=True)]
         return np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+
+    def index_of(self, points: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Indices, not rounded, of points ``(..., 3)`` in mm."""
+        return np.asarray((points - np.array(self.origin)) / self.spacing, dtype=np.float64)
 
     @classmethod
     def indices(cls, shape: tuple[int, ...]) -> Lattice:
@@ -130,7 +135,7 @@ def average_points(points: NDArray[np.float64], values: Array, lattice: Lattice)
     Returns:
         The means ``(X, Y, Z)``, 0 where there is none, and 1 where there is one.
     """
-    index = np.rint((points - np.array(lattice.origin)) / lattice.spacing).astype(int)
+    index = np.rint(lattice.index_of(points)).astype(int)
     inside = ((index >= 0) & (index < np.array(lattice.shape))).all(1)
     place = np.ravel_multi_index(tuple(index[inside].T), lattice.shape)
     count, total = (np.bincount(place, weight, int(np.prod(lattice.shape))) for weight in (None, values[inside]))

@@ -14,7 +14,7 @@ import torch
 from numpy.polynomial.polynomial import polygrid3d
 from numpy.typing import NDArray
 
-from monai_dpmm_ad.normative.intensity import polynomials, powers, weigh_robustly
+from monai_dpmm_ad.normative.intensity import polynomials_of_place, powers, weigh_robustly
 from monai_dpmm_ad.normative.lattice import Lattice, Volume, index_voxels, move_start, sample_places
 
 __all__ = ["Match", "match_intensity"]
@@ -96,15 +96,14 @@ def match_intensity(scan: Volume, level: float, mean: Array, spread: Array) -> M
     inside = (scan.weight > 0.5) & (scan.values > _LEAST) & (mean > _LEAST)
     if int(inside.sum()) < _FEWEST * _LANDMARKS:
         return None
-    axes = [np.linspace(-1, 1, size) for size in inside.shape]
-    points = np.stack([axis[index] for axis, index in zip(axes, np.nonzero(inside), strict=True)], 1)
-    place, tissue = polynomials(points, _DEGREE), np.log(mean[inside])
+    place, tissue = polynomials_of_place(inside, _DEGREE), np.log(mean[inside])
     tissue = (tissue - tissue.mean()) / max(float(tissue.std()), 1e-6)
     design = np.concatenate([place, tissue[:, None], tissue[:, None] ** 2], 1)
     ratio = np.log(scan.values[inside]).astype(np.float64) - np.log(mean[inside])
     weights = np.zeros((_DEGREE + 1,) * 3)
     weights[tuple(zip(*powers(_DEGREE), strict=True))] = weigh_robustly(design, ratio)[: place.shape[1]]
-    field = polygrid3d(axes[0], axes[1], axes[2], weights).astype(np.float32)
+    x, y, z = (np.linspace(-1, 1, size) for size in inside.shape)
+    field = polygrid3d(x, y, z, weights).astype(np.float32)
     flat: Array = (scan.values[inside] / np.exp(field[inside])).astype(np.float32)
     middle = float(np.median(flat))
     field, flat = field + np.float32(np.log(middle)), (flat / middle).astype(np.float32)

@@ -84,8 +84,9 @@ class NormativeMap(nn.Module):
         asymmetry: bool = False,
     ) -> None:
         super().__init__()
-        if frame not in FRAMES or side not in SIDES:
-            raise unknown_option(*(("side", side, SIDES) if frame in FRAMES else ("frame", frame, FRAMES)))
+        for name, value, known in (("frame", frame, FRAMES), ("side", side, SIDES)):
+            if value not in known:
+                raise unknown_option(name, value, known)
         self.frame, self.side, self.least_quality = frame, side, least_quality
         self.intensity = Atlas(_FINE, num_channels=len(_SCALES))
         self.deviation = Atlas(_COARSE, num_channels=len(_SCALES))
@@ -273,8 +274,8 @@ class NormativeMap(nn.Module):
         if (shift := self._shift_of(traits)) is not None:
             parts = shift.adjust(parts, lambda field: self._at(field, scan.places, SITE_SHAPE))
         if self.asymmetry is not None and self.side != "off":
-            where = (scan, frame, self.reference.lattice)
-            parts.append(self.asymmetry.judge(deviations, parts[2], *where, self.side, self._at))
+            place = (scan, frame, self.reference.lattice)
+            parts.append(self.asymmetry.judge(deviations, parts[2], *place, self.side, self._at))
         return JudgedScan(torch.cat(parts), scan.volume.lattice)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> NormativeMap:
@@ -296,8 +297,7 @@ class NormativeMap(nn.Module):
 
     def _at(self, volume: Tensor, places: Matrix, shape: Shape) -> Tensor:
         """What an atlas holds at places ``(X, Y, Z, 3)`` in the reference (mm), ``(C, X, Y, Z)``."""
-        lattice = self.lattice_of(shape)
-        return sample_places(volume, torch.from_numpy((places - np.array(lattice.origin)) / lattice.spacing))
+        return sample_places(volume, torch.from_numpy(self.lattice_of(shape).index_of(places)))
 
     def _expect(self, part: str, places: Matrix, traits: Traits | None) -> Tensor:
         """What a person's channels differ by from those of the cohort's mean: nothing where no trend is known."""

@@ -42,6 +42,6 @@ class JudgedScan:
 
 def pull_channels(channels: Array, volume: Volume, points: NDArray[np.float64]) -> tuple[Array, Array]:
     """Channels ``(C, X, Y, Z)`` of a scan at other points ``(..., 3)`` (mm), and the share of foreground there."""
-    index = torch.from_numpy((points - np.array(volume.lattice.origin)) / volume.lattice.spacing)
+    index = torch.from_numpy(volume.lattice.index_of(points))
     weight = torch.from_numpy(np.pad(volume.weight, 1))[None]  # beyond the scan there is no foreground
     return sample_places(torch.from_numpy(channels), index).numpy(), sample_places(weight, index + 1)[0].numpy()

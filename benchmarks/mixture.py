@@ -15,7 +15,6 @@ K = 100 and of as many bytes otherwise.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import resource
 import subprocess
@@ -146,53 +145,6 @@ def measure_throughput(results: dict) -> None:
         )
 
 
-def measure_large(results: dict) -> None:
-    """The start, two passes and the moves after each, and the held-out value that they leave."""
-    num_data, batch = 100_000, 8192
-    print(f"\nlarge K, large D, N = {num_data}: CPU s of start, pass, moves, pass, moves; rows/s that FAISS assigns")
-    columns = ["start", "pass", "moves", "pass", "moves", "active", "held-out", "assign /s"]
-    print(f"{'':>10} {'D':>5} {'K':>5} " + " ".join(f"{column:>9}" for column in columns))
-    for dim, num_components in ((384, 2000), (1536, 500)):
-        x = make_embeddings(num_data + 2000, dim, 60)
-        x, held_out = x[:num_data], x[num_data:]
-        floor = measure_faiss(x, num_components)
-        for covariance in ("diagonal", "rotated"):
-            mixture = DirichletProcessMixture(num_components, dim, covariance)
-            sample = x[: mixture.sample_size]
-            steps = [measure(lambda m=mixture, s=sample: m.initialize(s, num_data), 1)]
-            for _ in range(2):
-                steps.append(measure(lambda m=mixture, x=x: [m.partial_fit(rows) for rows in x.split(batch)], 1))
-                steps.append(measure(lambda m=mixture, s=sample: m.adapt(s), 1))
-            value, active = float(mixture.log_prob(held_out).mean()), mixture.posterior.num_active
-            row = {"seconds": steps, "active": active, "held_out": value, "faiss_per_second": floor}
-            results[f"large_{covariance}_D{dim}_K{num_components}"] = row
-            print(
-                f"{covariance:>10} {dim:>5} {num_components:>5} {' '.join(f'{step:>9.2f}' for step in steps)} "
-                f"{active:>9} {value:>9.2f} {'-' if floor is None else f'{floor:.0f}':>9}",
-                flush=True,
-            )
-
-
-def make_independent(num_data: int, dim: int, num_clusters: int) -> Tensor:
-    """Clusters whose dimensions are independent, of different spreads, (N, D): nothing to turn."""
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(num_clusters, dim, generator=generator)
-    spread = 0.5 * torch.exp(0.5 * torch.randn(num_clusters, dim, generator=generator))
-    labels = torch.randint(num_clusters, (num_data,), generator=generator)
-    return centres[labels] + spread[labels] * torch.randn(num_data, dim, generator=generator)
-
-
-def measure_small(results: dict) -> None:
-    """Whether a few thousand rows in many dimensions are overfitted."""
-    print("\na few thousand rows, D = 192, K = 50: log-likelihood of the rows that were fitted, of 2 500 others")
-    for name, x in {"low rank": make_embeddings(7500, 192, 60), "independent": make_independent(7500, 192, 20)}.items():
-        for num_data, covariance in itertools.product((2000, 5000), ("diagonal", "rotated", "full")):
-            mixture = DirichletProcessMixture(50, 192, covariance).fit(x[:num_data].split(1000), max_epochs=3)
-            values = [float(mixture.log_prob(rows).mean()) for rows in (x[:num_data], x[5000:])]
-            results[f"small_{name}_{covariance}_N{num_data}"] = values
-            print(f"{name:>12} {num_data:>5} {covariance:>10} {values[0]:>9.2f} {values[1]:>9.2f}", flush=True)
-
-
 def compare_peers(results: dict, name: str, train: Tensor, test: Tensor, num_components: int, budget: float) -> None:
     """Seconds to within 0.1 % of the best held-out log-likelihood of all, and each one's final value."""
     peers = {
@@ -316,7 +268,7 @@ def measure_adaptivity(results: dict) -> None:
 def main() -> None:
     """Run the sections that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    sections = ["throughput", "large", "small", "synthetic", "real", "memory", "scoring", "adaptivity"]
+    sections = ["throughput", "synthetic", "real", "memory", "scoring", "adaptivity"]
     parser.add_argument("--data", type=Path, help="folder with brain_mri_2d, for real embeddings")
     parser.add_argument("--embedder", default="compact", help="of the real slices: a name or a local folder")
     parser.add_argument("--num-slices", type=int, default=500)
@@ -333,10 +285,6 @@ def main() -> None:
     results: dict = {}
     if "throughput" in args.only:
         measure_throughput(results)
-    if "large" in args.only:
-        measure_large(results)
-    if "small" in args.only:
-        measure_small(results)
     if "synthetic" in args.only:
         x = make_embeddings(34_000, 128, 60)
         compare_peers(results, "synthetic", x[:30_000], x[30_000:], 100, args.budget)

@@ -84,6 +84,10 @@ def test_a_fit_learns_an_offset_and_a_calibration_of_each_site(joined: Path) -> 
         assert int(network.judge_of(name).calibration.num_scans) == 2
         assert int(network.judge_of(name).regions.num_scans) == 2
     assert int(network.calibration.num_scans) == 4
+    readme = (joined / "docs" / "README.md").read_text(encoding="utf-8")
+    assert "The fitted scans are of the sites `north`, `south`, each with an offset" in readme
+    assert "Groups by site are calibrated apart as well" in readme
+    assert "follows the person's" not in readme
 
 
 def test_a_scan_is_judged_by_its_site_and_a_stranger_by_the_cohort(

@@ -160,6 +160,12 @@ def test_abnormal_scans_are_never_fitted(cohort: Path, tmp_path: Path) -> None:
 def test_held_out_scans_that_are_not_there_are_an_error(cohort: Path) -> None:
     with pytest.raises(ScanError, match="/no/such/folder"):
         split_scans([str(cohort)], ["/no/such/folder"], 0.2, 0)
+    scans = [str(path) for path in sorted((cohort.parent / "imagesTr").glob("*.nii.gz"))]
+    with pytest.raises(ValueError, match=r"`held_out` must name other scans than `images`, got train_000 in both"):
+        split_scans(scans, scans[:1], 0.2, 0)
+    with pytest.warns(UserWarning, match="1 held-out scans are fitted, so not held out: train_001"):
+        split = split_scans(scans[:2], scans[1:], 0.2, 0)
+    assert [item["image"] for item in split.held_out] == scans[2:]
 
 
 def test_a_large_scan_is_alone_in_memory(

@@ -87,8 +87,8 @@ def read_update_settings(
 
     Raises:
         CheckpointError: when the bundle is not fitted or damaged, or its provenance is missing or has a wrong setting.
-        ValueError: when a setting differs from the bundle's, it tells sites apart, or was fitted with or without a table
-            or an atlas that is not there or there.
+        ValueError: when a setting differs from the bundle's, it tells sites apart, or the update has a table or an
+            atlas that the fit had not, or lacks the table that it had.
     """
     if not is_fitted(bundle):
         raise CheckpointError(f"{bundle}: has no fitted model to update. Make one with fit.")

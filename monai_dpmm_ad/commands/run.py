@@ -82,8 +82,8 @@ def fit(
     make_absolute(overrides, "regions", "covariates")
     if overrides.get("mlflow") is not None:
         import_extra("mlflow", "mlflow")
-    if update is not None and is_fitted(update):
-        refuse_sequences(read_settings(update), update, "an update")
+    if update is not None:
+        refuse_sequences(update, "an update")
     if overrides.get("site") is not None:
         if update is None:
             raise ValueError("`site` must come with `update`, the fitted bundle that it is learnt for, got none.")

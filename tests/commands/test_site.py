@@ -123,7 +123,10 @@ def test_refusals_are_one_line(
         (["--site", "north", "--update", bundle, "--max-epochs", "3"], "`max_epochs` must be left out with `site`"),
         (["--site", "north", "--update", bundle, "--seed", "1"], "`seed` must be left out with `site`, got 1"),
         (["--site", "north", "--update", bundle, "--regions", scans[0]], "`regions` must be left out with `site`"),
-        (["--site", "north", "--update", bundle, "--mlflow", "sqlite:///x.db"], "`mlflow` must be left out with `site`"),
+        (
+            ["--site", "north", "--update", bundle, "--mlflow", "sqlite:///x.db"],
+            "`mlflow` must be left out with `site`",
+        ),
         (["--update", bundle, "--match", "off"], "`match` must be the bundle's own, on, got off"),
     ):
         command = ["fit", "--images", scans[0], "--out", tmp_path / "refused", *options]

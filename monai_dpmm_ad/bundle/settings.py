@@ -187,7 +187,7 @@ _OF_THE_FIT = (
     ),
     Setting(
         "match", "on", "take each scan's bias field and contrast away, where they differ from the fitted scans', "
-        "before it is mapped", "fit", choices=("on", "off"), commands=_FIT,
+        "before it is mapped", "fit", choices=("on", "off"), commands=_FIT, fixed=True,
     ),
     Setting("seed", 0, "of everything random", "fit", kind=int, interval="[0, inf)", commands=_FIT),
 )  # fmt: skip

@@ -21,6 +21,8 @@ def test_a_bundle_keeps_it_and_a_site_can_be_learnt(bundle: Path, cohort: Path, 
     scan = cohort.parent / "imagesTs" / "test_healthy_000.nii.gz"
     fit([cohort], tmp_path / "on", embedder_name=str(tiny_vit), asymmetry="on", **FAST)
     assert read_settings(tmp_path / "on")["asymmetry"] == "on"
+    told = ["across the middle" in (one / "docs" / "README.md").read_text() for one in (bundle, tmp_path / "on")]
+    assert told == [False, True]
     normative = AnomalyModel.load(tmp_path / "on").network.normative
     assert normative is not None
     assert normative.asymmetry is not None

@@ -33,7 +33,7 @@ _MAX_BYTES = 4 * 2**20
 #: whose default does what was done before needs no new format and no entry.
 BROUGHT: dict[int, dict[str, Any]] = {
     3: {"normative": "off", "pooling": "top1pct", "false_positive_rate": 0.01},
-    4: {"pooling": "top01pct"},
+    4: {"pooling": "top01pct", "asymmetry": "off"},
 }
 
 

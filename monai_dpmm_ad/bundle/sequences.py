@@ -68,12 +68,13 @@ def fit_sequences(
         }
         failures += _fit_one(root, request, str(device))
         decided = read_settings(root)
-        values |= {key: decided[key] for key in ("normative", "frame")}
+        values |= {key: decided[key] for key in ("normative", "frame", "asymmetry")}
         fitted = network[number]
         if decided["normative"] == "off":
             fitted.normative = None
         elif fitted.normative is not None:
             fitted.normative.frame = decided["frame"]
+            fitted.normative.asymmetry = fitted.normative.asymmetry if decided["asymmetry"] == "on" else None
         fitted.load_state_dict(read_state(root / MODEL))
     network.set_scales()
     return list(dict.fromkeys(failures))

@@ -64,8 +64,8 @@ _MODEL = (
         choices=("both", "bright", "dark", "off"), commands=_FIT,
     ),
     Setting(
-        "asymmetry", "off", "compare each place with the one across the middle of the head: for what is on one side",
-        "model", choices=("on", "off"), commands=_FIT,
+        "asymmetry", "auto", "compare each place with the one across the middle; auto: where both sides are alike",
+        "model", choices=("auto", "on", "off"), commands=_FIT,
     ),
     Setting(
         "trend", "off", "whether means follow people; a fit with a table turns it on", "model", choices=("on", "off"),

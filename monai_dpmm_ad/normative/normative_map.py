@@ -24,7 +24,6 @@ from monai_dpmm_ad.normative.lattice import (
     Volume,
     average_points,
     index_voxels,
-    move_start,
     resample,
     sample_places,
 )
@@ -34,7 +33,6 @@ from monai_dpmm_ad.normative.reference import build_reference, pull
 from monai_dpmm_ad.normative.registration import find_start, fit_box, refine
 from monai_dpmm_ad.normative.site import SITE_SHAPE, Shift, SiteField
 from monai_dpmm_ad.normative.thumbnail import shrink
-from monai_dpmm_ad.ops.slabs import slab_bounds
 
 __all__ = ["NormativeMap"]
 
@@ -137,7 +135,7 @@ class NormativeMap(nn.Module):
         """What takes a scan's field and contrast away, if they can be told, and where its registration should start."""
         small, where = shrink(image, affine)
         start = find_start(small, where, self.reference)
-        scan = self._read(image, affine, Frame("affine", np.asarray(np.linalg.inv(start), dtype=np.float64)))
+        scan = self._read(small, where, Frame("affine", np.asarray(np.linalg.inv(start), dtype=np.float64)))
         mean, spread = (self._at(part, scan.places, _FINE)[0].numpy() for part in self.intensity.moments())
         smoothed = Volume(scan.channels[0], scan.volume.weight, scan.volume.lattice)
         return match_intensity(smoothed, foreground_median(scan.volume), mean, spread), start
@@ -227,12 +225,7 @@ class NormativeMap(nn.Module):
             ``(X, Y, Z)``, surprise summed over the channels by weight, 0 in the background.
         """
         judged = self._judge(image, affine, frame, traits)
-        finished = np.zeros(anomaly_map.shape, np.float32)
-        for slab in slab_bounds(finished.shape):
-            channels = judged.standardize(anomaly_map[slab], move_start(affine, slab.start))
-            finished[slab] = combine(channels, self.channel_weights[: len(channels)]).numpy()
-        finished[image <= 0] = 0
-        return finished
+        return judged.finish(anomaly_map, image, affine, self.channel_weights)
 
     def judge_anywhere(self, anomaly_map: Array) -> Array:
         """Finish the map of what has no place, by its scores against those of all places; intensities are as expected.
@@ -263,7 +256,8 @@ class NormativeMap(nn.Module):
         self, anomaly_map: Array, image: Array, affine: Matrix, frame: Frame, traits: Traits | None = None
     ) -> list[Tensor]:
         """The detector's map and, unless ``side`` is off, the intensities as standard deviates; as for `forward`."""
-        return self._judge(image, affine, frame, traits).standardize(anomaly_map, affine)
+        judged = self._judge(image, affine, frame, traits)
+        return judged.standardize(anomaly_map, index_voxels(image.shape, affine, judged.lattice))
 
     def _judge(self, image: Array, affine: Matrix, frame: Frame, traits: Traits | None = None) -> JudgedScan:
         """What the atlases say of a scan, on the scan's own lattice."""

@@ -17,9 +17,12 @@ from monai_dpmm_ad.commands import fit, infer
 from monai_dpmm_ad.commands.model import AnomalyModel
 
 
-def test_a_bundle_keeps_it_and_a_site_can_be_learnt(bundle: Path, cohort: Path, tiny_vit: Path, tmp_path: Path) -> None:
+def test_a_bundle_keeps_it_and_a_site_can_be_learnt(cohort: Path, tiny_vit: Path, tmp_path: Path) -> None:
     scan = cohort.parent / "imagesTs" / "test_healthy_000.nii.gz"
-    fit([cohort], tmp_path / "off", embedder_name=str(tiny_vit), asymmetry="off", **FAST)
+    options = {**FAST, "embedder_name": str(tiny_vit), "frame": "affine"}
+    bundle = tmp_path / "auto"
+    fit([cohort], bundle, **options)
+    fit([cohort], tmp_path / "off", asymmetry="off", **options)
     assert [read_settings(one)["asymmetry"] for one in (bundle, tmp_path / "off")] == ["on", "off"]
     told = ["across the middle" in (one / "docs" / "README.md").read_text() for one in (bundle, tmp_path / "off")]
     assert told == [True, False]

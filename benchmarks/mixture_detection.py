@@ -107,10 +107,19 @@ def stack(slices: list[Encoded]) -> tuple[Tensor, Tensor]:
 
 
 def fit_mixture(
-    x: Tensor, components: int, covariance: str, seed: int, epochs: int = 3, most: int | None = None
+    x: Tensor,
+    components: int,
+    covariance: str,
+    seed: int,
+    epochs: int = 3,
+    most: int | None = None,
+    shuffle: int | None = None,
 ) -> DirichletProcessMixture:
-    """Fit to shuffled rows, as the bundle's trainer does; the truncation may grow up to ``most``."""
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    """Fit to shuffled rows, as the bundle's trainer does; the truncation may grow up to ``most``.
+
+    ``seed`` draws the start, and the order too unless ``shuffle`` does.
+    """
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed if shuffle is None else shuffle))
     mixture = DirichletProcessMixture(components, x.shape[1], covariance, seed=seed, max_components=most)
     batch = 4 * BATCH if covariance == "full" else BATCH
     return mixture.fit(x[order].split(batch), max_epochs=epochs)

@@ -2,8 +2,9 @@
 """How much the figures move with the seed: the paper's procedure, scikit-learn's mixture, and ours.
 
     python benchmarks/stability.py --data ../shared/data [--seeds 5] [--only inserted brain ms ixi] [--out FOLDER]
+        [--vary data start order] [--methods paper sklearn diagonal "diagonal, cosine" rotated]
 
-A seed draws the patches that are fitted, their order, and every start. ``inserted``: tumour-free slices of
+A seed draws the patches that are fitted (``data``), every start and, of ours, the order; ``--vary`` keeps the others. ``inserted``: tumour-free slices of
 brain_mri_2d with lesions inserted; ``brain``: the same fit, image level, on classes of different sources; ``ms``: FLAIR
 of patient 07 fitted, patient 19 scored; ``ixi``: axial slices of healthy T1 heads, lesions inserted into those of other
 heads. ``paper`` is online MAP-EM with cosine distance, a plain implementation; ``sklearn`` its variational mixture with
@@ -38,6 +39,7 @@ from monai_dpmm_ad.ops.kmeans import fit_kmeans
 from monai_dpmm_ad.transforms.pipeline import preprocess_slices
 from monai_dpmm_ad.utils.progress import quiet_warnings
 
+DRAWS = ("data", "start", "order")
 DATA_SETS = ("inserted", "brain", "ms", "ixi")
 METHODS = ("paper", "sklearn", "diagonal", "diagonal, cosine", "rotated")
 MAX_ITERATIONS = 20  # of scikit-learn's: it takes as long as three passes of the plain procedure
@@ -66,13 +68,13 @@ def fit_sklearn(x: Tensor, components: int, seed: int) -> Scorer:
     return lambda rows: torch.from_numpy(-peer.score_samples(rows.double().numpy())).float()
 
 
-def fit_method(method: str, x: Tensor, components: int, seed: int) -> Scorer:
+def fit_method(method: str, x: Tensor, components: int, start: int, order: int) -> Scorer:
     """Fit one of ``METHODS`` to x (n, D)."""
     if method == "paper":
-        return fit_paper(x, components, seed)
+        return fit_paper(x, components, start)
     if method == "sklearn":
-        return fit_sklearn(x, components, seed)
-    mixture = fit_mixture(x, components, method.split(",")[0], seed)
+        return fit_sklearn(x, components, start)
+    mixture = fit_mixture(x, components, method.split(",")[0], start, shuffle=order)
     return mixture.cosine_distance if "cosine" in method else lambda rows: -mixture.log_prob(rows)
 
 
@@ -104,12 +106,13 @@ def measure(name: str, options: argparse.Namespace, done: dict[str, dict[str, fl
     else:
         (tokens, _), slices = load(name, options, network)
     for seed in range(options.seeds):
-        order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed))[: options.num_patches]
-        for method in METHODS:
-            key = f"{name}|{method}|{seed}"
+        data, start, order = (seed if draw in options.vary else 0 for draw in DRAWS)
+        chosen = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(data))[: options.num_patches]
+        for method in options.methods:
+            key = f"{name}|{label_method(method, options.vary)}|{seed}"
             if key in done:
                 continue
-            score = fit_method(method, F.normalize(tokens[order], dim=1), options.components, seed)
+            score = fit_method(method, F.normalize(tokens[chosen], dim=1), options.components, start, order)
             if name == "brain":
                 found = measure_images(lambda x, _, s=score: s(x), slices)
             else:
@@ -121,18 +124,24 @@ def measure(name: str, options: argparse.Namespace, done: dict[str, dict[str, fl
                     file.write(json.dumps({"key": key, "figures": found}) + "\n")
 
 
+def label_method(method: str, vary: list[str]) -> str:
+    """A method, and what a seed draws where that is not everything."""
+    return method if set(vary) == set(DRAWS) else f"{method} ({' and '.join(vary)})"
+
+
 def print_tables(done: dict[str, dict[str, float]]) -> None:
     """Mean and standard deviation over seeds, in points."""
+    methods = dict.fromkeys(key.split("|")[1] for key in done)
     for name in DATA_SETS:
-        rows = {m: [v for k, v in done.items() if k.rsplit("|", 1)[0] == f"{name}|{m}"] for m in METHODS}
+        rows = {m: [v for k, v in done.items() if k.rsplit("|", 1)[0] == f"{name}|{m}"] for m in methods}
         figures = next((list(found[0]) for found in rows.values() if found), [])
         if figures:
-            print(f"\n{name:18} " + " ".join(f"{figure:>22}" for figure in figures))
+            print(f"\n{name:24} " + " ".join(f"{figure:>22}" for figure in figures))
         for method, found in rows.items():
             if len(found) > 1:
                 columns = [[100.0 * part[figure] for part in found] for figure in figures]
                 cells = [f"{statistics.mean(c):.2f} ± {statistics.stdev(c):.2f}" for c in columns]
-                print(f"{method:18} " + " ".join(f"{cell:>22}" for cell in cells))
+                print(f"{method:24} " + " ".join(f"{cell:>22}" for cell in cells))
 
 
 def main() -> None:
@@ -146,6 +155,8 @@ def main() -> None:
     parser.add_argument("--num-patches", type=int, default=20_000)
     parser.add_argument("--every", type=int, default=1, help="fit every n-th slice of patient 07")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--vary", nargs="+", choices=DRAWS, default=list(DRAWS), help="what a seed draws")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--split", default="valid", choices=("valid", "test"))
     parser.add_argument("--num-fit", type=int, default=120)
     parser.add_argument("--num-test", type=int, default=40)

@@ -4,12 +4,13 @@
     python benchmarks/stability.py --data ../shared/data [--seeds 5] [--only inserted brain ms ixi] [--out FOLDER]
         [--vary data start order] [--methods paper sklearn diagonal "diagonal, cosine" rotated]
 
-A seed draws the patches that are fitted (``data``), every start and, of ours, the order; ``--vary`` keeps the others. ``inserted``: tumour-free slices of
-brain_mri_2d with lesions inserted; ``brain``: the same fit, image level, on classes of different sources; ``ms``: FLAIR
-of patient 07 fitted, patient 19 scored; ``ixi``: axial slices of healthy T1 heads, lesions inserted into those of other
-heads. ``paper`` is online MAP-EM with cosine distance, a plain implementation; ``sklearn`` its variational mixture with
-diagonal covariance. Prints mean and standard deviation over seeds, in points, and a JSON line. Every finished method
-and seed is a line of ``stability.jsonl`` in ``--out``: the same command goes on from there.
+A seed draws the patches that are fitted (``data``), every start and, of ours, the order; ``--vary`` keeps the others.
+``inserted``: tumour-free slices of brain_mri_2d with lesions inserted; ``brain``: the same fit, image level, on
+classes of different sources; ``ms``: FLAIR of patient 07 fitted, patient 19 scored; ``ixi``: axial slices of healthy
+T1 heads, lesions inserted into those of other heads. ``paper`` is online MAP-EM with cosine distance, a plain
+implementation; ``sklearn`` its variational mixture with diagonal covariance. Prints mean and standard deviation over
+seeds, in points, and a JSON line. Every finished method and seed is a line of ``stability.jsonl`` in ``--out``: the
+same command goes on from there.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class AnomalyNet(Judging):
         frame: how places of scans are brought together, one of :data:`~monai_dpmm_ad.normative.FRAMES`; with ``"none"``
             there is no normative map, ``"auto"`` is for a fit to decide.
         intensity_side: which deviations of intensity count there.
-        asymmetry: ``"on"`` compares them with those of the other side of the head as well, ``"auto"`` where both are alike.
+        asymmetry: ``"on"`` compares them with those of the other side as well, ``"auto"`` where both are alike.
         trend: ``"on"`` lets what is expected there follow a person's age and sex, see
             :class:`~monai_dpmm_ad.normative.trend_map.TrendMap`.
         site: name of another scanner, which the normative map is brought to.

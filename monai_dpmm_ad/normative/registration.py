@@ -24,7 +24,7 @@ Matrix = NDArray[np.float64]
 Cut = tuple[tuple[bool, bool], tuple[bool, bool], tuple[bool, bool]]
 
 #: Turns that are tried from the header's orientation, degrees about x, y and z.
-_TILTS = (-30.0, 0.0, 30.0)
+TILTS = (-30.0, 0.0, 30.0)
 #: The same for a part of a scan, which is tried at many places.
 _SLID_TILTS = ((0.0, 0.0, 0.0), (-30.0, 0.0, 0.0), (30.0, 0.0, 0.0), (0.0, 0.0, -30.0), (0.0, 0.0, 30.0))
 #: Starts that are nowhere further apart than this, in places of the lattice, end in the same.
@@ -68,9 +68,8 @@ def find_start(image: NDArray[np.float32], affine: Matrix, reference: Volume, ri
     spacing = reference.lattice.spacing
     cut = find_cut(resample(image, affine, spacing))
     coarse_reference, coarse = halve(reference), pad_where_it_ends(resample(image, affine, 2 * spacing), cut)
-    followed = [
-        optimize(coarse_reference, coarse, start, rigid) for start in rank_starts(coarse_reference, coarse, cut)
-    ]
+    starts = rank_starts(coarse_reference, coarse, cut)
+    followed = [optimize(coarse_reference, coarse, start, rigid) for start in starts]
     return max(followed, key=lambda matrix: measure_quality(coarse_reference, coarse, matrix))
 
 
@@ -103,9 +102,7 @@ def fit_box(image: NDArray[np.float32], affine: Matrix, reference: Volume) -> Fr
     volume = resample(image, affine, reference.lattice.spacing)
     (low, high), (target_low, target_high) = find_box(volume), find_box(reference)
     scale = (target_high - target_low) / (high - low)
-    matrix = np.diag([*scale, 1.0])
-    matrix[:3, 3] = target_low - scale * low
-    return Frame("box", matrix)
+    return Frame("box", join(np.diag(scale), low, target_low))
 
 
 def find_box(volume: Volume) -> tuple[Matrix, Matrix]:
@@ -179,7 +176,7 @@ def rank_starts(reference: Volume, moving: Volume, cut: Cut) -> list[Matrix]:
 def tilted_starts(reference: Volume, moving: Volume) -> list[Matrix]:
     """The header's orientation and turns of it, centre on centre."""
     fixed, centre = centroid(reference), centroid(moving)
-    return [join(turn(angles), fixed, centre) for angles in itertools.product(_TILTS, repeat=3)]
+    return [join(turn(angles), fixed, centre) for angles in itertools.product(TILTS, repeat=3)]
 
 
 def slid_starts(reference: Volume, moving: Volume, axis: int) -> list[Matrix]:
@@ -280,10 +277,12 @@ def halve(volume: Volume) -> Volume:
     return resample(volume.values * volume.weight, volume.lattice.affine, 2 * volume.lattice.spacing)
 
 
-def optimize(reference: Volume, moving: Volume, start: Matrix, rigid: bool = False) -> Matrix:
+def optimize(
+    reference: Volume, moving: Volume, start: Matrix, rigid: bool = False, inside: NDArray[np.bool_] | None = None
+) -> Matrix:
     """Descend from a start to the affine or rigid transform, reference → scan (mm), of the largest correlation.
 
-    Where the images cannot be registered from there (no overlap) the start itself is the end.
+    Where they cannot be registered from there (no overlap) the start is the end. ``inside`` is what counts.
     """
     import SimpleITK as sitk
 
@@ -295,6 +294,8 @@ def optimize(reference: Volume, moving: Volume, start: Matrix, rigid: bool = Fal
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfThreads(1)
     method.SetMetricAsCorrelation()
+    if inside is not None:
+        method.SetMetricFixedMask(to_itk(inside.astype(np.uint8), reference.lattice))
     method.SetMetricSamplingStrategy(sitk.ImageRegistrationMethod.NONE)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(2.0, 0.01, 100, 0.5, 1e-7)
@@ -304,9 +305,7 @@ def optimize(reference: Volume, moving: Volume, start: Matrix, rigid: bool = Fal
         method.Execute(*(to_itk(part.values * part.weight, part.lattice) for part in (reference, moving)))
     except RuntimeError:
         return start
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.array(transform.GetMatrix()).reshape(3, 3)
-    matrix[:3, 3] = np.array(transform.GetTranslation()) + fixed - matrix[:3, :3] @ fixed
+    matrix = join(np.array(transform.GetMatrix()).reshape(3, 3), fixed, np.array(transform.GetTranslation()) + fixed)
     return matrix if np.isfinite(matrix).all() and abs(np.linalg.det(matrix)) > 1e-3 else start
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from monai_dpmm_ad.normative.intensity import foreground_median
-from monai_dpmm_ad.normative.lattice import Volume, resample
+from monai_dpmm_ad.normative.lattice import Lattice, Volume, resample
 from monai_dpmm_ad.normative.matching import match_intensity
 from monai_dpmm_ad.normative.reference import pull
 from monai_dpmm_ad.normative.registration import TILTS, centroid, find_box, halve, join, optimize, turn
@@ -37,7 +37,10 @@ _GAP, _SKULL = 2, 2
 _REACH = 4
 _BRIGHTEST = 2.5  # times the median: fat beside the brain does not steer
 #: Share of the fitted scans that have foreground at a place of the brain.
-_SHARE = 0.4
+_SHARE = 0.3
+#: What is darker than this share of the brain's median is skull or fluid, and taken off from outside, so deep at most;
+#: what is narrower than twice the last (mm) stays in.
+_DARK, _DEEPEST, _NARROW = 0.3, 8.0, 3.0
 
 
 def measure_volume(reference: Volume) -> float:
@@ -51,8 +54,8 @@ def find_brain(image: Array, affine: Matrix, reference: Volume) -> Mask | None:
     The starts are the best places in the scan of the reference, turned by up to 30° about each axis. The best end of a
     rigid registration at half the resolution is refined by an affine one. Before each step the scan's bias field and
     contrast are taken away as far as they can be told from the reference inside it, without which the brain grows
-    into the scalp. The mask is the reference's foreground carried over, without looking at the scan's intensities: a
-    dark lesion at the brain's rim stays in.
+    into the scalp. The mask is the reference's foreground carried over, without what is as dark as the skull in its
+    outermost millimetres. Nothing is taken off for being bright.
 
     Args:
         image: ``(X, Y, Z)``, scaled, background exactly 0.
@@ -68,7 +71,8 @@ def find_brain(image: Array, affine: Matrix, reference: Volume) -> Mask | None:
     end = _register(reference, moving, counted)
     if end is None or not _is_surrounded(reference, pull(moving, end, reference.lattice)):
         return None
-    return _carry(reference, end, image.shape, affine) & (image > 0)
+    brain = _trim(reference, image, affine, end)
+    return _carry(brain, end, image.shape, affine) & (image > 0)
 
 
 def _register(reference: Volume, moving: Volume, counted: Mask) -> Matrix | None:
@@ -174,19 +178,39 @@ def _is_surrounded(reference: Volume, pulled: Volume) -> bool:
     return bool(seen[inside].mean() >= _LEAST_INSIDE and seen[far & ~near].mean() >= _LEAST_AROUND)
 
 
-def _carry(reference: Volume, end: Matrix, shape: tuple[int, ...], affine: Matrix) -> Mask:
-    """The reference's foreground at the voxels of a scan; what lies beyond its box is not looked at."""
+def _trim(reference: Volume, image: Array, affine: Matrix, end: Matrix) -> Volume:
+    """The brain in the reference's space, at twice its resolution: its foreground without the scan's dark rim."""
+    spacing, (x, y, z) = reference.lattice.spacing / 2, (2 * size for size in reference.lattice.shape)
+    origin = np.array(reference.lattice.origin) - spacing / 2
+    lattice = Lattice((x, y, z), spacing, (origin[0], origin[1], origin[2]))
+    brain = pull(reference, np.eye(4), lattice).weight > _SHARE
+    pulled = pull(resample(image, affine, spacing), end, lattice)
+    values, depth = pulled.values * pulled.weight, _measure_depth(brain, spacing)
+    core = depth > _DEEPEST
+    bright = brain & (values > _DARK * float(np.median(values[core if core.any() else brain])))
+    parts, _ = ndimage.label(ndimage.binary_opening(bright | core))
+    kept = parts == parts[np.unravel_index(depth.argmax(), depth.shape)]
+    closed = _measure_depth(_measure_depth(~kept, spacing) <= _NARROW, spacing) > _NARROW
+    mask = ndimage.binary_fill_holes(brain & closed).astype(np.float32)
+    return Volume(mask, mask, lattice)
+
+
+def _measure_depth(mask: Mask, spacing: float) -> Matrix:
+    """Distance of each place in a mask to what is outside of it, mm."""
+    return np.asarray(ndimage.distance_transform_edt(mask, sampling=spacing), dtype=np.float64)
+
+
+def _carry(brain: Volume, end: Matrix, shape: tuple[int, ...], affine: Matrix) -> Mask:
+    """A mask in the reference's space at the voxels of a scan; what lies beyond its box is not looked at."""
     to_scan = np.linalg.inv(affine) @ end
-    corners = np.stack(np.meshgrid(*zip(*find_box(reference), strict=True)), -1).reshape(-1, 3)
+    corners = np.stack(np.meshgrid(*zip(*find_box(brain), strict=True)), -1).reshape(-1, 3)
     index = corners @ to_scan[:3, :3].T + to_scan[:3, 3]
     low = np.clip(np.floor(index.min(0)).astype(int) - 1, 0, shape)
     high = np.clip(np.ceil(index.max(0)).astype(int) + 2, low, shape)
-    back = np.linalg.inv(reference.lattice.affine) @ np.linalg.inv(end) @ affine
+    back = np.linalg.inv(brain.lattice.affine) @ np.linalg.inv(end) @ affine
     offset = back[:3, :3] @ low + back[:3, 3]
     mask = np.zeros(shape, dtype=bool)
     box = tuple(slice(start, stop) for start, stop in zip(low, high, strict=True))
-    mask[box] = (
-        ndimage.affine_transform(reference.weight, back[:3, :3], offset, output_shape=tuple(high - low), order=1)
-        > _SHARE
-    )
+    part = ndimage.affine_transform(brain.weight, back[:3, :3], offset, output_shape=tuple(high - low), order=1)
+    mask[box] = part > 0.5
     return mask

@@ -16,7 +16,7 @@ from monai_dpmm_ad.normative.extraction import LARGER, find_brain, measure_volum
 from monai_dpmm_ad.transforms.sequences import find_present
 
 if TYPE_CHECKING:
-    from monai_dpmm_ad.normative import NormativeMap
+    from monai_dpmm_ad.normative import NormativeMap, Volume
     from monai_dpmm_ad.transforms.place import HasNormative
 
 __all__ = ["take_skull_away"]
@@ -38,12 +38,10 @@ def take_skull_away(image: MetaTensor, scaled: MetaTensor, network: HasNormative
         A copy; None where nothing is to be taken away, or the brain was not found.
     """
     affine = np.asarray(scaled.affine, dtype=np.float64)
-    normatives = {
-        number: (network if len(scaled) == 1 else cast(Any, network)[number]).normative
-        for number in find_present(scaled)
-    }
-    heads = [number for number, one in normatives.items() if _is_larger(scaled[number], affine, one)]
-    brains = (find_brain(_to_array(scaled[number]), affine, normatives[number].reference) for number in heads)
+    own = {number: network if len(scaled) == 1 else cast(Any, network)[number] for number in find_present(scaled)}
+    references = {number: one.normative.reference for number, one in own.items() if _matches(one.normative)}
+    heads = [number for number, one in references.items() if _is_larger(scaled[number], affine, one)]
+    brains = (find_brain(_to_array(scaled[number]), affine, references[number]) for number in heads)
     brain = next((found for found in brains if found is not None), None)
     if brain is None:
         return None
@@ -59,12 +57,16 @@ def take_skull_away(image: MetaTensor, scaled: MetaTensor, network: HasNormative
     return MetaTensor(values, meta={**image.meta, "notes": notes}, applied_operations=list(image.applied_operations))
 
 
-def _is_larger(scaled: Tensor, affine: NDArray[np.float64], normative: NormativeMap | None) -> bool:
+def _matches(normative: NormativeMap | None) -> bool:
+    return normative is not None and bool(normative.matching)
+
+
+def _is_larger(scaled: Tensor, affine: NDArray[np.float64], reference: Volume) -> bool:
     """Whether a sequence ``(X, Y, Z)`` shows clearly more than the fitted scans do."""
-    if scaled.ndim != 3 or min(scaled.shape) < 2 or normative is None or not bool(normative.matching):
+    if scaled.ndim != 3 or min(scaled.shape) < 2:
         return False
     volume = np.count_nonzero(_to_array(scaled)) * abs(float(np.linalg.det(affine[:3, :3]))) / 1000
-    return volume > LARGER * measure_volume(normative.reference)
+    return bool(volume > LARGER * measure_volume(reference))
 
 
 def _to_array(values: Tensor) -> NDArray[np.float32]:

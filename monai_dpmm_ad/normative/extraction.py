@@ -66,12 +66,13 @@ def find_brain(image: Array, affine: Matrix, reference: Volume) -> Mask | None:
         ``(X, Y, Z)``; None where the scan does not agree with the reference inside it, does not hold all of it, or has
         nothing around it.
     """
-    moving = resample(image, affine, reference.lattice.spacing)
+    finest = resample(image, affine, reference.lattice.spacing / 2)
+    moving = halve(finest)
     counted = ndimage.binary_dilation(reference.weight > 0.5)
     end = _register(reference, moving, counted)
     if end is None or not _is_surrounded(reference, pull(moving, end, reference.lattice)):
         return None
-    brain = _trim(reference, image, affine, end)
+    brain = _trim(reference, finest, end)
     return _carry(brain, end, image.shape, affine) & (image > 0)
 
 
@@ -178,13 +179,13 @@ def _is_surrounded(reference: Volume, pulled: Volume) -> bool:
     return bool(seen[inside].mean() >= _LEAST_INSIDE and seen[far & ~near].mean() >= _LEAST_AROUND)
 
 
-def _trim(reference: Volume, image: Array, affine: Matrix, end: Matrix) -> Volume:
+def _trim(reference: Volume, finest: Volume, end: Matrix) -> Volume:
     """The brain in the reference's space, at twice its resolution: its foreground without the scan's dark rim."""
     spacing, (x, y, z) = reference.lattice.spacing / 2, (2 * size for size in reference.lattice.shape)
     origin = np.array(reference.lattice.origin) - spacing / 2
     lattice = Lattice((x, y, z), spacing, (origin[0], origin[1], origin[2]))
     brain = pull(reference, np.eye(4), lattice).weight > _SHARE
-    pulled = pull(resample(image, affine, spacing), end, lattice)
+    pulled = pull(finest, end, lattice)
     values, depth = pulled.values * pulled.weight, _measure_depth(brain, spacing)
     core = depth > _DEEPEST
     bright = brain & (values > _DARK * float(np.median(values[core if core.any() else brain])))

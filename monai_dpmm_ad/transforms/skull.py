@@ -39,7 +39,8 @@ def take_skull_away(image: MetaTensor, scaled: MetaTensor, network: HasNormative
     """
     affine = np.asarray(scaled.affine, dtype=np.float64)
     own = {number: network if len(scaled) == 1 else cast(Any, network)[number] for number in find_present(scaled)}
-    references = {number: one.normative.reference for number, one in own.items() if _matches(one.normative)}
+    normatives = {number: cast("NormativeMap | None", one.normative) for number, one in own.items()}
+    references = {number: one.reference for number, one in normatives.items() if one is not None and bool(one.matching)}
     heads = [number for number, one in references.items() if _is_larger(scaled[number], affine, one)]
     brains = (find_brain(_to_array(scaled[number]), affine, references[number]) for number in heads)
     brain = next((found for found in brains if found is not None), None)
@@ -55,10 +56,6 @@ def take_skull_away(image: MetaTensor, scaled: MetaTensor, network: HasNormative
     note = f"the skull was taken away by the frame: {kept:.0f} of {seen:.0f} mL are kept"
     notes = json.dumps([*json.loads(image.meta.get("notes") or "[]"), note])
     return MetaTensor(values, meta={**image.meta, "notes": notes}, applied_operations=list(image.applied_operations))
-
-
-def _matches(normative: NormativeMap | None) -> bool:
-    return normative is not None and bool(normative.matching)
 
 
 def _is_larger(scaled: Tensor, affine: NDArray[np.float64], reference: Volume) -> bool:

@@ -15,12 +15,15 @@ from __future__ import annotations
 import argparse
 import json
 
+from monai_dpmm_ad.embedding.compact import COMPACT, compact_path
+
 VOLUMES = (1_000, 10_000, 100_000)
-#: of each backbone: depth, width, tokens of a slice, core seconds of a slice's forward pass and of the rest of a volume
-MODELS = {
-    "ViT-S/14": {"depth": 12, "width": 384, "tokens": 1025, "forward": 0.350, "other": 2.7},
-    "compact": {"depth": 4, "width": 128, "tokens": 785, "forward": 0.0190, "other": 1.8},
-}
+#: of each backbone: core seconds of a slice's forward pass and of the rest of a volume; those of compact were measured
+#: with the one of 128 dimensions that shipped before
+SECONDS = {"ViT-S/14": (0.350, 2.7), "compact": (0.0190, 1.8)}
+#: depth, width, tokens of a slice at 448
+VIT_S = (12, 384, 1025)
+_SIZE = 224  # of a slice that `compact` sees
 
 
 def main() -> None:
@@ -40,19 +43,26 @@ def main() -> None:
 
 def compute_rates(options: argparse.Namespace) -> dict[str, float]:
     """Core and GPU seconds, and bytes, of one volume."""
-    model = MODELS[options.model]
-    forward = options.slices * (model["forward"] if options.forward is None else options.forward)
-    other = model["other"] if options.other is None else options.other
-    flops = options.slices * count_flops(int(model["depth"]), int(model["width"]), int(model["tokens"]))
+    of_slice, of_rest = SECONDS[options.model]
+    forward = options.slices * (of_slice if options.forward is None else options.forward)
+    other = of_rest if options.other is None else options.other
+    depth, width, tokens = VIT_S if options.model != COMPACT else read_shape()
+    flops = options.slices * count_flops(depth, width, tokens)
     stored = options.patches * options.fraction * options.slices
     return {
         "core s, forward passes": forward,
         "core s, everything else": other,
         "core s, mixture": stored * options.epochs / options.mixture_rate,
         "GPU s, forward passes (assumed)": flops / (options.gpu_tflops * 1e12 * options.gpu_share),
-        "MiB, embedding store": stored * (2 * model["width"] + 16) / 2**20,
+        "MiB, embedding store": stored * (2 * width + 16) / 2**20,
         "MiB, maps and mask": options.output_mib,
     }
+
+
+def read_shape() -> tuple[int, int, int]:
+    """Depth, width and tokens of a slice of the backbone that ships."""
+    config = json.loads((compact_path() / "config.json").read_text(encoding="utf-8"))
+    return config["num_hidden_layers"], config["hidden_size"], (_SIZE // config["patch_size"]) ** 2 + 1
 
 
 def count_flops(depth: int, width: int, tokens: int) -> float:
@@ -89,7 +99,7 @@ def estimate(options: argparse.Namespace, rates: dict[str, float], volumes: int)
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--model", choices=list(MODELS), default="ViT-S/14")
+    parser.add_argument("--model", choices=list(SECONDS), default="ViT-S/14")
     parser.add_argument("--slices", type=int, default=150, help="with foreground, of a volume")
     parser.add_argument("--forward", type=float, help="core seconds of a slice's forward pass")
     parser.add_argument("--other", type=float, help="core seconds of a volume beside the forward passes")

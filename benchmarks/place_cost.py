@@ -6,9 +6,9 @@
 Bundles are fitted to so many IXI heads of 2 mm, half as many are held out, with the command's defaults and with
 ``--normative off``; both map a head of 2 mm and a real scan of 1 mm (T1 of MS patient 19). Processor seconds of whole
 commands, start of Python included; the fit that judges by place also matches its held-out scans. Then, in one process
-and thread, the steps of one scan: matching (with the coarse registration), registering (the rest, with the smooth
-field) and finishing the map, of the same two scans and of the second one resampled to 0.5 mm. Prints tables and a JSON
-line.
+and thread, the steps of one scan: matching (with the coarse registration), registering what was matched (the rest, with
+the smooth field) and finishing the map, of the same two scans and of the second one resampled to 0.5 mm. Prints tables
+and a JSON line.
 """
 
 from __future__ import annotations
@@ -87,9 +87,10 @@ def time_steps(model: AnomalyModel, path: Path) -> dict[str, float]:
     scan = preprocess_scan()({"image": str(path), "name": path.name})["image"]
     image, affine = np.asarray(scan)[0], np.asarray(scan.affine)
     costs: dict[str, float] = {"voxels": float(image.size)}
-    start = timed(costs, "match", lambda: normative.match(image, affine))[1]
-    frame = timed(costs, "register", lambda: normative.find_frame(image, affine, start))
-    timed(costs, "finish", lambda: normative(image, image, affine, frame))
+    match, start = timed(costs, "match", lambda: normative.match(image, affine))
+    matched = image if match is None else match.apply(image, affine)
+    frame = timed(costs, "register", lambda: normative.find_frame(matched, affine, start))
+    timed(costs, "finish", lambda: normative(matched, matched, affine, frame))
     return costs
 
 

@@ -45,7 +45,7 @@ def make(path: Path, number: int) -> None:
 def search(command: str, root: Path) -> Found:
     parser = argparse.ArgumentParser()
     parser.add_argument("command")
-    parser.add_argument("--images")
+    parser.add_argument("--data" if command.startswith("evaluate") else "--images", dest="images")
     parser.add_argument("--suffix")
     parser.add_argument("--pattern")
     options = parser.parse_args(shlex.split(command))

@@ -12,12 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
+from conftest import FAST
 from helpers.dicom_series import write_series
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from monai_dpmm_ad.bundle import read_settings
+from monai_dpmm_ad.commands import fit
 from monai_dpmm_ad.commands.cli import main
 from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.data.dataset import ScanFailure, read_failures, write_failures
@@ -184,3 +189,13 @@ def test_a_file_that_vanishes_is_a_failure_by_name(
         assert status == 1
         assert f"failed: {victim}: " in said
         assert (tmp_path / "out" / "0_mask.nii.gz").is_file()
+
+
+def test_a_picture_among_volumes_does_not_turn_places_off_without_a_word(
+    cohort: Path, tiny_vit: Path, tmp_path: Path
+) -> None:
+    values = nib.load(cohort.parent / "imagesTr" / "train_000.nii.gz").get_fdata()[:, :, 4]
+    Image.fromarray((255 * values / values.max()).astype(np.uint8)).save(tmp_path / "picture.png")
+    outcome = fit([cohort, tmp_path / "picture.png"], tmp_path / "bundle", embedder_name=str(tiny_vit), **FAST)
+    assert read_settings(tmp_path / "bundle")["normative"] == "off"
+    assert "maps are not judged by place: that takes two fitted volumes or more, and no picture" in str(outcome.note)

@@ -70,15 +70,16 @@ def write_card(
     """
     root = Path(bundle_root)
     counts = _count_scans(root)
-    embedder = printable(Path(settings["embedder_name"]).name if _is_folder(settings) else settings["embedder_name"])
+    embedder = _quote(Path(settings["embedder_name"]).name if _is_folder(settings) else settings["embedder_name"])
     facts = {
         **counts,
         "settings": settings,
-        "embedder": embedder.replace("`", "'"),
+        "embedder": embedder,
         "fitted": fitted,
         "kind": network.kind.describe(),
         "machine": machine,
         "packages": ", ".join(f"{name} {version}" for name, version in _versions("python", "torch", "monai").items()),
+        **_describe_people(network, settings),
         **_describe_calibration(network, settings),
     }
     blocks = _render(facts, "model", "data", "calibration", "evaluation", "machine", "limits")
@@ -172,6 +173,22 @@ def _count_scans(root: Path) -> dict[str, Any]:
     roles = [scan["role"] for scan in scans]
     counts: dict[str, Any] = {f"num_{role}": roles.count(role) for role in ("fitted", "held_out")}
     return {**counts, "num_updates": max((scan["fit"] for scan in scans), default=0)}
+
+
+def _describe_people(network: AnomalyNet, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of people and scanners; site names are a user's, so they are quoted."""
+    design = network.design
+    return {
+        "asymmetry": network.normative is not None and settings["asymmetry"] == "on",
+        "follows": () if design is None else design.linear,
+        "sites": [f"`{_quote(name)}`" for name in (() if design is None else design.sites)],
+        "site": settings["site"] and f"`{_quote(settings['site'])}`",
+    }
+
+
+def _quote(name: str) -> str:
+    """A name that can stand between the quotes of Markdown's code, and is none of the README's marks."""
+    return printable(name).replace("`", "'").replace("<", "‹")
 
 
 def _describe_calibration(network: AnomalyNet, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from monai_dpmm_ad.bundle.sequences import refuse_sequences
 from monai_dpmm_ad.bundle.workflow import load_workflow
 from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.network import AnomalyNet
@@ -67,7 +68,7 @@ def export_network(
 
     Raises:
         ValueError: an unknown format, a shape that is none, or a network that no graph can hold (detector ``himatch``,
-            patch mask ``pca``).
+            patch mask ``pca``, several sequences).
         ImportError: ONNX without the ``onnx`` extra.
         CheckpointError: a folder that is no fitted bundle.
         FileExistsError: where ``out`` is there and ``overwrite`` is not given.
@@ -76,6 +77,7 @@ def export_network(
         raise unknown_option("format", graph_format, FORMATS)
     if not overwrite and os.path.lexists(out):
         raise FileExistsError(errno.EEXIST, "is there already; name another --out, or give --overwrite", str(out))
+    refuse_sequences(bundle, "a graph")
     # In float32, since another machine may lack bfloat16.
     overrides: dict[str, Any] = {"embedder#autocast": False, "trust_bundle": trust_bundle}
     with load_workflow(bundle, ["inference"], "inference", **overrides) as workflow:

@@ -159,7 +159,9 @@ def save_model(
     root = Path(bundle_root)
     normative = network.normative
     sites = None if network.design is None else list(network.design.sites) or None
-    decided = {"sites": sites, **({"normative": "off"} if normative is None else {"frame": normative.frame})}
+    asymmetry = "off" if normative is None or normative.asymmetry is None else "on"
+    decided = {"sites": sites, "asymmetry": asymmetry}
+    decided |= {"normative": "off"} if normative is None else {"frame": normative.frame}
     model = {**pick_settings(settings, "model"), **decided}
     write_settings(root, model)
     write_recipe(root, {**model, **pick_settings(settings, "recipe")}, network.detector.num_components)

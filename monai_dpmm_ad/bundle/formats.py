@@ -18,7 +18,7 @@ from monai_dpmm_ad.utils.files import read_json
 
 __all__ = ["BROUGHT", "EVALUATE", "FORMAT_VERSION", "INFERENCE", "OWN_EMBEDDER", "place_settings", "read_settings"]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 INFERENCE = Path("configs") / "inference.json"
 EVALUATE = Path("configs") / "evaluate.json"
 #: ``embedder_name`` of a bundle that was handed on with its embedder: this folder, from the bundle's.
@@ -33,6 +33,7 @@ _MAX_BYTES = 4 * 2**20
 #: whose default does what was done before needs no new format and no entry.
 BROUGHT: dict[int, dict[str, Any]] = {
     3: {"normative": "off", "pooling": "top1pct", "false_positive_rate": 0.01},
+    4: {"pooling": "top01pct", "asymmetry": "off"},
 }
 
 
@@ -45,8 +46,19 @@ def _take_top_level(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"settings": {name: config[name] for name in (*SETTINGS, *RENAMED) if name in config}}
 
 
+def _say_what_auto_was(config: Mapping[str, Any]) -> dict[str, Any]:
+    """In format 3 ``pooling`` auto was the highest thousandth of a map judged by place; p-values belong to it."""
+    out = dict(config)
+    for part in (_DISPLAYABLE, "settings"):
+        section = config.get(part)
+        if isinstance(section, dict) and section.get("pooling") == "auto":
+            judged = section.get("normative", "on") != "off"
+            out[part] = {**section, "pooling": "top01pct" if judged else "top1pct"}
+    return out
+
+
 #: Format → what makes the next one of a config.
-_MIGRATIONS: dict[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {1: _take_top_level}
+_MIGRATIONS: dict[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {1: _take_top_level, 3: _say_what_auto_was}
 
 
 def read_settings(bundle_root: str | os.PathLike[str]) -> dict[str, Any]:
@@ -119,5 +131,7 @@ def _migrate(config: Mapping[str, Any], version: int) -> dict[str, Any]:
         if not isinstance(config.get(part, {}), dict):
             raise ValueError(f"`{part}` must be a dictionary, got {config[part]!r}.")
         settings |= config.get(part, {})
-    brought = {name: value for later, new in BROUGHT.items() if later > version for name, value in new.items()}
+    brought: dict[str, Any] = {}
+    for later in sorted(BROUGHT, reverse=True):  # what the next format brought is what this one did
+        brought |= BROUGHT[later] if later > version else {}
     return {**brought, **{RENAMED.get(str(name), str(name)): value for name, value in settings.items()}}

@@ -45,11 +45,14 @@ def fit_settings(given: Settings) -> dict[str, Any]:
             "`normative` off."
         )
     judged = values["normative"] == "on" and values["frame"] != "none"
-    if values["asymmetry"] == "on" and (not judged or values["intensity_side"] == "off"):
+    unplaced = not judged or values["intensity_side"] == "off"
+    if values["asymmetry"] == "on" and unplaced:
         raise ValueError(
             "`asymmetry` must be off where intensities are not judged by place, got on. Choose `normative` on and an "
             "`intensity_side`."
         )
+    if unplaced:
+        values["asymmetry"] = "off"
     if values["max_components"] is not None and values["detector_name"] != "dpmm":
         raise ValueError(
             f"`max_components` must be left out for {values['detector_name']}, which has no components, got "

@@ -68,12 +68,13 @@ def fit_sequences(
         }
         failures += _fit_one(root, request, str(device))
         decided = read_settings(root)
-        values |= {key: decided[key] for key in ("normative", "frame")}
+        values |= {key: decided[key] for key in ("normative", "frame", "asymmetry")}
         fitted = network[number]
         if decided["normative"] == "off":
             fitted.normative = None
         elif fitted.normative is not None:
             fitted.normative.frame = decided["frame"]
+            fitted.normative.asymmetry = fitted.normative.asymmetry if decided["asymmetry"] == "on" else None
         fitted.load_state_dict(read_state(root / MODEL))
     network.set_scales()
     return list(dict.fromkeys(failures))
@@ -93,20 +94,20 @@ def _fit_one(root: Path, request: Mapping[str, Any], device: str) -> list[ScanFa
     return list(workflow.failures)
 
 
-def refuse_sequences(settings: Mapping[str, Any], bundle_root: str | os.PathLike[str], what: str) -> None:
-    """Refuse a bundle of several sequences where only single images can be processed.
+def refuse_sequences(bundle_root: str | os.PathLike[str], what: str) -> None:
+    """Refuse a fitted bundle of several sequences where only single images can be processed.
 
     Args:
-        settings: of the bundle.
-        bundle_root: its folder.
+        bundle_root: folder of the bundle; of one that is not fitted nothing is said.
         what: is asked for, for the message.
 
     Raises:
-        ValueError: naming the bundles of single sequences inside it.
+        ValueError: naming the bundle of a single sequence inside it, which one that was handed on does not have.
     """
-    names = settings["sequences"]
+    names = read_settings(bundle_root)["sequences"] if is_fitted(bundle_root) else None
     if names is not None:
+        inside = Path(bundle_root) / "fit" / names[-1]
+        way = f"Take the bundle of one sequence, {inside}" if is_fitted(inside) else f"Fit one of {names[-1]} alone"
         raise ValueError(
-            f"`bundle` must be of single images for {what}, got one of the sequences {', '.join(names)}. Use infer, or "
-            f"the bundle of one sequence: {Path(bundle_root) / 'fit' / names[-1]}."
+            f"`bundle` must be of single images for {what}, got one of the sequences {', '.join(names)}. {way}."
         )

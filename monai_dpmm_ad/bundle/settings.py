@@ -64,8 +64,8 @@ _MODEL = (
         choices=("both", "bright", "dark", "off"), commands=_FIT,
     ),
     Setting(
-        "asymmetry", "off", "compare each place with the one across the middle of the head: for what is on one side",
-        "model", choices=("on", "off"), commands=_FIT,
+        "asymmetry", "auto", "compare each place with the one across the middle; auto: where both sides are alike",
+        "model", choices=("auto", "on", "off"), commands=_FIT,
     ),
     Setting(
         "trend", "off", "whether means follow people; a fit with a table turns it on", "model", choices=("on", "off"),
@@ -139,8 +139,8 @@ _MODEL = (
         commands=_FIT, embeds=True,
     ),
     Setting(
-        "pooling", "auto", "how a map becomes a scan's score; auto: top01pct if judged by place, else top1pct", "model",
-        choices=("auto", "mean", "top1pct", "top01pct", "max"), commands=_BOTH,
+        "pooling", "auto", "a map's score; auto: top001pct if judged by place, else top1pct", "model",
+        choices=("auto", "mean", "top1pct", "top01pct", "top001pct", "max"), commands=_BOTH,
     ),
 )  # fmt: skip
 
@@ -187,7 +187,7 @@ _OF_THE_FIT = (
     ),
     Setting(
         "match", "on", "take each scan's bias field and contrast away, where they differ from the fitted scans', "
-        "before it is mapped", "fit", choices=("on", "off"), commands=_FIT,
+        "before it is mapped", "fit", choices=("on", "off"), commands=_FIT, fixed=True,
     ),
     Setting("seed", 0, "of everything random", "fit", kind=int, interval="[0, inf)", commands=_FIT),
 )  # fmt: skip

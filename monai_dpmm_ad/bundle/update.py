@@ -87,7 +87,8 @@ def read_update_settings(
 
     Raises:
         CheckpointError: when the bundle is not fitted or damaged, or its provenance is missing or has a wrong setting.
-        ValueError: when a setting differs from the bundle's, or it tells sites apart.
+        ValueError: when a setting differs from the bundle's, it tells sites apart, or the update has a table or an
+            atlas that the fit had not, or lacks the table that it had.
     """
     if not is_fitted(bundle):
         raise CheckpointError(f"{bundle}: has no fitted model to update. Make one with fit.")
@@ -103,6 +104,7 @@ def read_update_settings(
         )
     if not site:
         _refuse_sites(stored["sites"])
+        _refuse_tables(stored, given)
     fixed = {**stored, **pick_settings(recipe, "fixed")}
     for name, value in given.items():
         if name in fixed and SETTINGS[name].check(value) != fixed[name]:
@@ -110,6 +112,25 @@ def read_update_settings(
                 f"`{name}` must be the bundle's own, {fixed[name]}, got {value}. Leave it out, or fit anew."
             )
     return {**recipe, **stored, **given}
+
+
+def _refuse_tables(stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuse what a bundle was fitted without, and ask for what it was fitted with."""
+    told = given.get("covariates") is not None or bool(given.get("participants"))
+    if told and stored["trend"] != "on":
+        raise ValueError(
+            "`covariates` must be left out of an update of a bundle that was fitted without. Leave it out, or fit anew."
+        )
+    if stored["trend"] == "on" and not told:
+        raise ValueError(
+            "`covariates` must be given for an update of a bundle that was fitted with, got none. Give a table of the "
+            "new people."
+        )
+    if given.get("regions") is not None and not stored["num_regions"]:
+        raise ValueError(
+            f"`regions` must be left out of an update of a bundle that was fitted without, got {given['regions']}. "
+            "Leave it out, or fit anew."
+        )
 
 
 def _refuse_sites(sites: Sequence[str] | None) -> None:

@@ -17,12 +17,15 @@ __all__ = ["FALSE_MARKS", "OWN", "FittedRange", "describe_own"]
 
 #: What is kept of each scan: median and spread of its finished map, and how far its registration is from agreement.
 OWN = ("median", "spread", "disagreement")
-#: Of a hundred healthy scans at most so many are marked, from 19 held-out ones on.
+#: Of healthy scans at most this share is marked, from so many held-out ones on whatever the distribution.
 FALSE_MARKS = 0.05
+_ENOUGH = round(1 / FALSE_MARKS) - 1
 #: Shares of the map: neither is where lesions are.
 _MIDDLE, _UPPER = 0.5, 0.84
 #: What a scan must lie off at least, in robust standard deviations between scans, and how small those can be.
 _LEAST_OFFSET, _LEAST_SPREAD = 3.0, 0.02
+#: Two values lie equally far from their middle, whatever they are.
+_FEWEST = 2
 _VALUES = 1 << 20
 _SAID = ("its map is too high everywhere", "its map varies too much", "its registration agrees too little")
 
@@ -84,13 +87,20 @@ class FittedRange(nn.Module):
     def judge(self, own: Sequence[float]) -> str | None:
         """Say in what a scan lies beyond the held-out ones.
 
+        With fewer than 19 scans no p-value reaches `FALSE_MARKS`: one in n + 1 healthy scans lies beyond the other n.
+        Such a scan is marked where it is √(18 / (n − 1)) times as far off as is asked with 19: a spread of few is
+        found too small by about that. Of values whose tails are those of t with two degrees of freedom or lighter
+        at most 5 in 100 are marked then, of strongly skewed ones somewhat more.
+
         Returns:
-            A clause without a full stop; None where it does not, or nothing is known. With fewer than 19 scans no
-            p-value reaches `FALSE_MARKS`: a scan that lies beyond all of them is marked.
+            A clause without a full stop; None where it does not, or nothing is known.
         """
+        count = int(self.num_scans)
+        if count < _FEWEST:
+            return None
         p_value, offset, column = self._compare(own)
-        limit = max(FALSE_MARKS, 1 / (int(self.num_scans) + 1))
-        if p_value > limit or offset < _LEAST_OFFSET:
+        least = _LEAST_OFFSET * max(1.0, ((_ENOUGH - 1) / (count - 1)) ** 0.5)
+        if p_value > max(FALSE_MARKS, 1 / (count + 1)) or offset < least:
             return None
         return f"{_SAID[column]} (p = {p_value:.2g})"
 

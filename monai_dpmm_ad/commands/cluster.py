@@ -84,13 +84,13 @@ def cluster(
     """
     check_options(weights, tau, linkage, num_clusters)
     check_device(overrides)
+    refuse_sequences(bundle, "cluster")
     out = Path(out).absolute()
     with hold_output(out, overwrite, OUTPUTS):
         paths = absolute_paths(images)
         overrides |= {"dataset_dir": paths, "trust_bundle": trust_bundle}
         with load_workflow(bundle, ["inference"], "inference", **overrides) as workflow:
             network, values = workflow.network, workflow.settings
-            refuse_sequences(values, bundle, "cluster")
             scans = ScanDataset(_abnormal(workflow.datalist), workflow.preprocessing)
         if items == "images" and len(scans) < 2:
             raise ValueError(f"`images` must be at least two scans that may be abnormal, got {len(scans)}.")

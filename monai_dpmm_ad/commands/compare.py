@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from monai_dpmm_ad.bundle.sequences import refuse_sequences
+from monai_dpmm_ad.bundle import is_fitted, read_settings
 from monai_dpmm_ad.commands.bids import write_bids_changes
 from monai_dpmm_ad.commands.checks import PathLike, hold_output, make_absolute
 from monai_dpmm_ad.commands.pairs import find_pairs
@@ -35,6 +35,7 @@ from monai_dpmm_ad.normative.lattice import Lattice
 from monai_dpmm_ad.normative.visits import Visit
 from monai_dpmm_ad.transforms import output_path
 from monai_dpmm_ad.transforms.save import write_map
+from monai_dpmm_ad.transforms.sequences import find_present
 from monai_dpmm_ad.utils.files import write_csv, write_json
 from monai_dpmm_ad.utils.progress import track
 
@@ -145,11 +146,11 @@ def compare(
     dicom = bool(overrides.pop("dicom", False))
     people = overrides.pop("covariates", None), bool(overrides.pop("participants", False))
     make_absolute(overrides, "regions")
+    choice.setdefault("suffix", read_settings(bundle)["sequences"] if is_fitted(bundle) else None)
     pairs, failures = find_pairs(before, after, table, session, choice)
     folder = Path(out).absolute()
     with hold_output(folder, overwrite, TABLES):
         model = AnomalyModel.load(bundle, trust_bundle, **overrides)
-        refuse_sequences(model.settings, bundle, "compare")
         false_regions = float(model.settings["false_regions"])
         tell = partial(add_covariates, table=people[0], participants=people[1], needed=model.network.covariates)
         pairs = [Visits(pair.name, *tell([pair.before, pair.after])) for pair in pairs]
@@ -200,7 +201,7 @@ def compare_results(
     Raises:
         ScanError: pictures, or visits that do not show the same.
     """
-    change = compare_visits(as_visit(before), as_visit(after))
+    change = compare_visits(*_as_visits(before, after))
     visits = (before.row, after.row)
     known = [row.in_range for row in visits]
     in_range = False if False in known else None if None in known else True
@@ -236,7 +237,7 @@ def observe_healthy(
         pairs = real or [simulate_visits(group[0], Path(temporary)) for group in people]
         for first, second in track(pairs, total=len(pairs), description="Healthy pairs"):
             results = [model.predict_item(item, keep_images=True) for item in (first, second)]
-            change = compare_visits(as_visit(results[0]), as_visit(results[1]))
+            change = compare_visits(*_as_visits(*results))
             name = str(first["name"])
             statistics = change_statistics(change.change)
             calibration.update(name, statistics)
@@ -253,8 +254,19 @@ def as_visit(result: AnomalyResult) -> Visit:
     path = str(pred.meta["filename_or_obj"])
     if result.map.ndim != 3 or min(result.map.shape) < 2:
         raise ScanError(path, "is no volume; visits are compared in space")
-    values = np.asarray(image.as_subclass(torch.Tensor)[0].cpu(), dtype=np.float32)
-    return Visit(path, values, np.asarray(image.affine, dtype=np.float64), result.map, result.mask, result.affine)
+    channels = np.asarray(image.as_subclass(torch.Tensor).cpu(), dtype=np.float32)
+    values, *others = (channels[number] for number in find_present(image))
+    affine = np.asarray(image.affine, dtype=np.float64)
+    return Visit(path, values, affine, result.map, result.mask, result.affine, tuple(others))
+
+
+def _as_visits(before: AnomalyResult, after: AnomalyResult) -> tuple[Visit, Visit]:
+    """Two visits of the same sequences: sums of other maps say nothing of a change."""
+    one, two = as_visit(before), as_visit(after)
+    if find_present(before.scan["image"]) != find_present(after.scan["image"]):
+        reason = f"has other sequences than the first visit, {one.path}: leave out of one what the other lacks"
+        raise ScanError(two.path, reason)
+    return one, two
 
 
 def _subject(item: Mapping[str, Any]) -> str:

@@ -18,7 +18,6 @@ from ignite.engine import Events
 from numpy.typing import ArrayLike
 
 from monai_dpmm_ad.bundle import INFERENCE, MODEL, AnomalyWorkflow, load_workflow, names_of
-from monai_dpmm_ad.bundle.sequences import refuse_sequences
 from monai_dpmm_ad.commands.checks import PathLike, check_device, make_absolute
 from monai_dpmm_ad.commands.images import is_path, write_image, write_images
 from monai_dpmm_ad.commands.result import AnomalyResult
@@ -214,11 +213,11 @@ class AnomalyModel:
         """
         from monai_dpmm_ad.commands.compare import compare_results, observe_healthy
 
-        refuse_sequences(self.settings, self.root, "compare")
         calibration = None
         if healthy:
             tables = (overrides.get("covariates"), overrides.get("participants", False))
-            known = add_covariates(resolve_datalist(list(healthy)), *tables, self.network.covariates)
+            found = resolve_datalist(list(healthy), suffix=self.settings["sequences"])
+            known = add_covariates(found, *tables, self.network.covariates)
             calibration = observe_healthy(self, known)[0]
         first, second = (self.predict(image, keep_images=True, **overrides) for image in (before, after))
         allowed = float(overrides.get("false_regions", self.settings["false_regions"]))

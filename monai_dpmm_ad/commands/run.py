@@ -82,8 +82,8 @@ def fit(
     make_absolute(overrides, "regions", "covariates")
     if overrides.get("mlflow") is not None:
         import_extra("mlflow", "mlflow")
-    if update is not None and is_fitted(update):
-        refuse_sequences(read_settings(update), update, "an update")
+    if update is not None:
+        refuse_sequences(update, "an update")
     if overrides.get("site") is not None:
         if update is None:
             raise ValueError("`site` must come with `update`, the fitted bundle that it is learnt for, got none.")
@@ -128,8 +128,8 @@ def fit(
     split, network = workflow.split, workflow.network
     notes = [judge_network(network, read_settings(bundle)), network.note(), split.note]
     wanted = overrides.get("normative") != "off" and overrides.get("frame") != "none"
-    if wanted and network.normative is None and len(split.train) == 1 and network.kind.spatial_dims == 3:
-        notes.append("of one fitted scan, what differs between people is not known: maps are not judged by place")
+    if wanted and network.normative is None and network.kind.spatial_dims == 3:
+        notes.append("maps are not judged by place: that takes two fitted volumes or more, and no picture among them")
     return Outcome(
         failures=[*split.found.list_failures(), *workflow.failures],
         metrics=describe_fit(bundle),

@@ -10,23 +10,37 @@ from typing import Any
 
 import numpy as np
 
-from monai_dpmm_ad.normative.repeats import repeat_scan
+from monai_dpmm_ad.data.sequences import make_scan
+from monai_dpmm_ad.normative.repeats import draw_motion, repeat_scan
 from monai_dpmm_ad.transforms import LoadScan
 
 __all__ = ["simulate_visits"]
 
 
 def simulate_visits(item: Mapping[str, Any], folder: Path) -> list[Mapping[str, Any]]:
-    """Two visits of a person who has been scanned once, each with a motion, a field and noise of its own."""
+    """Two visits of a person who has been scanned once, each with a motion, a field and noise of its own.
+
+    The sequences of a visit have the motion alike.
+    """
     import nibabel as nib
 
-    scan = LoadScan(spatial_dims=3)(item["image"])
-    values, affine = np.asarray(scan[0], dtype=np.float32), np.asarray(scan.affine, dtype=np.float64)
     rng = np.random.default_rng(zlib.crc32(str(item["name"]).encode()))
+    parts: Mapping[str, Any] = item.get("sequences") or {"": {"image": item["image"]}}
+    scans = {}
+    for name, part in parts.items():
+        if part is not None:
+            scan = LoadScan(spatial_dims=3)(part["image"], channel=part.get("channel"))
+            scans[name] = np.asarray(scan[0], dtype=np.float32), np.asarray(scan.affine, dtype=np.float64)
+    kept = {key: item[key] for key in ("name", "covariates") if key in item}
     visits: list[Mapping[str, Any]] = []
     for number in (1, 2):
-        path = folder / f"{item['name']}_{number}.nii"
-        nib.save(nib.Nifti1Image(repeat_scan(values, affine, rng), affine), path)
-        kept = {key: item[key] for key in ("name", "covariates") if key in item}
-        visits.append({**kept, "image": str(path)})
+        first, affine = next(iter(scans.values()))
+        motion, written = draw_motion(first.shape, affine, rng), {}
+        for name, (values, affine) in scans.items():
+            written[name] = str(folder / f"{item['name']}_{number}{name and '_'}{name}.nii")
+            nib.save(nib.Nifti1Image(repeat_scan(values, affine, rng, motion), affine), written[name])
+        if item.get("sequences"):
+            visits.append(make_scan(kept, [written.get(name) for name in parts], list(parts)))
+        else:
+            visits.append({**kept, "image": written[""]})
     return visits

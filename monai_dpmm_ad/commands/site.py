@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from monai_dpmm_ad.bundle import create_bundle, describe_fit, read_settings, save_model
 from monai_dpmm_ad.bundle.promises import judge_network
 from monai_dpmm_ad.bundle.provenance import describe_scans, load_provenance, write_provenance
+from monai_dpmm_ad.bundle.settings import SETTINGS
 from monai_dpmm_ad.bundle.update import read_update_settings
 from monai_dpmm_ad.commands.checks import PathLike, check_writable, hold_bundle
 from monai_dpmm_ad.commands.model import AnomalyModel
@@ -27,10 +28,13 @@ from monai_dpmm_ad.handlers.sites import watch_cells
 from monai_dpmm_ad.normative import REGION_THRESHOLD, NormativeMap, measure_regions
 from monai_dpmm_ad.normative.regions import regions_scans_needed
 from monai_dpmm_ad.normative.site import SiteCells, SiteField
+from monai_dpmm_ad.utils.distributed import launched
 from monai_dpmm_ad.utils.progress import track
 
 __all__ = ["learn_site"]
 
+#: Settings that say which files are scans.
+_CHOICE = ("suffix", "pattern", "participant_label", "session")
 #: Scans of a site from which on the site is calibrated on them alone.
 _LEAST = regions_scans_needed(1.0)
 
@@ -59,15 +63,14 @@ def learn_site(
         overrides: ``device`` and which files are read; settings of the model must be the bundle's own.
 
     Raises:
-        ValueError: a bundle that does not judge by place, or that is a site's already.
+        ValueError: a bundle that does not judge by place, or that is a site's already; an option without effect.
         ScanError: no scan of the site can be mapped.
     """
     started = time.monotonic()
-    read_update_settings(
-        bundle, overrides, site=True
-    )  # refuses other settings than the bundle's, and a bundle of a site
+    read_update_settings(bundle, overrides, site=True)  # other settings than the bundle's, a bundle of a site
+    _refuse_useless(overrides)
     known = {name: overrides[name] for name in ("device",) if name in overrides}
-    choice = {n: overrides[n] for n in ("suffix", "pattern", "participant_label", "session") if n in overrides}
+    choice = {name: overrides[name] for name in _CHOICE if name in overrides}
     model = AnomalyModel.load(bundle, **known)
     normative = model.network.normative
     if normative is None:
@@ -102,6 +105,20 @@ def learn_site(
             f"p-values are still those of the old site; {_LEAST} or more give the site its own"
         )
     return Outcome(failures=[*found.list_failures(), *failures], metrics=describe_fit(root), note=note)
+
+
+def _refuse_useless(overrides: Mapping[str, Any]) -> None:
+    """Refuse what would change nothing; settings of the model are the bundle's own already."""
+    for name, value in overrides.items():
+        setting = SETTINGS.get(name)
+        repeated = setting is not None and (setting.role == "model" or setting.fixed)
+        if value is not None and not repeated and name not in ("device", *_CHOICE):
+            raise ValueError(
+                f"`{name}` must be left out with `site`, got {value}: mixture and atlases stay as they are, so it "
+                "would change nothing. Leave it out."
+            )
+    if launched():
+        raise ValueError("`site` must be learnt by one process, got several. Start it without torchrun.")
 
 
 def _observe(

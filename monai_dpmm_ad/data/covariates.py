@@ -16,34 +16,26 @@ import numpy as np
 
 from monai_dpmm_ad.data.bids import find_root, read_entities
 from monai_dpmm_ad.data.paths import scan_stem
+from monai_dpmm_ad.data.people import COVARIATES, find_group, find_thirds, name_groups, require_columns
+from monai_dpmm_ad.data.sites import MOST_SITES, find_site, list_sites
 from monai_dpmm_ad.data.split import Split
 from monai_dpmm_ad.data.subjects import first_file
 from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import ScanError
 
 __all__ = [
-    "COVARIATES",
-    "MOST_SITES",
     "PARTICIPANTS",
     "add_covariates",
     "add_split_covariates",
     "choose_of_sites",
-    "find_group",
-    "find_thirds",
-    "list_sites",
-    "name_groups",
     "name_sites",
     "read_covariates",
     "read_person",
 ]
 
-#: What can be asked of a table.
-COVARIATES = ("age", "sex", "site")
 #: The table of a BIDS data set.
 PARTICIPANTS = "participants.tsv"
 _LEAST_GROUP = 2
-#: Sites that a fit tells apart: a normative map stays below 10 MB.
-MOST_SITES = 19
 #: Scans of a site that its offset is learnt from, at most: each is mapped once more.
 _PER_SITE = 10
 _LONGEST_NAME = 64
@@ -104,18 +96,25 @@ def add_covariates(
 
 
 def add_split_covariates(
-    split: Split, table: str | os.PathLike[str] | None, participants: bool = False, group_by: str = "none"
+    split: Split,
+    table: str | os.PathLike[str] | None,
+    participants: bool = False,
+    group_by: str = "none",
+    known: bool = False,
 ) -> Split:
     """Give the scans of a fit what a table says, see :func:`add_covariates`; check groups and sites before long work.
+
+    A site that all fitted scans have tells nobody apart: it is left out, and the split's note says so.
 
     Args:
         split: of the fit.
         table: see there.
         participants: see there.
         group_by: ``age``, ``sex``, ``site`` or ``none``: by what the held-out scans are calibrated apart.
+        known: what tells people apart is known already, of the bundle that is updated or of all sequences' scans.
 
     Raises:
-        ValueError: a group with less than two held-out scans, or too many sites.
+        ValueError: a table that tells nobody apart, a group with less than two held-out scans, or too many sites.
 
     Example:
         >>> from monai_dpmm_ad.data.split import Split
@@ -126,6 +125,11 @@ def add_split_covariates(
     train, held_out = (add_covariates(items, table, participants) for items in (split.train, split.held_out))
     people = [read_person(item) for item in train]
     sites = list_sites(people)
+    note = split.note
+    if not known and (table is not None or participants):
+        require_columns(people)
+        if not sites and (only := {person["site"] for person in people if person.get("site") is not None}):
+            note = "; ".join(filter(None, [note, f"all fitted scans are of one site, {min(only)}: it is left out"]))
     if len(sites) > MOST_SITES:
         raise ValueError(
             f"`covariates` must name {MOST_SITES} sites at most, got {len(sites)}. Give small sites one name, or leave "
@@ -145,26 +149,13 @@ def add_split_covariates(
                 f"`group_by` must make groups of {_LEAST_GROUP} held-out scans or more, got {counts[small[0]]} of the "
                 f"group {small[0]}. Hold out more healthy scans, or leave it out."
             )
-    return replace(split, train=train, held_out=held_out)
+    return replace(split, train=train, held_out=held_out, note=note)
 
 
 def read_person(item: Mapping[Any, Any]) -> dict[str, Any]:
     """What :func:`add_covariates` wrote into an item, or a datalist has there, or the metadata of its image."""
     told = item.get("covariates") or {}
     return dict(json.loads(told) if isinstance(told, str) else told)
-
-
-def find_thirds(people: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
-    """The ages between thirds of people; 0 where nobody's is known."""
-    ages = [person["age"] for person in people if person.get("age") is not None]
-    low, high = np.quantile(ages, [1 / 3, 2 / 3]).tolist() if ages else (0.0, 0.0)
-    return low, high
-
-
-def list_sites(people: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The names of people's sites, in alphabetical order; none where there are not two."""
-    names = sorted({person["site"] for person in people if isinstance(person.get("site"), str)})
-    return tuple(names) if len(names) > 1 else ()
 
 
 def name_sites(items: Iterable[Item]) -> tuple[str, ...]:
@@ -186,31 +177,13 @@ def choose_of_sites(items: Sequence[Item]) -> list[Item]:
         ['00', '04', '06', '10']
     """
     chosen = []
-    for name in name_sites(items):
-        listed = [item for item in items if read_person(item).get("site") == name]
+    names = name_sites(items)
+    for number in range(len(names)):
+        listed = [item for item in items if find_site(read_person(item).get("site"), names) == number]
         listed.sort(key=lambda item: str(item["name"]))
         places = np.unique(np.linspace(0, len(listed) - 1, _PER_SITE).round().astype(int))
         chosen += [listed[place] for place in places]
     return chosen
-
-
-def find_group(by: str, person: Mapping[str, Any], edges: tuple[float, float], sites: Sequence[str] = ()) -> str | None:
-    """The name of a person's group: the sex, the site, or a third by age; None where that is not known."""
-    value = person.get(by)
-    if value is None:
-        return None
-    names = name_groups(by, edges, sites)
-    if by == "age":
-        return names[sum(value > edge for edge in edges)]
-    name = f"site {value}" if by == "site" else str(value)
-    return name if name in names else None
-
-
-def name_groups(by: str, edges: tuple[float, float], sites: Sequence[str] = ()) -> tuple[str, ...]:
-    """The names of all groups."""
-    low, high = edges
-    ages = (f"age to {low:.4g}", f"age {low:.4g} to {high:.4g}", f"age from {high:.4g}")
-    return {"sex": ("F", "M"), "site": tuple(f"site {name}" for name in sites), "age": ages}[by]
 
 
 def read_covariates(

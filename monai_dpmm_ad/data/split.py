@@ -55,6 +55,9 @@ def split_scans(
     Returns:
         The split. A single subject cannot be split: it is validated on itself, with a warning.
 
+    Raises:
+        ValueError: all scans that were named to be held out are fitted.
+
     Example:
         >>> import json, tempfile
         >>> from pathlib import Path
@@ -75,7 +78,16 @@ def split_scans(
         require_scans(others)
         found.failures += others.failures
         found.left_out += others.left_out
-    held_out = [item for item in keep(_without_abnormal(others)) if str(item["image"]) not in fitted]
+    named = _without_abnormal(others)
+    twice = [str(item["name"]) for item in named if str(item["image"]) in fitted] if validation_paths else []
+    if twice and len(twice) == len(named):
+        raise ValueError(
+            f"`held_out` must name other scans than `images`, got {', '.join(twice[:3])}{', …' * (len(twice) > 3)} in "
+            "both. Take them out of `images`."
+        )
+    if twice:
+        warnings.warn(f"{len(twice)} held-out scans are fitted, so not held out: {', '.join(twice[:3])}", stacklevel=2)
+    held_out = [item for item in keep(named) if str(item["image"]) not in fitted]
     if held_out:
         return Split(train, held_out, True, found)
     unknown = sum(name_subject(item) is None for item in train)

@@ -96,12 +96,18 @@ def embed_dataset(
     dataset.failures.extend(_name_once(_embed_missing(dataset, path, open_writer, embed_scan, keep), dataset))
     store = EmbeddingStore(path, order=[item["name"] for item in dataset.data])
     if store.num_rows == 0:
-        reasons = (
-            "; ".join(f"{failure.path}: {failure.reason}" for failure in dataset.failures)
-            or "no normal patch was found"
-        )
-        raise EmbeddingStoreError(f"None of the {len(dataset.data)} scans could be embedded. {reasons}")
+        raise EmbeddingStoreError(_say_nothing(dataset))
     return store
+
+
+def _say_nothing(dataset: ScanDataset) -> str:
+    """Why a fit, or its validation, has nothing; which of the two it is the user can tell by the scans."""
+    told = [f"{failure.path}: {failure.reason}" for failure in dataset.failures[:3]] or ["no normal patch was found"]
+    more = ["…"] if len(dataset.failures) > len(told) else []
+    return (
+        f"None of the {len(dataset.data)} scans could be embedded. {'; '.join(told + more)}. Take them out; "
+        "if these were to be held out, name others with --held-out."
+    )
 
 
 def _embed_missing(

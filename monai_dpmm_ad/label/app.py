@@ -24,7 +24,7 @@ from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 
 from monai_dpmm_ad import __version__
-from monai_dpmm_ad.bundle import is_fitted, read_settings
+from monai_dpmm_ad.bundle import is_fitted
 from monai_dpmm_ad.bundle.sequences import refuse_sequences
 from monai_dpmm_ad.commands.label_app import SERVER
 from monai_dpmm_ad.errors import CheckpointError
@@ -69,7 +69,7 @@ class AnomalyApp(MONAILabelApp):
         bundle = conf.get("bundle")
         if not bundle or not is_fitted(bundle):
             raise CheckpointError(f"`bundle` must be a fitted bundle, got {bundle}. Add --conf bundle BUNDLE.")
-        refuse_sequences(read_settings(bundle), bundle, "a label server, which hands over one image")
+        refuse_sequences(bundle, "a label server, which hands over one image")
         overrides = {name: conf[name] for name in ("device",) if name in conf}
         if "regions" in conf:
             overrides["regions"] = os.path.abspath(conf["regions"])

@@ -45,7 +45,8 @@ def segment(app: MONAILabelApp, model: str, image: str, params: Mapping[str, Any
     found = app.infer({**params, "model": model, "image": image, "result_extension": ".nii.gz"})
     try:
         names = {value: name for name, value in found["params"]["label_names"].items()}
-        dataset = make_label_segmentation(found["file"], app.datastore().series_folder(image), names)
+        folder, in_range = app.datastore().series_folder(image), found["params"].get("in_range")
+        dataset = make_label_segmentation(found["file"], folder, names, in_range)
     finally:
         os.unlink(found["file"])
     handle, path = tempfile.mkstemp(suffix=".dcm")
@@ -56,7 +57,9 @@ def segment(app: MONAILabelApp, model: str, image: str, params: Mapping[str, Any
     )
 
 
-def make_label_segmentation(label: str | os.PathLike[str], series: str, names: Mapping[int, str]) -> Any:
+def make_label_segmentation(
+    label: str | os.PathLike[str], series: str, names: Mapping[int, str], in_range: bool | None = None
+) -> Any:
     """Make a DICOM Segmentation of a label map, whichever way its array lies.
 
     Args:
@@ -64,6 +67,7 @@ def make_label_segmentation(label: str | os.PathLike[str], series: str, names: M
         series: folder of the DICOM series.
         names: of the values; those without one are called after the value. A label without any marked voxel becomes one
             empty segment ``normal``, since a Segmentation has at least one.
+        in_range: see :func:`~monai_dpmm_ad.transforms.save_dicom.make_segmentation`.
 
     Returns:
         A ``highdicom.seg.Segmentation``.
@@ -78,7 +82,8 @@ def make_label_segmentation(label: str | os.PathLike[str], series: str, names: M
     for number, value in enumerate(found, start=1):
         numbers[values == value] = number
     sources = read_sources(json.loads(image.meta["dicom_files"]))
-    return make_segmentation(numbers, sources, [names.get(value, f"label {value}") for value in found] or ["normal"])
+    told = [names.get(value, f"label {value}") for value in found] or ["normal"]
+    return make_segmentation(numbers, sources, told, in_range)
 
 
 def read_segmentation(dataset: Any, like: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], dict[int, str]]:

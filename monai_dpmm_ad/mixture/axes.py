@@ -23,6 +23,7 @@ from torch import Tensor
 
 from monai_dpmm_ad.mixture.families.base import DataScale
 from monai_dpmm_ad.mixture.initialise import seed_labels
+from monai_dpmm_ad.ops.precision import supports_bfloat16
 
 __all__ = ["estimate_axes", "refine_axes", "whiten_within"]
 
@@ -108,18 +109,17 @@ def refine_axes(axes: Tensor, residual: Tensor, labels: Tensor) -> Tensor:
     Returns:
         (D, D), float64; a scaling of each axis is left as it is, since the components' variances take it up.
     """
-    eye = torch.eye(len(axes), dtype=axes.dtype, device=axes.device)
     now = best = _start(axes, residual, labels)
     least = waited = 0
     for _ in range(MAX_STEPS):
         step = now.find_step()
         for halving in range(least, HALVINGS):
-            moved = now.turn(eye + 0.5**halving * step)
+            moved = now.turn(0.5**halving * step)
             if moved.objective > now.objective:
                 break
         else:
             break
-        least = max(halving - 1, 0)
+        least = halving if halving > least else max(halving - 1, 0)
         gain = moved.objective - now.objective
         now = moved
         waited = 0 if now.judged > best.judged else waited + 1
@@ -158,18 +158,25 @@ class _Clusters:
         distance = (judging.square() / self.variance.to(y.dtype)[cluster]).sum(1, dtype=torch.float64)
         self.judged = float(volume - 0.5 * (logs[cluster] + distance).mean())
 
-    def turn(self, move: Tensor) -> _Clusters:
-        """The same along axes that are moved: (D, D), relative to these."""
-        return _Clusters(move @ self.axes, self.y @ move.T.to(self.y.dtype), self.labels)
+    def turn(self, step: Tensor) -> _Clusters:
+        """The same along axes (1 + step) A, (D, D): what is rounded is the rows' change alone."""
+        short = step.to(_product_dtype(self.y))
+        change = self.y.to(short.dtype) @ short.T
+        return _Clusters(self.axes + short.to(step.dtype) @ self.axes, self.y + change, self.labels)
 
     def find_step(self) -> Tensor:
         """The quasi-Newton step E, (D, D), zero on its diagonal."""
         precision = 1.0 / self.variance
-        pull = self.learning * precision.to(self.y.dtype)[self.known]
-        slope = (pull.T @ self.learning).double() / len(self.known)
+        pull, dtype = self.learning * precision.to(self.y.dtype)[self.known], _product_dtype(self.y)
+        slope = (pull.to(dtype).T @ self.learning.to(dtype)).double() / len(self.known)
         curvature = (precision * self.share[:, None]).T @ self.variance
         determinant = (curvature * curvature.T - 1.0).clamp(min=LEAST_CURVATURE)
         return ((slope.T - curvature.T * slope) / determinant).fill_diagonal_(0.0)
+
+
+def _product_dtype(rows: Tensor) -> torch.dtype:
+    """What a step's products run in: a direction and a small change need no more than bfloat16, where that is fast."""
+    return torch.bfloat16 if rows.dtype == torch.float32 and supports_bfloat16(rows.device) else rows.dtype
 
 
 def _take_residuals(x: Tensor, labels: Tensor, num_clusters: int) -> Tensor:

@@ -61,7 +61,7 @@ class AnomalyNet(Judging):
         frame: how places of scans are brought together, one of :data:`~monai_dpmm_ad.normative.FRAMES`; with ``"none"``
             there is no normative map, ``"auto"`` is for a fit to decide.
         intensity_side: which deviations of intensity count there.
-        asymmetry: ``"on"`` compares them with those of the other side of the head as well.
+        asymmetry: ``"on"`` compares them with those of the other side of the head as well, ``"auto"`` where both are alike.
         trend: ``"on"`` lets what is expected there follow a person's age and sex, see
             :class:`~monai_dpmm_ad.normative.trend_map.TrendMap`.
         site: name of another scanner, which the normative map is brought to.
@@ -136,7 +136,7 @@ class AnomalyNet(Judging):
                     f"{intensity_tail}. Choose `intensity_side`, or `normative` off."
                 )
             self.normative = (NormativeMap if trend == "off" else TrendMap)(
-                "deformed" if frame == "auto" else frame, intensity_side, asymmetry=asymmetry == "on"
+                "deformed" if frame == "auto" else frame, intensity_side, asymmetry=asymmetry
             )
             self.normative.site = None if site is None else SiteField()
         self.regions = RegionCalibration()
@@ -158,6 +158,7 @@ class AnomalyNet(Judging):
         if self.normative is not None:  # nor were scans matched, and intensities weighed more
             state_dict.setdefault(f"{prefix}normative.matching", torch.zeros_like(self.normative.matching))
             state_dict.setdefault(f"{prefix}normative.weights", torch.tensor([1.0, 1.0, 0.5], dtype=torch.float64))
+            state_dict.setdefault(f"{prefix}normative.scales", torch.tensor([1.0, 2.0], dtype=torch.float64))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def know_sites(self, names: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from monai_dpmm_ad.calibration import Calibration
-from monai_dpmm_ad.data.covariates import find_group, name_groups
+from monai_dpmm_ad.data.people import find_group, name_groups
 from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.normative import RegionCalibration
 from monai_dpmm_ad.normative.covariates import Design

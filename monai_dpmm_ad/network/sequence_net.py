@@ -13,7 +13,7 @@ from monai_dpmm_ad.calibration.drift import DriftReference, PatchSummary
 from monai_dpmm_ad.calibration.fitted_range import FittedRange
 from monai_dpmm_ad.calibration.kind import FittedKind
 from monai_dpmm_ad.calibration.subsets import SubsetCalibration
-from monai_dpmm_ad.data.covariates import COVARIATES
+from monai_dpmm_ad.data.people import COVARIATES
 from monai_dpmm_ad.detectors import Detector
 from monai_dpmm_ad.embedding import Embedder
 from monai_dpmm_ad.network.anomaly_net import AnomalyNet

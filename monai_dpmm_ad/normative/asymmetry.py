@@ -22,6 +22,7 @@ Array = NDArray[np.float32]
 Matrix = NDArray[np.float64]
 Shape = tuple[int, int, int]
 
+_ALIKE = 0.9  # correlation
 _FLIP = np.array([-1.0, 1.0, 1.0])  # x runs from left to right
 
 
@@ -56,18 +57,22 @@ class Asymmetry(nn.Module):
         self.register_buffer("shift", torch.zeros(3, *reference_shape, dtype=torch.float16))
         self.register_buffer("weights", torch.full((num_channels,), weight, dtype=torch.float64))
 
-    def set_mirror(self, reference: Volume, find_frame: Callable[[Array, Matrix], Frame]) -> None:
+    def set_mirror(self, reference: Volume, find_frame: Callable[[Array, Matrix], Frame]) -> bool:
         """Find the mirror image of each place.
 
         Args:
             reference: of the cohort.
             find_frame: where a scan lies in it.
+
+        Returns:
+            Whether the reference is like its mirror image.
         """
         image = np.where(reference.weight > 0.5, reference.values, 0).astype(np.float32)
         mirrored = find_frame(image, np.diag([*_FLIP, 1.0]) @ reference.lattice.affine)
         flipped = reference.lattice.points() * _FLIP
         shift = np.moveaxis(mirrored.locate(flipped) - flipped, -1, 0)
         self.shift.copy_(torch.from_numpy(shift))
+        return mirrored.quality >= _ALIKE  # not where nothing was registered
 
     def mirror(self, places: Matrix, lattice: Lattice) -> Matrix:
         """Mirror images of places ``(..., 3)`` of the reference (mm), which lies on ``lattice``."""

@@ -13,6 +13,7 @@ from scipy import ndimage
 from monai_dpmm_ad.normative.combination import surprise
 from monai_dpmm_ad.normative.halfway import bring
 from monai_dpmm_ad.normative.intensity import polynomials, weigh_robustly
+from monai_dpmm_ad.normative.lattice import Lattice
 from monai_dpmm_ad.normative.visits import Visit, VisitPair, align_visits
 
 __all__ = ["CHANGE_THRESHOLD", "Change", "compare_visits", "join_deviates", "match_intensities", "standardize_by"]
@@ -40,7 +41,7 @@ class Change:
 
     Args:
         pair: where they lie.
-        images: both visits' intensities ``(X, Y, Z)``, in foreground medians.
+        images: both visits' intensities ``(X, Y, Z)``, in foreground medians; of several sequences the first.
         maps: both visits' maps.
         masks: what is flagged in each.
         change: positive where the second visit is more unusual than the first, negative where it is less so, as far
@@ -55,7 +56,9 @@ class Change:
 
 
 def compare_visits(before: Visit, after: Visit) -> Change:
-    """Compare two visits of one person.
+    """Compare two visits of one person, which have the same sequences.
+
+    Of several sequences the intensity of that one counts at each place whose difference is the most unusual.
 
     Raises:
         ScanError: naming the second visit, when the two do not show the same.
@@ -63,18 +66,24 @@ def compare_visits(before: Visit, after: Visit) -> Change:
     pair = align_visits(before, after)
     images, maps, masks, weights = [], [], [], []
     for visit, way in ((before, pair.to_before), (after, pair.to_after)):
-        images.append(bring(visit.image / np.float32(visit.median), visit.affine, pair.lattice, way))
+        images.append([_bring_sequence(one, visit, pair.lattice, way) for one in (visit.image, *visit.others)])
         maps.append(bring(visit.anomaly_map, visit.map_affine, pair.lattice, way))
         masks.append(bring(visit.mask, visit.map_affine, pair.lattice, way) >= 0.5)
         weights.append(bring(visit.image > 0, visit.affine, pair.lattice, way))
     inside = ndimage.binary_erosion(np.minimum(*weights) > 0.99, iterations=_MARGIN)
     sigma = _SMOOTHING / pair.lattice.spacing
-    first, second = (ndimage.gaussian_filter(part, sigma, truncate=3) for part in images)
-    intensity = _judge_intensity(first, second, inside)
+    intensity = np.zeros(inside.shape, np.float32)
+    for of_visits in zip(*images, strict=True):
+        first, second = (ndimage.gaussian_filter(part, sigma, truncate=3) for part in of_visits)
+        np.maximum(intensity, np.abs(_judge_intensity(first, second, inside)), out=intensity)
     first, second = (ndimage.gaussian_filter(part, sigma, truncate=3) for part in maps)
     score = _judge_score(first, second, inside)
     change = join_deviates(intensity, score)
-    return Change(pair, (images[0], images[1]), (maps[0], maps[1]), (masks[0], masks[1]), change)
+    return Change(pair, (images[0][0], images[1][0]), (maps[0], maps[1]), (masks[0], masks[1]), change)
+
+
+def _bring_sequence(values: Array, visit: Visit, lattice: Lattice, way: NDArray[np.float64]) -> Array:
+    return bring(values / np.float32(np.median(values[values > 0])), visit.affine, lattice, way)
 
 
 def join_deviates(intensity: Array, score: Array) -> Array:

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from monai_dpmm_ad.data.covariates import find_thirds, list_sites
+from monai_dpmm_ad.data.people import find_columns, find_thirds, require_columns
+from monai_dpmm_ad.data.sites import find_site, list_sites
 
 __all__ = ["NUM_TERMS", "Design", "Traits"]
 
 #: Age, its square, sex.
 NUM_TERMS = 3
-_LEAST_SPREAD = 1e-6
 
 
 class Traits(NamedTuple):
@@ -61,26 +61,21 @@ class Design(nn.Module):
         """Learn what is usual from the people that are fitted, all of them at once.
 
         Raises:
-            ValueError: nobody's age, sex or site is known, or all are alike.
+            ValueError: nobody's age, sex or site is known, or all are alike, and no sites are given.
         """
+        columns = find_columns(people) if self.sites else require_columns(people)
         ages = np.array([person["age"] for person in people if person.get("age") is not None], float)
         sexes = np.array([person["sex"] == "M" for person in people if person.get("sex") is not None], float)
-        if len(ages) > 1 and ages.std() > _LEAST_SPREAD:
+        if "age" in columns:
             usual = (ages.mean(), ages.std(), ages.min(), ages.max())
             self.age.copy_(torch.tensor([*usual, *find_thirds(people)], dtype=torch.float64))
-        if len(sexes) > 1 and sexes.std() > _LEAST_SPREAD:
+        if "sex" in columns:
             self.sex.copy_(torch.tensor([sexes.mean(), sexes.std()], dtype=torch.float64))
         self.sites = self.sites or list_sites(people)
-        if not self.names:
-            raise ValueError(
-                f"`covariates` must tell the fitted people apart, got {len(people)} of whom no two differ in a known "
-                "age, sex or site. Fit without covariates."
-            )
 
     def traits(self, person: Mapping[str, Any]) -> Traits:
         """What a person is in the model."""
-        site = person.get("site")
-        return Traits(self._terms(person), self.sites.index(site) if site in self.sites else None)
+        return Traits(self._terms(person), find_site(person.get("site"), self.sites))
 
     def _terms(self, person: Mapping[str, Any]) -> NDArray[np.float64]:
         terms = np.zeros(NUM_TERMS)
@@ -106,7 +101,7 @@ class Design(nn.Module):
             words.append(f"{name} not known: the cohort's mean" if value is None else f"{name} {_short(value)}")
             if name == "age" and value is not None and not self.age[2] <= value <= self.age[3]:
                 words[-1] += f" (fitted {self.age[2]:.0f} to {self.age[3]:.0f})"
-            if name == "site" and value is not None and value not in self.sites:
+            if name == "site" and value is not None and find_site(value, self.sites) is None:
                 words[-1] += " not fitted: the cohort's mean"
         return ", ".join(words)
 

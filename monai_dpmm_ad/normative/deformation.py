@@ -11,7 +11,7 @@ from monai_dpmm_ad.normative.lattice import Volume
 
 __all__ = ["deform"]
 
-_ITERATIONS = 25
+_ITERATIONS = 15
 _SMOOTHING = 2.0  # standard deviation of the field's Gaussian, in places: what is finer, such as a lesion, stays
 _BRIGHTEST = 2.0  # times the median: fat and vessels do not steer the field
 

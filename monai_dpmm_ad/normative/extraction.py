@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
+from monai_dpmm_ad.normative.alignment import Aligner
 from monai_dpmm_ad.normative.intensity import foreground_median
 from monai_dpmm_ad.normative.lattice import Lattice, Volume, resample
 from monai_dpmm_ad.normative.matching import match_intensity
 from monai_dpmm_ad.normative.reference import pull
-from monai_dpmm_ad.normative.registration import TILTS, centroid, find_box, halve, join, optimize, turn
+from monai_dpmm_ad.normative.registration import TILTS, centroid, find_box, halve, join, turn
 
 __all__ = ["LARGER", "correlate_everywhere", "find_brain", "measure_volume"]
 
@@ -25,8 +26,8 @@ Mask = NDArray[np.bool_]
 LARGER = 1.5
 #: How many of the starts are followed.
 _NUM_FOLLOWED = 3
-#: What is registered in turn, each time with the scan's field and contrast taken away anew: a rigid, then affine ones.
-_RIGID = (True, False, False)
+#: What is registered in turn, each time with the scan's field and contrast taken away anew: first rigid, then affine.
+_RIGID = (True, True, True, False, False)
 #: Least correlation with the reference in and just around its foreground.
 _LEAST_QUALITY = 0.8
 #: Least shares of the reference's foreground, and of the places around it, where the scan has foreground.
@@ -80,19 +81,27 @@ def _register(reference: Volume, moving: Volume, counted: Mask) -> Matrix | None
     """Reference → scan (mm), ``(4, 4)``; None where their agreement is too low."""
     coarse_reference, coarse = halve(reference), halve(moving)
     inside = ndimage.binary_dilation(coarse_reference.weight > 0.5)
-    ends = [optimize(coarse_reference, coarse, start, True, inside) for start in _find_starts(coarse_reference, coarse)]
-    end = max(ends, key=lambda one: _agree(coarse_reference, pull(coarse, one, coarse_reference.lattice), inside))
-    best, quality = end, -1.0
-    for rigid in (*_RIGID, None):
+    aligner = Aligner(coarse_reference, True, inside)
+    ends = [aligner.align(coarse, start) for start in _find_starts(coarse_reference, coarse)]
+    end, quality = _choose(reference, moving, ends, counted)
+    best = end
+    for rigid in _RIGID:
         evened = _even(reference, pull(moving, end, reference.lattice))
         if evened is None:
             break
-        found = _agree(reference, evened, counted)
+        end, found = _choose(
+            reference, moving, [end @ Aligner(reference, rigid, counted).align(evened, np.eye(4))], counted
+        )
         if found > quality:
             best, quality = end, found
-        if rigid is not None:
-            end = end @ optimize(reference, evened, np.eye(4), rigid, counted)
     return best if quality >= _LEAST_QUALITY else None
+
+
+def _choose(reference: Volume, moving: Volume, ends: list[Matrix], counted: Mask) -> tuple[Matrix, float]:
+    """The end at which a scan agrees best with the reference, its field and contrast taken away; and how well."""
+    evened = [_even(reference, pull(moving, end, reference.lattice)) for end in ends]
+    found = [-1.0 if one is None else _agree(reference, one, counted) for one in evened]
+    return ends[int(np.argmax(found))], max(found)
 
 
 def _find_starts(reference: Volume, moving: Volume) -> list[Matrix]:

@@ -24,7 +24,6 @@ from monai_dpmm_ad.normative.lattice import (
     Volume,
     average_points,
     index_voxels,
-    move_start,
     resample,
     sample_places,
 )
@@ -34,7 +33,6 @@ from monai_dpmm_ad.normative.reference import build_reference, pull
 from monai_dpmm_ad.normative.registration import find_start, fit_box, refine
 from monai_dpmm_ad.normative.site import SITE_SHAPE, Shift, SiteField
 from monai_dpmm_ad.normative.thumbnail import shrink
-from monai_dpmm_ad.ops.slabs import slab_bounds
 
 __all__ = ["NormativeMap"]
 
@@ -44,7 +42,7 @@ Shape = tuple[int, int, int]
 
 _REFERENCE, _FINE, _COARSE = (48, 56, 48), (80, 96, 80), (40, 48, 40)
 #: Gaussians of the intensity, standard deviation in fine places (about 2 mm of a brain).
-_SCALES = (1.0, 2.0)
+_SCALES = (0.7, 2.0)
 
 
 class NormativeMap(nn.Module):
@@ -65,7 +63,8 @@ class NormativeMap(nn.Module):
         side: which deviations of intensity count, one of `SIDES`.
         weights: of the detector and of the intensity at the finer and the coarser scale.
         least_quality: registrations below it fall back to ``box``.
-        asymmetry: whether intensities at the finer scale are compared with those across the middle as well.
+        asymmetry: ``on`` compares intensities at the finer scale with those across the middle as well, ``auto`` where
+            the reference is like its mirror image.
     """
 
     reference_values: Tensor
@@ -73,15 +72,16 @@ class NormativeMap(nn.Module):
     reference_origin: Tensor
     reference_spacing: Tensor
     weights: Tensor
+    scales: Tensor
     matching: Tensor  # whether scans are matched before they are mapped, and deviations judged by the scan itself
 
     def __init__(
         self,
         frame: str = "deformed",
         side: str = "both",
-        weights: tuple[float, float, float] = (1.25, 0.85, 0.4),
+        weights: tuple[float, float, float] = (1.25, 0.7, 0.5),
         least_quality: float = 0.8,
-        asymmetry: bool = False,
+        asymmetry: str = "off",
     ) -> None:
         super().__init__()
         for name, value, known in (("frame", frame, FRAMES), ("side", side, SIDES)):
@@ -92,12 +92,14 @@ class NormativeMap(nn.Module):
         self.deviation = Atlas(_COARSE, num_channels=len(_SCALES))
         self.scores = Atlas(_COARSE)
         self.site: SiteField | None = None
-        self.asymmetry = Asymmetry(_COARSE, _REFERENCE) if asymmetry else None
+        self.asymmetry = None if asymmetry == "off" else Asymmetry(_COARSE, _REFERENCE)
+        self._asked = asymmetry == "on"
         self.register_buffer("reference_values", torch.zeros(_REFERENCE, dtype=torch.float16))
         self.register_buffer("reference_weight", torch.zeros(_REFERENCE, dtype=torch.float16))
         self.register_buffer("reference_origin", torch.zeros(3, dtype=torch.float64))
         self.register_buffer("reference_spacing", torch.zeros((), dtype=torch.float64))
         self.register_buffer("weights", torch.tensor(weights, dtype=torch.float64))
+        self.register_buffer("scales", torch.tensor(_SCALES, dtype=torch.float64))
         self.register_buffer("matching", torch.zeros((), dtype=torch.bool))
 
     @property
@@ -117,8 +119,8 @@ class NormativeMap(nn.Module):
         self.reference_weight.copy_(torch.from_numpy(reference.weight))
         self.reference_origin.copy_(torch.tensor(reference.lattice.origin, dtype=torch.float64))
         self.reference_spacing.fill_(reference.lattice.spacing)
-        if self.asymmetry is not None:
-            self.asymmetry.set_mirror(self.reference, self.find_frame)
+        if self.asymmetry and not (self.asymmetry.set_mirror(self.reference, self.find_frame) or self._asked):
+            self.asymmetry = None
 
     @property
     def reference(self) -> Volume:
@@ -133,7 +135,7 @@ class NormativeMap(nn.Module):
         """What takes a scan's field and contrast away, if they can be told, and where its registration should start."""
         small, where = shrink(image, affine)
         start = find_start(small, where, self.reference)
-        scan = self._read(image, affine, Frame("affine", np.asarray(np.linalg.inv(start), dtype=np.float64)))
+        scan = self._read(small, where, Frame("affine", np.asarray(np.linalg.inv(start), dtype=np.float64)))
         mean, spread = (self._at(part, scan.places, _FINE)[0].numpy() for part in self.intensity.moments())
         smoothed = Volume(scan.channels[0], scan.volume.weight, scan.volume.lattice)
         return match_intensity(smoothed, foreground_median(scan.volume), mean, spread), start
@@ -223,12 +225,7 @@ class NormativeMap(nn.Module):
             ``(X, Y, Z)``, surprise summed over the channels by weight, 0 in the background.
         """
         judged = self._judge(image, affine, frame, traits)
-        finished = np.zeros(anomaly_map.shape, np.float32)
-        for slab in slab_bounds(finished.shape):
-            channels = judged.standardize(anomaly_map[slab], move_start(affine, slab.start))
-            finished[slab] = combine(channels, self.channel_weights[: len(channels)]).numpy()
-        finished[image <= 0] = 0
-        return finished
+        return judged.finish(anomaly_map, image, affine, self.channel_weights)
 
     def judge_anywhere(self, anomaly_map: Array) -> Array:
         """Finish the map of what has no place, by its scores against those of all places; intensities are as expected.
@@ -238,7 +235,7 @@ class NormativeMap(nn.Module):
         """
         mean, square = (float(row) for row in self.scores.overall[:, 0])
         z = torch.from_numpy(anomaly_map - np.float32(mean)) / max(square - mean**2, 1e-12) ** 0.5
-        channels = [z, *(torch.zeros_like(z) for _ in _SCALES if self.side != "off")]
+        channels = [z, *(torch.zeros_like(z) for _ in self.scales if self.side != "off")]
         return np.where(anomaly_map > 0, combine(channels, self.channel_weights[: len(channels)]), 0).astype(np.float32)
 
     def draw_healthy(self, image: Array, affine: Matrix, frame: Frame, traits: Traits | None = None) -> Array:
@@ -259,7 +256,8 @@ class NormativeMap(nn.Module):
         self, anomaly_map: Array, image: Array, affine: Matrix, frame: Frame, traits: Traits | None = None
     ) -> list[Tensor]:
         """The detector's map and, unless ``side`` is off, the intensities as standard deviates; as for `forward`."""
-        return self._judge(image, affine, frame, traits).standardize(anomaly_map, affine)
+        judged = self._judge(image, affine, frame, traits)
+        return judged.standardize(anomaly_map, index_voxels(image.shape, affine, judged.lattice))
 
     def _judge(self, image: Array, affine: Matrix, frame: Frame, traits: Traits | None = None) -> JudgedScan:
         """What the atlases say of a scan, on the scan's own lattice."""
@@ -284,7 +282,7 @@ class NormativeMap(nn.Module):
     def _read(self, image: Array, affine: Matrix, frame: Frame, traits: Traits | None = None) -> PlacedScan:
         volume = resample(*shrink(image, affine), self.lattice_of(_FINE).spacing)
         values = divide_by_median(volume)
-        channels = np.stack([smooth(values, volume.weight, sigma) for sigma in _SCALES])
+        channels = np.stack([smooth(values, volume.weight, sigma) for sigma in self.scales.tolist()])
         places = frame.locate(volume.lattice.points())
         return PlacedScan(volume, channels - self._expect("intensity", places, traits).numpy(), places)
 

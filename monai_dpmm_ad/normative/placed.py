@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monai_dpmm_ad.normative.lattice import Lattice, Volume, index_voxels, sample_places
+from monai_dpmm_ad.normative.combination import combine
+from monai_dpmm_ad.normative.lattice import Lattice, Volume, index_voxels, move_start, sample_places
+from monai_dpmm_ad.ops.slabs import slab_bounds
 
 __all__ = ["JudgedScan", "PlacedScan", "pull_channels"]
 
@@ -33,11 +36,20 @@ class JudgedScan:
     channels: Tensor
     lattice: Lattice
 
-    def standardize(self, anomaly_map: NDArray[np.float32], affine: NDArray[np.float64]) -> list[Tensor]:
-        """Standardised channels at the voxels of the detector's map, or of a part of it that has its own affine."""
-        voxels = index_voxels(anomaly_map.shape, affine, self.lattice)
+    def standardize(self, scores: Array, voxels: Tensor) -> list[Tensor]:
+        """Standardised channels where the detector has scores ``(...)``: at ``(..., 3)``, in places of the lattice."""
         mean, spread, *intensities = sample_places(self.channels, voxels)
-        return [(torch.from_numpy(anomaly_map) - mean) / spread, *intensities]
+        return [(torch.from_numpy(scores) - mean) / spread, *intensities]
+
+    def finish(self, anomaly_map: Array, image: Array, affine: NDArray[np.float64], weights: Sequence[float]) -> Array:
+        """Combine all channels by weight, ``(X, Y, Z)``, 0 in the background; see `NormativeMap.forward`."""
+        finished = np.zeros_like(image)
+        for slab in slab_bounds(image.shape):
+            inside = image[slab] > 0
+            voxels = index_voxels(inside.shape, move_start(affine, slab.start), self.lattice)[torch.from_numpy(inside)]
+            channels = self.standardize(anomaly_map[slab][inside], voxels)
+            finished[slab][inside] = combine(channels, weights[: len(channels)]).numpy()
+        return finished
 
 
 def pull_channels(channels: Array, volume: Volume, points: NDArray[np.float64]) -> tuple[Array, Array]:

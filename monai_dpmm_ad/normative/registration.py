@@ -1,24 +1,21 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""Affine registration of a scan to the cohort's reference, by SimpleITK."""
+"""Affine registration of a scan to the cohort's reference."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from monai_dpmm_ad.normative.alignment import Aligner, see
 from monai_dpmm_ad.normative.frame import Frame
 from monai_dpmm_ad.normative.lattice import Lattice, Volume, resample
 
-if TYPE_CHECKING:
-    import SimpleITK
-
-__all__ = ["find_start", "fit_box", "measure_quality", "refine", "register", "to_itk"]
+__all__ = ["find_start", "fit_box", "measure_quality", "refine", "register"]
 
 Matrix = NDArray[np.float64]
 Cut = tuple[tuple[bool, bool], tuple[bool, bool], tuple[bool, bool]]
@@ -64,13 +61,18 @@ def register(
 
 
 def find_start(image: NDArray[np.float32], affine: Matrix, reference: Volume, rigid: bool = False) -> Matrix:
-    """The first half of `register`, at half the resolution: reference → scan (mm), ``(4, 4)``."""
+    """The first half of `register`: reference → scan (mm), ``(4, 4)``.
+
+    Starts are followed at half the resolution; which end is kept is judged at the whole, where shapes that are alike
+    from afar differ.
+    """
     spacing = reference.lattice.spacing
-    cut = find_cut(resample(image, affine, spacing))
+    whole = resample(image, affine, spacing)
+    cut = find_cut(whole)
     coarse_reference, coarse = halve(reference), pad_where_it_ends(resample(image, affine, 2 * spacing), cut)
-    starts = rank_starts(coarse_reference, coarse, cut)
-    followed = [optimize(coarse_reference, coarse, start, rigid) for start in starts]
-    return max(followed, key=lambda matrix: measure_quality(coarse_reference, coarse, matrix))
+    aligner, moving = Aligner(coarse_reference, rigid), pad_where_it_ends(whole, cut)
+    followed = [aligner.align(coarse, start) for start in rank_starts(coarse_reference, coarse, cut)]
+    return max(followed, key=lambda matrix: measure_quality(reference, moving, matrix))
 
 
 def refine(
@@ -84,9 +86,9 @@ def refine(
     """The second half of `register`, from what `find_start` found."""
     whole = resample(image, affine, reference.lattice.spacing)
     moving = pad_where_it_ends(whole, find_cut(whole))
-    ends = (optimize(reference, moving, start, rigid), start)
+    ends = (Aligner(reference, rigid).align(moving, start), start)
     quality, end = max(((measure_quality(reference, moving, end), end) for end in ends), key=lambda pair: pair[0])
-    if quality < limit + (1 - limit) * (1 - _measure_seen(reference, _see(reference, moving, end))):
+    if quality < limit + (1 - limit) * (1 - _measure_seen(reference, see(moving, end, reference.lattice))):
         return Frame("box", fit_box(image, affine, reference).matrix, quality)
     return Frame("affine", np.asarray(np.linalg.inv(end), dtype=np.float64), quality)
 
@@ -102,7 +104,9 @@ def fit_box(image: NDArray[np.float32], affine: Matrix, reference: Volume) -> Fr
     volume = resample(image, affine, reference.lattice.spacing)
     (low, high), (target_low, target_high) = find_box(volume), find_box(reference)
     scale = (target_high - target_low) / (high - low)
-    return Frame("box", join(np.diag(scale), low, target_low))
+    matrix = np.diag([*scale, 1.0])
+    matrix[:3, 3] = target_low - scale * low
+    return Frame("box", matrix)
 
 
 def find_box(volume: Volume) -> tuple[Matrix, Matrix]:
@@ -124,7 +128,7 @@ def measure_quality(reference: Volume, moving: Volume, matrix: Matrix) -> float:
     Returns:
         In [-1, 1]; -1 where too little of the reference is seen.
     """
-    values = _see(reference, moving, matrix)
+    values = see(moving, matrix, reference.lattice)
     fixed = reference.values * reference.weight
     counted = (values >= 0) & ((fixed > 0.05) | (values > 0.05))
     if _measure_seen(reference, values) < _MIN_OVERLAP:
@@ -133,19 +137,6 @@ def measure_quality(reference: Volume, moving: Volume, matrix: Matrix) -> float:
     if a.size < 8 or a.std() == 0 or b.std() == 0:
         return -1.0
     return float(np.corrcoef(a, b)[0, 1])
-
-
-def _see(reference: Volume, moving: Volume, matrix: Matrix) -> NDArray[np.float32]:
-    """The scan at the places of the reference; -1 where it has no data."""
-    index = np.linalg.inv(moving.lattice.affine) @ matrix @ reference.lattice.affine
-    return ndimage.affine_transform(
-        moving.values * moving.weight,
-        index[:3, :3],
-        index[:3, 3],
-        output_shape=reference.lattice.shape,
-        order=1,
-        cval=-1.0,
-    )
 
 
 def _measure_seen(reference: Volume, values: NDArray[np.float32]) -> float:
@@ -275,45 +266,3 @@ def _count_partial(area: Matrix) -> int:
 def halve(volume: Volume) -> Volume:
     """Half the resolution."""
     return resample(volume.values * volume.weight, volume.lattice.affine, 2 * volume.lattice.spacing)
-
-
-def optimize(
-    reference: Volume, moving: Volume, start: Matrix, rigid: bool = False, inside: NDArray[np.bool_] | None = None
-) -> Matrix:
-    """Descend from a start to the affine or rigid transform, reference → scan (mm), of the largest correlation.
-
-    Where they cannot be registered from there (no overlap) the start is the end. ``inside`` is what counts.
-    """
-    import SimpleITK as sitk
-
-    transform = sitk.Euler3DTransform() if rigid else sitk.AffineTransform(3)
-    fixed = centroid(reference)
-    transform.SetCenter([float(value) for value in fixed])
-    transform.SetMatrix(start[:3, :3].ravel().tolist())
-    transform.SetTranslation((start[:3, :3] @ fixed + start[:3, 3] - fixed).tolist())
-    method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)
-    method.SetMetricAsCorrelation()
-    if inside is not None:
-        method.SetMetricFixedMask(to_itk(inside.astype(np.uint8), reference.lattice))
-    method.SetMetricSamplingStrategy(sitk.ImageRegistrationMethod.NONE)
-    method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(2.0, 0.01, 100, 0.5, 1e-7)
-    method.SetOptimizerScalesFromPhysicalShift()
-    method.SetInitialTransform(transform, inPlace=True)
-    try:
-        method.Execute(*(to_itk(part.values * part.weight, part.lattice) for part in (reference, moving)))
-    except RuntimeError:
-        return start
-    matrix = join(np.array(transform.GetMatrix()).reshape(3, 3), fixed, np.array(transform.GetTranslation()) + fixed)
-    return matrix if np.isfinite(matrix).all() and abs(np.linalg.det(matrix)) > 1e-3 else start
-
-
-def to_itk(values: NDArray[np.float32], lattice: Lattice) -> SimpleITK.Image:
-    """What lies on a lattice, as SimpleITK has it."""
-    import SimpleITK as sitk
-
-    image: Any = sitk.GetImageFromArray(np.ascontiguousarray(values.transpose(2, 1, 0)))
-    image.SetSpacing([lattice.spacing] * 3)
-    image.SetOrigin(lattice.origin)
-    return image

@@ -14,7 +14,7 @@ from monai_dpmm_ad.normative.intensity import polynomials
 from monai_dpmm_ad.normative.lattice import Lattice
 from monai_dpmm_ad.normative.registration import turn
 
-__all__ = ["estimate_noise", "repeat_scan"]
+__all__ = ["draw_motion", "estimate_noise", "repeat_scan"]
 
 Array = NDArray[np.float32]
 Matrix = NDArray[np.float64]
@@ -24,21 +24,29 @@ _TURN = 3.0  # degrees about each axis, at most
 _FIELD = 0.05  # relative size of the bias field at the rim, one standard deviation of each of its terms
 
 
-def repeat_scan(image: Array, affine: Matrix, rng: np.random.Generator) -> Array:
+def draw_motion(shape: tuple[int, ...], affine: Matrix, rng: np.random.Generator) -> Matrix:
+    """Draw how a person lies otherwise, a rigid ``(4, 4)`` in scanner coordinates (mm), about the middle of a grid."""
+    middle = affine @ [*((np.array(shape) - 1) / 2), 1]
+    motion = np.eye(4)
+    motion[:3, :3] = turn(rng.uniform(-_TURN, _TURN, 3).tolist())
+    motion[:3, 3] = middle[:3] - motion[:3, :3] @ middle[:3] + rng.uniform(-_MOTION, _MOTION, 3)
+    return motion
+
+
+def repeat_scan(image: Array, affine: Matrix, rng: np.random.Generator, motion: Matrix | None = None) -> Array:
     """Simulate another scan of the same person on the same scanner: measurement error alone, nobody has changed.
 
     Args:
         image: ``(X, Y, Z)``, in the units of its file; where its background is exactly 0 it stays so.
         affine: ``(4, 4)``, from its indices to scanner coordinates (mm).
         rng: decides on motion, field and noise.
+        motion: what all sequences of one visit have alike, see :func:`draw_motion`; None draws one.
 
     Returns:
         float32 of the same shape, on the same grid.
     """
-    middle = affine @ [*((np.array(image.shape) - 1) / 2), 1]
-    motion = np.eye(4)
-    motion[:3, :3] = turn(rng.uniform(-_TURN, _TURN, 3).tolist())
-    motion[:3, 3] = middle[:3] - motion[:3, :3] @ middle[:3] + rng.uniform(-_MOTION, _MOTION, 3)
+    if motion is None:
+        motion = draw_motion(image.shape, affine, rng)
     grid = Lattice.indices(image.shape)
     moved = bring(image, affine, grid, motion @ affine)
     points = 2 * np.stack(np.meshgrid(*[np.linspace(0, 1, size) for size in image.shape], indexing="ij"), -1) - 1

@@ -38,6 +38,7 @@ class Visit:
         anomaly_map: ``(x, y, z)``, finished, on the scan's own grid.
         mask: same shape, what is flagged.
         map_affine: of map and mask.
+        others: further sequences, each like ``image``.
     """
 
     path: str
@@ -46,6 +47,7 @@ class Visit:
     anomaly_map: Array
     mask: NDArray[np.bool_]
     map_affine: Matrix
+    others: tuple[Array, ...] = ()
 
     @cached_property
     def median(self) -> float:

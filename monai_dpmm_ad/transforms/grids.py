@@ -1,5 +1,5 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""Whether two images lie on one grid."""
+"""Where the voxels of an image lie, and whether two images lie on one grid."""
 
 from __future__ import annotations
 
@@ -8,7 +8,25 @@ from typing import Any
 import numpy as np
 from monai.data import MetaTensor
 
-__all__ = ["largest_shift", "share_grid"]
+from monai_dpmm_ad.errors import ScanError
+
+__all__ = ["check_affine", "largest_shift", "share_grid"]
+
+
+def check_affine(source: str, image: MetaTensor) -> None:
+    """Refuse an image ``(1, *spatial)`` whose voxels have no place.
+
+    Raises:
+        ScanError: an affine with NaN or infinite entries, or one that is singular.
+    """
+    affine = np.asarray(image.affine, dtype=float)
+    if not np.isfinite(affine).all():
+        raise ScanError(source, "has an affine with NaN or infinite entries")
+    rank = image.ndim - 1
+    linear = affine[:rank, :rank]
+    sizes = np.linalg.norm(linear, axis=0)
+    if sizes.min() < 1e-6 or abs(np.linalg.det(linear / np.maximum(sizes, 1e-6))) < 1e-3:
+        raise ScanError(source, "has a singular affine: its voxel axes do not span the space")
 
 
 def share_grid(one: MetaTensor, other: Any) -> bool:

@@ -41,7 +41,7 @@ from monai_dpmm_ad.data.readers import (
 )
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.transforms.background import fill_background, is_finite
-from monai_dpmm_ad.transforms.grids import largest_shift
+from monai_dpmm_ad.transforms.grids import check_affine, largest_shift
 from monai_dpmm_ad.transforms.sequences import load_onto, load_sequences
 
 __all__ = ["DEFAULT_MAX_BYTES", "LoadScan", "LoadScand"]
@@ -97,7 +97,7 @@ class LoadScan(Transform):
         image = self._read(path, is_label=False, channel=channel)
         source = _source(path)
         _check_dims(source, tuple(image.shape[1:]), self.spatial_dims)
-        _check_affine(source, image)
+        check_affine(source, image)
         fill_background(image, source)
         low, high = torch.aminmax(image.as_tensor())
         if float(low) == float(high):
@@ -289,14 +289,3 @@ def _check_dims(source: str, shape: tuple[int, ...], spatial_dims: int | None) -
         raise ScanError(source, f"is a 3D volume with shape {shape}; a 2D image is expected")
     if spatial_dims == 3 and min(shape) == 1:
         raise ScanError(source, f"is a single slice with shape {shape}; a 3D volume is expected")
-
-
-def _check_affine(source: str, image: MetaTensor) -> None:
-    affine = np.asarray(image.affine, dtype=float)
-    if not np.isfinite(affine).all():
-        raise ScanError(source, "has an affine with NaN or infinite entries")
-    rank = image.ndim - 1
-    linear = affine[:rank, :rank]
-    sizes = np.linalg.norm(linear, axis=0)
-    if sizes.min() < 1e-6 or abs(np.linalg.det(linear / np.maximum(sizes, 1e-6))) < 1e-3:
-        raise ScanError(source, "has a singular affine: its voxel axes do not span the space")

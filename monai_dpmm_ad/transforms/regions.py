@@ -18,7 +18,7 @@ from nibabel.processing import resample_from_to
 from torch import Tensor
 
 from monai_dpmm_ad.errors import ScanError
-from monai_dpmm_ad.transforms.grids import share_grid
+from monai_dpmm_ad.transforms.grids import check_affine, share_grid
 from monai_dpmm_ad.transforms.load import LoadScan
 
 __all__ = ["LoadRegionsd", "count_regions", "read_region_names", "read_regions"]
@@ -85,9 +85,10 @@ def read_regions(path: str | os.PathLike[str]) -> MetaTensor:
         int32, ``(1, *spatial)``.
 
     Raises:
-        ScanError: when the file cannot be read, or holds other numbers.
+        ScanError: when the file cannot be read, has voxels without a place, or holds other numbers.
     """
     regions = LoadScan().read(path, is_label=True)
+    check_affine(str(path), regions)
     values = regions.as_tensor()
     if not torch.equal(values, values.round()) or float(values.min()) < 0:
         raise ScanError(path, "is no atlas: its voxels must be the whole numbers 0, 1, 2, …")

@@ -15,6 +15,7 @@ import torch
 from conftest import FAST
 
 from monai_dpmm_ad.bundle import load_workflow, read_settings
+from monai_dpmm_ad.bundle.card import _quote
 from monai_dpmm_ad.bundle.folder import template
 from monai_dpmm_ad.bundle.provenance import FILE, count_fitted, load_provenance
 from monai_dpmm_ad.commands import evaluate, fit
@@ -47,6 +48,10 @@ def test_the_readme_says_what_was_fitted_in_numbers(bundle: Path, tiny_vit: Path
     )
     assert f"monai {monai.__version__}" in machine
     assert "are guaranteed with 3 held-out healthy scans or more" in read_block(bundle, "limits")
+
+
+def test_a_name_is_neither_markup_nor_a_mark_of_the_readme() -> None:
+    assert _quote("a`b<!-- /model -->\x1b[1m\n") == "a'b‹!-- /model -->\\x1b[1m\\n"
 
 
 def test_it_names_neither_scans_nor_folders(bundle: Path, tiny_vit: Path) -> None:

@@ -143,10 +143,18 @@ def test_the_command_line_refuses_what_cannot_be_updated(
         ),
         ([str(bundle), "--out", str(tmp_path / "a"), "--patch-fraction", "1"], "`patch_fraction` must be"),
         ([str(tmp_path), "--out", str(tmp_path / "b")], "has no fitted model to update"),
+        ([str(bundle), "--out", str(tmp_path / "a"), "--covariates", str(new)], "`covariates` must be left out of an"),
+        ([str(bundle), "--out", str(tmp_path / "a"), "--participants"], "`covariates` must be left out of an update"),
+        ([str(bundle), "--out", str(tmp_path / "a"), "--regions", str(new)], "`regions` must be left out of an update"),
+        (
+            [str(bundle), "--out", str(tmp_path / "a"), "--match", "off"],
+            "`match` must be the bundle's own, on",
+        ),
         ([str(bundle), "--out", str(bundle)], "holds a fitted bundle already"),
     ]:
         assert main([*command, *arguments]) == 1
         assert message in capsys.readouterr().err
+    assert not (tmp_path / "a").exists(), "nothing was begun"
 
 
 @pytest.mark.parametrize(

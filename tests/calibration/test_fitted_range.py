@@ -1,9 +1,12 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from monai_dpmm_ad.calibration.fitted_range import FALSE_MARKS, FittedRange, describe_own
 
@@ -23,14 +26,31 @@ def test_p_values_of_scans_like_those_are_uniform() -> None:
         assert np.mean(np.array(values) <= level + 1e-9) == pytest.approx(level, abs=0.05)
 
 
-def test_no_more_than_the_stated_share_is_marked() -> None:
+def _share_marked(count: int, draw: Callable[[np.random.Generator, tuple[int, int]], NDArray[np.float64]]) -> float:
+    rng, reach = np.random.default_rng(count), FittedRange()
     marked = 0
-    for seed in range(400):
-        *held_out, new = _draw(26, seed)
-        reach = FittedRange()
+    for _ in range(1500):
+        *held_out, new = draw(rng, (count + 1, 3)).tolist()
         reach.fit(held_out)
         marked += reach.judge(new) is not None
-    assert marked / 400 <= FALSE_MARKS + 0.02
+    return marked / 1500
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9, 18, 19, 26, 49])
+def test_of_healthy_scans_no_more_than_the_stated_share_is_marked_however_few_there_are(count: int) -> None:
+    error = 3 * np.sqrt(FALSE_MARKS * (1 - FALSE_MARKS) / 1500)
+    assert _share_marked(count, lambda rng, size: rng.normal(size=size)) <= FALSE_MARKS
+    assert _share_marked(count, lambda rng, size: rng.standard_t(2, size)) <= FALSE_MARKS + error
+
+
+def test_with_nineteen_or_more_three_spreads_are_enough() -> None:
+    for count in (19, 25):
+        rows = np.linspace(-1, 1, count)[:, None] * [0.1, 0.0, 0.0] + 0.5
+        reach = FittedRange()
+        reach.fit(rows.tolist())
+        spread = 1.4826 * np.median(np.abs([*rows[:, 0] - 0.5, 3]))
+        assert reach.judge([0.5 + 3.2 * spread, 0.5, 0.5]) is not None
+        assert reach.judge([0.5 + 2.8 * spread, 0.5, 0.5]) is None
 
 
 @pytest.mark.parametrize(("column", "words"), [(0, "too high"), (1, "varies"), (2, "registration")])

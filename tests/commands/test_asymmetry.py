@@ -1,5 +1,5 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""``fit --asymmetry on``: maps compare left with right."""
+"""Maps compare left with right where both sides are alike."""
 
 from __future__ import annotations
 
@@ -17,22 +17,27 @@ from monai_dpmm_ad.commands import fit, infer
 from monai_dpmm_ad.commands.model import AnomalyModel
 
 
-def test_a_bundle_keeps_it_and_a_site_can_be_learnt(bundle: Path, cohort: Path, tiny_vit: Path, tmp_path: Path) -> None:
+def test_a_bundle_keeps_it_and_a_site_can_be_learnt(cohort: Path, tiny_vit: Path, tmp_path: Path) -> None:
     scan = cohort.parent / "imagesTs" / "test_healthy_000.nii.gz"
-    fit([cohort], tmp_path / "on", embedder_name=str(tiny_vit), asymmetry="on", **FAST)
-    assert read_settings(tmp_path / "on")["asymmetry"] == "on"
-    normative = AnomalyModel.load(tmp_path / "on").network.normative
+    options = {**FAST, "embedder_name": str(tiny_vit), "frame": "affine"}
+    bundle = tmp_path / "auto"
+    fit([cohort], bundle, **options)
+    fit([cohort], tmp_path / "off", asymmetry="off", **options)
+    assert [read_settings(one)["asymmetry"] for one in (bundle, tmp_path / "off")] == ["on", "off"]
+    told = ["across the middle" in (one / "docs" / "README.md").read_text() for one in (bundle, tmp_path / "off")]
+    assert told == [True, False]
+    normative = AnomalyModel.load(bundle).network.normative
     assert normative is not None
     assert normative.asymmetry is not None
     assert int(normative.asymmetry.sizes.num_scans) == 3
     maps = []
-    for one in (bundle, tmp_path / "on"):
+    for one in (tmp_path / "off", bundle):
         assert not infer(one, [scan], tmp_path / f"out-{one.name}", report=False).failures
         maps.append(np.asarray(nib.load(tmp_path / f"out-{one.name}" / "test_healthy_000_anomaly.nii.gz").dataobj))
     inside = maps[0] > 0
     assert (maps[1][inside] >= maps[0][inside]).all(), "a further channel adds to the map"
     assert not (maps[1][~inside]).any()
-    assert not fit([scan], tmp_path / "site", update=tmp_path / "on", site="north").failures
+    assert not fit([scan], tmp_path / "site", update=bundle, site="north").failures
     moved = AnomalyModel.load(tmp_path / "site").network.normative
     assert moved is not None
     assert moved.asymmetry is not None
@@ -43,3 +48,8 @@ def test_a_bundle_keeps_it_and_a_site_can_be_learnt(bundle: Path, cohort: Path, 
 def test_it_needs_intensities_by_place(options: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="`asymmetry` must be off where intensities are not judged by place"):
         fit_settings({"asymmetry": "on", **options})
+
+
+def test_nobody_has_to_turn_it_off() -> None:
+    assert fit_settings({"normative": "off"})["asymmetry"] == "off"
+    assert fit_settings({})["asymmetry"] == "auto"

@@ -25,7 +25,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def visits(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three people in two folders; nobody has changed but for a bright ball in the first."""
+    """Three people in two folders; nobody has changed but for a bright ball in the first, in other units."""
     folder = tmp_path_factory.mktemp("visits")
     for number, source in enumerate(sorted((cohort.parent / "imagesTr").glob("*.nii.gz"))[:2]):
         scan = nib.load(source)
@@ -34,6 +34,7 @@ def visits(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             if visit == "after" and number == 0:
                 middle = [size // 2 for size in values.shape]
                 values[tuple(slice(m - 2, m + 2) for m in middle)] = 2 * values.max()
+                values *= 1000
             path = folder / visit / f"sub-{number}.nii.gz"
             path.parent.mkdir(exist_ok=True)
             nib.save(nib.Nifti1Image(values, scan.affine), path)
@@ -78,7 +79,7 @@ def test_tables_have_every_pair_and_region(compared: Path) -> None:
 
 def test_a_visit_outside_of_what_was_fitted_is_marked(compared: Path) -> None:
     one, two = read(compared / "pairs.csv")
-    assert one["warning"].startswith("Second visit: This scan is unlike those that were fitted"), "it has a bright ball"
+    assert one["warning"].startswith("Second visit: This scan is unlike those that were fitted"), "it has other units"
     assert [(pair["in_range"], bool(pair["warning"])) for pair in (one, two)] == [("False", True), ("True", False)]
     regions = read(compared / "changes.csv")
     assert regions

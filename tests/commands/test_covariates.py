@@ -67,6 +67,10 @@ def test_a_fit_learns_trends_and_a_calibration_of_each_group(joined: Path) -> No
     assert note.count("or more; the group ") == 2, "two scans of a sex promise nothing, the four together do"
     assert "this bundle" not in note
     assert (settings["trend"], settings["group_by"], settings["covariates"]) == ("on", "sex", None)
+    readme = (joined / "docs" / "README.md").read_text(encoding="utf-8")
+    assert "follows the person's age and sex: give `infer` a table with `--covariates`." in readme
+    assert "Groups by sex are calibrated apart" in readme
+    assert "of the sites" not in readme
 
 
 def test_scores_say_what_was_known_of_each_person(joined: Path, cohort: Path, table: Path, tmp_path: Path) -> None:
@@ -161,7 +165,7 @@ def test_an_update_adds_to_the_trends(joined: Path, cohort: Path, table: Path, t
     # A single new scan tells nothing of slopes, since it has a mean of its own.
     slopes = [network.normative._trend("intensity").slopes.float() for network in (before, after)]
     np.testing.assert_allclose(slopes[1], slopes[0], atol=5e-3)
-    with pytest.raises(ValueError, match="`covariates` must be given with `trend` on"):
+    with pytest.raises(ValueError, match="`covariates` must be given for an update of a bundle that was fitted with"):
         fit(new, tmp_path / "refused", update=joined)
 
 

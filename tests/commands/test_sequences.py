@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -237,14 +238,20 @@ def test_a_sequence_that_was_asked_for_otherwise_begins_anew() -> None:
 
 
 def test_what_takes_single_images_says_so(together: Path, bundle: Path, person: Path, tmp_path: Path) -> None:
-    image = person / "T1.nii.gz"
-    message = "`bundle` must be of single images for {}, got one of the sequences T1, T2, FLAIR"
-    with pytest.raises(ValueError, match=message.format("compare")):
-        compare(together, tmp_path / "compare", [image], [image])
-    with pytest.raises(ValueError, match=message.format("cluster")):
+    message = (
+        "`bundle` must be of single images for {}, got one of the sequences T1, T2, FLAIR. Take the bundle of one "
+    )
+    with pytest.raises(ValueError, match=message.format("cluster")) as caught:
         cluster(together, [person.parent], tmp_path / "cluster")
-    with pytest.raises(ValueError, match="it is of several sequences"):
+    assert str(together / "fit" / "FLAIR") in str(caught.value)
+    with pytest.raises(ValueError, match=message.format("a graph")):
         export_network(together, tmp_path / "model.onnx")
+    handed_on = shutil.copytree(together, tmp_path / "handed_on", ignore=shutil.ignore_patterns("fit"))
+    with pytest.raises(ValueError, match=r"Fit one of FLAIR alone\."):
+        export_network(handed_on, tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match="it is of several sequences"):
+        AnomalyModel.load(handed_on).network.check_graph()
+    assert not (tmp_path / "cluster").exists()
     with pytest.raises(ValueError, match="`sequences` must be one for an update or several processes, got T1, T2, FL"):
         fit([together.parent / "fit.json"], tmp_path / "updated", update=bundle)
     with pytest.raises(ValueError, match=message.format("an update")):
@@ -252,6 +259,37 @@ def test_what_takes_single_images_says_so(together: Path, bundle: Path, person: 
     listed = write(tmp_path / "list.json", test=[entry(person, *NAMES)])
     with pytest.raises(ScanError, match="is a scan of the sequences T1, T2 and FLAIR, but a single image is asked for"):
         infer(bundle, [listed], tmp_path / "out")
+
+
+def test_two_visits_of_several_sequences(
+    together: Path, model: AnomalyModel, scans: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    """What changed shows in one of the sequences alone; both visits must have the same ones."""
+    source, other = scans["training"][1:]
+    for visit in ("before", "after"):
+        (tmp_path / visit / "sub-1").mkdir(parents=True)
+        for name in NAMES:
+            image = nib.load(source / f"{name}.nii.gz")
+            values = np.asarray(image.dataobj, dtype=np.float32)
+            if (visit, name) == ("after", "FLAIR"):
+                middle = [size // 2 for size in values.shape]
+                values[tuple(slice(m - 2, m + 2) for m in middle)] = 2 * values.max()
+            nib.save(nib.Nifti1Image(values, image.affine), tmp_path / visit / "sub-1" / f"{name}.nii.gz")
+    sides = [tmp_path / visit for visit in ("before", "after")]
+    outcome = compare(together, tmp_path / "out", sides[:1], sides[1:], healthy=[other])
+    assert not outcome.failures
+    (row,) = outcome.pairs
+    healthy = json.loads((tmp_path / "out" / "healthy_pairs.json").read_text())
+    assert healthy["kind"] == "simulated repeats"
+    first, second = (paths(tmp_path / visit / "sub-1", *NAMES) for visit in ("before", "after"))
+    without = [paths(tmp_path / visit / "sub-1", *NAMES[:2]) for visit in ("before", "after")]
+    changed = model.compare(first, second).change
+    written = nib.load(tmp_path / "out" / f"{row['name']}_change.nii.gz")
+    assert np.array_equal(changed, written.get_fdata(dtype=np.float32))
+    assert np.abs(changed).max() > 5, "the change is in FLAIR alone"
+    assert np.abs(model.compare(*without).change).max() < 1
+    with pytest.raises(ScanError, match=r"has other sequences than the first visit, .* what the other lacks"):
+        model.compare(first, without[1])
 
 
 def test_the_object_refuses_what_it_was_not_fitted_on(model: AnomalyModel, bundle: Path, person: Path) -> None:

@@ -58,6 +58,7 @@ def test_scans_of_the_site_are_less_unusual_and_calibrate_it(
 ) -> None:
     before, after = _load(bundle), _load(moved)
     assert read_settings(moved)["site"] == "north"
+    assert "It is for scans of `north`: a few healthy ones moved" in (moved / "docs" / "README.md").read_text()
     assert int(after.regions.num_scans) == int(after.calibration.num_scans) == 4
     assert not bool(after.regions.held_out)
     old, new = before.state_dict(), after.state_dict()
@@ -119,6 +120,14 @@ def test_refusals_are_one_line(
         (["--site", "north", "--update", picture_bundle], "a bundle that judges by place"),
         (["--site", "north", "--update", bundle, "--image-size", "64"], "`image_size` must be the bundle's own, 56"),
         (["--site", "north", "--update", bundle, "--covariates", scans[0]], "that was fitted without"),
+        (["--site", "north", "--update", bundle, "--max-epochs", "3"], "`max_epochs` must be left out with `site`"),
+        (["--site", "north", "--update", bundle, "--seed", "1"], "`seed` must be left out with `site`, got 1"),
+        (["--site", "north", "--update", bundle, "--regions", scans[0]], "`regions` must be left out with `site`"),
+        (
+            ["--site", "north", "--update", bundle, "--mlflow", "sqlite:///x.db"],
+            "`mlflow` must be left out with `site`",
+        ),
+        (["--update", bundle, "--match", "off"], "`match` must be the bundle's own, on, got off"),
     ):
         command = ["fit", "--images", scans[0], "--out", tmp_path / "refused", *options]
         assert main([*map(str, command)]) == 1

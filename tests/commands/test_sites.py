@@ -84,6 +84,10 @@ def test_a_fit_learns_an_offset_and_a_calibration_of_each_site(joined: Path) -> 
         assert int(network.judge_of(name).calibration.num_scans) == 2
         assert int(network.judge_of(name).regions.num_scans) == 2
     assert int(network.calibration.num_scans) == 4
+    readme = (joined / "docs" / "README.md").read_text(encoding="utf-8")
+    assert "The fitted scans are of the sites `north`, `south`, each with an offset" in readme
+    assert "Groups by site are calibrated apart as well" in readme
+    assert "follows the person's" not in readme
 
 
 def test_a_scan_is_judged_by_its_site_and_a_stranger_by_the_cohort(
@@ -148,6 +152,7 @@ def test_sites_and_ages_go_together_and_one_site_is_none(scans: list[Path], tiny
     [
         ("{0},north\n{1},south\n", "groups of 2 held-out scans or more, got 1 of the group site north"),
         ("{0},north\n{1},@south\n", "has the site '@south' in line"),
+        ("{0},north\n{1},south\n", "`covariates` must tell the fitted people apart, got 6 of whom no two differ"),
     ],
 )
 def test_refusals_are_one_line(
@@ -156,11 +161,16 @@ def test_refusals_are_one_line(
     train, held_out, _ = _parted(scans)
     one_each = [held_out[0], held_out[-1]]
     table = tmp_path / "people.csv"
-    of_train = "".join(f"{one.name.removesuffix('.nii.gz')},{one.name.split('_')[0]}\n" for one in train)
+    alone = "apart" in reason
+    of_train = "".join(
+        f"{one.name.removesuffix('.nii.gz')},{'north' if alone else one.name.split('_')[0]}\n" for one in train
+    )
     named = lines.format(*(one.name.removesuffix(".nii.gz") for one in one_each))
     table.write_text(f"name,site\n{of_train}{named}", encoding="utf-8")
     command = ["fit", "--images", *train, "--held-out", *one_each, "--out", tmp_path / "bundle", "--embedder", tiny_vit]
-    assert main([*map(str, command), "--covariates", str(table), "--group-by", "site", "--image-size", "56"]) == 1
+    by = [] if alone else ["--group-by", "site"]
+    assert main([*map(str, command), "--covariates", str(table), *by, "--image-size", "56"]) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert reason in errors[0]
+    assert not (tmp_path / "bundle" / "fit" / "embeddings").exists(), "nothing was embedded"

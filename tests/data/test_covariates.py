@@ -9,17 +9,14 @@ from pathlib import Path
 import pytest
 
 from monai_dpmm_ad.data.covariates import (
-    MOST_SITES,
     add_covariates,
     add_split_covariates,
     choose_of_sites,
-    find_group,
-    find_thirds,
-    list_sites,
-    name_groups,
     read_covariates,
     read_person,
 )
+from monai_dpmm_ad.data.people import find_columns, find_group, find_thirds, name_groups
+from monai_dpmm_ad.data.sites import MOST_SITES, find_site, list_sites
 from monai_dpmm_ad.data.split import Split
 from monai_dpmm_ad.errors import ScanError
 
@@ -139,13 +136,43 @@ def test_sites_are_groups_and_some_of_each_are_mapped_once_more(tmp_path: Path) 
     assert choose_of_sites(items[:5]) == []
 
 
+def test_sites_that_differ_in_case_or_blanks_are_one(tmp_path: Path) -> None:
+    written = ["Hammersmith", "hammersmith", "Hammersmith ", "HAMMERSMITH", "Guys  Hospital", "guys hospital"]
+    people = [{"site": name} for name in written]
+    sites = list_sites(people)
+    assert sites == ("Guys Hospital", "Hammersmith"), "as most have it, else the first of the alphabet"
+    assert [find_site(person["site"], sites) for person in people] == [1, 1, 1, 1, 0, 0]
+    assert list_sites(people[:4]) == (), "one site is none"
+    assert find_group("site", {"site": "hammerSmith"}, (0, 0), sites) == "site Hammersmith"
+    assert find_site("Hammersmith 2", sites) is find_site(None, sites) is find_site(3, sites) is None
+    assert find_site("a", ("A", "a")) == 1, "a bundle that was fitted before told them apart"
+    items = [{"name": str(number), "covariates": person} for number, person in enumerate(people)]
+    assert sorted(item["name"] for item in choose_of_sites(items)) == list("012345")
+    table = _write(tmp_path, "name,site\n" + "".join(f"{n},{'sS'[n % 2]}{n // 2}\n" for n in range(2 * MOST_SITES)))
+    scans = [{"image": f"{n}.nii.gz", "name": str(n)} for n in range(2 * MOST_SITES)]
+    assert add_split_covariates(Split(scans, scans[:1], True), table).note is None
+
+
+def test_a_table_that_tells_nobody_apart_is_refused_before_the_fit(tmp_path: Path) -> None:
+    items = [{"image": f"{name}.nii.gz", "name": name} for name in "abc"]
+    split = Split(items[:2], items[2:], True, note="of two")
+    alike = _write(tmp_path, "name,site\na,north\nb,North\nc,south\n")
+    with pytest.raises(ValueError, match="`covariates` must tell the fitted people apart, got 2 of whom no two differ"):
+        add_split_covariates(split, alike)
+    assert add_split_covariates(split, alike, known=True).note == "of two"
+    ages = _write(tmp_path, "name,age,site\na,30,north\nb,40,North\nc,50,south\n", "ages.csv")
+    assert add_split_covariates(split, ages).note == "of two; all fitted scans are of one site, North: it is left out"
+    assert find_columns([{"age": 30.0}, {"age": 30.0, "sex": "F"}, {"sex": "M"}]) == ("sex",)
+    assert find_columns([]) == ()
+
+
 def test_too_many_sites_or_groups_of_none_are_refused_before_the_fit(tmp_path: Path) -> None:
     table = _write(tmp_path, "name,site\n" + "".join(f"{n},s{n}\n" for n in range(30)))
     items = [{"image": f"{n}.nii.gz", "name": str(n)} for n in range(30)]
     with pytest.raises(ValueError, match=rf"`covariates` must name {MOST_SITES} sites at most, got 30"):
         add_split_covariates(Split(items, items[:2], True), table)
     with pytest.raises(ValueError, match="`group_by` site must have fitted scans of two sites or more"):
-        add_split_covariates(Split(items[:1], items[1:3], True), table, group_by="site")
+        add_split_covariates(Split(items[:1], items[1:3], True), table, group_by="site", known=True)
     with pytest.raises(ValueError, match="groups of 2 held-out scans or more, got 0 of the group site s1"):
         add_split_covariates(Split(items[:2], [items[0], items[0]], True), table, group_by="site")
 

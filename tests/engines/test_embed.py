@@ -157,9 +157,26 @@ def test_abnormal_scans_are_never_fitted(cohort: Path, tmp_path: Path) -> None:
     assert len(split.train) + len(split.held_out) == 2
 
 
+def test_scans_of_which_none_can_be_embedded_are_named_with_a_way_out(network: AnomalyNet, tmp_path: Path) -> None:
+    items = []
+    for number in range(5):
+        items.append({"image": str(tmp_path / f"{number}.nii.gz"), "name": str(number)})
+        nib.save(nib.Nifti1Image(np.zeros((8, 8, 8), np.float32), np.eye(4)), items[-1]["image"])
+    with pytest.raises(EmbeddingStoreError, match="None of the 5 scans could be embedded") as caught:
+        embed(network, tmp_path / "store", items)
+    assert str(caught.value).count("is constant: every voxel is 0; ") == 3
+    assert str(caught.value).endswith("…. Take them out; if these were to be held out, name others with --held-out.")
+
+
 def test_held_out_scans_that_are_not_there_are_an_error(cohort: Path) -> None:
     with pytest.raises(ScanError, match="/no/such/folder"):
         split_scans([str(cohort)], ["/no/such/folder"], 0.2, 0)
+    scans = [str(path) for path in sorted((cohort.parent / "imagesTr").glob("*.nii.gz"))]
+    with pytest.raises(ValueError, match=r"`held_out` must name other scans than `images`, got train_000 in both"):
+        split_scans(scans, scans[:1], 0.2, 0)
+    with pytest.warns(UserWarning, match="1 held-out scans are fitted, so not held out: train_001"):
+        split = split_scans(scans[:2], scans[1:], 0.2, 0)
+    assert [item["image"] for item in split.held_out] == scans[2:]
 
 
 def test_a_large_scan_is_alone_in_memory(

@@ -45,7 +45,7 @@ def tilt(angle: float) -> NDArray[np.float64]:
 
 @pytest.fixture(scope="module")
 def normative() -> NormativeMap:
-    fitted, affine = NormativeMap("affine", asymmetry=True), affine_of()
+    fitted, affine = NormativeMap("affine", asymmetry="on"), affine_of()
     scans = {str(seed): make_even_head(seed) for seed in range(6)}
     fitted.set_reference([resample(scans["0"], affine, 5.0)])
     frames = {name: fitted.find_frame(image, affine) for name, image in scans.items()}
@@ -70,7 +70,7 @@ def judge(normative: NormativeMap, image: Array) -> Array:
 
 @pytest.mark.parametrize("angle", [0.0, 12.0])
 def test_the_mirror_follows_the_head_however_it_lies(angle: float) -> None:
-    tilted = NormativeMap("affine", asymmetry=True)
+    tilted = NormativeMap("affine", asymmetry="on")
     tilted.set_reference([resample(make_even_head(0, noise=0.0), tilt(angle), 5.0)])
     assert tilted.asymmetry is not None
     lattice = tilted.reference.lattice
@@ -80,6 +80,16 @@ def test_the_mirror_follows_the_head_however_it_lies(angle: float) -> None:
     expected = places @ (turn @ np.diag([-1.0, 1, 1]) @ turn.T).T
     assert np.abs(mirrored - expected).mean() < 2.5  # half a voxel
     assert np.abs(tilted.asymmetry.mirror(mirrored, lattice) - places).mean() < 1
+
+
+def test_sides_that_are_not_alike_are_compared_only_when_asked() -> None:
+    uneven = make_even_head(0, noise=0.0)
+    uneven[:14, :, ::3] *= 3
+    uneven[:14, ::2] *= 0.2
+    for asked, image, kept in (("auto", make_even_head(0), True), ("auto", uneven, False), ("on", uneven, True)):
+        normative = NormativeMap("affine", asymmetry=asked)
+        normative.set_reference([resample(image, affine_of(), 5.0)])
+        assert (normative.asymmetry is not None) == kept
 
 
 def test_a_lesion_counts_where_it_is_and_not_across(normative: NormativeMap) -> None:
@@ -103,7 +113,7 @@ def test_healthy_sides_differ_as_those_of_the_fitted_heads(normative: NormativeM
 
 def test_it_is_kept_and_off_unless_asked_for(normative: NormativeMap) -> None:
     image, affine = make_even_head(70), affine_of()
-    again = NormativeMap("affine", asymmetry=True)
+    again = NormativeMap("affine", asymmetry="on")
     again.load_state_dict(normative.state_dict())
     frame = again.find_frame(image, affine)
     finished = normative(image, image, affine, frame)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from monai_dpmm_ad.data.covariates import MOST_SITES
+from monai_dpmm_ad.data.sites import MOST_SITES
 from monai_dpmm_ad.normative.covariates import Design, Traits
 from monai_dpmm_ad.normative.site import NUM_CHANNELS, SITE_SHAPE, SiteCells
 from monai_dpmm_ad.normative.sites import Sites

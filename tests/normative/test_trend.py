@@ -207,7 +207,7 @@ def test_an_old_head_is_judged_against_old_heads() -> None:
     image[lesion] *= 0.4
     found = normative(np.abs(1.5 - image), image, affine, normative.find_frame(image, affine), traits=traits)
     assert found[lesion].mean() > 2 * finished[lesion].mean()
-    assert peaks[True] < 0.75 * peaks[False]
+    assert peaks[True] < 0.8 * peaks[False]
     young, twin = normative.design.traits({"age": 20.0}), normative.find_frame(image, affine)
     drawn = [normative.draw_healthy(image, affine, twin, x)[core].mean() for x in (young, traits)]
     assert drawn[0] > 1.2 * drawn[1], "the twin is of the same age"

@@ -74,6 +74,16 @@ def test_what_is_no_atlas_is_refused(head, save, change, reason) -> None:
         LoadRegionsd()({"image": LoadScan()(save(head)), "regions": str(path)})
 
 
+def test_an_atlas_whose_voxels_have_no_place_is_refused_before_a_fit(head, save) -> None:
+    path = save(np.ones(head.shape, np.uint8), "atlas.nii")
+    content = bytearray(path.read_bytes())
+    for row in range(3):  # the second column of the sform
+        content[284 + 16 * row : 288 + 16 * row] = bytes(4)
+    path.write_bytes(content)
+    with pytest.raises(ScanError, match="has a singular affine: its voxel axes do not span the space"):
+        count_regions(path)
+
+
 def test_an_atlas_that_lies_elsewhere_is_refused(head, save) -> None:
     far = nib.affines.from_matvec(np.eye(3), [500, 0, 0])
     path = save(np.ones((4, 4, 4), np.uint8), "atlas.nii.gz", far)

@@ -40,20 +40,18 @@ class Aligner:
     Args:
         reference: what they are aligned with.
         rigid: turn and move scans only.
-        inside: ``(X, Y, Z)``, the places of the reference that count; None counts all.
 
     Reference:
         Baker and Matthews 2004, "Lucas-Kanade 20 years on: a unifying framework", the inverse compositional algorithm;
         Evangelidis and Psarakis 2008, "Parametric image alignment using enhanced correlation coefficient maximization".
     """
 
-    def __init__(self, reference: Volume, rigid: bool = False, inside: NDArray[np.bool_] | None = None) -> None:
+    def __init__(self, reference: Volume, rigid: bool = False) -> None:
         self.lattice, self.rigid = reference.lattice, rigid
         fixed: Array = (reference.values * reference.weight).astype(np.float32)
         slopes = np.stack([_slope(fixed, axis) for axis in range(3)])
         #: Where the reference is not empty, as numbers of places.
-        self._near = np.flatnonzero(((fixed > 0) | slopes.any(0)) & (True if inside is None else inside))
-        self._counted = slice(None) if inside is None else np.flatnonzero(inside)
+        self._near = np.flatnonzero((fixed > 0) | slopes.any(0))
         self._middle = (np.array(fixed.shape) - 1) / 2
         self._half = max(fixed.shape) / 2
         places = np.stack(np.unravel_index(self._near, fixed.shape)) - self._middle[:, None]
@@ -101,8 +99,7 @@ class Aligner:
         With it the normal equations of all columns where the scan has data, ``(5 + m, 5 + m)`` and ``(5 + m,)``.
         """
         values = see(moving, matrix, self.lattice).ravel()
-        here, values = values[self._near], values[self._counted]
-        seen = values >= 0
+        seen, here = values >= 0, values[self._near]
         away = self._design[:, here < 0]
         gram = self._gram - _multiply(away, away) if away.size else self._gram.copy()
         values, here = np.maximum(values, 0), np.maximum(here, 0)

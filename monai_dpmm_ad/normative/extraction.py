@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from monai_dpmm_ad.normative.alignment import Aligner
 from monai_dpmm_ad.normative.intensity import foreground_median
 from monai_dpmm_ad.normative.lattice import Lattice, Volume, resample
 from monai_dpmm_ad.normative.matching import match_intensity
@@ -26,8 +26,8 @@ Mask = NDArray[np.bool_]
 LARGER = 1.5
 #: How many of the starts are followed.
 _NUM_FOLLOWED = 3
-#: What is registered in turn, each time with the scan's field and contrast taken away anew: first rigid, then affine.
-_RIGID = (True, True, True, False, False)
+#: What is registered in turn, each time with the scan's field and contrast taken away anew: a rigid, then affine ones.
+_RIGID = (True, False, False)
 #: Least correlation with the reference in and just around its foreground.
 _LEAST_QUALITY = 0.8
 #: Least shares of the reference's foreground, and of the places around it, where the scan has foreground.
@@ -81,27 +81,59 @@ def _register(reference: Volume, moving: Volume, counted: Mask) -> Matrix | None
     """Reference → scan (mm), ``(4, 4)``; None where their agreement is too low."""
     coarse_reference, coarse = halve(reference), halve(moving)
     inside = ndimage.binary_dilation(coarse_reference.weight > 0.5)
-    aligner = Aligner(coarse_reference, True, inside)
-    ends = [aligner.align(coarse, start) for start in _find_starts(coarse_reference, coarse)]
-    end, quality = _choose(reference, moving, ends, counted)
-    best = end
-    for rigid in _RIGID:
+    ends = [_descend(coarse_reference, coarse, start, True, inside) for start in _find_starts(coarse_reference, coarse)]
+    end = max(ends, key=lambda one: _agree(coarse_reference, pull(coarse, one, coarse_reference.lattice), inside))
+    best, quality = end, -1.0
+    for rigid in (*_RIGID, None):
         evened = _even(reference, pull(moving, end, reference.lattice))
         if evened is None:
             break
-        end, found = _choose(
-            reference, moving, [end @ Aligner(reference, rigid, counted).align(evened, np.eye(4))], counted
-        )
+        found = _agree(reference, evened, counted)
         if found > quality:
             best, quality = end, found
+        if rigid is not None:
+            end = end @ _descend(reference, evened, np.eye(4), rigid, counted)
     return best if quality >= _LEAST_QUALITY else None
 
 
-def _choose(reference: Volume, moving: Volume, ends: list[Matrix], counted: Mask) -> tuple[Matrix, float]:
-    """The end at which a scan agrees best with the reference, its field and contrast taken away; and how well."""
-    evened = [_even(reference, pull(moving, end, reference.lattice)) for end in ends]
-    found = [-1.0 if one is None else _agree(reference, one, counted) for one in evened]
-    return ends[int(np.argmax(found))], max(found)
+def _descend(reference: Volume, moving: Volume, start: Matrix, rigid: bool, inside: Mask) -> Matrix:
+    """Descend to the transform, reference → scan (mm), of the largest correlation over the places that count.
+
+    Gauss and Newton's method, by which brains are registered, reaches less far: in a scalp it misses one head in five.
+    Where they cannot be registered from the start (no overlap) it is the end.
+    """
+    import SimpleITK as sitk
+
+    transform = sitk.Euler3DTransform() if rigid else sitk.AffineTransform(3)
+    fixed = centroid(reference)
+    transform.SetCenter(fixed.tolist())
+    transform.SetMatrix(start[:3, :3].ravel().tolist())
+    transform.SetTranslation((start[:3, :3] @ fixed + start[:3, 3] - fixed).tolist())
+    method = sitk.ImageRegistrationMethod()
+    method.SetNumberOfThreads(1)
+    method.SetMetricAsCorrelation()
+    method.SetMetricFixedMask(_to_itk(inside.astype(np.uint8), reference))
+    method.SetMetricSamplingStrategy(sitk.ImageRegistrationMethod.NONE)
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetOptimizerAsRegularStepGradientDescent(2.0, 0.01, 100, 0.5, 1e-7)
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetInitialTransform(transform, inPlace=True)
+    try:
+        method.Execute(*(_to_itk(part.values * part.weight, part) for part in (reference, moving)))
+    except RuntimeError:
+        return start
+    matrix = join(np.array(transform.GetMatrix()).reshape(3, 3), fixed, np.array(transform.GetTranslation()) + fixed)
+    return matrix if np.isfinite(matrix).all() and abs(np.linalg.det(matrix)) > 1e-3 else start
+
+
+def _to_itk(values: NDArray[Any], volume: Volume) -> Any:
+    """What lies on a volume's lattice, as SimpleITK has it."""
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(np.ascontiguousarray(values.transpose(2, 1, 0)))
+    image.SetSpacing([volume.lattice.spacing] * 3)
+    image.SetOrigin(volume.lattice.origin)
+    return image
 
 
 def _find_starts(reference: Volume, moving: Volume) -> list[Matrix]:

@@ -9,10 +9,11 @@ Then heads without and with a large implant are acquired in each way of `benchma
 ``choose`` takes the heads of the calibration: what is chosen is chosen there. Part ``test`` takes others. Figures are
 inside the brain: voxel AUROC and AP, image AUROC against healthy heads of the same acquisition, flagged regions of a
 healthy head, how many heads are marked as out of range, whether ``drift.json`` would warn of the healthy ones, and what
-share of AP and image AUROC without shift is left. ``--real`` maps T1 of the two MS patients, ``--heads`` fits whole
-heads. ``--before`` normalises each scan by a known way before it is mapped (`benchmarks/normalisers.py`), the fitted
-ones and those of the calibration stay as they are. ``--augment`` fits so many copies of each head as other scanners
-might have acquired it. What is measured of a scan is kept in ``--out``.
+share of AP and image AUROC without shift is left. Brain that is taken for skull counts with a score of 0. ``--real``
+maps T1 of the two MS patients, ``--heads`` fits whole heads. ``--before`` normalises each scan by a known way before it
+is mapped (`benchmarks/normalisers.py`), the fitted ones and those of the calibration stay as they are. ``--augment``
+fits so many copies of each head as other scanners might have acquired it. What is measured of a scan is kept in
+``--out``.
 """
 
 from __future__ import annotations
@@ -205,15 +206,18 @@ class Bench:
         inside = np.where(image > 0)
         intensity = image[inside][brain]
         summary = result.scan[PATCH_SUMMARY]
+        lost = (head.labels > 0) & (head.values > 0)
+        lost[where] = False  # brain that was taken for skull: it has no score
+        none = np.zeros(int(lost.sum()), np.float32)
         return {
-            "mixture": mixture[inside][brain],
-            "finished": finished[inside][brain],
-            "plain": np.abs(intensity - np.median(intensity)),
-            "darkness": -intensity,
-            "truth": head.truth[where][brain],
+            "mixture": np.concatenate([mixture[inside][brain], none]),
+            "finished": np.concatenate([finished[inside][brain], none]),
+            "plain": np.concatenate([np.abs(intensity - np.median(intensity)), none]),
+            "darkness": np.concatenate([-intensity, none - intensity.max()]),
+            "truth": np.concatenate([head.truth[where][brain], head.truth[lost]]),
             "score": result.score,
             "regions": len(result.regions),
-            "warning": result.row.warning or "",
+            "warning": str(result.row.warning) if result.row.in_range is False else "",
             "frame": frame.kind,
             "quality": frame.quality,
             "profile": summary["profile"],

@@ -67,7 +67,7 @@ class FittedKind(nn.Module):
         return int(found.pop()) if len(found) == 1 else None
 
     def fit(self, scans: Sequence[Mapping[str, Any]]) -> None:
-        """Take the facts of scans, see :func:`~monai_dpmm_ad.transforms.intensity.describe_scan`."""
+        """Take the facts of scans, see :func:`~monai_dpmm_ad.transforms.facts.describe_scan`."""
         rows = torch.tensor([_to_row(scan) for scan in scans]).reshape(len(scans), len(FACTS))
         chosen = choose_scans(len(rows), MAX_SCANS)
         pictures = torch.tensor([_to_picture(scan) for scan in scans]).reshape(len(scans), 2)

@@ -18,9 +18,11 @@ from monai_dpmm_ad.engines.thumbnails import FittedScan, FittedScans, thumbnail_
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.normative import FRAMES, Frame, NormativeMap, resample
 from monai_dpmm_ad.normative.covariates import Traits
+from monai_dpmm_ad.normative.extraction import LARGER
 from monai_dpmm_ad.normative.reference import find_spacing
 from monai_dpmm_ad.normative.trend_map import TrendMap
-from monai_dpmm_ad.utils.distributed import gather_lists, share
+from monai_dpmm_ad.utils.distributed import gather_lists, is_first, share
+from monai_dpmm_ad.utils.log import LOG
 from monai_dpmm_ad.utils.memory import release_heap
 from monai_dpmm_ad.utils.progress import track
 
@@ -69,6 +71,7 @@ def fit_normative(
     if not normative.fitted and len(own) < _LEAST_FITTED and normative.side == "both":
         network.normative = None
         return
+    _name_heads(scans, own)
     key = _place_scans(normative, scans, own, frame)
     if not normative.fitted:
         normative.matching.fill_(match == "on" and normative.frame in FRAMES[:2])
@@ -156,6 +159,24 @@ def _are_volumes(scans: FittedScans, names: Sequence[str]) -> bool:
     if not scans.has(names[0]):
         return False
     return all(gather_lists([scans.has(name) for name in share(names)]))
+
+
+def _name_heads(scans: FittedScans, names: Sequence[str]) -> None:
+    """Say which of the fitted scans are much larger than most: skulls among brains, which nobody takes away here."""
+    volumes = dict(gather_lists([(name, _measure(scans.read(name))) for name in share(names)]))
+    usual = float(np.median(list(volumes.values())))
+    if (heads := sorted(name for name, volume in volumes.items() if volume > LARGER * usual)) and is_first():
+        LOG.warning(
+            "%s: larger than %.1f times the other fitted scans, %.0f mL; leave them out or cut the brain out of them",
+            ", ".join(heads),
+            LARGER,
+            usual,
+        )
+
+
+def _measure(scan: FittedScan) -> float:
+    """Size of a scan's foreground in mL."""
+    return np.count_nonzero(scan.image) * abs(float(np.linalg.det(scan.affine[:3, :3]))) / 1000
 
 
 def _set_reference(normative: NormativeMap, scans: FittedScans, names: Sequence[str]) -> None:

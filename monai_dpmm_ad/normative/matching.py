@@ -107,7 +107,7 @@ def match_intensity(scan: Volume, level: float, mean: Array, spread: Array) -> M
     flat: Array = (scan.values[inside] / np.exp(field[inside])).astype(np.float32)
     middle = float(np.median(flat))
     field, flat = field + np.float32(np.log(middle)), (flat / middle).astype(np.float32)
-    if float(np.corrcoef(flat, mean[inside])[0, 1]) < _LEAST_AGREEMENT:
+    if flat.std() == 0 or float(np.corrcoef(flat, mean[inside])[0, 1]) < _LEAST_AGREEMENT:
         return None
     own, fitted = _find_landmarks(flat, mean[inside], spread[inside])
     if len(own) < 3:

@@ -21,7 +21,7 @@ Matrix = NDArray[np.float64]
 Cut = tuple[tuple[bool, bool], tuple[bool, bool], tuple[bool, bool]]
 
 #: Turns that are tried from the header's orientation, degrees about x, y and z.
-_TILTS = (-30.0, 0.0, 30.0)
+TILTS = (-30.0, 0.0, 30.0)
 #: The same for a part of a scan, which is tried at many places.
 _SLID_TILTS = ((0.0, 0.0, 0.0), (-30.0, 0.0, 0.0), (30.0, 0.0, 0.0), (0.0, 0.0, -30.0), (0.0, 0.0, 30.0))
 #: Starts that are nowhere further apart than this, in places of the lattice, end in the same.
@@ -167,7 +167,7 @@ def rank_starts(reference: Volume, moving: Volume, cut: Cut) -> list[Matrix]:
 def tilted_starts(reference: Volume, moving: Volume) -> list[Matrix]:
     """The header's orientation and turns of it, centre on centre."""
     fixed, centre = centroid(reference), centroid(moving)
-    return [join(turn(angles), fixed, centre) for angles in itertools.product(_TILTS, repeat=3)]
+    return [join(turn(angles), fixed, centre) for angles in itertools.product(TILTS, repeat=3)]
 
 
 def slid_starts(reference: Volume, moving: Volume, axis: int) -> list[Matrix]:

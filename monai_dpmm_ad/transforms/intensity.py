@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,9 +16,13 @@ from scipy import ndimage
 from torch import Tensor
 
 from monai_dpmm_ad.errors import naming_scan, unknown_option
-from monai_dpmm_ad.ops.slices import voxel_sizes
+from monai_dpmm_ad.transforms.facts import describe_scan, sample_inside
 from monai_dpmm_ad.transforms.foreground import compute_foreground
 from monai_dpmm_ad.transforms.sequences import scale_each
+from monai_dpmm_ad.transforms.skull import take_skull_away
+
+if TYPE_CHECKING:
+    from monai_dpmm_ad.transforms.place import HasNormative
 
 __all__ = [
     "CT_WINDOWS",
@@ -44,7 +48,6 @@ CT_WINDOWS = {
 INTENSITY_METHODS = ("median", "white_matter", "percentile", "ct_window", *CT_WINDOWS)
 
 _BINS = 256
-_AIR = -900.0  # HU and below
 
 
 def scale_foreground(
@@ -132,19 +135,8 @@ def _quantiles(values: Tensor, *shares: float) -> tuple[float, ...]:
     return tuple(float(value) for value in np.quantile(values.cpu().numpy(), shares))
 
 
-def _sample(image: Tensor, mask: Tensor) -> Tensor:
-    """Every k-th of the voxels that a mask holds, in their order: 100 000 to 200 000 of many, all of few."""
-    array, inside = image.cpu().numpy(), mask.cpu().numpy()
-    step, seen, found = max(1, int(np.count_nonzero(inside)) // 100_000), 0, []
-    for values, marks in zip(array.reshape(-1, *array.shape[2:]), inside.reshape(-1, *array.shape[2:]), strict=True):
-        chosen = values[marks]  # slab by slab: all of them may be as large as the image
-        found.append(chosen[-seen % step :: step])
-        seen += len(chosen)
-    return torch.from_numpy(np.concatenate(found))
-
-
 def _background_level(image: Tensor, mask: Tensor, values: Tensor) -> float:
-    background = _sample(image, ~mask)
+    background = sample_inside(image, ~mask)
     (lowest,) = _quantiles(values, 0.01)
     if not len(background):
         return min(0.0, lowest)
@@ -238,39 +230,6 @@ class ScaleIntensityForeground(Transform):
         return scaled
 
 
-def describe_scan(img: MetaTensor, inside: Tensor) -> dict[str, Any]:
-    """Say what kind of scan an image is, before its intensities are scaled.
-
-    Args:
-        img: ``(1, P, L, I)`` or ``(1, H, W)``.
-        inside: its foreground, boolean, of the same shape.
-
-    Returns:
-        ``spatial_dims``; ``modality``, "" where neither the file nor Hounsfield units of air say it; ``sizes`` of the
-        voxels along P, L and I in mm; ``range``, the 1st, 50th and 99th percentile of the foreground's intensities;
-        ``volume`` of the foreground in mL. A volume of one slice, and a single slice of a DICOM series, is 3D without
-        a volume. Of a picture ``rim``, the share of its outermost pixels that is foreground, and ``colour``.
-    """
-    values = _sample(img.as_tensor(), inside)
-    sizes = voxel_sizes(img, batched=False)
-    is_picture = img.ndim == 3 and not img.meta.get("modality")
-    thick = img.ndim == 4 and min(img.shape[1:]) > 1
-    picture = {"rim": _measure_rim(inside[0]), "colour": float(img.meta.get("colour", 0))} if is_picture else {}
-    return {
-        **picture,
-        "spatial_dims": 2 if is_picture else 3,
-        "modality": str(img.meta.get("modality") or ("CT" if float(img.numpy().min()) <= _AIR else "")),
-        "sizes": [round(float(size), 4) for size in sizes],
-        "range": [float(value) for value in np.quantile(values.numpy(), [0.01, 0.5, 0.99])],
-        "volume": int(torch.count_nonzero(inside)) * float(sizes.prod()) / 1000 if thick else 0.0,
-    }
-
-
-def _measure_rim(inside: Tensor) -> float:
-    """Share of the outermost pixels of ``(H, W)`` that is foreground: a head lies in air, a photo fills its frame."""
-    return float(torch.cat([inside[0], inside[-1], inside[:, 0], inside[:, -1]]).double().mean())
-
-
 class ScaleIntensityForegroundd(MapTransform):
     """Dictionary version of ``ScaleIntensityForeground``.
 
@@ -283,6 +242,8 @@ class ScaleIntensityForegroundd(MapTransform):
         center: see ``ScaleIntensityForeground``.
         width: see ``ScaleIntensityForeground``.
         allow_missing_keys: skip keys that an item lacks.
+        network: where brains were fitted the brain alone is the foreground of a whole head, see
+            :func:`~monai_dpmm_ad.transforms.skull.take_skull_away`; None keeps the skull.
 
     Example:
         >>> import torch
@@ -303,9 +264,11 @@ class ScaleIntensityForegroundd(MapTransform):
         center: float = 40.0,
         width: float = 80.0,
         allow_missing_keys: bool = False,
+        network: HasNormative | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.mask_key = mask_key
+        self.network = network
         self.scaler = ScaleIntensityForeground(method, target, percentiles, center, width)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -313,5 +276,8 @@ class ScaleIntensityForegroundd(MapTransform):
         item = dict(data)
         mask = item.get(self.mask_key) if self.mask_key is not None else None
         for key in self.key_iterator(item):
-            item[key] = scale_each(self.scaler, item[key], mask)
+            image, item[key] = item[key], scale_each(self.scaler, item[key], mask)
+            if self.network is not None and mask is None:
+                brain = take_skull_away(image, item[key], self.network)
+                item[key] = item[key] if brain is None else scale_each(self.scaler, brain, None)
         return item

@@ -32,7 +32,8 @@ def preprocess_scan(
         intensity: method of :class:`~monai_dpmm_ad.transforms.ScaleIntensityForeground`.
         spatial_dims: 3 or 2 refuses the other kind, None takes both.
         network: whose scans the intensities are matched to, see
-            :class:`~monai_dpmm_ad.transforms.place.MatchIntensityd`; None leaves them.
+            :class:`~monai_dpmm_ad.transforms.place.MatchIntensityd`; where those are brains, a whole head's skull is
+            taken away. None leaves scans as they are.
 
     Example:
         >>> preprocess_scan("ct_window")({"image": "no/such/scan.nii.gz"})
@@ -40,7 +41,9 @@ def preprocess_scan(
         RuntimeError: applying transform ...
     """
     match = [] if network is None else [MatchIntensityd(network)]
-    return Compose([LoadScand(spatial_dims=spatial_dims), LoadRegionsd(), *_normalize(["image"], intensity), *match])
+    return Compose(
+        [LoadScand(spatial_dims=spatial_dims), LoadRegionsd(), *_normalize(["image"], intensity, network), *match]
+    )
 
 
 def preprocess_slices(
@@ -92,9 +95,9 @@ def preprocess_slices(
     return Compose([LoadScand(spatial_dims=spatial_dims), *drop_label, *normalize, *small, sampler])
 
 
-def _normalize(keys: Sequence[str], intensity: str) -> list[Transform]:
+def _normalize(keys: Sequence[str], intensity: str, network: HasNormative | None = None) -> list[Transform]:
     return [
         Orientationd(keys=keys, axcodes="PLI", labels=None, allow_missing_keys=True),
-        ScaleIntensityForegroundd(keys="image", method=intensity),
+        ScaleIntensityForegroundd(keys="image", method=intensity, network=network),
         CropForegroundd(keys=keys, source_key="image", allow_smaller=True, allow_missing_keys=True),
     ]

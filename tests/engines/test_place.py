@@ -15,6 +15,7 @@ from monai_dpmm_ad.bundle import load_workflow, read_settings
 from monai_dpmm_ad.commands import fit, infer
 from monai_dpmm_ad.commands.model import AnomalyModel
 from monai_dpmm_ad.data.dataset import ScanDataset
+from monai_dpmm_ad.engines import place
 from monai_dpmm_ad.engines.thumbnails import FittedScan, FittedScans
 from monai_dpmm_ad.errors import EmbeddingStoreError
 from monai_dpmm_ad.normative import Frame, Lattice
@@ -102,3 +103,18 @@ def test_a_single_scan_is_no_cohort_unless_a_side_is_named(cohort: Path, tiny_vi
         judged = AnomalyModel.load(tmp_path / side).network.normative is not None
         assert judged == (side == "bright")
         assert ("not judged by place" in str(outcome.note)) == (not judged)
+
+
+def test_heads_among_fitted_brains_are_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def read(_: FittedScans, name: str) -> FittedScan:
+        side = 10 if name.startswith("head") else 8
+        image = np.pad(np.ones((side,) * 3, np.float32), (12 - side) // 2)
+        return FittedScan(image, np.diag([2.0, 2, 2, 1]), np.array(image.shape), np.eye(4), np.zeros(1, int))
+
+    monkeypatch.setattr(FittedScans, "read", read)
+    scans = FittedScans(Path("none"), ScanDataset([], lambda item: item))
+    place._name_heads(scans, ["brain1", "brain2", "brain3"])
+    assert not caplog.messages
+    place._name_heads(scans, ["brain1", "head2", "brain2", "brain3", "head1"])
+    (said,) = caplog.messages
+    assert said.startswith("head1, head2: larger than 1.5 times the other fitted scans, 4 mL;")

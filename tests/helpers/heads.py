@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 SHAPE = (34, 40, 30)
 
@@ -25,3 +26,31 @@ def affine_of(spacing: float = 5.0) -> NDArray[np.float64]:
     affine = np.diag([spacing] * 3 + [1.0])
     affine[:3, 3] = -spacing * (np.array(SHAPE) - 1) / 2
     return affine
+
+
+def put_into_skull(
+    brain: NDArray[np.float32], affine: NDArray[np.float64], angles: tuple[float, float, float]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]:
+    """A head around a brain of cubic voxels, turned by some degrees: a dark skull, a bright scalp and a neck.
+
+    Returns:
+        The head, the brain in it, both on one grid of the brain's voxels, and its affine.
+    """
+    room = 12
+    padded = np.pad(brain, room)
+    spacing = float(affine[0, 0])
+    away = ndimage.distance_transform_edt(padded == 0) * spacing
+    head = np.where(away > 0, np.where(away < 12, 0.15, np.where(away < 28, 1.4, 0.0)), padded)
+    neck = np.indices(head.shape)
+    beside = np.hypot(neck[0] - head.shape[0] / 2, neck[1] - head.shape[1] / 2) * spacing
+    head = np.where((away >= 28) & (beside < 45) & (neck[2] < room), 0.8, head)
+    turned = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
+    middle = (np.array(head.shape) - 1) / 2
+    shift = middle - turned @ middle
+    head, inside = (
+        ndimage.affine_transform(part.astype(np.float32), turned, shift, order=1, mode="nearest")
+        for part in (head, padded)
+    )
+    moved = affine.copy()
+    moved[:3, 3] -= room * spacing
+    return np.where(head > 0.05, head, 0), np.where(inside > 0.3, inside, 0), moved

@@ -1,0 +1,102 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""A scan with its skull is preprocessed and judged as its twin whose brain was cut out, where brains were fitted."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from helpers.heads import make_head, put_into_skull
+from monai.data import MetaTensor
+from numpy.typing import NDArray
+
+from monai_dpmm_ad.normative import NormativeMap, resample
+from monai_dpmm_ad.transforms import preprocess_scan
+from monai_dpmm_ad.transforms.place import JudgeByPlaced
+
+SHAPE, SPACING = (50, 60, 46), 3.5
+AFFINE = np.diag([SPACING] * 3 + [1.0])
+AFFINE[:3, 3] = -SPACING * (np.array(SHAPE) - 1) / 2
+
+
+@pytest.fixture(scope="module")
+def network() -> SimpleNamespace:
+    """Fitted on three brains, to be matched."""
+    normative, scans = NormativeMap("affine"), [make_head(SHAPE, noise=0.1, seed=seed) for seed in range(3)]
+    normative.set_reference([resample(scans[0], AFFINE, SPACING)])
+    frames = [normative.find_frame(scan, AFFINE) for scan in scans]
+    rounds = (
+        (normative.observe_intensity, normative.finish_intensity),
+        (normative.observe_deviation, normative.finish_deviation),
+    )
+    for observe, finish in rounds:
+        for name, (scan, frame) in enumerate(zip(scans, frames, strict=True)):
+            observe(str(name), scan, AFFINE, frame)
+        finish()
+    for name, (scan, frame) in enumerate(zip(scans, frames, strict=True)):
+        index = np.argwhere(scan > 0)
+        scores = 1 + np.random.default_rng(name).random(len(index), dtype=np.float32)
+        normative.observe_scores(str(name), index @ AFFINE[:3, :3].T + AFFINE[:3, 3], scores, frame)
+    normative.finish_scores()
+    normative.matching.fill_(True)
+    return SimpleNamespace(normative=normative)
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A head with a lesion, and its brain alone, as files of one grid."""
+    brain = make_head(SHAPE, noise=0.1, seed=7)
+    brain[20:26, 26:33, 28:34] *= 1.7
+    head, brain, affine = put_into_skull(brain, AFFINE, (4.0, -3.0, 6.0))
+    folder = tmp_path_factory.mktemp("twins")
+    for name, values in (("head", head), ("brain", brain)):
+        nib.save(nib.Nifti1Image(300 * values, affine), folder / f"{name}.nii.gz")
+    return {name: {"image": str(folder / f"{name}.nii.gz"), "name": name} for name in ("head", "brain")}
+
+
+def on_file_grid(image: MetaTensor, path: str) -> NDArray[np.float32]:
+    """A preprocessed scan at the voxels of its file."""
+    file = nib.load(path)
+    index = np.indices(image.shape[1:]).reshape(3, -1).T
+    to_file = np.linalg.inv(file.affine) @ np.asarray(image.affine)
+    found = np.rint(index @ to_file[:3, :3].T + to_file[:3, 3]).astype(int)
+    values = np.zeros(file.shape, np.float32)
+    values[tuple(found.T)] = image.as_subclass(torch.Tensor)[0].numpy().ravel()
+    return values
+
+
+def test_a_head_is_judged_as_its_brain(network: SimpleNamespace, twins: dict[str, Any]) -> None:
+    images = {name: preprocess_scan(network=network)(item)["image"] for name, item in twins.items()}
+    (note,) = json.loads(images["head"].meta["notes"])
+    assert note.startswith("the skull was taken away by the frame: ")
+    assert json.loads(images["brain"].meta["notes"]) == []
+    facts = {name: json.loads(image.meta["facts"]) for name, image in images.items()}
+    assert facts["head"]["volume"] == pytest.approx(facts["brain"]["volume"], rel=0.06)
+    np.testing.assert_allclose(facts["head"]["range"][1:], facts["brain"]["range"][1:], rtol=0.03)
+    head, brain = (on_file_grid(images[name], twins[name]["image"]) for name in ("head", "brain"))
+    both = (head > 0) & (brain > 0)
+    assert 2 * both.sum() / ((head > 0).sum() + (brain > 0).sum()) > 0.96
+    assert np.abs(head - brain)[both].mean() < 0.01  # the median is a third
+    judge = JudgeByPlaced(network)
+    judged = {
+        n: judge({"image": image, "pred": MetaTensor((image > 0) * 1.5, meta=image.meta)})
+        for n, image in images.items()
+    }
+    maps = {name: on_file_grid(out["pred"], twins[name]["image"]) for name, out in judged.items()}
+    assert {out["frame"].kind for out in judged.values()} == {"affine"}
+    assert np.corrcoef(maps["head"][both], maps["brain"][both])[0, 1] > 0.95
+    assert not maps["head"][head == 0].any()
+
+
+def test_nothing_is_done_unless_scans_are_matched(network: SimpleNamespace, twins: dict[str, Any]) -> None:
+    plain = preprocess_scan()(twins["head"])["image"]
+    unmatched = NormativeMap("affine")
+    for other in (SimpleNamespace(normative=None), SimpleNamespace(normative=unmatched)):
+        image = preprocess_scan(network=other)(twins["head"])["image"]
+        assert torch.equal(image.as_tensor(), plain.as_tensor())
+        assert json.loads(image.meta["notes"]) == []

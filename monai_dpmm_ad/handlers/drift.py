@@ -19,6 +19,7 @@ from monai_dpmm_ad.engines import PATCH_SUMMARY, ScanEvaluator, iteration_scans
 from monai_dpmm_ad.engines.resume import ResumeLog
 from monai_dpmm_ad.network import AnomalyNet, SequenceNet
 from monai_dpmm_ad.normative import Frame
+from monai_dpmm_ad.transforms.skull import SKULL
 from monai_dpmm_ad.utils.distributed import gather_lists, get_rank
 from monai_dpmm_ad.utils.files import remove_file, write_json
 
@@ -106,6 +107,7 @@ class DriftHandler:
                 )
             if self.output_dir is not None:
                 clauses = self._compare(summary, facts, own)
+                clauses += [meta[SKULL]] if meta.get(SKULL) else []  # no healthy scan's rim was found by the frame
                 scan["warning"] = _write_warning(clauses, json.loads(meta.get("notes") or "[]"))
                 known = int(self.network.kind.num_scans) or int(self.network.drift.num_scans)
                 scan["in_range"] = not clauses if known else None

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -19,13 +18,15 @@ if TYPE_CHECKING:
     from monai_dpmm_ad.normative import NormativeMap, Volume
     from monai_dpmm_ad.transforms.place import HasNormative
 
-__all__ = ["take_skull_away"]
+__all__ = ["SKULL", "take_skull_away"]
+
+SKULL = "skull"  # key of a scan's meta data
 
 
 def take_skull_away(image: MetaTensor, scaled: MetaTensor, network: HasNormative) -> MetaTensor | None:
     """Put background in the place of what is not the brain, in each sequence whose foreground is a whole head.
 
-    Of several sequences the brain is found in the first one in which it can be. Where it was, ``meta["notes"]`` say how
+    Of several sequences the brain is found in the first one in which it can be. Where it was, ``meta[SKULL]`` says how
     much is left.
 
     Args:
@@ -53,9 +54,8 @@ def take_skull_away(image: MetaTensor, scaled: MetaTensor, network: HasNormative
         values[number][outside] = values[number][air].median() if bool(air.any()) else values[number].min()
     voxel = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
     kept, seen = (np.count_nonzero(part) * voxel for part in (brain, _to_array(scaled[heads[0]])))
-    note = f"the skull was taken away by the frame: {kept:.0f} of {seen:.0f} mL are kept"
-    notes = json.dumps([*json.loads(image.meta.get("notes") or "[]"), note])
-    return MetaTensor(values, meta={**image.meta, "notes": notes}, applied_operations=list(image.applied_operations))
+    told = f"its skull was taken away by the frame, {kept:.0f} of {seen:.0f} mL are kept"
+    return MetaTensor(values, meta={**image.meta, SKULL: told}, applied_operations=list(image.applied_operations))
 
 
 def _is_larger(scaled: Tensor, affine: NDArray[np.float64], reference: Volume) -> bool:

@@ -4,20 +4,26 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from helpers.heads import make_head, put_into_skull
+from ignite.engine import Engine
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 
+from monai_dpmm_ad import AnomalyNet, create_detector, create_embedder
+from monai_dpmm_ad.engines import PATCH_SUMMARY
+from monai_dpmm_ad.handlers.drift import DriftHandler
 from monai_dpmm_ad.normative import NormativeMap, resample
 from monai_dpmm_ad.transforms import preprocess_scan
 from monai_dpmm_ad.transforms.place import JudgeByPlaced
+from monai_dpmm_ad.transforms.skull import SKULL
 
 SHAPE, SPACING = (50, 60, 46), 3.5
 AFFINE = np.diag([SPACING] * 3 + [1.0])
@@ -72,9 +78,8 @@ def on_file_grid(image: MetaTensor, path: str) -> NDArray[np.float32]:
 
 def test_a_head_is_judged_as_its_brain(network: SimpleNamespace, twins: dict[str, Any]) -> None:
     images = {name: preprocess_scan(network=network)(item)["image"] for name, item in twins.items()}
-    (note,) = json.loads(images["head"].meta["notes"])
-    assert note.startswith("the skull was taken away by the frame: ")
-    assert json.loads(images["brain"].meta["notes"]) == []
+    assert images["head"].meta[SKULL].startswith("its skull was taken away by the frame, ")
+    assert SKULL not in images["brain"].meta
     facts = {name: json.loads(image.meta["facts"]) for name, image in images.items()}
     assert facts["head"]["volume"] == pytest.approx(facts["brain"]["volume"], rel=0.06)
     np.testing.assert_allclose(facts["head"]["range"][1:], facts["brain"]["range"][1:], rtol=0.03)
@@ -99,4 +104,24 @@ def test_nothing_is_done_unless_scans_are_matched(network: SimpleNamespace, twin
     for other in (SimpleNamespace(normative=None), SimpleNamespace(normative=unmatched)):
         image = preprocess_scan(network=other)(twins["head"])["image"]
         assert torch.equal(image.as_tensor(), plain.as_tensor())
-        assert json.loads(image.meta["notes"]) == []
+        assert SKULL not in image.meta
+
+
+def test_a_scan_whose_skull_was_taken_away_is_marked(tmp_path: Path) -> None:
+    """Its rim was found otherwise than that of every healthy scan, so nothing is promised of it."""
+    embedder = create_embedder("pixels-8")
+    net = AnomalyNet(embedder, create_detector("dpmm", embedder.embed_dim), image_size=64, normative="off")
+    net.kind.num_scans.fill_(5)
+    marked = {}
+    for name, meta in {
+        "brain": {},
+        "head": {SKULL: "its skull was taken away by the frame, 5 of 9 mL are kept"},
+    }.items():
+        scan = {"pred": MetaTensor(torch.ones(1, 4, 4, 4), meta={"name": name, **meta}), PATCH_SUMMARY: {}}
+        engine = Engine(lambda engine, batch, scan=scan: [scan])
+        DriftHandler(net, tmp_path).attach(cast(Any, engine))
+        engine.run([0])
+        marked[name] = (scan["in_range"], scan["warning"])
+    assert marked["brain"] == (True, None)
+    assert marked["head"][0] is False
+    assert "its skull was taken away" in str(marked["head"][1])

@@ -51,8 +51,6 @@ def fit_settings(given: Settings) -> dict[str, Any]:
             "`asymmetry` must be off where intensities are not judged by place, got on. Choose `normative` on and an "
             "`intensity_side`."
         )
-    if unplaced:
-        values["asymmetry"] = "off"
     if values["max_components"] is not None and values["detector_name"] != "dpmm":
         raise ValueError(
             f"`max_components` must be left out for {values['detector_name']}, which has no components, got "
@@ -72,6 +70,8 @@ def fit_settings(given: Settings) -> dict[str, Any]:
         raise ValueError(
             f"`covariates` must be given with `{asked}` {values[asked]}, got none. Give a table of people."
         )
+    if unplaced or (values["asymmetry"] == "auto" and values["trend"] == "on"):  # trends leave 10 MB no room for it
+        values["asymmetry"] = "off"
     if not values["num_regions"]:
         values["num_regions"] = count_regions(values["regions"])
     return values

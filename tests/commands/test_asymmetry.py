@@ -53,3 +53,9 @@ def test_it_needs_intensities_by_place(options: dict[str, str]) -> None:
 def test_nobody_has_to_turn_it_off() -> None:
     assert fit_settings({"normative": "off"})["asymmetry"] == "off"
     assert fit_settings({})["asymmetry"] == "auto"
+
+
+def test_with_covariates_it_must_be_asked_for_since_atlases_stay_below_10_mb() -> None:
+    people = {"covariates": "people.csv"}
+    assert fit_settings(people)["asymmetry"] == "off"
+    assert fit_settings({**people, "asymmetry": "on"})["asymmetry"] == "on"

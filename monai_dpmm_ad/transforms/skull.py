@@ -54,7 +54,9 @@ def take_skull_away(image: MetaTensor, scaled: MetaTensor, network: HasNormative
         values[number][outside] = values[number][air].median() if bool(air.any()) else values[number].min()
     voxel = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
     kept, seen = (np.count_nonzero(part) * voxel for part in (brain, _to_array(scaled[heads[0]])))
-    told = f"its skull was taken away by the frame, {kept:.0f} of {seen:.0f} mL are kept; cut the brain out as for the fit"
+    told = (
+        f"its skull was taken away by the frame, {kept:.0f} of {seen:.0f} mL are kept; cut the brain out as for the fit"
+    )
     return MetaTensor(values, meta={**image.meta, SKULL: told}, applied_operations=list(image.applied_operations))
 
 

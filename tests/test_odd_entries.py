@@ -84,9 +84,10 @@ def test_every_bad_entry_is_named_and_the_rest_is_done(
 ) -> None:
     out = tmp_path / "out"
     if command == "fit":
-        shutil.copy(odd / "good.nii.gz", odd / "other.nii.gz")
+        (tmp_path / "held").mkdir()
+        shutil.copy(odd / "good.nii.gz", tmp_path / "held" / "other.nii.gz")
         options = ["--images", str(odd), "--embedder", str(tiny_vit), "--image-size", "56", "--max-epochs", "1"]
-        options += ["--num-components", "4", "--held-out", str(odd / "other.nii.gz")]
+        options += ["--num-components", "4", "--held-out", str(tmp_path / "held" / "other.nii.gz")]
     else:
         options = ["--bundle", str(bundle), "--images", str(odd)]
     assert main([command, *options, "--out", str(out)]) == 1

@@ -30,6 +30,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from acquisitions import ACQUISITIONS, Head, acquire
+from monai.utils import CommonKeys
 from normalisers import NORMALISERS, find_landmarks, normalise
 from normative import Study
 from normative_cohort import save_array
@@ -37,6 +38,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from monai_dpmm_ad.engines import PATCH_SUMMARY
+from monai_dpmm_ad.transforms.skull import SKULL
 from monai_dpmm_ad.utils.files import replace_file
 
 WAYS = ("plain", "mixture", "finished")
@@ -206,7 +208,7 @@ class Bench:
         inside = np.where(image > 0)
         intensity = image[inside][brain]
         summary = result.scan[PATCH_SUMMARY]
-        lost = (head.labels > 0) & (head.values > 0)
+        lost = (head.labels > 0) & (head.values > 0) & bool(result.scan[CommonKeys.PRED].meta.get(SKULL))
         lost[where] = False  # brain that was taken for skull: it has no score
         none = np.zeros(int(lost.sum()), np.float32)
         return {

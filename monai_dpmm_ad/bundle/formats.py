@@ -33,7 +33,7 @@ _MAX_BYTES = 4 * 2**20
 #: whose default does what was done before needs no new format and no entry.
 BROUGHT: dict[int, dict[str, Any]] = {
     3: {"normative": "off", "pooling": "top1pct", "false_positive_rate": 0.01},
-    4: {"pooling": "top01pct", "asymmetry": "off"},
+    4: {"asymmetry": "off"},
 }
 
 
@@ -46,19 +46,8 @@ def _take_top_level(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"settings": {name: config[name] for name in (*SETTINGS, *RENAMED) if name in config}}
 
 
-def _say_what_auto_was(config: Mapping[str, Any]) -> dict[str, Any]:
-    """In format 3 ``pooling`` auto was the highest thousandth of a map judged by place; p-values belong to it."""
-    out = dict(config)
-    for part in (_DISPLAYABLE, "settings"):
-        section = config.get(part)
-        if isinstance(section, dict) and section.get("pooling") == "auto":
-            judged = section.get("normative", "on") != "off"
-            out[part] = {**section, "pooling": "top01pct" if judged else "top1pct"}
-    return out
-
-
 #: Format → what makes the next one of a config.
-_MIGRATIONS: dict[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {1: _take_top_level, 3: _say_what_auto_was}
+_MIGRATIONS: dict[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {1: _take_top_level}
 
 
 def read_settings(bundle_root: str | os.PathLike[str]) -> dict[str, Any]:

@@ -139,8 +139,8 @@ _MODEL = (
         commands=_FIT, embeds=True,
     ),
     Setting(
-        "pooling", "auto", "a map's score; auto: top001pct if judged by place, else top1pct", "model",
-        choices=("auto", "mean", "top1pct", "top01pct", "top001pct", "max"), commands=_BOTH,
+        "pooling", "auto", "how a map becomes a scan's score; auto: top01pct if judged by place, else top1pct", "model",
+        choices=("auto", "mean", "top1pct", "top01pct", "max"), commands=_BOTH,
     ),
 )  # fmt: skip
 

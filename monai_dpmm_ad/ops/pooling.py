@@ -11,8 +11,7 @@ from monai_dpmm_ad.errors import unknown_option
 
 __all__ = ["POOLING_METHODS", "pool_image_score"]
 
-_TOP = {"top1pct": 100, "top01pct": 1000, "top001pct": 10_000}  # one score in so many
-POOLING_METHODS = ("max", "mean", *_TOP)
+POOLING_METHODS = ("max", "mean", "top01pct", "top1pct")
 
 
 def pool_image_score(score_map: Tensor, valid: Tensor | None = None, method: str = "top1pct") -> Tensor:
@@ -21,8 +20,8 @@ def pool_image_score(score_map: Tensor, valid: Tensor | None = None, method: str
     Args:
         score_map: (B, *spatial), patch grid, slice or volume.
         valid: boolean, same shape: positions that count; all of them if None.
-        method: ``"max"``, ``"mean"``, or ``"top1pct"``, ``"top01pct"`` and ``"top001pct"``, the mean of the highest
-            ``ceil(n / 100)``, ``ceil(n / 1000)`` and ``ceil(n / 10 000)`` of n scores.
+        method: ``"max"``, ``"mean"``, or ``"top1pct"`` and ``"top01pct"``, the mean of the ``ceil(n / 100)`` and the
+            ``ceil(n / 1000)`` highest of n scores.
 
     Returns:
         (B,) scores in the map's dtype; 0 where an image has no valid position (what is not there never scores).
@@ -76,8 +75,8 @@ def _largest(scores: Tensor, count: int) -> Tensor:
 
 def _mean_of_largest(scores: Tensor, method: str) -> Tensor:
     """Mean of as many of the largest scores ``(n,)`` as the method takes, 0-dim; 0 where there is none."""
-    one_in = {"mean": 1, "max": max(len(scores), 1), **_TOP}[method]
-    count = -(-len(scores) // one_in)
+    counts = {"max": min(1, len(scores)), "mean": len(scores), "top1pct": -(-len(scores) // 100)}
+    count = counts.get(method, -(-len(scores) // 1000))
     if not count:
         return scores.new_zeros(())
     return (scores if count == len(scores) else _largest(scores, count)).mean()

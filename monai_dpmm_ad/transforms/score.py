@@ -28,7 +28,7 @@ def choose_pooling(pooling: str, scan: Mapping[Any, Any]) -> str:
     """How a scan's map becomes its score where ``pooling`` leaves it open: it depends on whether it has a frame."""
     if pooling != "auto":
         return pooling
-    return "top1pct" if scan.get("frame") is None else "top001pct"
+    return "top1pct" if scan.get("frame") is None else "top01pct"
 
 
 class _Judge(Protocol):
@@ -60,7 +60,7 @@ class ScoreScand(MapTransform):
         calibration: read at call time, when a checkpoint has filled it.
         rate: false-positive rate of the mask, a share of healthy foreground voxels; None prefers regions.
         pooling: how a map becomes an image score, see :func:`~monai_dpmm_ad.ops.pooling.pool_image_score`; ``auto`` is
-            ``top001pct`` for a map that was judged by place, where little else than what is unusual stands out, and
+            ``top01pct`` for a map that was judged by place, where little else than what is unusual stands out, and
             ``top1pct`` otherwise.
         regions: how often healthy scans show regions; read at call time.
         false_regions: expected number of flagged regions in a healthy scan.

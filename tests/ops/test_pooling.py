@@ -13,8 +13,9 @@ from monai_dpmm_ad.ops.pooling import POOLING_METHODS, pool_image_score
 def _slow(values: np.ndarray, method: str) -> float:
     if values.size == 0:
         return 0.0
-    one_in = {"max": values.size, "mean": 1, "top1pct": 100, "top01pct": 1000, "top001pct": 10_000}[method]
-    count = -(-values.size // one_in)
+    count = {"max": 1, "mean": values.size, "top1pct": -(-values.size // 100), "top01pct": -(-values.size // 1000)}[
+        method
+    ]
     return float(np.sort(values)[-count:].mean())
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from monai_dpmm_ad.calibration.drift import MAX_SCANS, choose_scans
@@ -28,49 +27,24 @@ _LEAST_OFFSET, _LEAST_SPREAD = 3.0, 0.02
 #: Two values lie equally far from their middle, whatever they are.
 _FEWEST = 2
 _VALUES = 1 << 20
-#: Of the slabs along an axis: those that hold so much of what the fullest one does count, and which of them is taken.
-_LEAST_SLAB, _LOWER = 0.1, 0.25
 _SAID = ("its map is too high everywhere", "its map varies too much", "its registration agrees too little")
 
 
-def describe_own(finished: Tensor, quality: float | None, by_slabs: bool = True) -> list[float]:
-    """What of a scan is compared, see `OWN`; a lesion in a few of the slabs along an axis has no say.
-
-    An embedding sees whole slices, and a large lesion makes all of its slices a little more unusual. Another scanner
-    makes all slices so. Median and spread are therefore those of each slab of elements along an axis, of these the
-    lower quartile, and of the three axes the least.
+def describe_own(finished: Tensor, quality: float | None) -> list[float]:
+    """What of a scan is compared, see `OWN`; lesions that fill less than a sixth of it have no say.
 
     Args:
-        finished: ``(1, X, Y, Z)``, the map, judged by place, 0 in the background, not 0 everywhere.
+        finished: its map, judged by place, 0 in the background, not 0 everywhere.
         quality: of its registration; None where it was not registered.
-        by_slabs: False takes median and spread of the whole map, as before there were slabs.
 
     Example:
-        >>> [round(value, 2) for value in describe_own(torch.tensor([[[[0.0, 1.0, 2.0, 3.0]]]]), 0.9, by_slabs=False)]
+        >>> [round(value, 2) for value in describe_own(torch.tensor([0.0, 1.0, 2.0, 3.0]), 0.9)]
         [0.69, 0.29, 0.1]
     """
-    values = finished.squeeze(0).cpu().numpy()
-    step = max(1, round((values.size / _VALUES) ** (1 / 3)))
-    values = values[::step, ::step, ::step]
-    disagreement = 1.0 if quality is None else 1.0 - quality
-    if not by_slabs:
-        return [*_describe_values(values[values > 0]), disagreement]
-    axes = [_describe_slabs(np.moveaxis(values, axis, 0)) for axis in range(values.ndim)]
-    return [*np.min(axes, 0).tolist(), disagreement]
-
-
-def _describe_slabs(values: NDArray[np.floating]) -> list[float]:
-    """Lower quartiles of the logarithms of median and spread over the slabs along the first axis."""
-    slabs = [slab[slab > 0] for slab in values]
-    least = _LEAST_SLAB * max(len(slab) for slab in slabs)
-    rows = [_describe_values(slab) for slab in slabs if len(slab) >= least]
-    return [float(value) for value in np.quantile(rows, _LOWER, axis=0)]
-
-
-def _describe_values(values: NDArray[np.floating]) -> list[float]:
-    """Logarithms of median and of the 84th percentile as a share of it."""
-    middle, upper = np.quantile(values.astype(np.float64), [_MIDDLE, _UPPER])
-    return [float(np.log(middle)), float(np.log(upper / middle))]
+    values = finished.flatten()
+    values = values[:: max(1, len(values) // _VALUES)]
+    middle, upper = np.quantile(values[values > 0].double().cpu().numpy(), [_MIDDLE, _UPPER])
+    return [float(np.log(middle)), float(np.log(upper / middle)), 1.0 if quality is None else 1.0 - quality]
 
 
 class FittedRange(nn.Module):
@@ -92,11 +66,9 @@ class FittedRange(nn.Module):
 
     rows: Tensor
     num_scans: Tensor
-    by_slabs: Tensor  # how scans are described, see `describe_own`
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("by_slabs", torch.ones((), dtype=torch.bool))
         self.register_buffer("rows", torch.zeros(MAX_SCANS, len(OWN), dtype=torch.float64))
         self.register_buffer("num_scans", torch.zeros((), dtype=torch.int64))
 

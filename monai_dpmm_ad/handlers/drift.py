@@ -102,8 +102,9 @@ class DriftHandler:
             frame = scan.get("frame")
             own = None
             if frame is not None and frame.kind != "none":
-                finished, by_slabs = scan[CommonKeys.PRED].as_subclass(torch.Tensor), bool(self.network.range.by_slabs)
-                own = self._own[meta["name"]] = describe_own(finished, _of(frame), by_slabs)
+                own = self._own[meta["name"]] = describe_own(
+                    scan[CommonKeys.PRED].as_subclass(torch.Tensor), _of(frame)
+                )
             if self.output_dir is not None:
                 clauses = self._compare(summary, facts, own)
                 clauses += [meta[SKULL]] if meta.get(SKULL) else []  # no healthy scan's rim was found by the frame

@@ -75,34 +75,10 @@ def test_nothing_is_known_before_a_fit_and_of_older_models() -> None:
     assert int(reach.num_scans) == 0
 
 
-def _draw_map(seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.nn.functional.pad(0.5 + torch.rand(1, 20, 24, 18, generator=generator), (2, 2, 2, 2, 2, 2))
-
-
-def test_lesions_do_not_count_nor_that_they_make_whole_slices_more_unusual() -> None:
-    healthy = _draw_map()
-    usual = describe_own(healthy, 0.9)
+def test_lesions_do_not_count() -> None:
+    healthy = torch.linspace(0.5, 1.5, 1000)
     ill = healthy.clone()
-    ill[:, 6:12, 6:12, 6:12] = 50.0
-    assert describe_own(ill, 0.9) == pytest.approx(usual, abs=0.02)
-    for axis in (1, 2, 3):
-        lifted = ill.clone()
-        lifted.narrow(axis, 5, 8).mul_(1.5)  # all that is seen together with the lesion
-        assert describe_own(lifted, 0.9) == pytest.approx(usual, abs=0.05)
-        assert describe_own(lifted, 0.9, by_slabs=False)[0] > usual[0] + 0.1
-
-
-def test_a_map_that_is_higher_everywhere_or_varies_more_is_told() -> None:
-    healthy = _draw_map()
-    usual = describe_own(healthy, 0.9)
-    assert describe_own(2 * healthy, None)[0] == pytest.approx(usual[0] + np.log(2))
-    assert describe_own(healthy**2, 0.9)[1] > usual[1] + 0.1
+    ill[-80:] = 50.0
+    assert describe_own(ill, 0.9) == pytest.approx(describe_own(healthy, 0.9), abs=1e-6)
+    assert describe_own(2 * healthy, None)[0] == pytest.approx(describe_own(healthy, 0.9)[0] + np.log(2))
     assert describe_own(healthy, None)[2] == 1
-
-
-def test_a_model_from_before_there_were_slabs_goes_on_without_them() -> None:
-    reach = FittedRange()
-    assert bool(reach.by_slabs)
-    reach.load_state_dict({name: value for name, value in reach.state_dict().items() if name != "by_slabs"})
-    assert not bool(reach.by_slabs)

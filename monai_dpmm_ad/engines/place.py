@@ -18,7 +18,7 @@ from monai_dpmm_ad.engines.thumbnails import FittedScan, FittedScans, thumbnail_
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.normative import FRAMES, Frame, NormativeMap, resample
 from monai_dpmm_ad.normative.covariates import Traits
-from monai_dpmm_ad.normative.extraction import LARGER
+from monai_dpmm_ad.normative.extraction import LARGER, measure_foreground
 from monai_dpmm_ad.normative.reference import find_spacing
 from monai_dpmm_ad.normative.trend_map import TrendMap
 from monai_dpmm_ad.utils.distributed import gather_lists, is_first, share
@@ -163,7 +163,8 @@ def _are_volumes(scans: FittedScans, names: Sequence[str]) -> bool:
 
 def _name_heads(scans: FittedScans, names: Sequence[str]) -> None:
     """Say which of the fitted scans are much larger than most: skulls among brains, which nobody takes away here."""
-    volumes = dict(gather_lists([(name, _measure(scans.read(name))) for name in share(names)]))
+    read = ((name, scans.read(name)) for name in share(names))
+    volumes = dict(gather_lists([(name, measure_foreground(scan.image, scan.affine)) for name, scan in read]))
     usual = float(np.median(list(volumes.values())))
     if (heads := sorted(name for name, volume in volumes.items() if volume > LARGER * usual)) and is_first():
         LOG.warning(
@@ -172,11 +173,6 @@ def _name_heads(scans: FittedScans, names: Sequence[str]) -> None:
             LARGER,
             usual,
         )
-
-
-def _measure(scan: FittedScan) -> float:
-    """Size of a scan's foreground in mL."""
-    return np.count_nonzero(scan.image) * abs(float(np.linalg.det(scan.affine[:3, :3]))) / 1000
 
 
 def _set_reference(normative: NormativeMap, scans: FittedScans, names: Sequence[str]) -> None:

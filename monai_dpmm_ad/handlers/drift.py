@@ -106,21 +106,25 @@ class DriftHandler:
                     scan[CommonKeys.PRED].as_subclass(torch.Tensor), _of(frame)
                 )
             if self.output_dir is not None:
-                clauses = self._compare(summary, facts, own)
-                clauses += [meta[SKULL]] if meta.get(SKULL) else []  # no healthy scan's rim was found by the frame
+                clauses = self._compare(summary, facts, own, meta.get(SKULL))
                 scan["warning"] = _write_warning(clauses, json.loads(meta.get("notes") or "[]"))
                 known = int(self.network.kind.num_scans) or int(self.network.drift.num_scans)
                 scan["in_range"] = not clauses if known else None
 
     def _compare(
-        self, summary: Summary | list[Summary], facts: dict[str, Any] | None, own: list[float] | None
+        self,
+        summary: Summary | list[Summary],
+        facts: dict[str, Any] | None,
+        own: list[float] | None,
+        skull: str | None,
     ) -> list[str]:
-        """In what a scan lies outside of what was fitted, as clauses."""
+        """In what a scan lies outside of what was fitted, as clauses; no healthy scan's rim was found by the frame."""
         network = self.network
         found = [
             *self._compare_patches(summary),
             network.range.judge(own) if own else None,
             *(network.kind.compare(facts) if facts else ()),
+            skull,
         ]
         return [clause for clause in found if clause]
 

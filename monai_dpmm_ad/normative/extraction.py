@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from monai_dpmm_ad.normative.intensity import foreground_median
-from monai_dpmm_ad.normative.lattice import Lattice, Volume, resample
+from monai_dpmm_ad.normative.lattice import Lattice, Volume, resample, to_itk
 from monai_dpmm_ad.normative.matching import match_intensity
 from monai_dpmm_ad.normative.reference import pull
 from monai_dpmm_ad.normative.registration import TILTS, centroid, find_box, halve, join, turn
 
-__all__ = ["LARGER", "correlate_everywhere", "find_brain", "measure_volume"]
+__all__ = ["LARGER", "correlate_everywhere", "find_brain", "measure_foreground", "measure_volume"]
 
 Array = NDArray[np.float32]
 Matrix = NDArray[np.float64]
@@ -46,7 +46,12 @@ _DARK, _DEEPEST, _NARROW = 0.3, 8.0, 3.0
 
 def measure_volume(reference: Volume) -> float:
     """Size of a reference's foreground in mL."""
-    return float((reference.weight > 0.5).sum()) * reference.lattice.spacing**3 / 1000
+    return measure_foreground(reference.weight > 0.5, reference.lattice.affine)
+
+
+def measure_foreground(inside: NDArray[Any], affine: Matrix) -> float:
+    """Size in mL of what is not 0 in ``(X, Y, Z)``, whose indices ``affine`` leads to scanner coordinates (mm)."""
+    return np.count_nonzero(inside) * abs(float(np.linalg.det(affine[:3, :3]))) / 1000
 
 
 def find_brain(image: Array, affine: Matrix, reference: Volume) -> Mask | None:
@@ -112,28 +117,18 @@ def _descend(reference: Volume, moving: Volume, start: Matrix, rigid: bool, insi
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfThreads(1)
     method.SetMetricAsCorrelation()
-    method.SetMetricFixedMask(_to_itk(inside.astype(np.uint8), reference))
+    method.SetMetricFixedMask(to_itk(inside.astype(np.uint8), reference.lattice))
     method.SetMetricSamplingStrategy(sitk.ImageRegistrationMethod.NONE)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(2.0, 0.01, 100, 0.5, 1e-7)
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(transform, inPlace=True)
     try:
-        method.Execute(*(_to_itk(part.values * part.weight, part) for part in (reference, moving)))
+        method.Execute(*(to_itk(part.values * part.weight, part.lattice) for part in (reference, moving)))
     except RuntimeError:
         return start
     matrix = join(np.array(transform.GetMatrix()).reshape(3, 3), fixed, np.array(transform.GetTranslation()) + fixed)
     return matrix if np.isfinite(matrix).all() and abs(np.linalg.det(matrix)) > 1e-3 else start
-
-
-def _to_itk(values: NDArray[Any], volume: Volume) -> Any:
-    """What lies on a volume's lattice, as SimpleITK has it."""
-    import SimpleITK as sitk
-
-    image = sitk.GetImageFromArray(np.ascontiguousarray(values.transpose(2, 1, 0)))
-    image.SetSpacing([volume.lattice.spacing] * 3)
-    image.SetOrigin(volume.lattice.origin)
-    return image
 
 
 def _find_starts(reference: Volume, moving: Volume) -> list[Matrix]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-__all__ = ["Lattice", "Volume", "average_points", "index_voxels", "move_start", "resample", "sample_places"]
+if TYPE_CHECKING:
+    import SimpleITK
+
+__all__ = ["Lattice", "Volume", "average_points", "index_voxels", "move_start", "resample", "sample_places", "to_itk"]
 
 Array = NDArray[np.float32]
 
@@ -157,3 +160,13 @@ def index_voxels(shape: tuple[int, ...], affine: NDArray[np.float64], lattice: L
     to_lattice = np.linalg.inv(lattice.affine) @ affine
     axes = [to_lattice[:3, axis] * np.arange(size).reshape(-1, *[1] * (3 - axis)) for axis, size in enumerate(shape)]
     return torch.from_numpy((axes[0] + axes[1] + axes[2] + to_lattice[:3, 3]).astype(np.float32))
+
+
+def to_itk(values: NDArray[Any], lattice: Lattice) -> SimpleITK.Image:
+    """What lies on a lattice ``(X, Y, Z)``, as SimpleITK has it."""
+    import SimpleITK as sitk
+
+    image: Any = sitk.GetImageFromArray(np.ascontiguousarray(values.transpose(2, 1, 0)))
+    image.SetSpacing([lattice.spacing] * 3)
+    image.SetOrigin(lattice.origin)
+    return image

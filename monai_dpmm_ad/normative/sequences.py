@@ -3,17 +3,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from monai_dpmm_ad.normative.halfway import turned_by
-from monai_dpmm_ad.normative.lattice import Lattice, Volume, resample
-
-if TYPE_CHECKING:
-    import SimpleITK
+from monai_dpmm_ad.normative.lattice import Volume, resample, to_itk
 
 __all__ = ["bring_sequence", "measure_overlap", "register_sequences"]
 
@@ -110,7 +105,7 @@ def _search(fixed: Volume, moving: Volume) -> Matrix:
     method.SetShrinkFactorsPerLevel([4, 2, 1])
     method.SetSmoothingSigmasPerLevel([8, 4, 0])  # mm
     method.SetInitialTransform(transform, inPlace=True)
-    images = [_to_itk(volume.values, volume.lattice) for volume in (fixed, moving)]
+    images = [to_itk(volume.values, volume.lattice) for volume in (fixed, moving)]
     try:
         before = method.MetricEvaluate(*images)
         method.Execute(*images)
@@ -122,16 +117,6 @@ def _search(fixed: Volume, moving: Volume) -> Matrix:
     matrix[:3, :3] = np.array(transform.GetMatrix()).reshape(3, 3)
     matrix[:3, 3] = np.array(transform.GetTranslation()) + centre - matrix[:3, :3] @ centre
     return matrix
-
-
-def _to_itk(values: Array, lattice: Lattice) -> SimpleITK.Image:
-    """What lies on a lattice, as SimpleITK has it."""
-    import SimpleITK as sitk
-
-    image: Any = sitk.GetImageFromArray(np.ascontiguousarray(values.transpose(2, 1, 0)))
-    image.SetSpacing([lattice.spacing] * 3)
-    image.SetOrigin(lattice.origin)
-    return image
 
 
 def _move(points: Matrix, matrix: Matrix) -> Matrix:

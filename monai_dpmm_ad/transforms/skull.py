@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monai_dpmm_ad.normative.extraction import LARGER, find_brain, measure_volume
+from monai_dpmm_ad.normative.extraction import LARGER, find_brain, measure_foreground, measure_volume
 from monai_dpmm_ad.transforms.sequences import find_present
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ def take_skull_away(image: MetaTensor, scaled: MetaTensor, network: HasNormative
     for number in heads:
         air = ~(scaled[number].as_subclass(Tensor) > 0)
         values[number][outside] = values[number][air].median() if bool(air.any()) else values[number].min()
-    voxel = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
-    kept, seen = (np.count_nonzero(part) * voxel for part in (brain, _to_array(scaled[heads[0]])))
+    kept, seen = (measure_foreground(part, affine) for part in (brain, _to_array(scaled[heads[0]])))
     told = (
         f"its skull was taken away by the frame, {kept:.0f} of {seen:.0f} mL are kept; cut the brain out as for the fit"
     )
@@ -64,8 +63,7 @@ def _is_larger(scaled: Tensor, affine: NDArray[np.float64], reference: Volume) -
     """Whether a sequence ``(X, Y, Z)`` shows clearly more than the fitted scans do."""
     if scaled.ndim != 3 or min(scaled.shape) < 2:
         return False
-    volume = np.count_nonzero(_to_array(scaled)) * abs(float(np.linalg.det(affine[:3, :3]))) / 1000
-    return bool(volume > LARGER * measure_volume(reference))
+    return measure_foreground(_to_array(scaled), affine) > LARGER * measure_volume(reference)
 
 
 def _to_array(values: Tensor) -> NDArray[np.float32]:

@@ -14,7 +14,6 @@ from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 
 from monai_dpmm_ad.calibration.drift import DriftReference
-from monai_dpmm_ad.calibration.fitted_range import describe_own
 from monai_dpmm_ad.engines import PATCH_SUMMARY, ScanEvaluator, iteration_scans
 from monai_dpmm_ad.engines.resume import ResumeLog
 from monai_dpmm_ad.network import AnomalyNet, SequenceNet
@@ -102,8 +101,9 @@ class DriftHandler:
             frame = scan.get("frame")
             own = None
             if frame is not None and frame.kind != "none":
-                own = self._own[meta["name"]] = describe_own(
-                    scan[CommonKeys.PRED].as_subclass(torch.Tensor), _of(frame)
+                finished = scan[CommonKeys.PRED]
+                own = self._own[meta["name"]] = self.network.range.describe(
+                    finished.as_subclass(torch.Tensor)[0], _of(frame), finished.pixdim.tolist()
                 )
             if self.output_dir is not None:
                 clauses = self._compare(summary, facts, own, meta.get(SKULL))

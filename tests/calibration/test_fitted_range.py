@@ -82,3 +82,42 @@ def test_lesions_do_not_count() -> None:
     assert describe_own(ill, 0.9) == pytest.approx(describe_own(healthy, 0.9), abs=1e-6)
     assert describe_own(2 * healthy, None)[0] == pytest.approx(describe_own(healthy, 0.9)[0] + np.log(2))
     assert describe_own(healthy, None)[2] == 1
+
+
+def _make_map(level: float = 1.0, seed: int = 0) -> torch.Tensor:
+    """A map of 96 × 112 × 80 mm."""
+    generator = torch.Generator().manual_seed(seed)
+    return level * torch.rand((48, 56, 40), generator=generator) + 0.5
+
+
+def test_a_large_lesion_at_one_place_has_no_say_where_a_change_of_all_places_has() -> None:
+    reach = FittedRange()
+    reach.fit([reach.describe(_make_map(seed=n), 0.9, [2, 2, 2]) for n in range(25)])
+    ill = _make_map()
+    ill[4:28, 4:28, 4:28] *= 8  # 48 mm
+    assert reach.judge(reach.describe(ill, 0.9, [2, 2, 2])) is None
+    assert reach.judge(describe_own(ill, 0.9)) is not None  # of the whole map it would
+    assert reach.judge(reach.describe(1.5 * _make_map(), 0.9, [2, 2, 2])) is not None
+    assert reach.judge(reach.describe(_make_map(2.0), 0.9, [2, 2, 2])) is not None
+
+
+def test_blocks_are_measured_in_millimetres() -> None:
+    fine, sizes = _make_map(), [1.0, 2.0, 2.0]
+    fine[:, :, :12] *= 3
+    coarse = fine[::2]
+    assert describe_own(fine, 0.9, sizes) == pytest.approx(describe_own(coarse, 0.9, [2.0, 2.0, 2.0]), abs=0.03)
+    assert describe_own(fine.flip(0), 0.9, sizes)[0] == pytest.approx(describe_own(fine, 0.9, sizes)[0], abs=0.03)
+
+
+def test_a_model_from_before_blocks_describes_whole_maps_as_it_was_fitted() -> None:
+    reach = FittedRange()
+    reach.load_state_dict({"rows": reach.rows, "num_scans": reach.num_scans})
+    scan = _make_map()
+    scan[:10] *= 5
+    assert reach.describe(scan, 0.9, [2, 2, 2]) == describe_own(scan, 0.9) != describe_own(scan, 0.9, [2, 2, 2])
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 3), (5, 1, 70)])
+def test_maps_smaller_than_a_block_are_described_whole(shape: tuple[int, int, int]) -> None:
+    scan = torch.rand(shape, generator=torch.Generator().manual_seed(0)) + 0.1
+    assert all(np.isfinite(describe_own(scan, None, [2, 2, 2])))

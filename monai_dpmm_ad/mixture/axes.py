@@ -12,11 +12,13 @@ is that of diagonal components, so the inference and its ELBO stay as they are; 
 
 Reference:
     Gales 1999, Semi-tied covariance matrices for hidden Markov models, for the likelihood; Ablin, Cardoso and Gramfort
-    2018, Faster independent component analysis by preconditioning with Hessian approximations, for the step: Gales's
-    update inverts D matrices of D×D, this one costs a single product of (D, n) and (n, D).
+    2018, Faster independent component analysis by preconditioning with Hessian approximations, for the steps: Gales's
+    update inverts D matrices of D×D, one of these costs a product of (D, n) and (n, D) and one of (n, D) and (D, D).
 """
 
 from __future__ import annotations
+
+from collections import deque
 
 import torch
 from torch import Tensor
@@ -30,12 +32,14 @@ __all__ = ["estimate_axes", "refine_axes", "whiten_within"]
 ROUNDS = 2  # of clustering: the first in the data's own coordinates, the second along the axes that it gives
 FIRST_CLUSTERS = 256  # at most, in the first
 MAX_STEPS = 20
-LEAST_GAIN = 0.02  # nats a datum: a step that gains less is the last
+LEAST_GAIN = 0.002  # nats a datum: a step that would gain less is not taken
 PATIENCE = 3  # steps that the judges find no better
 JUDGES = 5  # every fifth row of the sample judges the axes that the others give
 REFINED_ROWS = 50  # for each dimension, of the sample: a step costs two products with so many rows
-LEAST_CURVATURE = 0.1  # where all components have one shape, turning two axes against each other changes nothing
-HALVINGS = 5
+LEAST_CURVATURE = 0.1  # eigenvalue: where all components have one shape, turning two axes against each other is free
+TRIES = 6
+LEAST_SHARE_OF_RISE = 0.1  # that a step gains, or a shorter one is tried
+MEMORY = 7  # steps that the next one is learnt from
 PRIOR_SIZE = 2.0  # pseudo-data of unit variance in every cluster's variances
 LEAST_EIGENVALUE = 1e-3  # of the mean one: directions that hardly vary within clusters must not dominate the density
 LEAST_SPREAD = 1e-6  # of the data's mean variance: clusters of duplicates have no covariance
@@ -98,8 +102,9 @@ def refine_axes(axes: Tensor, residual: Tensor, labels: Tensor) -> Tensor:
     """Turn axes so that log |det A| − ½ Σ_k p_k Σ_d log var_kd is largest, by quasi-Newton steps.
 
     With φ = λ_k ∘ y and E a small relative change, A ← (I + E) A, the slope is I − ⟨φ yᵀ⟩, and the curvature couples
-    only E_ij with E_ji: h_ij = Σ_k p_k λ_ki var_kj. D² numbers fit the rows better that they were learnt from: so every
-    fifth row judges, and of the axes on the way those are taken that they find best.
+    only E_ij with E_ji: h_ij = Σ_k p_k λ_ki var_kj. What that leaves out is learnt from the last steps (L-BFGS). D²
+    numbers fit the rows better that they were learnt from: so every fifth row judges, and of the axes on the way those
+    are taken that they find best.
 
     Args:
         axes: (D, D), float64, where to start.
@@ -110,23 +115,71 @@ def refine_axes(axes: Tensor, residual: Tensor, labels: Tensor) -> Tensor:
         (D, D), float64; a scaling of each axis is left as it is, since the components' variances take it up.
     """
     now = best = _start(axes, residual, labels)
-    least = waited = 0
+    slope, past, waited = now.find_slope(), _Past(), 0
     for _ in range(MAX_STEPS):
-        step = now.find_step()
-        for halving in range(least, HALVINGS):
-            moved = now.turn(0.5**halving * step)
-            if moved.objective > now.objective:
-                break
-        else:
+        step = past.find_step(slope, now)
+        rise = float((step * slope).sum())  # twice what the step gains where the objective is a parabola
+        moved, share = _search(now, step, rise) if rise > 2 * LEAST_GAIN else (None, 0.0)
+        if moved is None:
             break
-        least = halving if halving > least else max(halving - 1, 0)
-        gain = moved.objective - now.objective
         now = moved
         waited = 0 if now.judged > best.judged else waited + 1
         best = best if waited else now
-        if gain < LEAST_GAIN or waited == PATIENCE:
+        if waited == PATIENCE:
             break
+        turned = now.find_slope()
+        past.learn(share * step, slope - turned)
+        slope = turned
     return best.axes
+
+
+def _search(now: _Clusters, step: Tensor, rise: float) -> tuple[_Clusters | None, float]:
+    """Take a step, or as much of it as gains, by the tops of parabolas.
+
+    Args:
+        now: the clusters before.
+        step: (D, D).
+        rise: the slope of the objective along it.
+
+    Returns:
+        the clusters after it, None where nothing gains, and the share that was taken.
+    """
+    short = step.to(_product_dtype(now.y))  # what is rounded is the change alone
+    change = now.y.to(short.dtype) @ short.T
+    turned = short.to(step.dtype) @ now.axes
+    share = 1.0
+    for _ in range(TRIES):
+        moved = _Clusters(now.axes + share * turned, torch.add(now.y, change, alpha=share), now.labels)
+        gain = moved.objective - now.objective
+        if gain > LEAST_SHARE_OF_RISE * share * rise:
+            return moved, share
+        share *= min(max(0.5 * share * rise / (share * rise - gain), 0.1), 0.5)
+    return None, 0.0
+
+
+class _Past:
+    """The last steps s, (D, D) each, and by how much each let the slope fall, for the two loops of L-BFGS."""
+
+    def __init__(self) -> None:
+        self.steps: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=MEMORY)
+
+    def learn(self, step: Tensor, fall: Tensor) -> None:
+        """Keep a step; one along which the slope rose says nothing of a maximum."""
+        product = (step * fall).sum()
+        if product > 0:
+            self.steps.append((step, fall, product))
+
+    def find_step(self, slope: Tensor, clusters: _Clusters) -> Tensor:
+        """The step (D, D) from a slope (D, D), zero on its diagonal."""
+        shares = []
+        for step, fall, product in reversed(self.steps):
+            share = (step * slope).sum() / product
+            slope = slope - share * fall
+            shares.append(share)
+        found = clusters.precondition(slope)
+        for (step, fall, product), share in zip(self.steps, reversed(shares), strict=True):
+            found = found + (share - (fall * found).sum() / product) * step
+        return found
 
 
 def _judge(labels: Tensor) -> Tensor:
@@ -158,20 +211,18 @@ class _Clusters:
         distance = (judging.square() / self.variance.to(y.dtype)[cluster]).sum(1, dtype=torch.float64)
         self.judged = float(volume - 0.5 * (logs[cluster] + distance).mean())
 
-    def turn(self, step: Tensor) -> _Clusters:
-        """The same along axes (1 + step) A, (D, D): what is rounded is the rows' change alone."""
-        short = step.to(_product_dtype(self.y))
-        change = self.y.to(short.dtype) @ short.T
-        return _Clusters(self.axes + short.to(step.dtype) @ self.axes, self.y + change, self.labels)
+    def find_slope(self) -> Tensor:
+        """The slope of the objective, (D, D), zero on its diagonal."""
+        pull, dtype = self.learning * (1.0 / self.variance).to(self.y.dtype)[self.known], _product_dtype(self.y)
+        mean = (pull.to(dtype).T @ self.learning.to(dtype)).double() / len(self.known)
+        return -mean.fill_diagonal_(0.0)
 
-    def find_step(self) -> Tensor:
-        """The quasi-Newton step E, (D, D), zero on its diagonal."""
-        precision = 1.0 / self.variance
-        pull, dtype = self.learning * precision.to(self.y.dtype)[self.known], _product_dtype(self.y)
-        slope = (pull.to(dtype).T @ self.learning.to(dtype)).double() / len(self.known)
-        curvature = (precision * self.share[:, None]).T @ self.variance
-        determinant = (curvature * curvature.T - 1.0).clamp(min=LEAST_CURVATURE)
-        return ((slope.T - curvature.T * slope) / determinant).fill_diagonal_(0.0)
+    def precondition(self, slope: Tensor) -> Tensor:
+        """The step (D, D) that the curvature of pairs of axes asks for, zero on its diagonal."""
+        curvature = ((1.0 / self.variance) * self.share[:, None]).T @ self.variance
+        least = 0.5 * (curvature + curvature.T - ((curvature - curvature.T).square() + 4.0).sqrt())  # eigenvalue
+        curvature = curvature + (LEAST_CURVATURE - least).clamp(min=0.0)
+        return ((curvature.T * slope - slope.T) / (curvature * curvature.T - 1.0)).fill_diagonal_(0.0)
 
 
 def _product_dtype(rows: Tensor) -> torch.dtype:

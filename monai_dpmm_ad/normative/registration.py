@@ -70,6 +70,8 @@ def find_start(image: NDArray[np.float32], affine: Matrix, reference: Volume, ri
     whole = resample(image, affine, spacing)
     cut = find_cut(whole)
     coarse_reference, coarse = halve(reference), pad_where_it_ends(resample(image, affine, 2 * spacing), cut)
+    if not coarse.weight.any():  # too thin to be followed
+        return join(np.eye(3), centroid(reference), centroid(whole))
     aligner, moving = Aligner(coarse_reference, rigid), pad_where_it_ends(whole, cut)
     followed = [aligner.align(coarse, start) for start in rank_starts(coarse_reference, coarse, cut)]
     return max(followed, key=lambda matrix: measure_quality(reference, moving, matrix))

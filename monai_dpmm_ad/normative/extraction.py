@@ -40,7 +40,7 @@ _BRIGHTEST = 2.5  # times the median: fat beside the brain does not steer
 #: Share of the fitted scans that have foreground at a place of the brain.
 _SHARE = 0.3
 #: What is darker than this share of the brain's median is skull or fluid, and taken off from outside, so deep at most;
-#: what is narrower than twice the third (mm) stays in, and so does what is dark and wider than twice the last: a cavity.
+#: what is narrower than twice the third (mm) stays in, and so does a cavity, dark and wider than twice the last.
 _DARK, _DEEPEST, _NARROW, _WIDE = 0.3, 8.0, 3.0, 5.0
 
 

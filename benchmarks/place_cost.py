@@ -2,13 +2,14 @@
 """What judging by place costs: a fit and a run with and without it, and its steps by the size of a scan.
 
     OMP_NUM_THREADS=1 python benchmarks/place_cost.py --data ../shared/data --out runs/place_cost [--heads 12]
+        [--embedder runs/inference/vit-s --image-size 448]
 
 Bundles are fitted to so many IXI heads of 2 mm, half as many are held out, with the command's defaults and with
 ``--normative off``; both map a head of 2 mm and a real scan of 1 mm (T1 of MS patient 19). Processor seconds of whole
-commands, start of Python included; the fit that judges by place also matches its held-out scans. Then, in one process
-and thread, the steps of one scan: matching (with the coarse registration), registering what was matched (the rest, with
-the smooth field) and finishing the map, of the same two scans and of the second one resampled to 0.5 mm. Prints tables
-and a JSON line.
+commands, start of Python included; the fit that judges by place also matches its held-out scans. ``--embedder`` may
+name the ViT-S/14 of random weights that `benchmarks/inference.py` writes. Then, in one process and thread, the steps of
+one scan: matching (with the coarse registration), registering what was matched (the rest, with the smooth field) and
+finishing the map, of the same two scans and of the second one resampled to 0.5 mm. Prints tables and a JSON line.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("runs/place_cost"))
     parser.add_argument("--heads", type=int, default=12, help="heads to fit, and half as many to hold out")
+    parser.add_argument("--embedder", default="compact")
+    parser.add_argument("--image-size", type=int, default=224)
     arguments = parser.parse_args()
     data, out = arguments.data.resolve(), arguments.out.resolve()
     cohort, dealt = data / "ixi_t1_2mm", deal(data / "ixi_t1_2mm", 0)
@@ -48,7 +51,8 @@ def main() -> None:
             write_scan(cohort, out / part, name, "healthy", 0)
     small = write_scan(cohort, out / "test", dealt.test[0], "healthy", 0)
     large = data / "ms_mri_3d" / "patient19" / "T1.nii.gz"
-    costs = {way: run(out, way, {"2 mm": small, "1 mm": large}) for way in WAYS}
+    options = ("--embedder", arguments.embedder, "--image-size", arguments.image_size)
+    costs = {way: run(out, way, options, {"2 mm": small, "1 mm": large}) for way in WAYS}
     print("| CPU s | " + " | ".join(costs["on"]) + " |")
     for way in WAYS:
         print(f"| --normative {way} | " + " | ".join(f"{seconds:.1f}" for seconds in costs[way].values()) + " |")
@@ -65,11 +69,11 @@ def main() -> None:
     print(json.dumps({"costs": costs, "ratios": ratios, "steps": steps}))
 
 
-def run(out: Path, way: str, scans: dict[str, Path]) -> dict[str, float]:
+def run(out: Path, way: str, options: tuple[object, ...], scans: dict[str, Path]) -> dict[str, float]:
     """Processor seconds of a fit and of mapping each scan."""
     scratch = Path(tempfile.mkdtemp(dir=out))  # a fit goes on where one was before, and would cost nothing
     fitted, held_out = ((out / part / "healthy").glob("*.nii.gz") for part in ("fitted", "held_out"))
-    words = ("--images", *sorted(fitted), "--held-out", *sorted(held_out))
+    words = ("--images", *sorted(fitted), "--held-out", *sorted(held_out), *options)
     costs = {"fit": call("fit", *words, "--out", scratch / "bundle", "--normative", way)["seconds"]}
     for name, path in scans.items():
         words = ("--bundle", scratch / "bundle", "--images", path, "--out", scratch / name, "--no-report")

@@ -118,7 +118,7 @@ def refine_axes(axes: Tensor, residual: Tensor, labels: Tensor) -> Tensor:
     slope, past, waited = now.find_slope(), _Past(), 0
     for _ in range(MAX_STEPS):
         step = past.find_step(slope, now)
-        rise = float((step * slope).sum())  # twice what the step gains where the objective is a parabola
+        rise = _dot(step, slope)  # twice what the step gains where the objective is a parabola
         moved, share = _search(now, step, rise) if rise > 2 * LEAST_GAIN else (None, 0.0)
         if moved is None:
             break
@@ -146,7 +146,7 @@ def _search(now: _Clusters, step: Tensor, rise: float) -> tuple[_Clusters | None
     """
     short = step.to(_product_dtype(now.y))  # what is rounded is the change alone
     change = now.y.to(short.dtype) @ short.T
-    turned = short.to(step.dtype) @ now.axes
+    turned = short.to(now.axes.dtype) @ now.axes
     share = 1.0
     for _ in range(TRIES):
         moved = _Clusters(now.axes + share * turned, torch.add(now.y, change, alpha=share), now.labels)
@@ -161,11 +161,11 @@ class _Past:
     """The last steps s, (D, D) each, and by how much each let the slope fall, for the two loops of L-BFGS."""
 
     def __init__(self) -> None:
-        self.steps: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=MEMORY)
+        self.steps: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=MEMORY)
 
     def learn(self, step: Tensor, fall: Tensor) -> None:
         """Keep a step; one along which the slope rose says nothing of a maximum."""
-        product = (step * fall).sum()
+        product = _dot(step, fall)
         if product > 0:
             self.steps.append((step, fall, product))
 
@@ -173,13 +173,17 @@ class _Past:
         """The step (D, D) from a slope (D, D), zero on its diagonal."""
         shares = []
         for step, fall, product in reversed(self.steps):
-            share = (step * slope).sum() / product
-            slope = slope - share * fall
+            share = _dot(step, slope) / product
+            slope = slope.sub(fall, alpha=share)
             shares.append(share)
         found = clusters.precondition(slope)
         for (step, fall, product), share in zip(self.steps, reversed(shares), strict=True):
-            found = found + (share - (fall * found).sum() / product) * step
+            found.add_(step, alpha=share - _dot(fall, found) / product)
         return found
+
+
+def _dot(one: Tensor, two: Tensor) -> float:
+    return float(one.flatten() @ two.flatten())
 
 
 def _judge(labels: Tensor) -> Tensor:
@@ -214,12 +218,12 @@ class _Clusters:
     def find_slope(self) -> Tensor:
         """The slope of the objective, (D, D), zero on its diagonal."""
         pull, dtype = self.learning * (1.0 / self.variance).to(self.y.dtype)[self.known], _product_dtype(self.y)
-        mean = (pull.to(dtype).T @ self.learning.to(dtype)).double() / len(self.known)
+        mean = (pull.to(dtype).T @ self.learning.to(dtype)).to(self.y.dtype) / len(self.known)
         return -mean.fill_diagonal_(0.0)
 
     def precondition(self, slope: Tensor) -> Tensor:
         """The step (D, D) that the curvature of pairs of axes asks for, zero on its diagonal."""
-        curvature = ((1.0 / self.variance) * self.share[:, None]).T @ self.variance
+        curvature = (((1.0 / self.variance) * self.share[:, None]).T @ self.variance).to(slope.dtype)
         least = 0.5 * (curvature + curvature.T - ((curvature - curvature.T).square() + 4.0).sqrt())  # eigenvalue
         curvature = curvature + (LEAST_CURVATURE - least).clamp(min=0.0)
         return ((curvature.T * slope - slope.T) / (curvature * curvature.T - 1.0)).fill_diagonal_(0.0)

@@ -118,7 +118,7 @@ class Asymmetry(nn.Module):
         deviations, unusual = deviations[: len(self.weights)], unusual[: len(self.weights)]
         across = self._look_across(np.concatenate([deviations, unusual.numpy()]), scan, frame, reference)
         compared = self._subtract(deviations, across[: len(deviations)], scan)
-        mean, spread = (look_up(part, scan.places, self.sizes.shape) for part in self.sizes.moments())
+        mean, spread = look_up(torch.cat(self.sizes.moments()), scan.places, self.sizes.shape).chunk(2)
         z = (take_side(torch.from_numpy(compared.channels), side) - mean) / spread
         z = torch.where(unusual > torch.from_numpy(across[len(deviations) :]), z, z.clamp_max(0))
         return torch.where(torch.from_numpy(compared.volume.weight) > 0, z, 0)

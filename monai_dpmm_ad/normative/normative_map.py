@@ -136,7 +136,7 @@ class NormativeMap(nn.Module):
         small, where = shrink(image, affine)
         start = find_start(small, where, self.reference)
         scan = self._read(small, where, Frame("affine", np.asarray(np.linalg.inv(start), dtype=np.float64)))
-        mean, spread = (self._at(part, scan.places, _FINE)[0].numpy() for part in self.intensity.moments())
+        mean, spread = (part[0].numpy() for part in self._moments_at(self.intensity, scan.places, _FINE))
         smoothed = Volume(scan.channels[0], scan.volume.weight, scan.volume.lattice)
         return match_intensity(smoothed, foreground_median(scan.volume), mean, spread), start
 
@@ -158,8 +158,7 @@ class NormativeMap(nn.Module):
         frame = refine(image, affine, reference, start, self.least_quality)
         if frame.kind == "box" or self.frame == "affine":
             return frame
-        moving = resample(image, affine, reference.lattice.spacing)
-        pulled = pull(moving, frame.inverse, reference.lattice)
+        pulled = pull(resample(image, affine, reference.lattice.spacing), frame.inverse, reference.lattice)
         return deform(Volume(divide_by_median(pulled), pulled.weight, pulled.lattice), reference, frame)
 
     def observe_intensity(
@@ -224,8 +223,7 @@ class NormativeMap(nn.Module):
         Returns:
             ``(X, Y, Z)``, surprise summed over the channels by weight, 0 in the background.
         """
-        judged = self._judge(image, affine, frame, traits)
-        return judged.finish(anomaly_map, image, affine, self.channel_weights)
+        return self._judge(image, affine, frame, traits).finish(anomaly_map, image, affine, self.channel_weights)
 
     def judge_anywhere(self, anomaly_map: Array) -> Array:
         """Finish the map of what has no place, by its scores against those of all places; intensities are as expected.
@@ -262,12 +260,12 @@ class NormativeMap(nn.Module):
     def _judge(self, image: Array, affine: Matrix, frame: Frame, traits: Traits | None = None) -> JudgedScan:
         """What the atlases say of a scan, on the scan's own lattice."""
         scan = self._read(image, affine, frame, traits)
-        parts = [self._at(part, scan.places, _COARSE) for part in self.scores.moments()]
+        parts = list(self._moments_at(self.scores, scan.places, _COARSE))
         parts[0] = parts[0] + self._expect("scores", scan.places, traits)
         if self.side != "off":
             deviations = self._deviate(scan)
             sided = take_side(torch.from_numpy(deviations), self.side)
-            mean, spread = (self._at(part, scan.places, _COARSE) for part in self.deviation.moments())
+            mean, spread = self._moments_at(self.deviation, scan.places, _COARSE)
             parts.append((sided - mean - self._expect("deviation", scan.places, traits)) / spread)
         if (shift := self._shift_of(traits)) is not None:
             parts = shift.adjust(parts, lambda field: self._at(field, scan.places, SITE_SHAPE))
@@ -289,13 +287,17 @@ class NormativeMap(nn.Module):
     def _deviate(self, scan: PlacedScan) -> Array:
         """Signed deviations of the intensity at each scale on the scan's own lattice, ``(C, X, Y, Z)``."""
         inside = scan.volume.weight > 0.5
-        mean, spread = (self._at(part, scan.places, _FINE).numpy() for part in self.intensity.moments())
+        mean, spread = (part.numpy() for part in self._moments_at(self.intensity, scan.places, _FINE))
         residual = np.where(inside, (scan.channels - mean) / spread, 0).astype(np.float32)
         return remove_own_part(residual, inside, mean[0] if bool(self.matching) else None)
 
     def _at(self, volume: Tensor, places: Matrix, shape: Shape) -> Tensor:
         """What an atlas holds at places ``(X, Y, Z, 3)`` in the reference (mm), ``(C, X, Y, Z)``."""
         return sample_places(volume, torch.from_numpy(self.lattice_of(shape).index_of(places)))
+
+    def _moments_at(self, atlas: Atlas, places: Matrix, shape: Shape) -> tuple[Tensor, ...]:
+        """Mean and spread of an atlas at places, each ``(C, X, Y, Z)``; the places are looked up once."""
+        return self._at(torch.cat(atlas.moments()), places, shape).chunk(2)
 
     def _expect(self, part: str, places: Matrix, traits: Traits | None) -> Tensor:
         """What a person's channels differ by from those of the cohort's mean: nothing where no trend is known."""

@@ -85,4 +85,6 @@ def _check_affine(affine: Any) -> NDArray[np.float64]:
     matrix = np.asarray(affine, dtype=np.float64)
     if matrix.shape != (4, 4):
         raise ValueError(f"`affine` must have shape (4, 4), got {matrix.shape}.")
+    if not np.array_equal(matrix[3], [0, 0, 0, 1]):
+        raise ValueError(f"`affine` must end with the row 0 0 0 1, got {matrix[3].tolist()}. Is it transposed?")
     return matrix

@@ -1,9 +1,10 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""Choose one kind of image where a tree holds several of each subject, as BIDS trees do."""
+"""Choose among what was found: one kind of image of each subject, as BIDS trees hold several, and each file once."""
 
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from monai_dpmm_ad.data.paths import scan_stem
 from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import ScanError
 
-__all__ = ["check_one_kind", "choose_items", "is_wanted"]
+__all__ = ["check_one_kind", "choose_items", "is_wanted", "take_once"]
 
 _BIDS = re.compile(r"^sub-[a-z0-9]+(?:_[a-z0-9]+-[a-z0-9+]+)*_([a-z0-9]+)$", re.IGNORECASE)
 _MOST_KINDS = 24
@@ -81,3 +82,26 @@ def check_one_kind(folder: Path, items: Sequence[Item], suffix: str | None, patt
         folder,
         f"holds {len(counts)} kinds of image: {listed}; choose one with --suffix {first}, or by name with --pattern",
     )
+
+
+def take_once(items: Sequence[Item]) -> tuple[list[Item], list[LeftOut]]:
+    """Take a scan that several paths lead to once, of a file and links to it the file.
+
+    Returns:
+        The items, and the links beside them.
+    """
+    seen: dict[str, Item] = {}
+    links = []
+    for item in items:
+        image = item["image"]
+        if not isinstance(image, str):
+            seen.setdefault("\n".join(map(os.path.realpath, image)), item)
+            continue
+        key = os.path.realpath(image)
+        other = seen.setdefault(key, item)["image"]
+        if os.path.abspath(image) == os.path.abspath(other) or not (os.path.islink(image) or os.path.islink(other)):
+            continue
+        link, file = (image, other) if os.path.islink(image) else (other, image)
+        seen[key] = item if file == image else seen[key]
+        links.append(LeftOut(link, "links", f"is the same file as {file}"))
+    return list(seen.values()), links

@@ -39,6 +39,7 @@ _LEAST_GROUP = 2
 #: Scans of a site that its offset is learnt from, at most: each is mapped once more.
 _PER_SITE = 10
 _LONGEST_NAME = 64
+_DELIMITERS = ",;\t"
 _NAMES = ("name", "participant_id")
 _UNKNOWN = ("", "n/a", "na", "nan", "none", "unknown")
 _SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "o": None, "other": None}
@@ -189,7 +190,9 @@ def choose_of_sites(items: Sequence[Item]) -> list[Item]:
 def read_covariates(
     path: str | os.PathLike[str], needed: Sequence[str] | None = None
 ) -> dict[str, dict[str, float | str | None]]:
-    """Read a table of people: ``.tsv`` or ``.csv``, ``name`` or ``participant_id``, and ``age``, ``sex``, ``site``.
+    """Read a table of people: ``name`` or ``participant_id``, and ``age``, ``sex``, ``site``.
+
+    Cells are divided by what divides the header: tabs, semicolons (spreadsheets in many countries) or commas.
 
     Args:
         path: of the table.
@@ -199,16 +202,23 @@ def read_covariates(
         Name → what is known: ``age`` in years, ``sex`` M or F, the ``site``'s name, None where the table does not say.
 
     Raises:
-        ScanError: naming the table, when it is none, lacks a column, has a person twice or a value that means nothing.
+        ScanError: naming the table, when it is none, lacks a column, has a column or a person twice, or a value that
+            means nothing.
     """
     table = Path(path)
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
+            delimiter = max(_DELIMITERS, key=file.readline().count)
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=delimiter)
             lines, columns = list(reader), list(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise ScanError(table, "is no text in UTF-8; save it as CSV in UTF-8") from error
+    except (OSError, csv.Error) as error:
         raise ScanError(table, f"cannot be read as a table of people ({error})") from error
     has = ", ".join(columns) or "none"
+    if twice := [name for name, count in Counter(columns).items() if count > 1 and name in (*_NAMES, *COVARIATES)]:
+        raise ScanError(table, f"has the column {twice[0]} twice")
     key = next((name for name in _NAMES if name in columns), None)
     if key is None:
         raise ScanError(table, f"lacks the column {' or '.join(_NAMES)}; it has {has}")
@@ -217,6 +227,8 @@ def read_covariates(
         raise ScanError(table, f"lacks the column {' and '.join(missing) or ' or '.join(COVARIATES)}; it has {has}")
     people: dict[str, dict[str, float | str | None]] = {}
     for number, line in enumerate(lines, 2):
+        if None in line:
+            raise ScanError(table, f"has more cells than columns in line {number}")
         name = (line[key] or "").strip().removeprefix("sub-")
         if not name or name in people:
             raise ScanError(table, f"has {'nobody' if not name else f'{name} again'} in line {number}")
@@ -235,8 +247,8 @@ def _read_value(table: Path, number: int, column: str, text: str | None) -> floa
             return _SEXES[word]
         if column == "site":
             return _read_site(str(text).strip())
-        age = float(word)
-        if 0 <= age <= 130:
+        age = float(word.replace(",", "."))  # a comma can only be left in a cell where it does not divide them
+        if 0 <= age <= 130 and "_" not in word:
             return age
     except (KeyError, ValueError):
         pass
@@ -259,5 +271,5 @@ def _find_participants(item: Item) -> Path:
 
 def _keys(item: Item) -> list[str]:
     path = first_file(item)
-    words = [item.get("name"), scan_stem(path), (read_entities(path) or {}).get("sub"), item.get("subject")]
+    words = [item.get("name"), path.name, scan_stem(path), (read_entities(path) or {}).get("sub"), item.get("subject")]
     return [str(word).removeprefix("sub-") for word in words if word is not None]

@@ -12,6 +12,7 @@ from typing import Any
 
 from monai_dpmm_ad.data.bids import choose_people
 from monai_dpmm_ad.data.bmad import canonical_section, count_sections, find_tree, read_tree
+from monai_dpmm_ad.data.choice import take_once
 from monai_dpmm_ad.data.dataset import ScanFailure
 from monai_dpmm_ad.data.dicom_series import find_series
 from monai_dpmm_ad.data.folders import search_folder
@@ -154,7 +155,8 @@ def find_scans(
             _search(found, Path(path).expanduser(), section, kind, suffixes, pattern)
         except ScanError as error:
             found.failures.append(error)
-    found.items = _without_duplicates(found.items)
+    found.items, links = take_once(found.items)
+    found.left_out += links
     if len(suffixes) > 1:
         found.items, twice = group_by_suffix(found.items, [word for word in suffixes if word is not None])
         found.failures += twice
@@ -295,15 +297,6 @@ def _is_volume(item: Item, path: Path) -> bool:
         except Exception:  # it fails when it is loaded, with its reason
             return False
     return path.is_dir()  # of one series
-
-
-def _without_duplicates(items: list[Item]) -> list[Item]:
-    seen: dict[str, Item] = {}
-    for item in items:
-        image = item["image"]
-        key = os.path.realpath(image) if isinstance(image, str) else "\n".join(map(os.path.realpath, image))
-        seen.setdefault(key, item)
-    return list(seen.values())
 
 
 def _name_parts(item: Item) -> list[str]:

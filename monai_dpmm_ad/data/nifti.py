@@ -14,9 +14,10 @@ from monai_dpmm_ad.data.limits import DEFAULT_MAX_BYTES, check_nifti_header, ope
 from monai_dpmm_ad.data.paths import NIFTI_SUFFIXES, has_suffix
 from monai_dpmm_ad.errors import ScanError
 
-__all__ = ["describe_geometry", "open_volume", "world_affine"]
+__all__ = ["check_whole", "describe_geometry", "open_volume", "world_affine"]
 
 _GZIP = b"\x1f\x8b"
+_CHUNK = 4 * 2**20
 _TYPES = {348: nib.Nifti1Header.template_dtype, 540: nib.Nifti2Header.template_dtype}
 _MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}  # by NIfTI's code of the spatial unit
 _UNITS = {1: "metres", 3: "micrometres"}
@@ -102,6 +103,25 @@ def _unpack(path: str, layers: int, max_bytes: int) -> bytes:
         if len(content) > max_bytes:
             raise ScanError(path, f"unpacks to more than {max_bytes / 2**30:.1f} GiB, the limit")
     return content
+
+
+def check_whole(path: str, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+    """Read a compressed file to its end, where its checksum is: a library stops at the last voxel.
+
+    Raises:
+        EOFError: it was cut off.
+        OSError: the checksum is another.
+    """
+    if not _count_layers(path):
+        return
+    with gzip.open(path) as file:
+        try:
+            for _ in range(0, max_bytes, _CHUNK):
+                if not file.read(_CHUNK):
+                    return
+        except gzip.BadGzipFile as error:
+            if "Not a gzipped file" not in str(error):  # what another program wrote behind its end does no harm
+                raise
 
 
 def world_affine(image: Any) -> np.ndarray:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from monai_dpmm_ad.data.limits import check_size, open_in_memory
-from monai_dpmm_ad.data.nifti import describe_geometry, open_volume, world_affine
+from monai_dpmm_ad.data.nifti import check_whole, describe_geometry, open_volume, world_affine
 from monai_dpmm_ad.data.paths import META_SUFFIXES, has_suffix
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.utils.quiet import quiet
@@ -62,7 +62,7 @@ def reading_reason(error: Exception) -> str:
     if isinstance(error, EOFError) or ("Expected" in text and "bytes, got" in text) or "truncated" in text.lower():
         return "is truncated or damaged: it ends before its last voxel"
     if isinstance(error, (gzip.BadGzipFile, zlib.error)):
-        return "is damaged: its gzip compression cannot be undone"
+        return "is damaged: its gzip compression cannot be undone, or its checksum is another"
     if isinstance(error, PermissionError):
         return "cannot be read: permission denied"
     if isinstance(error, (nib.filebasedimages.ImageFileError, HeaderDataError, UnidentifiedImageError)):
@@ -105,6 +105,7 @@ class _VolumeReader(NibabelReader):
         return world_affine(img)
 
     def _get_array_data(self, img: Any, filename: Any) -> NDArray[Any]:
+        check_whole(str(self.filenames[0]))
         return _fit_into_float32(np.asanyarray(img.dataobj))
 
 

@@ -201,8 +201,10 @@ def centroid(volume: Volume) -> Matrix:
 
 
 def principal_axes(volume: Volume) -> Matrix:
-    """A rotation whose columns are the foreground's principal axes, the longest first."""
+    """A rotation whose columns are the foreground's principal axes, the longest first; none of what fills no cell."""
     points = np.argwhere(volume.weight > 0.5).astype(np.float64)
+    if len(points) < 2:
+        return np.eye(3)
     _, vectors = np.linalg.eigh(np.cov(points.T))
     vectors = vectors[:, ::-1]
     vectors *= np.where(vectors[np.abs(vectors).argmax(0), range(3)] < 0, -1.0, 1.0)

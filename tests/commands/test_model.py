@@ -136,6 +136,7 @@ def test_what_is_no_scan_is_said(model: AnomalyModel, scan: Path, tmp_path: Path
         (values, np.eye(4), ScanError, "the image in memory: .*NaN"),
         (values, None, ValueError, "`affine` must be given with an array"),
         (values, np.eye(3), ValueError, r"`affine` must have shape \(4, 4\)"),
+        (values, np.eye(4) + np.eye(4, k=-1), ValueError, "must end with the row 0 0 0 1, got .* Is it transposed"),
         (np.zeros((2, 3, 4, 5)), np.eye(4), ValueError, r"must have shape \(X, Y, Z\) or \(X, Y\)"),
         (np.array(["a"]), np.eye(4), TypeError, "an array of numbers, got ndarray"),
         (None, np.eye(4), TypeError, "an array of numbers, got NoneType"),

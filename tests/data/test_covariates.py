@@ -39,6 +39,24 @@ def test_values_and_what_is_not_known(tmp_path: Path) -> None:
     assert read_covariates(_write(tmp_path, "name,age\na,30\n")) == {"a": {"age": 30.0}}
 
 
+@pytest.mark.parametrize("text", ["name;age;sex\na;71,5;F\n", "name;age;sex\na;71.5;F\n"])
+def test_a_spreadsheets_semicolons(tmp_path: Path, text: str) -> None:
+    assert read_covariates(_write(tmp_path, text)) == {"a": {"age": 71.5, "sex": "F"}}
+
+
+def test_a_table_in_another_encoding_is_told(tmp_path: Path) -> None:
+    table = tmp_path / "people.csv"
+    table.write_text("name,age\na,30\n", encoding="utf-16")
+    with pytest.raises(ScanError, match="save it as CSV in UTF-8"):
+        read_covariates(table)
+
+
+def test_a_row_may_have_the_file_s_name(tmp_path: Path) -> None:
+    table = _write(tmp_path, "name,age\nscan 1.nii.gz,30\n")
+    items = add_covariates([{"image": str(tmp_path / "scan 1.nii.gz"), "name": "scan_1"}], table)
+    assert read_person(items[0])["age"] == 30
+
+
 @pytest.mark.parametrize(
     ("text", "needed", "reason"),
     [
@@ -56,6 +74,9 @@ def test_values_and_what_is_not_known(tmp_path: Path) -> None:
         ),
         ("name,age\na,30\na,31\n", None, "has a again in line 3"),
         ("name,age\n,30\n", None, "has nobody in line 2"),
+        ("name,age,age\na,30,60\n", None, "has the column age twice"),
+        ("name,age\na,30,60\n", None, "has more cells than columns in line 2"),
+        ("name,age\na,3_0\n", None, "has the age '3_0' in line 2, where years or n/a is expected"),
         ("", None, "lacks the column name or participant_id; it has none"),
     ],
 )
@@ -72,7 +93,7 @@ def test_no_table_at_all(tmp_path: Path) -> None:
     with pytest.raises(ScanError, match="cannot be read as a table of people"):
         read_covariates(tmp_path / "none.csv")
     _write(tmp_path, "", "binary.csv").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(ScanError, match="cannot be read as a table of people"):
+    with pytest.raises(ScanError, match="is no text in UTF-8"):
         read_covariates(tmp_path / "binary.csv")
 
 

@@ -7,6 +7,8 @@ import json
 import re
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 from helpers.dicom_files import save_dicom
 from hypothesis import given
@@ -401,3 +403,14 @@ def test_an_atlas_is_for_every_scan_that_has_no_regions_of_its_own(tmp_path):
     items = resolve_datalist(tmp_path / "list.json")
     assert [item["regions"] for item in add_regions(items, "atlas.nii")] == ["atlas.nii", str(tmp_path / "own.nii")]
     assert add_regions(items, None) == items
+
+
+def test_of_a_file_and_links_to_it_the_file_is_taken(tmp_path: Path) -> None:
+    scan = tmp_path / "patient.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), scan)
+    for name in ("a_link.nii.gz", "z_link.nii.gz"):
+        (tmp_path / name).symlink_to(scan)
+    found = find_scans([tmp_path, scan])
+    assert [item["name"] for item in found.items] == ["patient"]
+    assert {Path(thing.path).name for thing in found.left_out} == {"a_link.nii.gz", "z_link.nii.gz"}
+    assert all(thing.reason == f"is the same file as {scan}" for thing in found.left_out)

@@ -10,7 +10,7 @@ from helpers.heads import SHAPE, affine_of, make_head
 from numpy.typing import NDArray
 
 from monai_dpmm_ad.normative.frame import Frame
-from monai_dpmm_ad.normative.lattice import Volume, resample
+from monai_dpmm_ad.normative.lattice import Lattice, Volume, resample
 from monai_dpmm_ad.normative.reference import build_reference
 from monai_dpmm_ad.normative.registration import (
     find_box,
@@ -18,6 +18,7 @@ from monai_dpmm_ad.normative.registration import (
     fit_box,
     measure_quality,
     pad_where_it_ends,
+    principal_axes,
     register,
     turn,
 )
@@ -170,3 +171,8 @@ def test_lattice_keeps_a_constant_and_its_place() -> None:
     assert volume.values[volume.weight > 0.01] == pytest.approx(3.0, abs=1e-5)
     low, high = find_box(volume)
     np.testing.assert_allclose((low + high) / 2, [11, 11, 11], atol=1e-6)
+
+
+def test_what_fills_no_cell_has_no_axes() -> None:
+    thin = Volume(np.full((4, 4, 1), 0.4, np.float32), np.full((4, 4, 1), 0.4, np.float32), Lattice.indices((4, 4, 1)))
+    assert np.array_equal(principal_axes(thin), np.eye(3))

@@ -468,3 +468,24 @@ def test_folder_without_dicom(tmp_path, series):
 
 def test_result_is_a_metatensor(save, head):
     assert isinstance(LoadScan()(save(head)), MetaTensor)
+
+
+@pytest.mark.parametrize("damage", ["cut", "checksum"])
+def test_the_checksum_of_a_compressed_file_is_read(save, head, damage):
+    """A reader that stops at the last voxel would never see it."""
+    path = save(head.astype(np.int16), "scan.nii.gz")
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        del content[-6:]
+    else:
+        content[-8] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ScanError, match=r"scan\.nii\.gz: is (truncated or )?damaged"):
+        LoadScan()(path)
+
+
+def test_what_lies_behind_the_end_of_a_compressed_file_does_no_harm(save, head):
+    path = save(head.astype(np.int16), "scan.nii.gz")
+    whole = LoadScan()(path)
+    path.write_bytes(path.read_bytes() + b"another program's note")
+    assert torch.equal(LoadScan()(path).as_tensor(), whole.as_tensor())

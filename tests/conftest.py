@@ -43,6 +43,24 @@ def bundle(cohort: Path, tiny_vit: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="session")
+def brains(tiny_vit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``bundle``, fitted on brains that were cut out and to be matched, and one more person's ``head``,
+    with its skull, and ``brain``, as files of one grid; tests must not change it."""
+    import nibabel as nib
+    from helpers.heads import make_twins, write_brains
+
+    from monai_dpmm_ad.commands import fit
+
+    folder = tmp_path_factory.mktemp("brains")
+    scans = write_brains(folder / "scans", 5)
+    fast = {**FAST, "frame": "affine"}
+    assert not fit(scans[:3], folder / "bundle", scans[3:], embedder_name=str(tiny_vit), **fast).failures
+    for name, image in make_twins().items():
+        nib.save(image, folder / f"{name}.nii.gz")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def picture_bundle(cohort: Path, tiny_vit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that was fitted on pictures; tests must not change it."""
     import nibabel as nib

@@ -23,14 +23,15 @@ pytestmark = pytest.mark.slow
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc_per_node=2"]
 
 
-def run(command: list[object], processes: int = 2, status: int = 0) -> None:
-    """Run a module alone or on two processes, each on one thread: rounding depends on the number of threads."""
+def run(command: list[object], processes: int = 2, status: int = 0) -> str:
+    """What a module says that is run alone or on two processes, each on one thread: rounding depends on how many."""
     start = TORCHRUN if processes == 2 else [sys.executable]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     finished = subprocess.run(
         [str(part) for part in [*start, "-m", *command]], capture_output=True, text=True, timeout=500, env=environment
     )
     assert finished.returncode == status, finished.stderr[-4000:]
+    return finished.stderr
 
 
 def run_bundle(bundle: Path, configs: list[str], **overrides: object) -> None:
@@ -155,6 +156,25 @@ def test_evaluating_with_two_processes_is_evaluating_with_one(bundle: Path, coho
     assert one.keys() == two.keys()
     for name, figure in one.items():
         assert two[name] == pytest.approx(figure, abs=1e-6), name
+
+
+def test_whole_heads_on_two_processes_are_those_on_one(brains: Path, tmp_path: Path) -> None:
+    scans = [brains / "head.nii.gz", tmp_path / "lost.nii.gz"]
+    head = nib.load(scans[0])
+    noise = np.random.default_rng(0).uniform(0.2, 1, head.shape) * head.get_fdata()
+    nib.save(nib.Nifti1Image(noise.astype(np.float32), head.affine), scans[1])
+    command = ["monai_dpmm_ad", "infer", "--bundle", brains / "bundle", "--images", *scans, "--no-report", "--out"]
+    for processes in (1, 2):
+        run([*command, tmp_path / str(processes)], processes)
+    assert_same_maps(tmp_path / "1", tmp_path / "2")
+    tables = [(tmp_path / name / "scores.csv").read_text() for name in ("1", "2")]
+    assert tables[0] == tables[1]
+    assert "its skull was taken away by the frame, " in tables[0]
+    assert "which were not found in it: all of it is mapped" in tables[0]
+    command = ["monai_dpmm_ad", "fit", "--update", brains / "bundle", "--images", scans[0], "--held-out", scans[1]]
+    log = run([*command, "--max-epochs", 1, "--out", tmp_path / "new"])
+    for name in ("head: larger than 1.5 times", "lost: whole heads where brains were fitted"):
+        assert log.count(name) == 1
 
 
 def test_more_processes_than_scans(bundle: Path, cohort: Path, tmp_path: Path) -> None:

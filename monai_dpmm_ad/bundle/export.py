@@ -32,7 +32,9 @@ RATES = (0.1, 0.05, 0.01)
 #: What a graph of slices cannot do.
 OUTSIDE = (
     "Judging by place (registration, atlases of score and intensity), thresholds, p-values and regions: they belong to "
-    "whole volumes. The graph gives the detector's map alone, to which the bundle's thresholds do not apply."
+    "whole volumes. The graph gives the detector's map alone, to which the bundle's thresholds do not apply. "
+    "Before it, preprocess_scan(network=...) matches a scan's intensities to the fitted ones and takes a skull away "
+    "where brains were fitted."
 )
 _OPSET = 18  # the first with antialiased resizing
 _MAX_BATCH = 4096
@@ -49,10 +51,11 @@ def export_network(
 ) -> Path:
     """Write a fitted bundle's network as a graph for ONNX Runtime or TorchScript.
 
-    The graph takes ``image (B, C, H, W)``, preprocessed as by :func:`~monai_dpmm_ad.transforms.preprocess_scan`, and
-    gives ``pred (B, 1, H, W)`` in float32. B is free; H and W are fixed, since the patch grid follows from them:
-    export once for each size that is needed. A bundle that was fitted with a location weight has ``position (B,)`` as
-    second input. :func:`describe_graph` goes with it, as metadata properties of an ONNX file and as the extra file
+    The graph takes ``image (B, C, H, W)``, preprocessed as by :func:`~monai_dpmm_ad.transforms.preprocess_scan` with
+    the bundle's network (without it a skull stays where brains were fitted), and gives ``pred (B, 1, H, W)`` in
+    float32. B is free; H and W are fixed, since the patch grid follows from them: export once for each size that is
+    needed. A bundle that was fitted with a location weight has ``position (B,)`` as second input.
+    :func:`describe_graph` goes with it, as metadata properties of an ONNX file and as the extra file
     ``metadata.json`` of a TorchScript one.
 
     Args:

@@ -36,6 +36,7 @@ from monai_dpmm_ad.normative.visits import Visit
 from monai_dpmm_ad.transforms import output_path
 from monai_dpmm_ad.transforms.save import write_map
 from monai_dpmm_ad.transforms.sequences import find_present
+from monai_dpmm_ad.transforms.skull import is_head, warn_of_heads
 from monai_dpmm_ad.utils.files import write_csv, write_json
 from monai_dpmm_ad.utils.progress import track
 
@@ -237,9 +238,9 @@ def observe_healthy(
         pairs = real or [simulate_visits(group[0], Path(temporary)) for group in people]
         for first, second in track(pairs, total=len(pairs), description="Healthy pairs"):
             results = [model.predict_item(item, keep_images=True) for item in (first, second)]
-            change = compare_visits(*_as_visits(*results))
             name = str(first["name"])
-            statistics = change_statistics(change.change)
+            warn_of_heads({name for result in results if is_head(result.scan["pred"])})
+            statistics = change_statistics(compare_visits(*_as_visits(*results)).change)
             calibration.update(name, statistics)
             peaks[name] = sorted(statistics.tolist(), reverse=True)
     calibration.finish()

@@ -28,6 +28,7 @@ from monai_dpmm_ad.handlers.sites import watch_cells
 from monai_dpmm_ad.normative import REGION_THRESHOLD, NormativeMap, measure_regions
 from monai_dpmm_ad.normative.regions import regions_scans_needed
 from monai_dpmm_ad.normative.site import SiteCells, SiteField
+from monai_dpmm_ad.transforms.skull import is_head, warn_of_heads
 from monai_dpmm_ad.utils.distributed import launched
 from monai_dpmm_ad.utils.progress import track
 
@@ -126,18 +127,20 @@ def _observe(
 ) -> tuple[dict[str, SiteCells], list[ScanFailure]]:
     """The deviates of each scan by place."""
     cells: dict[str, SiteCells] = {}
-    failures = []
+    failures, heads = [], []
     for item in track(items, total=len(items), description="Site"):
         try:
             with watch_cells(normative) as seen:
-                model.predict_item(item)
+                result = model.predict_item(item)
             if not seen:
                 raise ScanError(str(item["image"]), "is no volume, so it has no place")
             cells[str(item["name"])] = seen[0]
+            heads += [str(item["name"])] * is_head(result.scan["pred"])
         except ScanError as error:
             failures.append(describe_failure({"name": item["name"], "image": item["image"]}, error))
     if not cells:
         raise ScanError(failures[0].path, f"{failures[0].reason} (no scan of the site could be mapped)")
+    warn_of_heads(heads)
     return cells, failures
 
 

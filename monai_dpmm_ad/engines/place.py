@@ -18,7 +18,7 @@ from monai_dpmm_ad.engines.thumbnails import FittedScan, FittedScans, thumbnail_
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.normative import FRAMES, Frame, NormativeMap, resample
 from monai_dpmm_ad.normative.covariates import Traits
-from monai_dpmm_ad.normative.extraction import LARGER, measure_foreground
+from monai_dpmm_ad.normative.extraction import LARGER, measure_foreground, measure_volume
 from monai_dpmm_ad.normative.reference import find_spacing
 from monai_dpmm_ad.normative.trend_map import TrendMap
 from monai_dpmm_ad.utils.distributed import gather_lists, is_first, share
@@ -71,7 +71,7 @@ def fit_normative(
     if not normative.fitted and len(own) < _LEAST_FITTED and normative.side == "both":
         network.normative = None
         return
-    _name_heads(scans, own)
+    _name_heads(normative, scans, own)
     key = _place_scans(normative, scans, own, frame)
     if not normative.fitted:
         normative.matching.fill_(match == "on" and normative.frame in FRAMES[:2])
@@ -161,11 +161,14 @@ def _are_volumes(scans: FittedScans, names: Sequence[str]) -> bool:
     return all(gather_lists([scans.has(name) for name in share(names)]))
 
 
-def _name_heads(scans: FittedScans, names: Sequence[str]) -> None:
-    """Say which of the fitted scans are much larger than most: skulls among brains, which nobody takes away here."""
+def _name_heads(normative: NormativeMap, scans: FittedScans, names: Sequence[str]) -> None:
+    """Say which of the scans are much larger than those that are fitted, or than most of them where none is yet.
+
+    They are skulls among brains, which nobody takes away here.
+    """
     read = ((name, scans.read(name)) for name in share(names))
     volumes = dict(gather_lists([(name, measure_foreground(scan.image, scan.affine)) for name, scan in read]))
-    usual = float(np.median(list(volumes.values())))
+    usual = measure_volume(normative.reference) if normative.fitted else float(np.median(list(volumes.values())))
     if (heads := sorted(name for name, volume in volumes.items() if volume > LARGER * usual)) and is_first():
         LOG.warning(
             "%s: larger than %.1f times the other fitted scans, %.0f mL; leave them out or cut the brain out of them",

@@ -18,7 +18,7 @@ from monai_dpmm_ad.engines import PATCH_SUMMARY, ScanEvaluator, iteration_scans
 from monai_dpmm_ad.engines.resume import ResumeLog
 from monai_dpmm_ad.network import AnomalyNet, SequenceNet
 from monai_dpmm_ad.normative import Frame
-from monai_dpmm_ad.transforms.skull import SKULL
+from monai_dpmm_ad.transforms.skull import SKULL, is_head, warn_of_heads
 from monai_dpmm_ad.utils.distributed import gather_lists, get_rank
 from monai_dpmm_ad.utils.files import remove_file, write_json
 
@@ -77,6 +77,7 @@ class DriftHandler:
         self._scans: dict[str, dict[str, list[float]]] = {}
         self._facts: dict[str, dict[str, Any]] = {}
         self._own: dict[str, list[float]] = {}
+        self._heads: list[str] = []
 
     def attach(self, engine: ScanEvaluator) -> None:
         """Register the handler's events."""
@@ -85,7 +86,7 @@ class DriftHandler:
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def _start(self, engine: Engine) -> None:
-        self._scans, self._facts, self._own = {}, {}, {}
+        self._scans, self._facts, self._own, self._heads = {}, {}, {}, []
         for name, record in (self.finished.records if self.finished else {}).items():
             if summary := _list(record.get(PATCH_SUMMARY))[0]:
                 self._scans[name] = summary
@@ -98,6 +99,8 @@ class DriftHandler:
                 self._facts[meta["name"]] = facts
             if first := _list(summary)[0]:
                 self._scans[meta["name"]] = first
+            if is_head(scan[CommonKeys.PRED]):
+                self._heads.append(meta["name"])
             frame = scan.get("frame")
             own = None
             if frame is not None and frame.kind != "none":
@@ -109,7 +112,7 @@ class DriftHandler:
                 clauses = self._compare(summary, facts, own, meta.get(SKULL))
                 scan["warning"] = _write_warning(clauses, json.loads(meta.get("notes") or "[]"))
                 known = int(self.network.kind.num_scans) or int(self.network.drift.num_scans)
-                scan["in_range"] = not clauses if known else None
+                scan["in_range"] = False if clauses else True if known else None
 
     def _compare(
         self,
@@ -143,6 +146,9 @@ class DriftHandler:
         usage = torch.tensor([scan["usage"] for scan in scans.values()])
         reference = self.network.drift
         if self.output_dir is None:
+            heads = gather_lists(self._heads)
+            if get_rank() == 0:
+                warn_of_heads(heads)
             facts = dict(sorted(gather_lists(list(self._facts.items()))))
             self.network.kind.fit(list(facts.values()))
             if scans and self.held_out:

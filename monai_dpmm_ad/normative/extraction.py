@@ -40,8 +40,8 @@ _BRIGHTEST = 2.5  # times the median: fat beside the brain does not steer
 #: Share of the fitted scans that have foreground at a place of the brain.
 _SHARE = 0.3
 #: What is darker than this share of the brain's median is skull or fluid, and taken off from outside, so deep at most;
-#: what is narrower than twice the last (mm) stays in.
-_DARK, _DEEPEST, _NARROW = 0.3, 8.0, 3.0
+#: what is narrower than twice the third (mm) stays in, and so does a cavity, dark and wider than twice the last.
+_DARK, _DEEPEST, _NARROW, _WIDE = 0.3, 8.0, 3.0, 5.0
 
 
 def measure_volume(reference: Volume) -> float:
@@ -61,7 +61,7 @@ def find_brain(image: Array, affine: Matrix, reference: Volume) -> Mask | None:
     rigid registration at half the resolution is refined by an affine one. Before each step the scan's bias field and
     contrast are taken away as far as they can be told from the reference inside it, without which the brain grows
     into the scalp. The mask is the reference's foreground carried over, without what is as dark as the skull in its
-    outermost millimetres. Nothing is taken off for being bright.
+    outermost millimetres and thin. Nothing is taken off for being bright.
 
     Args:
         image: ``(X, Y, Z)``, scaled, background exactly 0.
@@ -225,7 +225,9 @@ def _trim(reference: Volume, finest: Volume, end: Matrix) -> Volume:
     values, depth = pulled.values * pulled.weight, _measure_depth(brain, spacing)
     core = depth > _DEEPEST
     bright = brain & (values > _DARK * float(np.median(values[core if core.any() else brain])))
-    parts, _ = ndimage.label(ndimage.binary_opening(bright | core))
+    wide = _measure_depth(brain & ~bright, spacing) > _WIDE
+    cavity = brain & (_measure_depth(~wide, spacing) <= _WIDE)
+    parts, _ = ndimage.label(ndimage.binary_opening(bright | core | cavity))
     kept = parts == parts[np.unravel_index(depth.argmax(), depth.shape)]
     closed = _measure_depth(_measure_depth(~kept, spacing) <= _NARROW, spacing) > _NARROW
     mask = ndimage.binary_fill_holes(brain & closed).astype(np.float32)

@@ -278,6 +278,5 @@ class ScaleIntensityForegroundd(MapTransform):
         for key in self.key_iterator(item):
             image, item[key] = item[key], scale_each(self.scaler, item[key], mask)
             if self.network is not None and mask is None:
-                brain = take_skull_away(image, item[key], self.network)
-                item[key] = item[key] if brain is None else scale_each(self.scaler, brain, None)
+                item[key] = take_skull_away(image, item[key], self.network, self.scaler)
         return item

@@ -18,7 +18,7 @@ from monai_dpmm_ad.data.dataset import ScanDataset
 from monai_dpmm_ad.engines import place
 from monai_dpmm_ad.engines.thumbnails import FittedScan, FittedScans
 from monai_dpmm_ad.errors import EmbeddingStoreError
-from monai_dpmm_ad.normative import Frame, Lattice
+from monai_dpmm_ad.normative import Frame, Lattice, NormativeMap, resample
 from monai_dpmm_ad.ops.slices import AXES, extract_slices
 
 SHAPE = (8, 10, 6)
@@ -112,9 +112,16 @@ def test_heads_among_fitted_brains_are_named(monkeypatch: pytest.MonkeyPatch, ca
         return FittedScan(image, np.diag([2.0, 2, 2, 1]), np.array(image.shape), np.eye(4), np.zeros(1, int))
 
     monkeypatch.setattr(FittedScans, "read", read)
-    scans = FittedScans(Path("none"), ScanDataset([], lambda item: item))
-    place._name_heads(scans, ["brain1", "brain2", "brain3"])
+    scans, normative = FittedScans(Path("none"), ScanDataset([], lambda item: item)), NormativeMap("affine")
+    place._name_heads(normative, scans, ["brain1", "brain2", "brain3"])
+    place._name_heads(normative, scans, ["head1"])  # with nothing to compare it with
     assert not caplog.messages
-    place._name_heads(scans, ["brain1", "head2", "brain2", "brain3", "head1"])
-    (said,) = caplog.messages
+    place._name_heads(normative, scans, ["brain1", "head2", "brain2", "brain3", "head1"])
+    brain = scans.read("brain")
+    normative.set_reference([resample(brain.image, brain.affine, 2.0)])
+    normative.scores.num_scans.fill_(2)
+    place._name_heads(normative, scans, ["head1"])  # an update with one scan, or with heads alone
+    place._name_heads(normative, scans, ["brain1"])
+    said, again = caplog.messages
     assert said.startswith("head1, head2: larger than 1.5 times the other fitted scans, 4 mL;")
+    assert again.startswith("head1: larger than 1.5 times the other fitted scans, 4 mL;")

@@ -3,12 +3,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 SHAPE = (34, 40, 30)
+#: Finer: at half the resolution a skull must still be seen.
+FINE, SPACING = (50, 60, 46), 3.5
+AFFINE = np.diag([SPACING] * 3 + [1.0])
+AFFINE[:3, 3] = -SPACING * (np.array(FINE) - 1) / 2
 
 
 def make_head(shape: tuple[int, int, int] = SHAPE, noise: float = 0.0, seed: int = 0) -> NDArray[np.float32]:
@@ -54,3 +61,20 @@ def put_into_skull(
     moved = affine.copy()
     moved[:3, 3] -= room * spacing
     return np.where(head > 0.05, head, 0), np.where(inside > 0.3, inside, 0), moved
+
+
+def write_brains(folder: Path, count: int) -> list[Path]:
+    """Brains of several people, as files."""
+    folder.mkdir()
+    paths = [folder / f"brain{number}.nii.gz" for number in range(count)]
+    for number, path in enumerate(paths):
+        nib.save(nib.Nifti1Image(300 * make_head(FINE, noise=0.1, seed=number), AFFINE), path)
+    return paths
+
+
+def make_twins(seed: int = 7) -> dict[str, nib.Nifti1Image]:
+    """A ``head`` with a lesion, and its ``brain`` alone, on one grid."""
+    brain = make_head(FINE, noise=0.1, seed=seed)
+    brain[20:26, 26:33, 28:34] *= 1.7
+    head, brain, affine = put_into_skull(brain, AFFINE, (4.0, -3.0, 6.0))
+    return {name: nib.Nifti1Image(300 * values, affine) for name, values in (("head", head), ("brain", brain))}

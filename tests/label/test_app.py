@@ -63,6 +63,25 @@ def test_eight_threads_at_once_are_eight_in_turn(app: AnomalyApp) -> None:
         assert list(pool.map(ask, jobs)) == in_turn
 
 
+def test_a_head_where_brains_were_fitted_is_told(brains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "MONAI_LABEL_DATASTORE_AUTO_RELOAD", False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "head.nii.gz").write_bytes((brains / "head.nii.gz").read_bytes())
+    served = AnomalyApp(str(tmp_path), str(tmp_path / "studies"), {"bundle": str(brains / "bundle")})
+    answer = served.infer({"model": "dpmm_ad_mask", "image": "head"})
+    drawn, study = nib.load(answer["file"]), nib.load(brains / "head.nii.gz")
+    assert drawn.shape == study.shape
+    np.testing.assert_array_equal(drawn.affine, study.affine)
+    values = np.asarray(drawn.dataobj)
+    assert values.any()
+    assert not values[study.get_fdata() == 0].any()
+    told = answer["params"]
+    assert told["in_range"] is False
+    assert any("its skull was taken away by the frame, " in warning for warning in told["warnings"])
+    assert not any(level["guaranteed"] for level in told["levels"])
+
+
 def test_a_bundle_must_be_named(tmp_path: Path) -> None:
     for conf in ({}, {"bundle": str(tmp_path)}):
         with pytest.raises(CheckpointError, match="--conf bundle BUNDLE"):

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers.heads import make_head, put_into_skull
+from helpers.heads import AFFINE, SPACING, make_head, put_into_skull
+from helpers.heads import FINE as SHAPE
 from numpy.typing import NDArray
 
 from monai_dpmm_ad.normative import Volume, resample
@@ -13,10 +14,6 @@ from monai_dpmm_ad.normative.extraction import LARGER, correlate_everywhere, fin
 from monai_dpmm_ad.normative.intensity import divide_by_median
 
 Array = NDArray[np.float32]
-#: Finer than the helper's own: at half the resolution the skull must still be seen.
-SHAPE, SPACING = (50, 60, 46), 3.5
-AFFINE = np.diag([SPACING] * 3 + [1.0])
-AFFINE[:3, 3] = -SPACING * (np.array(SHAPE) - 1) / 2
 ML = SPACING**3 / 1000
 
 
@@ -60,6 +57,34 @@ def test_the_brain_of_a_head(reference: Volume, angles: tuple[float, float, floa
     assert found[1] is not None
     assert np.array_equal(found[0], found[1])
     assert overlap(found[0], brain > 0) > 0.94
+
+
+def test_a_wide_dark_cavity_at_the_brains_edge_stays(reference: Volume) -> None:
+    brain = make_head(SHAPE, noise=0.1, seed=1)
+    first = int(np.flatnonzero(brain.any((1, 2)))[0])
+    places = np.indices(SHAPE) - np.array([first, SHAPE[1] // 2, SHAPE[2] // 2])[:, None, None, None]
+    cavity = (brain > 0) & (SPACING * np.sqrt((places**2).sum(0)) < 25)
+    brain[cavity] = 0.1
+    head, _, affine = put_into_skull(brain, AFFINE, (0.0, 0.0, 0.0))
+    found = find_brain(head, affine, reference)
+    assert found is not None
+    margin = [(size - own) // 2 for size, own in zip(head.shape, SHAPE, strict=True)]
+    here = np.pad(cavity, [(size, size) for size in margin])
+    assert found[here].mean() > 0.8
+    assert overlap(found, np.pad(brain > 0, [(size, size) for size in margin])) > 0.94
+
+
+def test_another_contrast_is_found_where_it_was_fitted_alone(reference: Volume) -> None:
+    def turn_over(brain: Array) -> Array:
+        return np.where(brain > 0, np.maximum(2.2 - brain, 0.1), 0).astype(np.float32)
+
+    head, inside, affine = put_into_skull(turn_over(make_head(SHAPE, noise=0.1, seed=1)), AFFINE, (4.0, -3.0, 6.0))
+    volume = resample(turn_over(make_head(SHAPE)), AFFINE, SPACING, margin=10.0)
+    own = Volume(divide_by_median(volume), volume.weight, volume.lattice)
+    found = find_brain(head, affine, own)
+    assert found is not None
+    assert overlap(found, inside > 0) > 0.94
+    assert find_brain(head, affine, reference) is None
 
 
 def test_what_is_no_head_around_such_a_brain_is_left_alone(reference: Volume) -> None:

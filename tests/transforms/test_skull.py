@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from helpers.heads import make_head, put_into_skull
+from helpers.heads import AFFINE, FINE, SPACING, make_head, make_twins
 from ignite.engine import Engine
 from monai.data import MetaTensor
 from numpy.typing import NDArray
@@ -21,19 +21,17 @@ from monai_dpmm_ad import AnomalyNet, create_detector, create_embedder
 from monai_dpmm_ad.engines import PATCH_SUMMARY
 from monai_dpmm_ad.handlers.drift import DriftHandler
 from monai_dpmm_ad.normative import NormativeMap, resample
-from monai_dpmm_ad.transforms import preprocess_scan
+from monai_dpmm_ad.transforms import ScaleIntensityForegroundd, preprocess_scan
 from monai_dpmm_ad.transforms.place import JudgeByPlaced
 from monai_dpmm_ad.transforms.skull import SKULL
 
-SHAPE, SPACING = (50, 60, 46), 3.5
-AFFINE = np.diag([SPACING] * 3 + [1.0])
-AFFINE[:3, 3] = -SPACING * (np.array(SHAPE) - 1) / 2
+NAMES = ("head", "brain")
 
 
 @pytest.fixture(scope="module")
 def network() -> SimpleNamespace:
     """Fitted on three brains, to be matched."""
-    normative, scans = NormativeMap("affine"), [make_head(SHAPE, noise=0.1, seed=seed) for seed in range(3)]
+    normative, scans = NormativeMap("affine"), [make_head(FINE, noise=0.1, seed=seed) for seed in range(3)]
     normative.set_reference([resample(scans[0], AFFINE, SPACING)])
     frames = [normative.find_frame(scan, AFFINE) for scan in scans]
     rounds = (
@@ -56,12 +54,9 @@ def network() -> SimpleNamespace:
 @pytest.fixture(scope="module")
 def twins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A head with a lesion, and its brain alone, as files of one grid."""
-    brain = make_head(SHAPE, noise=0.1, seed=7)
-    brain[20:26, 26:33, 28:34] *= 1.7
-    head, brain, affine = put_into_skull(brain, AFFINE, (4.0, -3.0, 6.0))
     folder = tmp_path_factory.mktemp("twins")
-    for name, values in (("head", head), ("brain", brain)):
-        nib.save(nib.Nifti1Image(300 * values, affine), folder / f"{name}.nii.gz")
+    for name, image in make_twins().items():
+        nib.save(image, folder / f"{name}.nii.gz")
     return {name: {"image": str(folder / f"{name}.nii.gz"), "name": name} for name in ("head", "brain")}
 
 
@@ -105,6 +100,48 @@ def test_nothing_is_done_unless_scans_are_matched(network: SimpleNamespace, twin
         image = preprocess_scan(network=other)(twins["head"])["image"]
         assert torch.equal(image.as_tensor(), plain.as_tensor())
         assert SKULL not in image.meta
+
+
+def test_a_head_whose_brain_is_not_found_is_mapped_whole_and_told(
+    network: SimpleNamespace, twins: dict[str, Any], tmp_path: Path
+) -> None:
+    head = nib.load(twins["head"]["image"])
+    noise = np.random.default_rng(0).uniform(0.2, 1, head.shape) * head.get_fdata()
+    nib.save(nib.Nifti1Image(noise.astype(np.float32), head.affine), tmp_path / "noise.nii.gz")
+    item = {"image": str(tmp_path / "noise.nii.gz"), "name": "noise"}
+    image, plain = (preprocess_scan(network=one)(item)["image"] for one in (network, None))
+    assert image.shape == plain.shape
+    assert "which were not found in it: all of it is mapped" in image.meta[SKULL]
+    assert f"it shows {json.loads(plain.meta['facts'])['volume']:.0f} mL" in image.meta[SKULL]
+
+
+def test_of_several_sequences_each_loses_the_skull_that_it_has(network: SimpleNamespace, twins: dict[str, Any]) -> None:
+    """The brain is found in the second, since the first is nothing but noise; the third has no skull."""
+    head, brain = (torch.from_numpy(nib.load(twins[name]["image"]).get_fdata(dtype=np.float32)) for name in NAMES)
+    noise = torch.rand(head.shape, generator=torch.Generator().manual_seed(0)) * head
+    affine = nib.load(twins["head"]["image"]).affine
+    image = MetaTensor(torch.stack([noise, head, brain]), meta={"affine": affine})
+    scaled = ScaleIntensityForegroundd(network=cast(Any, [network] * 3))({"image": image})["image"]
+    plain = ScaleIntensityForegroundd()({"image": image})["image"]
+    inside = scaled[1] > 0
+    assert 2 * (inside & (brain > 0)).sum() / (inside.sum() + (brain > 0).sum()) > 0.96
+    assert not ((scaled[0] > 0) & ~inside).any()
+    assert torch.equal(scaled[2].as_tensor(), plain[2].as_tensor())
+    assert scaled.meta[SKULL].startswith("its skull was taken away by the frame, ")
+
+
+def test_held_out_heads_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    embedder = create_embedder("pixels-8")
+    net = AnomalyNet(embedder, create_detector("dpmm", embedder.embed_dim), image_size=64, normative="off")
+    scans = [
+        {"pred": MetaTensor(torch.ones(1, 4, 4, 4), meta={"name": name, **meta}), PATCH_SUMMARY: None}
+        for name, meta in (("two", {SKULL: "told"}), ("brain", {}), ("one", {SKULL: "told"}))
+    ]
+    engine = Engine(lambda engine, batch: [batch])
+    DriftHandler(net).attach(cast(Any, engine))
+    engine.run(scans)
+    (said,) = caplog.messages
+    assert said.startswith("one, two: whole heads where brains were fitted")
 
 
 def test_a_scan_whose_skull_was_taken_away_is_marked(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from monai_dpmm_ad.normative.matching import match_intensity
 from monai_dpmm_ad.normative.reference import pull
 from monai_dpmm_ad.normative.registration import TILTS, centroid, find_box, halve, join, turn
 
-__all__ = ["LARGER", "correlate_everywhere", "find_brain", "measure_foreground", "measure_volume"]
+__all__ = ["LARGER", "check_extent", "correlate_everywhere", "find_brain", "measure_foreground", "measure_volume"]
 
 Array = NDArray[np.float32]
 Matrix = NDArray[np.float64]
@@ -24,6 +24,8 @@ Mask = NDArray[np.bool_]
 
 #: A scan whose foreground is so many times as large as the fitted scans' may be a whole head.
 LARGER = 1.5
+#: What a scan may show, times what was fitted: shoulders and arms with a brain, a cube of a few millimetres of it.
+_LARGEST, _SMALLEST = 12.0, 1e-4
 #: How many of the starts are followed.
 _NUM_FOLLOWED = 3
 #: What is registered in turn, each time with the scan's field and contrast taken away anew: a rigid, then affine ones.
@@ -52,6 +54,28 @@ def measure_volume(reference: Volume) -> float:
 def measure_foreground(inside: NDArray[Any], affine: Matrix) -> float:
     """Size in mL of what is not 0 in ``(X, Y, Z)``, whose indices ``affine`` leads to scanner coordinates (mm)."""
     return np.count_nonzero(inside) * abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+
+
+def check_extent(inside: NDArray[Any], affine: Matrix, reference: Volume) -> float:
+    """Refuse a scan whose voxel sizes cannot be right, before it is resampled to millions of places, or to none.
+
+    Args:
+        inside: ``(X, Y, Z)``, not 0 where the scan has foreground.
+        affine: ``(4, 4)``, from its indices to scanner coordinates (mm).
+        reference: what was fitted.
+
+    Returns:
+        How many times as large as the reference's its foreground is.
+
+    Raises:
+        ValueError: it is larger or smaller than any head, or part of one, beside what was fitted.
+    """
+    seen, fitted = measure_foreground(inside, affine), measure_volume(reference)
+    if not _SMALLEST * fitted <= seen <= _LARGEST * fitted:
+        raise ValueError(
+            f"what it shows measures {seen:.3g} mL, what was fitted {fitted:.0f} mL; look at its voxel sizes"
+        )
+    return seen / fitted
 
 
 def find_brain(image: Array, affine: Matrix, reference: Volume) -> Mask | None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from monai_dpmm_ad.data.covariates import read_person
 from monai_dpmm_ad.normative import Frame, NormativeMap
 from monai_dpmm_ad.normative.covariates import Traits
+from monai_dpmm_ad.normative.extraction import check_extent
 from monai_dpmm_ad.normative.thumbnail import shrink
 from monai_dpmm_ad.normative.trend_map import TrendMap
 from monai_dpmm_ad.transforms.intensity import FOREGROUND_FLOOR
@@ -168,6 +169,7 @@ class JudgeByPlaced(MapTransform):
             return out
         if is_volume(image):
             values, affine = _read(image)
+            check_extent(values, affine, normative.reference)
             start = image.meta.get(_START)
             frame = normative.find_frame(values, affine, None if start is None else np.array(json.loads(start)))
             traits = normative.design.traits(read_person(image.meta)) if isinstance(normative, TrendMap) else None

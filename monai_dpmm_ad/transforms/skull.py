@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monai_dpmm_ad.normative.extraction import LARGER, find_brain, measure_foreground, measure_volume
+from monai_dpmm_ad.normative.extraction import LARGER, check_extent, find_brain, measure_foreground, measure_volume
 from monai_dpmm_ad.transforms.sequences import find_present, scale_each
 from monai_dpmm_ad.utils.log import LOG
 
@@ -90,7 +90,7 @@ def _is_larger(scaled: Tensor, affine: NDArray[np.float64], reference: Volume) -
     """Whether a sequence ``(X, Y, Z)`` shows clearly more than the fitted scans do."""
     if scaled.ndim != 3 or min(scaled.shape) < 2:
         return False
-    return measure_foreground(_to_array(scaled), affine) > LARGER * measure_volume(reference)
+    return check_extent(_to_array(scaled), affine, reference) > LARGER
 
 
 def _to_array(values: Tensor) -> NDArray[np.float32]:

@@ -10,8 +10,9 @@ from helpers.heads import FINE as SHAPE
 from numpy.typing import NDArray
 
 from monai_dpmm_ad.normative import Volume, resample
-from monai_dpmm_ad.normative.extraction import LARGER, correlate_everywhere, find_brain, measure_volume
+from monai_dpmm_ad.normative.extraction import LARGER, check_extent, correlate_everywhere, find_brain, measure_volume
 from monai_dpmm_ad.normative.intensity import divide_by_median
+from monai_dpmm_ad.normative.lattice import Lattice
 
 Array = NDArray[np.float32]
 ML = SPACING**3 / 1000
@@ -111,3 +112,15 @@ def test_a_whole_head_where_whole_heads_were_fitted_keeps_its_skull() -> None:
     other, _, affine = put_into_skull(make_head(SHAPE, noise=0.1, seed=1), AFFINE, (5.0, 0.0, 0.0))
     assert (other > 0).sum() * ML < LARGER * measure_volume(whole)
     assert find_brain(other, affine, whole) is None
+
+
+@pytest.mark.parametrize(("scale", "refused"), [(0.01, True), (0.3, False), (1.0, False), (2.0, False), (5.0, True)])
+def test_voxel_sizes_that_cannot_be_right_are_refused(scale: float, refused: bool) -> None:
+    weight = np.ones((8, 8, 8), np.float32)
+    reference = Volume(weight, weight, Lattice.indices(weight.shape))
+    affine = np.diag([scale, scale, scale, 1.0])
+    if refused:
+        with pytest.raises(ValueError, match="look at its voxel sizes"):
+            check_extent(weight, affine, reference)
+    else:
+        assert check_extent(weight, affine, reference) == pytest.approx(scale**3)

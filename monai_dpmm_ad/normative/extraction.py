@@ -24,8 +24,8 @@ Mask = NDArray[np.bool_]
 
 #: A scan whose foreground is so many times as large as the fitted scans' may be a whole head.
 LARGER = 1.5
-#: What a scan may show, times what was fitted: shoulders and arms with a brain, a cube of a few millimetres of it.
-_LARGEST, _SMALLEST = 12.0, 1e-4
+#: What a scan may show, times what was fitted: a whole body where brains were, a cube of a few millimetres of one.
+_LARGEST, _SMALLEST = 64.0, 1e-4
 #: How many of the starts are followed.
 _NUM_FOLLOWED = 3
 #: What is registered in turn, each time with the scan's field and contrast taken away anew: a rigid, then affine ones.

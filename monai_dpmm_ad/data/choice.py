@@ -102,6 +102,7 @@ def take_once(items: Sequence[Item]) -> tuple[list[Item], list[LeftOut]]:
         if os.path.abspath(image) == os.path.abspath(other) or not (os.path.islink(image) or os.path.islink(other)):
             continue
         link, file = (image, other) if os.path.islink(image) else (other, image)
-        seen[key] = item if file == image else seen[key]
+        if file == image:
+            seen[key] = item
         links.append(LeftOut(link, "links", f"is the same file as {file}"))
     return list(seen.values()), links

@@ -192,7 +192,8 @@ def read_covariates(
 ) -> dict[str, dict[str, float | str | None]]:
     """Read a table of people: ``name`` or ``participant_id``, and ``age``, ``sex``, ``site``.
 
-    Cells are divided by what divides the header: tabs, semicolons (spreadsheets in many countries) or commas.
+    Cells are divided by tabs in a ``.tsv``, elsewhere by what divides the header: commas, semicolons (spreadsheets in
+    many countries) or tabs.
 
     Args:
         path: of the table.
@@ -208,7 +209,7 @@ def read_covariates(
     table = Path(path)
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
-            delimiter = max(_DELIMITERS, key=file.readline().count)
+            delimiter = "\t" if table.suffix.lower() == ".tsv" else max(_DELIMITERS, key=file.readline().count)
             file.seek(0)
             reader = csv.DictReader(file, delimiter=delimiter)
             lines, columns = list(reader), list(reader.fieldnames or ())

@@ -27,6 +27,7 @@ from monai_dpmm_ad.handlers.anatomy import AnatomyRow, sum_by_label, write_anato
 from monai_dpmm_ad.handlers.regions import Region, compute_regions, name_regions, write_regions
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.normative import Frame, RegionCalibration
+from monai_dpmm_ad.normative.extraction import measure_foreground
 from monai_dpmm_ad.transforms.regions import read_region_names
 from monai_dpmm_ad.utils.distributed import gather_lists, get_rank
 from monai_dpmm_ad.utils.files import write_csv
@@ -184,7 +185,7 @@ class ScanTable:
             if mask.ndim == 2:
                 flagged, unit = float(mask.sum()), "pixels"
             else:
-                flagged = float(mask.sum() * abs(np.linalg.det(affine[:3, :3])) / 1000)
+                flagged = measure_foreground(mask, affine)
         row = ScanRow(
             name=pred.meta["name"],
             image=str(pred.meta["filename_or_obj"]),

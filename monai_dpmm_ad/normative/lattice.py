@@ -122,7 +122,7 @@ def sample_places(volume: Tensor, indices: Tensor) -> Tensor:
     """
     sizes = volume.new_tensor(volume.shape[1:])
     unit = torch.addcmul(1 / sizes - 1, indices.to(volume), 2 / sizes)
-    grid = unit.flip(-1).view(1, -1, 1, 1, 3)
+    grid = unit.flip(-1).reshape(1, -1, 1, 1, 3)
     found = F.grid_sample(volume[None], grid, mode="bilinear", padding_mode="border", align_corners=False)
     return found.view(volume.shape[0], *indices.shape[:-1])
 

@@ -87,7 +87,7 @@ def warn_of_heads(names: Iterable[str]) -> None:
 
 
 def _is_larger(scaled: Tensor, affine: NDArray[np.float64], reference: Volume) -> bool:
-    """Whether a sequence ``(X, Y, Z)`` shows clearly more than the fitted scans do."""
+    """Whether a sequence ``(X, Y, Z)`` shows clearly more than the fitted scans do; `check_extent` refuses far more."""
     if scaled.ndim != 3 or min(scaled.shape) < 2:
         return False
     return check_extent(_to_array(scaled), affine, reference) > LARGER

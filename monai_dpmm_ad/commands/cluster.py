@@ -96,7 +96,7 @@ def cluster(
             raise ValueError(f"`images` must be at least two scans that may be abnormal, got {len(scans)}.")
         settings = {name: values[name] for name in ("axes", "channels", "batch_size")}
         settings |= {"max_patches": max_patches, "seed": seed}
-        mask = {"rate": values["false_positive_rate"], "false_regions": values["false_regions"]}
+        mask = {"rate": values["false_positive_rate"]} | {k: values[k] for k in ("false_regions", "slice_spacing")}
         collector = InstanceCollector(network, kind=items, min_volume=values["min_region_volume"], **mask, **settings)
         found = collector.collect(scans)
         normal, failures = None, [*workflow.found.list_failures(), *scans.failures]

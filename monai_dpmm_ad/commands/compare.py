@@ -22,7 +22,7 @@ from monai_dpmm_ad.data.covariates import add_covariates
 from monai_dpmm_ad.data.dataset import ScanFailure, describe_failure, write_failures
 from monai_dpmm_ad.data.subjects import first_file
 from monai_dpmm_ad.data.visits import Visits, check_same_person
-from monai_dpmm_ad.errors import SCAN_ERRORS
+from monai_dpmm_ad.errors import SCAN_ERRORS, ScanError
 from monai_dpmm_ad.handlers.changes import KINDS, ChangedRegion, find_changes, write_changes
 from monai_dpmm_ad.normative import RegionCalibration
 from monai_dpmm_ad.normative.change import Change, compare_visits
@@ -122,7 +122,7 @@ def compare(
 
     Raises:
         ValueError: neither a table nor both visits.
-        ScanError: what cannot be paired.
+        ScanError: what cannot be paired, or no pair at all.
 
     Example:
         >>> compare("my_bundle", "changes", before=["visit1.nii.gz"])
@@ -139,6 +139,8 @@ def compare(
     make_absolute(overrides, "regions")
     choice.setdefault("suffix", read_settings(bundle)["sequences"] if is_fitted(bundle) else None)
     pairs, failures = find_pairs(before, after, table, session, choice)
+    if not pairs:
+        raise ScanError(failures[0].path, f"{failures[0].reason} (no pair is left)")
     folder = Path(out).absolute()
     with hold_output(folder, overwrite, TABLES):
         model = AnomalyModel.load(bundle, trust_bundle, **overrides)

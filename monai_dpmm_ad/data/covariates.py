@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections import Counter
@@ -20,6 +19,7 @@ from monai_dpmm_ad.data.people import COVARIATES, find_group, find_thirds, name_
 from monai_dpmm_ad.data.sites import MOST_SITES, find_site, list_sites
 from monai_dpmm_ad.data.split import Split
 from monai_dpmm_ad.data.subjects import first_file
+from monai_dpmm_ad.data.tables import read_table
 from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import ScanError
 
@@ -39,7 +39,6 @@ _LEAST_GROUP = 2
 #: Scans of a site that its offset is learnt from, at most: each is mapped once more.
 _PER_SITE = 10
 _LONGEST_NAME = 64
-_DELIMITERS = ",;\t"
 _NAMES = ("name", "participant_id")
 _UNKNOWN = ("", "n/a", "na", "nan", "none", "unknown")
 _SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "o": None, "other": None}
@@ -192,11 +191,8 @@ def read_covariates(
 ) -> dict[str, dict[str, float | str | None]]:
     """Read a table of people: ``name`` or ``participant_id``, and ``age``, ``sex``, ``site``.
 
-    Cells are divided by tabs in a ``.tsv``, elsewhere by what divides the header: commas, semicolons (spreadsheets in
-    many countries) or tabs.
-
     Args:
-        path: of the table.
+        path: of the table, see :func:`~monai_dpmm_ad.data.tables.read_table`.
         needed: the columns that must be there; None asks for one at least.
 
     Returns:
@@ -207,19 +203,8 @@ def read_covariates(
             means nothing.
     """
     table = Path(path)
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            delimiter = "\t" if table.suffix.lower() == ".tsv" else max(_DELIMITERS, key=file.readline().count)
-            file.seek(0)
-            reader = csv.DictReader(file, delimiter=delimiter)
-            lines, columns = list(reader), list(reader.fieldnames or ())
-    except UnicodeDecodeError as error:
-        raise ScanError(table, "is no text in UTF-8; save it as CSV in UTF-8") from error
-    except (OSError, csv.Error) as error:
-        raise ScanError(table, f"cannot be read as a table of people ({error})") from error
+    lines, columns = read_table(table, "people", (*_NAMES, *COVARIATES))
     has = ", ".join(columns) or "none"
-    if twice := [name for name, count in Counter(columns).items() if count > 1 and name in (*_NAMES, *COVARIATES)]:
-        raise ScanError(table, f"has the column {twice[0]} twice")
     key = next((name for name in _NAMES if name in columns), None)
     if key is None:
         raise ScanError(table, f"lacks the column {' or '.join(_NAMES)}; it has {has}")
@@ -228,8 +213,6 @@ def read_covariates(
         raise ScanError(table, f"lacks the column {' and '.join(missing) or ' or '.join(COVARIATES)}; it has {has}")
     people: dict[str, dict[str, float | str | None]] = {}
     for number, line in enumerate(lines, 2):
-        if None in line:
-            raise ScanError(table, f"has more cells than columns in line {number}")
         name = (line[key] or "").strip().removeprefix("sub-")
         if not name or name in people:
             raise ScanError(table, f"has {'nobody' if not name else f'{name} again'} in line {number}")

@@ -136,15 +136,15 @@ def test_healthy_people_with_two_visits_count_alone_and_it_is_said(
     assert "not below 0.5" in note
 
 
-def test_a_file_of_the_user_fails_its_pair_alone(bundle: Path, visits: Path, tmp_path: Path) -> None:
-    (tmp_path / "both.csv").write_text(
-        "name,before,after\n" + "".join(f"{n},{visits}/before/sub-1.nii.gz,{visits}/after/sub-1.nii.gz\n" for n in "ab")
-    )
+def test_a_pair_fails_alone(bundle: Path, visits: Path, tmp_path: Path) -> None:
+    rows = [("a", "sub-1"), ("b", "sub-1"), ("c", "nobody")]
+    lines = [f"{name},{visits}/before/sub-1.nii.gz,{visits}/after/{after}.nii.gz" for name, after in rows]
+    (tmp_path / "both.csv").write_text("\n".join(["name,before,after", *lines]))
     (tmp_path / "a_changed.nii.gz").write_text("mine")
     words = ["--table", tmp_path / "both.csv", "--out", tmp_path]
     assert main([*map(str, ["compare", "--bundle", bundle, *words])]) == 1
-    (failure,) = read(tmp_path / "failures.csv")
-    assert (failure["name"], Path(failure["path"]).name) == ("a", "a_changed.nii.gz")
+    failed = {row["name"]: Path(row["path"]).name for row in read(tmp_path / "failures.csv")}
+    assert failed == {"a": "a_changed.nii.gz", "c": "nobody.nii.gz"}
     assert (tmp_path / "a_changed.nii.gz").read_text() == "mine"
     assert [pair["name"] for pair in read(tmp_path / "pairs.csv")] == ["b"]
 
@@ -187,9 +187,11 @@ def test_what_is_refused_is_one_line(
     bundle: Path, visits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "pairs.csv").write_text("before,later\n")
+    (tmp_path / "none.csv").write_text("before,after\na.nii,b.nii\n")
     for options, message in [
         (["--before", visits / "before"], "error: `before` and `after` must be given both, or `table` alone."),
         (["--table", tmp_path / "pairs.csv"], f"error: {tmp_path / 'pairs.csv'}: lacks the column after"),
+        (["--table", tmp_path / "none.csv"], f"error: {tmp_path / 'a.nii'}: no such file or folder (no pair is left)"),
         (["--table", tmp_path / "pairs.csv", "--before", "a"], "error: `before` and `after` must be given both"),
     ]:
         out = tmp_path / "out"

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_dpmm_ad.bundle import is_fitted, read_settings
+from monai_dpmm_ad.bundle.promises import judge_people
 from monai_dpmm_ad.commands.bids import write_bids_changes
 from monai_dpmm_ad.commands.checks import PathLike, hold_output, make_absolute
 from monai_dpmm_ad.commands.healthy_pairs import as_visits, find_healthy, observe_healthy
@@ -58,6 +59,7 @@ class ComparedPair:
         in_range: False where a visit lies outside of what was fitted, so that no p-value is promised; None where that
             is not known.
         warning: what a user should know of the visits.
+        covariates: what of the person was taken into account at either visit; None for a bundle that takes nothing.
     """
 
     name: str
@@ -68,6 +70,7 @@ class ComparedPair:
     detail: Change
     in_range: bool | None = None
     warning: str | None = None
+    covariates: tuple[str | None, str | None] = (None, None)
 
     def count(self) -> dict[str, int]:
         """Number of regions of each kind."""
@@ -167,6 +170,8 @@ def compare(
             outcome.pairs.append(_describe(visits, pair))
             if len(drawn) < MOST_SHOWN:  # the others' volumes are let go
                 drawn.append((pair.name, pair.detail, pair.regions, pair.in_range))
+        people_note = judge_people(row["covariates"] for row in outcome.pairs)
+        outcome.note = "; ".join(filter(None, [outcome.note, people_note])) or None
         if bids:
             write_bids_changes(folder, outcome.pairs)
         _write_tables(folder, outcome)
@@ -206,7 +211,8 @@ def compare_results(
     signed, kinds = bring(change.change, own, grid, to_half), bring(mask, own, grid, to_half, order=0)
     after_map = bring(after.map, after.affine, grid, pair.to_after @ to_half)
     warning = " ".join(told) or None
-    return ComparedPair(name, regions, signed, kinds.astype(np.uint8), after_map, change, in_range, warning)
+    people = (before.row.covariates, after.row.covariates)
+    return ComparedPair(name, regions, signed, kinds.astype(np.uint8), after_map, change, in_range, warning, people)
 
 
 def _save(folder: Path, pair: ComparedPair, before: AnomalyResult, dicom: bool) -> None:
@@ -242,6 +248,7 @@ def _describe(visits: Visits, pair: ComparedPair) -> dict[str, Any]:
         **pair.count(),
         **{f"{kind}_mm3": size for kind, size in sizes.items()},
         "region_p_value": pair.regions[0].region.p_value if pair.regions else None,
+        "covariates": "; then ".join(dict.fromkeys(filter(None, pair.covariates))) or None,
         "in_range": pair.in_range,
         "warning": pair.warning,
     }

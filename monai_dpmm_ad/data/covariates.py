@@ -16,7 +16,7 @@ import numpy as np
 from monai_dpmm_ad.data.bids import find_root, read_entities
 from monai_dpmm_ad.data.paths import PICTURE_SUFFIXES, has_suffix, scan_stem
 from monai_dpmm_ad.data.people import COVARIATES, find_group, find_thirds, name_groups, require_columns
-from monai_dpmm_ad.data.sites import MOST_SITES, find_site, list_sites
+from monai_dpmm_ad.data.sites import MOST_SITES, check_site, find_site, list_sites
 from monai_dpmm_ad.data.split import Split
 from monai_dpmm_ad.data.subjects import first_file, name_subject
 from monai_dpmm_ad.data.tables import read_table
@@ -38,7 +38,6 @@ PARTICIPANTS = "participants.tsv"
 _LEAST_GROUP = 2
 #: Scans of a site that its offset is learnt from, at most: each is mapped once more.
 _PER_SITE = 10
-_LONGEST_NAME = 64
 _NAMES = ("name", "participant_id")
 _UNKNOWN = ("", "n/a", "na", "nan", "none", "unknown")
 _SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "o": None, "other": None}
@@ -234,7 +233,7 @@ def _read_value(table: Path, number: int, column: str, text: str | None) -> floa
         if column == "sex":
             return _SEXES[word]
         if column == "site":
-            return _read_site(str(text).strip())
+            return check_site(str(text).strip())
         age = float(word.replace(",", "."))  # a comma can only be left in a cell where it does not divide them
         if 0 <= age <= 130 and "_" not in word:
             return age
@@ -242,12 +241,6 @@ def _read_value(table: Path, number: int, column: str, text: str | None) -> floa
         pass
     expected = {"sex": "M or F", "age": "years", "site": "a name of letters and digits"}[column]
     raise ScanError(table, f"has the {column} '{text}' in line {number}, where {expected} or n/a is expected")
-
-
-def _read_site(name: str) -> str:
-    if len(name) > _LONGEST_NAME or not name.isprintable() or not name[0].isalnum():
-        raise ValueError(name)
-    return name
 
 
 def _find_participants(item: Item) -> Path:

@@ -106,8 +106,8 @@ def load_provenance(bundle_root: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(bundle_root) / FILE
     if not path.exists():
         raise CheckpointError(
-            f"{path}: is missing, as in a bundle that was packed, so nothing is known of the fitted scans. Go back to the "
-            "bundle that was packed, or fit again."
+            f"{path}: is missing, as in a bundle that was packed, so nothing is known of the fitted scans. Go back to "
+            "the bundle that was packed, or fit again."
         )
     try:
         content: dict[str, Any] = read_json(path)

@@ -86,8 +86,8 @@ def cluster(
     check_options(weights, tau, linkage, num_clusters)
     if normals and weights != "semi-supervised":
         raise ValueError(
-            f"`normals` must be left out with `weights` {weights}, which compare with no normal scans. Leave them out, or "
-            "choose semi-supervised."
+            f"`normals` must be left out with `weights` {weights}, which compare with no normal scans. Leave them out, "
+            "or choose semi-supervised."
         )
     check_device(overrides)
     refuse_sequences(bundle, "cluster")

@@ -238,7 +238,7 @@ def _say_scans(outcome: Outcome, folder: str) -> int:
 
     if not is_first():
         return _say_failures(outcome)
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     from monai_dpmm_ad.calibration.drift import describe_drift
@@ -248,7 +248,7 @@ def _say_scans(outcome: Outcome, folder: str) -> int:
     caption = None if least is None else f"p-values are not below {least:.2g}"
     if caption and any(row.in_range is False for row in outcome.scans):
         caption += "; with ? they are not promised: the scan is outside of what was fitted"
-    table = Table(*(name for name, _ in columns), caption=caption)
+    table = Table(*(Column(name, overflow="fold") for name, _ in columns), caption=caption)  # names stay whole
     for row in outcome.scans:
         table.add_row(Text(row.name), *(write(row) for _, write in columns[1:]))
     if len(outcome.scans) <= 50:

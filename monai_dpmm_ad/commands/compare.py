@@ -124,7 +124,7 @@ def compare(
         overrides: settings by name, and ``device``.
 
     Raises:
-        ValueError: neither a table nor both visits.
+        ValueError: neither a table nor both visits, or a bundle of pictures.
         ScanError: what cannot be paired, or no pair at all.
 
     Example:
@@ -147,6 +147,8 @@ def compare(
     folder = Path(out).absolute()
     with hold_output(folder, overwrite, TABLES):
         model = AnomalyModel.load(bundle, trust_bundle, **overrides)
+        if model.network.kind.spatial_dims == 2:
+            raise ValueError("`bundle` must be fitted on volumes, got one of pictures: visits are compared in space.")
         false_regions = float(model.settings["false_regions"])
         tell = partial(add_covariates, table=tables[0], participants=tables[1], needed=model.network.covariates)
         pairs = [Visits(pair.name, *tell([pair.before, pair.after])) for pair in pairs]

@@ -16,6 +16,7 @@ from monai_dpmm_ad import AnomalyModel
 from monai_dpmm_ad.commands import healthy_pairs
 from monai_dpmm_ad.commands.cli import main
 from monai_dpmm_ad.commands.columns import pairs_table
+from monai_dpmm_ad.commands.compare import compare
 from monai_dpmm_ad.commands.healthy_pairs import find_healthy, observe_healthy
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.handlers.changes import KINDS
@@ -181,6 +182,11 @@ def test_dicom_visits(bundle: Path, visits: Path, tmp_path: Path, capsys: pytest
     written = pydicom.dcmread(path)
     assert [segment.SegmentLabel for segment in written.SegmentSequence] == ["New", "Grown", "Shrunk", "Gone"]
     assert written.SeriesDescription == "Anomaly mask, OUTSIDE OF WHAT WAS FITTED"
+
+
+def test_pictures_are_refused_before_they_are_mapped(picture_bundle: Path, visits: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`bundle` must be fitted on volumes, got one of pictures"):
+        compare(picture_bundle, tmp_path / "out", [visits / "before"], [visits / "after"])
 
 
 def test_what_is_refused_is_one_line(

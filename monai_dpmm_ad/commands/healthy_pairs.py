@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["as_visit", "as_visits", "find_healthy", "observe_healthy"]
 
 _SIMULATED = (
-    "p-values come from simulated repeats of healthy scans: they speak of measurement error alone, not of what changes "
+    "they come from simulated repeats of healthy scans: they speak of measurement error alone, not of what changes "
     "in healthy people between two visits, nor of another scanner"
 )
 
@@ -93,7 +93,7 @@ def observe_healthy(
     items: Sequence[Mapping[str, Any]],
     folder: Path | None = None,
     failures: list[ScanFailure] | None = None,
-) -> tuple[RegionCalibration, str | None]:
+) -> tuple[RegionCalibration, str]:
     """Measure what changes between two visits of healthy people.
 
     Args:
@@ -104,7 +104,7 @@ def observe_healthy(
         failures: collects the scans that cannot be used, so that the others still count; None raises.
 
     Returns:
-        The calibration of changed regions, and what it does not promise.
+        The calibration of changed regions, and what it promises.
 
     Raises:
         ScanError: a scan that cannot be used, where ``failures`` is None, or none that can.
@@ -132,13 +132,13 @@ def observe_healthy(
     if folder is not None:
         kind = "pairs of visits" if real else "simulated repeats"
         write_json(folder / "healthy_pairs.json", {"kind": kind, "model": model.digest, "peaks": peaks})
-    note = None
+    notes = [f"p-values are not below {1 / (1 + len(peaks)):.2g}, since {len(peaks)} healthy pairs give them"]
     if 0 < len(real) < len(people):
-        note = (
-            f"of {len(people)} healthy people {len(real)} have two visits, and only those count for p-values, which "
-            f"are not below {1 / (1 + len(peaks)):.2g}; give scans of one visit alone to have second ones simulated"
+        notes.append(
+            f"of {len(people)} healthy people {len(real)} have two visits, and only those count; give scans of one "
+            "visit alone to have second ones simulated"
         )
-    return calibration, note if real else _SIMULATED
+    return calibration, "; ".join([*notes, *([] if real else [_SIMULATED])])
 
 
 def _observe_pair(model: AnomalyModel, visits: Sequence[Mapping[str, Any]], folder: Path | None) -> NDArray[np.float64]:

@@ -28,7 +28,7 @@ from scipy import ndimage
 
 from monai_dpmm_ad.bundle import is_fitted
 from monai_dpmm_ad.commands import fit
-from monai_dpmm_ad.commands.compare import as_visit
+from monai_dpmm_ad.commands.healthy_pairs import as_visit
 from monai_dpmm_ad.commands.model import AnomalyModel
 from monai_dpmm_ad.handlers.changes import LEAST_CHANGE
 from monai_dpmm_ad.normative.change import CHANGE_THRESHOLD, Change, compare_visits, match_intensities, standardize_by

@@ -27,6 +27,8 @@ from monai_dpmm_ad.utils.quiet import quiet
 __all__ = ["FORMATS", "describe_graph", "export_network"]
 
 FORMATS = ("onnx", "torchscript")
+#: What a file of such a name is taken for by whoever gets it.
+_SUFFIXES = {".onnx": "onnx", ".ts": "torchscript", ".pt": "torchscript", ".torchscript": "torchscript"}
 #: False-positive rates whose thresholds go with the graph: a map without one says nothing.
 RATES = (0.1, 0.05, 0.01)
 #: What a graph of slices cannot do.
@@ -70,14 +72,20 @@ def export_network(
         Path of the file.
 
     Raises:
-        ValueError: an unknown format, a shape that is none, or a network that no graph can hold (detector ``himatch``,
-            patch mask ``pca``, several sequences).
+        ValueError: an unknown format, or another than the file's name says, a shape that is none, or a network that no
+            graph can hold (detector ``himatch``, patch mask ``pca``, several sequences).
         ImportError: ONNX without the ``onnx`` extra.
         CheckpointError: a folder that is no fitted bundle.
         FileExistsError: where ``out`` is there and ``overwrite`` is not given.
     """
     if graph_format not in FORMATS:
         raise unknown_option("format", graph_format, FORMATS)
+    meant = _SUFFIXES.get(Path(out).suffix.lower(), graph_format)
+    if meant != graph_format:
+        raise ValueError(
+            f"`format` must be {meant} for a file named {Path(out).name}, got {graph_format}. Give --format {meant}, "
+            "or name another --out."
+        )
     if not overwrite and os.path.lexists(out):
         raise FileExistsError(errno.EEXIST, "is there already; name another --out, or give --overwrite", str(out))
     refuse_sequences(bundle, "a graph")

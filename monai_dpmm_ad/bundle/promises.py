@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from monai_dpmm_ad.calibration import Calibration, scans_needed
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.network.groups import Judge
+from monai_dpmm_ad.normative.covariates import COHORT_MEAN
 from monai_dpmm_ad.normative.regions import regions_scans_needed
 from monai_dpmm_ad.transforms.score import DEFAULT_RATE
 
-__all__ = ["judge_network"]
+__all__ = ["judge_network", "judge_people"]
 
 
 def judge_network(network: AnomalyNet, settings: Mapping[str, Any]) -> str | None:
@@ -29,6 +30,28 @@ def judge_network(network: AnomalyNet, settings: Mapping[str, Any]) -> str | Non
     return "; ".join(filter(None, notes)) or None
 
 
+def judge_people(told: Iterable[str | None]) -> str | None:
+    """Say of how many scans too little was known; None where all was, or the bundle does not follow people.
+
+    Args:
+        told: what of each person was taken into account, as ``scores.csv`` has it.
+
+    Example:
+        >>> judge_people(["age 40", "age not known: the cohort's mean"]).partition(",")[0]
+        '1 of 2 scans are of people whose age'
+        >>> judge_people([None, None]) is judge_people(["age 40"]) is None
+        True
+    """
+    known = [text for text in told if text]
+    number = sum(COHORT_MEAN in text for text in known)
+    if not number:
+        return None
+    return (
+        f"{number} of {len(known)} scans are of people whose age, sex or site is not known or was not fitted, so they "
+        f"are judged as {COHORT_MEAN}: give a table with --covariates"
+    )
+
+
 def _judge(judge: Judge, settings: Mapping[str, Any], whose: str) -> str | None:
     regions, rate = judge.regions, settings["false_positive_rate"]
     if rate is not None or not regions.fitted:
@@ -36,7 +59,9 @@ def _judge(judge: Judge, settings: Mapping[str, Any], whose: str) -> str | None:
     allowed = settings["false_regions"]
     if regions.guaranteed(allowed):
         return None
-    fitted = "" if regions.held_out else ", which were also fitted"
+    # The scans of a site judge one another, so they are not held out from everything.
+    own = f" of {settings['site']}, which it was learnt from" if settings.get("site") else ", which were also fitted"
+    fitted = "" if regions.held_out else own
     return (
         f"at most {allowed:g} flagged regions in a healthy scan, in the mean, are guaranteed with "
         f"{regions_scans_needed(allowed)} held-out healthy scans or more; {whose} was calibrated on "

@@ -105,7 +105,10 @@ def load_provenance(bundle_root: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(bundle_root) / FILE
     if not path.exists():
-        raise CheckpointError(f"{path}: is missing, so nothing is known of the fitted scans. Fit again.")
+        raise CheckpointError(
+            f"{path}: is missing, as in a bundle that was packed, so nothing is known of the fitted scans. Go back to "
+            "the bundle that was packed, or fit again."
+        )
     try:
         content: dict[str, Any] = read_json(path)
         if not isinstance(content["recipe"], dict):
@@ -126,12 +129,13 @@ def describe_fit(bundle_root: str | os.PathLike[str]) -> dict[str, Any]:
         bundle_root: folder of a fitted bundle.
 
     Returns:
-        ``num_fitted`` and ``num_held_out``, scans of the first fit and of all updates, and what ``metadata.json`` has
-        under ``fitted``.
+        ``num_fitted`` and ``num_held_out``, scans of the first fit and of all updates, ``num_calibrating``, those whose
+        scores the calibration has, and what ``metadata.json`` has under ``fitted``.
     """
-    roles = [scan["role"] for scan in load_provenance(bundle_root)["scans"]]
-    metadata = read_json(Path(bundle_root) / METADATA)
-    return {f"num_{role}": roles.count(role) for role in ROLES} | metadata["fitted"]
+    scans = load_provenance(bundle_root)["scans"]
+    counts = {f"num_{role}": sum(scan["role"] == role for scan in scans) for role in ROLES}
+    counts["num_calibrating"] = sum(scan["calibrates"] for scan in scans)
+    return counts | read_json(Path(bundle_root) / METADATA)["fitted"]
 
 
 def count_fitted(bundle_root: str | os.PathLike[str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.utils.distributed import get_rank
 
-__all__ = ["read_update_settings", "record_scans", "split_update", "start_update"]
+__all__ = ["drop_known", "read_update_settings", "record_scans", "split_update", "start_update"]
 
 
 def split_update(
@@ -65,7 +65,7 @@ def split_update(
         if kept:  # one new subject can be fitted whole where old scans calibrate
             warnings.filterwarnings("ignore", "there is one subject only")
         known = {scan["sha256"] for scan in scans}
-        new = split_scans(paths, validation_paths, fraction, seed, lambda items: _unknown(items, known), **choice)
+        new = split_scans(paths, validation_paths, fraction, seed, lambda items: drop_known(items, known), **choice)
     if not new.train:
         raise ValueError("`images` must hold scans that the bundle has not seen, got none. Give new healthy scans.")
     if not new.is_held_out and not kept:
@@ -218,7 +218,13 @@ def _still_there(scans: Sequence[Item]) -> list[Item]:
     ]
 
 
-def _unknown(items: Sequence[Item], known: set[str]) -> list[Item]:
+def drop_known(items: Sequence[Item], known: Set[str]) -> list[Item]:
+    """Leave out scans whose content is known, with a warning.
+
+    Args:
+        items: of a datalist.
+        known: SHA-256 of scans, as :func:`~monai_dpmm_ad.bundle.provenance.hash_scans` gives them.
+    """
     digests = hash_scans(items)
     seen = [item["name"] for item, digest in zip(items, digests, strict=True) if digest in known]
     if seen:

@@ -12,7 +12,7 @@ from torch import Tensor
 from monai_dpmm_ad.clustering.instances import InstanceCollector
 from monai_dpmm_ad.data.dataset import ScanDataset
 from monai_dpmm_ad.embedding import EmbeddingStore
-from monai_dpmm_ad.errors import EmbeddingStoreError
+from monai_dpmm_ad.errors import EmbeddingStoreError, ScanError
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.ops.patches import join_stages
 
@@ -38,11 +38,15 @@ def gather_normal(network: AnomalyNet, bundle: Path, dataset: ScanDataset | None
 
     Raises:
         ValueError: no patch, or a bundle without embeddings.
+        ScanError: no scan can be used.
         EmbeddingStoreError: embeddings of another backbone.
     """
     if dataset is not None:
         collector = InstanceCollector(network, seed=seed, **options)
         patches = [scan.patches for scan in collector.collect(dataset, "Embedding normals")]
+        if not patches and dataset.failures:
+            first = dataset.failures[0]
+            raise ScanError(first.path, f"{first.reason} (no normal scan could be used)")
         rows = torch.cat(patches) if patches else torch.empty(0, 0)
     else:
         rows = _read_store(network, bundle / STORE, seed)

@@ -99,10 +99,16 @@ def hold_bundle(bundle: Path) -> Iterator[None]:
 
 
 def check_writable(folder: Path) -> None:
-    """Find out before the long work whether results can be written at all."""
+    """Find out before the long work whether results can be written at all.
+
+    Raises:
+        OSError: naming the folder, when they cannot.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f"{PARTIAL}probe"
     try:
         probe.write_bytes(bytes(4096))
+    except OSError as error:  # of a full disk it names no file
+        raise OSError(error.errno, error.strerror, str(folder)) from error
     finally:
         probe.unlink(missing_ok=True)

@@ -111,7 +111,9 @@ def _say_fitted(outcome: Outcome, bundle: str) -> None:
     told, settings = outcome.metrics, read_settings(bundle)
     RESULTS.info("fitted bundle: %s", bundle)
     _say_found(outcome, bundle)
-    RESULTS.info("scans: %d fitted, %d held out for calibration", told["num_fitted"], told["num_held_out"])
+    num_held_out, calibrating = told["num_held_out"], told["num_calibrating"]
+    which = "for calibration" if calibrating >= num_held_out else f"in all, {calibrating} of them calibrate"
+    RESULTS.info("scans: %d fitted, %d held out %s", told["num_fitted"], num_held_out, which)
     if "num_active" in told:
         RESULTS.info("mixture: %d of %d components used", told["num_active"], told["num_components"])
     by_place = settings.get("normative") == "on"
@@ -236,7 +238,7 @@ def _say_scans(outcome: Outcome, folder: str) -> int:
 
     if not is_first():
         return _say_failures(outcome)
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     from monai_dpmm_ad.calibration.drift import describe_drift
@@ -246,7 +248,7 @@ def _say_scans(outcome: Outcome, folder: str) -> int:
     caption = None if least is None else f"p-values are not below {least:.2g}"
     if caption and any(row.in_range is False for row in outcome.scans):
         caption += "; with ? they are not promised: the scan is outside of what was fitted"
-    table = Table(*(name for name, _ in columns), caption=caption)
+    table = Table(*(Column(name, overflow="fold") for name, _ in columns), caption=caption)  # names stay whole
     for row in outcome.scans:
         table.add_row(Text(row.name), *(write(row) for _, write in columns[1:]))
     if len(outcome.scans) <= 50:
@@ -309,7 +311,6 @@ _RUNNERS: dict[str, Callable[[dict[str, Any]], int]] = {
     "label-app": _label_app,
     "embedders": _embedders,
 }
-
 
 #: Commands that go on where they were interrupted; the others leave nothing half, and begin again.
 _CONTINUE = ("demo", "fit", "infer", "benchmark", "pretrain")

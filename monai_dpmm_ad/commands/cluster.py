@@ -26,6 +26,7 @@ from monai_dpmm_ad.commands.checks import absolute_paths, check_device, hold_out
 from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.data.dataset import ScanDataset, ScanFailure, write_failures
 from monai_dpmm_ad.data.gate import write_left_out
+from monai_dpmm_ad.data.subjects import first_file
 from monai_dpmm_ad.utils.files import PathLike
 
 __all__ = ["ClusterOutcome", "cluster"]
@@ -83,6 +84,11 @@ def cluster(
         ValueError: a wrong option, or fewer than two items.
     """
     check_options(weights, tau, linkage, num_clusters)
+    if normals and weights != "semi-supervised":
+        raise ValueError(
+            f"`normals` must be left out with `weights` {weights}, which compare with no normal scans. Leave them out, "
+            "or choose semi-supervised."
+        )
     check_device(overrides)
     refuse_sequences(bundle, "cluster")
     out = Path(out).absolute()
@@ -92,18 +98,15 @@ def cluster(
         with load_workflow(bundle, ["inference"], "inference", **overrides) as workflow:
             network, values = workflow.network, workflow.settings
             scans = ScanDataset(_abnormal(workflow.datalist), workflow.preprocessing)
-        if items == "images" and len(scans) < 2:
-            raise ValueError(f"`images` must be at least two scans that may be abnormal, got {len(scans)}.")
         settings = {name: values[name] for name in ("axes", "channels", "batch_size")}
         settings |= {"max_patches": max_patches, "seed": seed}
         mask = {"rate": values["false_positive_rate"]} | {k: values[k] for k in ("false_regions", "slice_spacing")}
+        _check_early(scans, items, num_clusters, paths, types)
         collector = InstanceCollector(network, kind=items, min_volume=values["min_region_volume"], **mask, **settings)
+        chosen = _dataset_of_normals(normals, workflow.preprocessing) if normals else None
+        normal = gather_normal(network, Path(bundle), chosen, **settings) if weights == "semi-supervised" else None
         found = collector.collect(scans)
-        normal, failures = None, [*workflow.found.list_failures(), *scans.failures]
-        if weights == "semi-supervised":
-            chosen = _dataset_of_normals(normals, workflow.preprocessing) if normals else None
-            normal = gather_normal(network, Path(bundle), chosen, **settings)
-            failures += chosen.failures if chosen is not None else []
+        failures = [*workflow.found.list_failures(), *scans.failures, *(chosen.failures if chosen is not None else ())]
         write_failures(out, failures)
         write_left_out(out, workflow.found.left_out)
         _check_number(found, items, len(scans), failures)
@@ -113,6 +116,17 @@ def cluster(
         chosen_options = {"items": items, "weights": weights, "tau": str(tau), "linkage": linkage}
         write_groups(out, groups, {"bundle": str(bundle), **chosen_options, "max_patches": max_patches, "seed": seed})
         return ClusterOutcome(groups, failures)
+
+
+def _check_early(
+    scans: ScanDataset, items: str, num_clusters: int | None, paths: Sequence[str], types: PathLike | None
+) -> None:
+    """Refuse before the long work what cannot end well."""
+    if items == "images" and len(scans) < 2:
+        raise ValueError(f"`images` must be at least two scans that may be abnormal, got {len(scans)}.")
+    if items == "images" and num_clusters is not None and num_clusters > len(scans):
+        raise ValueError(f"`num_clusters` must lie between 1 and the number of items {len(scans)}, got {num_clusters}.")
+    find_types([str(first_file(item)) for item in scans.data], paths, types)
 
 
 def _check_number(found: Sequence[Instance], items: str, num_scans: int, failures: Sequence[ScanFailure]) -> None:

@@ -35,12 +35,12 @@ COLUMNS: tuple[tuple[str, Callable[[ScanRow], str]], ...] = (
 
 def pairs_table(pairs: Sequence[Mapping[str, Any]]) -> Any:
     """The rows of ``pairs.csv`` in short."""
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     from monai_dpmm_ad.handlers.changes import KINDS
 
-    table = Table("pair", *KINDS, "smallest region p")
+    table = Table(Column("pair", overflow="fold"), *KINDS, "smallest region p")
     for pair in pairs:
         least = _write_p_value(pair["region_p_value"], pair["in_range"])
         table.add_row(Text(pair["name"]), *(str(pair[kind]) for kind in KINDS), least)

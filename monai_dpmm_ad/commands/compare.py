@@ -3,55 +3,46 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from monai_dpmm_ad.bundle import is_fitted, read_settings
+from monai_dpmm_ad.bundle.promises import judge_people
 from monai_dpmm_ad.commands.bids import write_bids_changes
 from monai_dpmm_ad.commands.checks import PathLike, hold_output, make_absolute
+from monai_dpmm_ad.commands.healthy_pairs import as_visits, find_healthy, observe_healthy
 from monai_dpmm_ad.commands.pairs import find_pairs
-from monai_dpmm_ad.commands.simulated_visits import simulate_visits
-from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.data.covariates import add_covariates
 from monai_dpmm_ad.data.dataset import ScanFailure, describe_failure, write_failures
-from monai_dpmm_ad.data.subjects import first_file, name_subject
+from monai_dpmm_ad.data.subjects import first_file
 from monai_dpmm_ad.data.visits import Visits, check_same_person
-from monai_dpmm_ad.errors import ScanError
-from monai_dpmm_ad.handlers.changes import KINDS, ChangedRegion, change_statistics, find_changes, write_changes
+from monai_dpmm_ad.errors import SCAN_ERRORS, ScanError
+from monai_dpmm_ad.handlers.changes import KINDS, ChangedRegion, find_changes, write_changes
 from monai_dpmm_ad.normative import RegionCalibration
 from monai_dpmm_ad.normative.change import Change, compare_visits
 from monai_dpmm_ad.normative.halfway import bring
 from monai_dpmm_ad.normative.lattice import Lattice
-from monai_dpmm_ad.normative.visits import Visit
+from monai_dpmm_ad.reporting.changes import MOST_SHOWN, plot_changes
 from monai_dpmm_ad.transforms import output_path
 from monai_dpmm_ad.transforms.save import write_map
-from monai_dpmm_ad.transforms.sequences import find_present
-from monai_dpmm_ad.transforms.skull import is_head, warn_of_heads
-from monai_dpmm_ad.utils.files import write_csv, write_json
+from monai_dpmm_ad.utils.files import write_csv
 from monai_dpmm_ad.utils.progress import track
 
 if TYPE_CHECKING:
-    from monai_dpmm_ad.commands.model import AnomalyModel, AnomalyResult
+    from monai_dpmm_ad.commands.model import AnomalyResult
 
 __all__ = ["CompareOutcome", "ComparedPair", "compare", "compare_results", "observe_healthy"]
 
 TABLES = ("changes.csv", "changes.json", "pairs.csv", "healthy_pairs.json", "failures.csv", "changes.png")
 _WHICH = ("First", "Second")
 _FEW = "no healthy scans were given, so regions have no p-values and begin at a fixed level; give --healthy"
-_SIMULATED = (
-    "p-values come from simulated repeats of healthy scans: they speak of measurement error alone, not of what changes "
-    "in healthy people between two visits, nor of another scanner"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +59,7 @@ class ComparedPair:
         in_range: False where a visit lies outside of what was fitted, so that no p-value is promised; None where that
             is not known.
         warning: what a user should know of the visits.
+        covariates: what of the person was taken into account at either visit; None for a bundle that takes nothing.
     """
 
     name: str
@@ -78,6 +70,7 @@ class ComparedPair:
     detail: Change
     in_range: bool | None = None
     warning: str | None = None
+    covariates: tuple[str | None, str | None] = (None, None)
 
     def count(self) -> dict[str, int]:
         """Number of regions of each kind."""
@@ -131,8 +124,8 @@ def compare(
         overrides: settings by name, and ``device``.
 
     Raises:
-        ValueError: neither a table nor both visits.
-        ScanError: what cannot be paired.
+        ValueError: neither a table nor both visits, or a bundle of pictures.
+        ScanError: what cannot be paired, or no pair at all.
 
     Example:
         >>> compare("my_bundle", "changes", before=["visit1.nii.gz"])
@@ -145,40 +138,46 @@ def compare(
         name: overrides[name] for name in ("suffix", "pattern", "participant_label") if name in overrides
     }
     dicom = bool(overrides.pop("dicom", False))
-    people = overrides.pop("covariates", None), bool(overrides.pop("participants", False))
+    tables = overrides.pop("covariates", None), bool(overrides.pop("participants", False))
     make_absolute(overrides, "regions")
     choice.setdefault("suffix", read_settings(bundle)["sequences"] if is_fitted(bundle) else None)
     pairs, failures = find_pairs(before, after, table, session, choice)
+    if not pairs:
+        raise ScanError(failures[0].path, f"{failures[0].reason} (no pair is left)")
     folder = Path(out).absolute()
     with hold_output(folder, overwrite, TABLES):
         model = AnomalyModel.load(bundle, trust_bundle, **overrides)
+        if model.network.kind.spatial_dims == 2:
+            raise ValueError("`bundle` must be fitted on volumes, got one of pictures: visits are compared in space.")
         false_regions = float(model.settings["false_regions"])
-        tell = partial(add_covariates, table=people[0], participants=people[1], needed=model.network.covariates)
+        tell = partial(add_covariates, table=tables[0], participants=tables[1], needed=model.network.covariates)
         pairs = [Visits(pair.name, *tell([pair.before, pair.after])) for pair in pairs]
         calibration: RegionCalibration | None = None
         note: str | None = _FEW
         if healthy:
-            calibration, note = observe_healthy(model, tell(resolve_datalist(list(healthy), **choice)), folder)
-        outcome, shown = CompareOutcome(failures=failures, note=note), []
+            people, missing = find_healthy(healthy, bundle, choice)
+            failures += missing
+            calibration, note = observe_healthy(model, tell(people), folder, failures)
+        outcome, drawn = CompareOutcome(failures=failures, note=note), []
         for visits in track(pairs, total=len(pairs), description="Comparing"):
             try:
                 check_same_person(visits)
                 first, second = (model.predict_item(item, keep_images=True) for item in (visits.before, visits.after))
                 pair = compare_results(visits.name, first, second, calibration, false_regions)
-            except ScanError as error:
+                _save(folder, pair, first, dicom)
+            except SCAN_ERRORS as error:
                 outcome.failures.append(describe_failure({"name": visits.name, "image": visits.after["image"]}, error))
                 continue
-            _save(folder, pair, first, dicom)
             outcome.changes[pair.name] = pair.regions
             outcome.pairs.append(_describe(visits, pair))
-            shown.append(pair)
+            if len(drawn) < MOST_SHOWN:  # the others' volumes are let go
+                drawn.append((pair.name, pair.detail, pair.regions, pair.in_range))
+        people_note = judge_people(row["covariates"] for row in outcome.pairs)
+        outcome.note = "; ".join(filter(None, [outcome.note, people_note])) or None
         if bids:
             write_bids_changes(folder, outcome.pairs)
         _write_tables(folder, outcome)
-        if shown and find_spec("matplotlib"):
-            from monai_dpmm_ad.reporting.changes import plot_changes
-
-            drawn = [(pair.name, pair.detail, pair.regions, pair.in_range) for pair in shown]
+        if drawn and find_spec("matplotlib"):
             plot_changes(folder / "changes.png", drawn)
     return outcome
 
@@ -202,7 +201,7 @@ def compare_results(
     Raises:
         ScanError: pictures, or visits that do not show the same.
     """
-    change = compare_visits(*_as_visits(before, after))
+    change = compare_visits(*as_visits(before, after))
     visits = (before.row, after.row)
     known = [row.in_range for row in visits]
     in_range = False if False in known else None if None in known else True
@@ -214,64 +213,8 @@ def compare_results(
     signed, kinds = bring(change.change, own, grid, to_half), bring(mask, own, grid, to_half, order=0)
     after_map = bring(after.map, after.affine, grid, pair.to_after @ to_half)
     warning = " ".join(told) or None
-    return ComparedPair(name, regions, signed, kinds.astype(np.uint8), after_map, change, in_range, warning)
-
-
-def observe_healthy(
-    model: AnomalyModel, items: Sequence[Mapping[str, Any]], folder: Path | None = None
-) -> tuple[RegionCalibration, str | None]:
-    """Measure what changes between two visits of healthy people.
-
-    Args:
-        model: maps the scans.
-        items: healthy scans that were not fitted. Where a subject has several, pairs of visits count alone; else
-            second visits are simulated.
-        folder: gets ``healthy_pairs.json``; None writes nothing.
-
-    Returns:
-        The calibration of changed regions, and what it does not promise.
-    """
-    people = [list(group) for _, group in groupby(sorted(items, key=_subject), key=_subject)]
-    real = [group[:2] for group in people if len(group) > 1]
-    calibration, peaks = RegionCalibration(), {}
-    with tempfile.TemporaryDirectory(prefix="dpmm-ad-") as temporary:
-        pairs = real or [simulate_visits(group[0], Path(temporary)) for group in people]
-        for first, second in track(pairs, total=len(pairs), description="Healthy pairs"):
-            results = [model.predict_item(item, keep_images=True) for item in (first, second)]
-            name = str(first["name"])
-            warn_of_heads({name for result in results if is_head(result.scan["pred"])})
-            statistics = change_statistics(compare_visits(*_as_visits(*results)).change)
-            calibration.update(name, statistics)
-            peaks[name] = sorted(statistics.tolist(), reverse=True)
-    calibration.finish()
-    if folder is not None:
-        kind = "pairs of visits" if real else "simulated repeats"
-        write_json(folder / "healthy_pairs.json", {"kind": kind, "model": model.digest, "peaks": peaks})
-    return calibration, None if real else _SIMULATED
-
-
-def as_visit(result: AnomalyResult) -> Visit:
-    image, pred = result.scan["image"], result.scan["pred"]
-    path = str(pred.meta["filename_or_obj"])
-    if result.map.ndim != 3 or min(result.map.shape) < 2:
-        raise ScanError(path, "is no volume; visits are compared in space")
-    channels = np.asarray(image.as_subclass(torch.Tensor).cpu(), dtype=np.float32)
-    values, *others = (channels[number] for number in find_present(image))
-    affine = np.asarray(image.affine, dtype=np.float64)
-    return Visit(path, values, affine, result.map, result.mask, result.affine, tuple(others))
-
-
-def _as_visits(before: AnomalyResult, after: AnomalyResult) -> tuple[Visit, Visit]:
-    """Two visits of the same sequences: sums of other maps say nothing of a change."""
-    one, two = as_visit(before), as_visit(after)
-    if find_present(before.scan["image"]) != find_present(after.scan["image"]):
-        reason = f"has other sequences than the first visit, {one.path}: leave out of one what the other lacks"
-        raise ScanError(two.path, reason)
-    return one, two
-
-
-def _subject(item: Mapping[str, Any]) -> str:
-    return name_subject(dict(item)) or str(first_file(dict(item)))
+    people = (before.row.covariates, after.row.covariates)
+    return ComparedPair(name, regions, signed, kinds.astype(np.uint8), after_map, change, in_range, warning, people)
 
 
 def _save(folder: Path, pair: ComparedPair, before: AnomalyResult, dicom: bool) -> None:
@@ -307,6 +250,7 @@ def _describe(visits: Visits, pair: ComparedPair) -> dict[str, Any]:
         **pair.count(),
         **{f"{kind}_mm3": size for kind, size in sizes.items()},
         "region_p_value": pair.regions[0].region.p_value if pair.regions else None,
+        "covariates": "; then ".join(dict.fromkeys(filter(None, pair.covariates))) or None,
         "in_range": pair.in_range,
         "warning": pair.warning,
     }

@@ -11,8 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import monai_dpmm_ad
+from monai_dpmm_ad.bundle.formats import INFERENCE
 from monai_dpmm_ad.utils.files import replace_file
 from monai_dpmm_ad.utils.leftovers import without_leftovers
+from monai_dpmm_ad.utils.log import LOG
 
 __all__ = ["SERVER", "install_app", "start_command"]
 
@@ -46,14 +48,26 @@ def install_app(out: str | os.PathLike[str]) -> Path:
 
 
 def start_command(app: Path, studies: str = "STUDIES", bundle: str = "BUNDLE") -> str:
-    """The whole command that starts the server for this machine alone.
+    """The whole command that starts the server for this machine alone, from whatever folder it is given.
+
+    What is not there is warned of: the server may be meant for another machine.
 
     Args:
         app: folder of the app.
         studies: folder of the studies, or the address of a DICOM server.
         bundle: folder of a fitted bundle.
     """
+    if "://" not in studies and studies != "STUDIES":
+        studies = _locate(studies, os.path.isdir(studies), "no folder")
+    if bundle != "BUNDLE":
+        bundle = _locate(bundle, (Path(bundle) / INFERENCE).is_file(), "no bundle")
     python = sys.executable if find_spec("monailabel") else "python"
     words = [python, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", studies]
     words += ["--host", "127.0.0.1", "--uvicorn_app", SERVER, "--conf", "bundle", bundle]
     return shlex.join(words)
+
+
+def _locate(path: str, is_there: bool, what: str) -> str:
+    if not is_there:
+        LOG.warning("warning: %s: is %s on this machine, so the server will not start here", path, what)
+    return os.path.abspath(path) if is_there else path

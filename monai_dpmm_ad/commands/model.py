@@ -211,12 +211,15 @@ class AnomalyModel:
         Raises:
             ScanError: when a scan cannot be processed, or the two do not show the same.
         """
-        from monai_dpmm_ad.commands.compare import compare_results, observe_healthy
+        from monai_dpmm_ad.commands.compare import compare_results
+        from monai_dpmm_ad.commands.healthy_pairs import find_healthy, observe_healthy
 
         calibration = None
         if healthy:
             tables = (overrides.get("covariates"), overrides.get("participants", False))
-            found = resolve_datalist(list(healthy), suffix=self.settings["sequences"])
+            found, missing = find_healthy(healthy, self.root, {"suffix": self.settings["sequences"]})
+            if missing:
+                raise ScanError(missing[0].path, missing[0].reason)
             known = add_covariates(found, *tables, self.network.covariates)
             calibration = observe_healthy(self, known)[0]
         first, second = (self.predict(image, keep_images=True, **overrides) for image in (before, after))

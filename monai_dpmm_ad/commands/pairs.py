@@ -46,19 +46,26 @@ def find_pairs(
     if table is None:
         pairs, alone = pair_visits(*_find_sides(before, after, session, choice))
         return pairs, [ScanFailure(Path(error.path).name, error.path, error.reason) for error in alone]
-    pairs = []
+    pairs, failures = [], []
     for name, *paths in read_visit_table(table):
-        items = [resolve_datalist(path, **choice) for path in paths]
-        for path, found in zip(paths, items, strict=True):
-            if len(found) != 1:
-                raise ScanError(path, f"holds {len(found)} scans; the table has to name one of them")
-        (one,), _ = pair_visits(*items)
+        try:
+            (one,), _ = pair_visits(*(_find_one(path, choice) for path in paths))
+        except ScanError as error:
+            failures.append(ScanFailure(name or Path(error.path).name, error.path, error.reason))
+            continue
         pairs.append(Visits(name or one.name, one.before, one.after))
     names = [pair.name for pair in pairs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ScanError(table, f"has several pairs of the name {twice}; give each its own in a column name")
-    return pairs, []
+    return pairs, failures
+
+
+def _find_one(path: str, choice: Mapping[str, Any]) -> list[Item]:
+    found = resolve_datalist(path, **choice)
+    if len(found) != 1:
+        raise ScanError(path, f"holds {len(found)} scans; the table has to name one of them")
+    return found
 
 
 def _find_sides(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_dpmm_ad.bundle import create_bundle, describe_fit, is_fitted, load_workflow, pick_settings, read_settings
-from monai_dpmm_ad.bundle.promises import judge_network
+from monai_dpmm_ad.bundle.promises import judge_network, judge_people
 from monai_dpmm_ad.bundle.request import covers_scans, is_same_request, record_request
 from monai_dpmm_ad.bundle.sequences import refuse_sequences
 from monai_dpmm_ad.bundle.update import read_update_settings
@@ -280,7 +280,7 @@ def _write_results(
     outcome.found = workflow.found.summary()
     if bids and is_first():
         write_bids(out, outcome.scans, workflow.settings, workflow.datalist)
-    notes = [judge_network(workflow.network, workflow.settings)]
+    notes = [judge_network(workflow.network, workflow.settings), judge_people(row.covariates for row in outcome.scans)]
     if overrides.get("regions") and not workflow.settings["num_regions"]:
         notes.append(ONLY_NAMES)
     outcome.note = "; ".join(filter(None, notes)) or None

@@ -12,17 +12,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from monai_dpmm_ad.bundle import create_bundle, describe_fit, read_settings, save_model
-from monai_dpmm_ad.bundle.promises import judge_network
+from monai_dpmm_ad.bundle import create_bundle, describe_fit, is_fitted, read_settings, save_model
+from monai_dpmm_ad.bundle.promises import judge_network, judge_people
 from monai_dpmm_ad.bundle.provenance import describe_scans, load_provenance, write_provenance
+from monai_dpmm_ad.bundle.request import covers_scans, is_same_request, record_request
 from monai_dpmm_ad.bundle.settings import SETTINGS
-from monai_dpmm_ad.bundle.update import read_update_settings
-from monai_dpmm_ad.commands.checks import PathLike, check_writable, hold_bundle
+from monai_dpmm_ad.bundle.update import drop_known, read_update_settings
+from monai_dpmm_ad.commands.checks import PathLike, absolute_paths, check_writable, hold_bundle
 from monai_dpmm_ad.commands.model import AnomalyModel
 from monai_dpmm_ad.commands.outcome import Outcome
+from monai_dpmm_ad.commands.run import FITTED_ALREADY
 from monai_dpmm_ad.data.covariates import add_covariates
 from monai_dpmm_ad.data.datalist import find_scans, require_scans
-from monai_dpmm_ad.data.dataset import ScanFailure, describe_failure, write_failures
+from monai_dpmm_ad.data.dataset import ScanFailure, describe_failure, read_failures, write_failures
+from monai_dpmm_ad.data.sites import check_site
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.handlers.sites import watch_cells
 from monai_dpmm_ad.normative import REGION_THRESHOLD, NormativeMap, measure_regions
@@ -64,26 +67,38 @@ def learn_site(
         overrides: ``device`` and which files are read; settings of the model must be the bundle's own.
 
     Raises:
-        ValueError: a bundle that does not judge by place, or that is a site's already; an option without effect.
+        ValueError: a bundle that does not judge by place, or that is a site's already; an option without effect; a name
+            that is no site's; scans that were all fitted.
         ScanError: no scan of the site can be mapped.
     """
     started = time.monotonic()
+    check_site(site)
     read_update_settings(bundle, overrides, site=True)  # other settings than the bundle's, a bundle of a site
     _refuse_useless(overrides)
     known = {name: overrides[name] for name in ("device",) if name in overrides}
     choice = {name: overrides[name] for name in _CHOICE if name in overrides}
+    root, scans = Path(out), load_provenance(bundle)["scans"]
+    found = require_scans(find_scans([str(path) for path in images], section="training", **choice))
+    items = drop_known(found.items, {scan["sha256"] for scan in scans if scan["role"] == "fitted"})
+    if not items:
+        raise ValueError(
+            "`images` must hold scans of the site that were not fitted, got none. Give healthy scans of it."
+        )
+    request = {"update": str(Path(bundle).absolute()), "images": absolute_paths(images), "site": site, **overrides}
+    request |= {"covariates": covariates and str(Path(covariates).absolute()), "participants": participants}
+    if is_fitted(root) and is_same_request(root, request) and covers_scans(root, items):
+        return Outcome(failures=read_failures(root), metrics=describe_fit(root), note=FITTED_ALREADY)
     model = AnomalyModel.load(bundle, **known)
     normative = model.network.normative
     if normative is None:
         raise ValueError("`update` must name a bundle that judges by place, got one that does not. Fit anew.")
-    found = require_scans(find_scans([str(path) for path in images], section="training", **choice))
     model.network.know_sites(())  # what the fitted ones differ by is not this one's
-    items = add_covariates(found.items, covariates, participants, model.network.covariates)
+    items = add_covariates(items, covariates, participants, model.network.covariates)
     normative.site = SiteField()
-    root = Path(out)
     with hold_bundle(root):
         check_writable(create_bundle(root))
-        cells, failures = _observe(model, normative, items)
+        record_request(root, request)
+        cells, told, failures = _observe(model, normative, items)
         if len(cells) >= _LEAST:
             _calibrate(model, normative.site, items, cells)
         normative.site.learn(list(cells.values()))
@@ -92,19 +107,19 @@ def learn_site(
         if model.network.groups is None:
             settings["group_by"] = "none"  # a site's few scans are not parted further
         kept = [item for item in items if item["name"] in cells]
-        scans = load_provenance(bundle)["scans"]
         number = 1 + max((scan["fit"] for scan in scans), default=-1)
         old = [{**scan, "calibrates": scan["calibrates"] and not calibrates} for scan in scans]
         new = describe_scans(kept, "held_out", number, calibrates)
         write_provenance(root, [*old, *new], load_provenance(bundle)["recipe"])
         write_failures(root, [*found.list_failures(), *failures])
         save_model(root, model.network, settings, overrides.get("device", "cpu"), time.monotonic() - started, bundle)
-    note = judge_network(model.network, read_settings(root))
+    promise = judge_network(model.network, read_settings(root))
     if not calibrates:
-        note = (
+        promise = (
             f"{len(cells)} scan{'s' * (len(cells) != 1)} of {site} moved what is expected there, but thresholds and "
             f"p-values are still those of the old site; {_LEAST} or more give the site its own"
         )
+    note = "; ".join(filter(None, [promise, judge_people(told)])) or None
     return Outcome(failures=[*found.list_failures(), *failures], metrics=describe_fit(root), note=note)
 
 
@@ -124,10 +139,10 @@ def _refuse_useless(overrides: Mapping[str, Any]) -> None:
 
 def _observe(
     model: AnomalyModel, normative: NormativeMap, items: Sequence[Mapping[str, Any]]
-) -> tuple[dict[str, SiteCells], list[ScanFailure]]:
-    """The deviates of each scan by place."""
+) -> tuple[dict[str, SiteCells], list[str | None], list[ScanFailure]]:
+    """The deviates of each scan by place, and what was known of its person."""
     cells: dict[str, SiteCells] = {}
-    failures, heads = [], []
+    told, failures, heads = [], [], []
     for item in track(items, total=len(items), description="Site"):
         try:
             with watch_cells(normative) as seen:
@@ -135,13 +150,14 @@ def _observe(
             if not seen:
                 raise ScanError(str(item["image"]), "is no volume, so it has no place")
             cells[str(item["name"])] = seen[0]
+            told.append(result.row.covariates)
             heads += [str(item["name"])] * is_head(result.scan["pred"])
         except ScanError as error:
             failures.append(describe_failure({"name": item["name"], "image": item["image"]}, error))
     if not cells:
         raise ScanError(failures[0].path, f"{failures[0].reason} (no scan of the site could be mapped)")
     warn_of_heads(heads)
-    return cells, failures
+    return cells, told, failures
 
 
 def _calibrate(

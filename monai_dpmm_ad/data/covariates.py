@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from monai_dpmm_ad.data.bids import find_root, read_entities
-from monai_dpmm_ad.data.paths import scan_stem
+from monai_dpmm_ad.data.paths import PICTURE_SUFFIXES, has_suffix, scan_stem
 from monai_dpmm_ad.data.people import COVARIATES, find_group, find_thirds, name_groups, require_columns
-from monai_dpmm_ad.data.sites import MOST_SITES, find_site, list_sites
+from monai_dpmm_ad.data.sites import MOST_SITES, check_site, find_site, list_sites
 from monai_dpmm_ad.data.split import Split
-from monai_dpmm_ad.data.subjects import first_file
+from monai_dpmm_ad.data.subjects import first_file, name_subject
+from monai_dpmm_ad.data.tables import read_table
 from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import ScanError
 
@@ -38,8 +38,6 @@ PARTICIPANTS = "participants.tsv"
 _LEAST_GROUP = 2
 #: Scans of a site that its offset is learnt from, at most: each is mapped once more.
 _PER_SITE = 10
-_LONGEST_NAME = 64
-_DELIMITERS = ",;\t"
 _NAMES = ("name", "participant_id")
 _UNKNOWN = ("", "n/a", "na", "nan", "none", "unknown")
 _SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "o": None, "other": None}
@@ -53,7 +51,8 @@ def add_covariates(
 ) -> list[Item]:
     """Give every item what a table says of its person, as ``covariates``: JSON text, which loading leaves alone.
 
-    A row belongs to a scan by the scan's name, the name of its file, its BIDS participant or its ``subject``.
+    A row belongs to a scan by the scan's name or that of its file, or by its person: its BIDS participant, ``subject``,
+    ``PatientID``, or the part of its path that names one.
 
     Args:
         items: a datalist.
@@ -63,7 +62,7 @@ def add_covariates(
             what there is.
 
     Raises:
-        ScanError: a table without a needed column or without one of the scans.
+        ScanError: a table without a needed column or without one of the scans, or that says two things of one.
         ValueError: two tables, or a table for a bundle that has no use for it.
 
     Example:
@@ -82,17 +81,13 @@ def add_covariates(
         raise ValueError(
             "`covariates` must be left out of a bundle that was fitted without, got a table. Fit with --covariates."
         )
-    tables: dict[Path, dict[str, dict[str, Any]]] = {}
+    tables: dict[Path, _People] = {}
     told = []
     for item in items:
         path = Path(table) if table is not None else _find_participants(item)
         if path not in tables:
-            tables[path] = read_covariates(path, wanted)
-        rows = tables[path]
-        row = next((rows[key] for key in _keys(item) if key in rows), None)
-        if row is None:
-            raise ScanError(path, f"has no row for the scan {item.get('name') or scan_stem(first_file(item))}")
-        told.append({**item, "covariates": json.dumps(row)})
+            tables[path] = _People(path, wanted)
+        told.append({**item, "covariates": json.dumps(tables[path].find(item))})
     return told
 
 
@@ -115,7 +110,8 @@ def add_split_covariates(
         known: what tells people apart is known already, of the bundle that is updated or of all sequences' scans.
 
     Raises:
-        ValueError: a table that tells nobody apart, a group with less than two held-out scans, or too many sites.
+        ValueError: a table that tells nobody apart or comes with pictures, a group with less than two held-out scans,
+            or too many sites.
 
     Example:
         >>> from monai_dpmm_ad.data.split import Split
@@ -124,10 +120,16 @@ def add_split_covariates(
         True
     """
     train, held_out = (add_covariates(items, table, participants) for items in (split.train, split.held_out))
+    asked = table is not None or participants
+    if asked and (pictures := [item for item in train if has_suffix(first_file(item), PICTURE_SUFFIXES)]):
+        raise ValueError(
+            f"`covariates` must be left out of a fit of pictures, whose maps are not judged by place, got "
+            f"{first_file(pictures[0])}. Leave it out."
+        )
     people = [read_person(item) for item in train]
     sites = list_sites(people)
     note = split.note
-    if not known and (table is not None or participants):
+    if not known and asked:
         require_columns(people)
         if not sites and (only := {person["site"] for person in people if person.get("site") is not None}):
             note = "; ".join(filter(None, [note, f"all fitted scans are of one site, {min(only)}: it is left out"]))
@@ -192,11 +194,8 @@ def read_covariates(
 ) -> dict[str, dict[str, float | str | None]]:
     """Read a table of people: ``name`` or ``participant_id``, and ``age``, ``sex``, ``site``.
 
-    Cells are divided by tabs in a ``.tsv``, elsewhere by what divides the header: commas, semicolons (spreadsheets in
-    many countries) or tabs.
-
     Args:
-        path: of the table.
+        path: of the table, see :func:`~monai_dpmm_ad.data.tables.read_table`.
         needed: the columns that must be there; None asks for one at least.
 
     Returns:
@@ -207,19 +206,8 @@ def read_covariates(
             means nothing.
     """
     table = Path(path)
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            delimiter = "\t" if table.suffix.lower() == ".tsv" else max(_DELIMITERS, key=file.readline().count)
-            file.seek(0)
-            reader = csv.DictReader(file, delimiter=delimiter)
-            lines, columns = list(reader), list(reader.fieldnames or ())
-    except UnicodeDecodeError as error:
-        raise ScanError(table, "is no text in UTF-8; save it as CSV in UTF-8") from error
-    except (OSError, csv.Error) as error:
-        raise ScanError(table, f"cannot be read as a table of people ({error})") from error
+    lines, columns = read_table(table, "people", (*_NAMES, *COVARIATES))
     has = ", ".join(columns) or "none"
-    if twice := [name for name, count in Counter(columns).items() if count > 1 and name in (*_NAMES, *COVARIATES)]:
-        raise ScanError(table, f"has the column {twice[0]} twice")
     key = next((name for name in _NAMES if name in columns), None)
     if key is None:
         raise ScanError(table, f"lacks the column {' or '.join(_NAMES)}; it has {has}")
@@ -228,10 +216,8 @@ def read_covariates(
         raise ScanError(table, f"lacks the column {' and '.join(missing) or ' or '.join(COVARIATES)}; it has {has}")
     people: dict[str, dict[str, float | str | None]] = {}
     for number, line in enumerate(lines, 2):
-        if None in line:
-            raise ScanError(table, f"has more cells than columns in line {number}")
-        name = (line[key] or "").strip().removeprefix("sub-")
-        if not name or name in people:
+        name = (line[key] or "").strip()
+        if not name or name in people or f"sub-{name}" in people or name.removeprefix("sub-") in people:
             raise ScanError(table, f"has {'nobody' if not name else f'{name} again'} in line {number}")
         people[name] = {
             column: _read_value(table, number, column, line[column]) for column in COVARIATES if column in columns
@@ -247,7 +233,7 @@ def _read_value(table: Path, number: int, column: str, text: str | None) -> floa
         if column == "sex":
             return _SEXES[word]
         if column == "site":
-            return _read_site(str(text).strip())
+            return check_site(str(text).strip())
         age = float(word.replace(",", "."))  # a comma can only be left in a cell where it does not divide them
         if 0 <= age <= 130 and "_" not in word:
             return age
@@ -257,12 +243,6 @@ def _read_value(table: Path, number: int, column: str, text: str | None) -> floa
     raise ScanError(table, f"has the {column} '{text}' in line {number}, where {expected} or n/a is expected")
 
 
-def _read_site(name: str) -> str:
-    if len(name) > _LONGEST_NAME or not name.isprintable() or not name[0].isalnum():
-        raise ValueError(name)
-    return name
-
-
 def _find_participants(item: Item) -> Path:
     root = find_root(first_file(item))
     if root is None:
@@ -270,7 +250,37 @@ def _find_participants(item: Item) -> Path:
     return root / PARTICIPANTS
 
 
-def _keys(item: Item) -> list[str]:
-    path = first_file(item)
-    words = [item.get("name"), path.name, scan_stem(path), (read_entities(path) or {}).get("sub"), item.get("subject")]
-    return [str(word).removeprefix("sub-") for word in words if word is not None]
+class _People:
+    """A table of people, to be looked up by scans."""
+
+    def __init__(self, path: Path, needed: Sequence[str] | None) -> None:
+        self.path, self.rows = path, read_covariates(path, needed)
+        self.by_person: defaultdict[str, list[str]] = defaultdict(list)
+        for name in self.rows:
+            self.by_person[_person_key(name)].append(name)
+
+    def find(self, item: Item) -> dict[str, float | str | None]:
+        """What the table says of a scan.
+
+        Raises:
+            ScanError: nothing, or two things: ``sub-02/01.nii.gz`` may be 01 by its name and 02 by its person.
+        """
+        path = first_file(item)
+        name, stem = str(item.get("name")), scan_stem(path)
+        if name in self.rows and name != stem:  # nothing else is called so
+            return self.rows[name]
+        own = [path.name, stem]
+        person = [(read_entities(path) or {}).get("sub"), item.get("subject"), name_subject({"image": str(path)})]
+        found = [word for word in own if word in self.rows]
+        found += [row for word in person if word is not None for row in self.by_person.get(_person_key(word), ())]
+        if not found:
+            raise ScanError(self.path, f"has no row for the scan {item.get('name') or stem}")
+        other = next((name for name in found if self.rows[name] != self.rows[found[0]]), None)
+        if other is not None:
+            raise ScanError(self.path, f"has two rows for the scan {path}, {found[0]} and {other}, that differ")
+        return self.rows[found[0]]
+
+
+def _person_key(name: str) -> str:
+    """A person's name, however it is written; of a series what the reader puts before it is left out."""
+    return str(name).removeprefix("patient ").lower().removeprefix("sub-")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -113,29 +114,48 @@ def sort_frames(source: str, frames: Sequence[Frame]) -> list[Frame]:
         ScanError: naming what is irregular.
     """
     for tag in _NEEDED:
-        if any(not frame.tags.get(tag) for frame in frames):
-            raise ScanError(source, f"has slices without {tag}, so the volume's geometry is unknown")
+        if without := [frame for frame in frames if not frame.tags.get(tag)]:
+            reason = f"has slices without {tag}, so the volume's geometry is unknown{_name_files(without)}"
+            raise ScanError(source, reason)
     first = frames[0]
     for tag in ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient"):
         values = [np.asarray(frame.tags[tag], dtype=float) for frame in frames]
-        if any(value.shape != values[0].shape or not np.allclose(value, values[0], atol=1e-3) for value in values):
-            raise ScanError(source, f"has slices that differ in {tag}; one series must share it")
+        like = [value.shape == values[0].shape and np.allclose(value, values[0], atol=1e-3) for value in values]
+        if not all(like):
+            rare = 2 * sum(like) < len(like)  # what most slices have is taken for right
+            odd = [frame for frame, is_like in zip(frames, like, strict=True) if is_like == rare]
+            raise ScanError(source, f"has slices that differ in {tag}; one series must share it{_name_files(odd)}")
     orientation = first.vector("ImageOrientationPatient")
     places = np.array([frame.vector("ImagePositionPatient") for frame in frames])
     if not (np.isfinite(places).all() and np.isfinite(orientation).all()):
         raise ScanError(source, "has slices whose position is not a number, so the volume's geometry is unknown")
     heights = places @ np.cross(orientation[:3], orientation[3:])
     order = np.argsort(heights, kind="stable")
-    _check_regular(source, heights[order], places[order], float(first.vector("PixelSpacing").min()))
-    return [frames[index] for index in order]
+    ordered = [frames[index] for index in order]
+    _check_regular(source, ordered, heights[order], places[order], float(first.vector("PixelSpacing").min()))
+    return ordered
 
 
-def _check_regular(source: str, heights: NDArray[Any], places: NDArray[Any], pixel: float) -> None:
+def _name_files(frames: Sequence[Frame]) -> str:
+    """The first of the files that something is wrong with, and how many more there are."""
+    names = list(dict.fromkeys(os.path.basename(frame.file) for frame in frames))
+    return f" ({names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''})"
+
+
+def _check_regular(
+    source: str, frames: Sequence[Frame], heights: NDArray[Any], places: NDArray[Any], pixel: float
+) -> None:
     steps = np.diff(heights)
     if steps.min() <= 1e-3:
-        raise ScanError(source, "has several slices at one position (4D); split it into single volumes first")
+        first = int(np.argmin(steps))
+        reason = "has several slices at one position (4D); split it into single volumes first"
+        raise ScanError(source, reason + _name_files(frames[first : first + 2]))
     if steps.max() - steps.min() > 0.1 * np.median(steps):
-        raise ScanError(source, f"has slices {steps.min():.2f} to {steps.max():.2f} mm apart; a slice may be missing")
+        widest = int(np.argmax(steps))
+        before, after = (os.path.basename(frame.file) for frame in frames[widest : widest + 2])
+        between = "" if before == after else f" between {before} and {after}"
+        reason = f"has slices {steps.min():.2f} to {steps.max():.2f} mm apart; a slice may be missing{between}"
+        raise ScanError(source, reason)
     share = (heights - heights[0]) / (heights[-1] - heights[0])
     off = np.linalg.norm(places - places[0] - share[:, None] * (places[-1] - places[0]), axis=1).max()
     if off > max(0.5 * pixel, 0.1):

@@ -17,6 +17,7 @@ from monai_dpmm_ad.data.dicom_frames import Frame, list_frames, sort_frames, vol
 from monai_dpmm_ad.data.dicom_values import check_grey, check_not_mosaic, finish_values
 from monai_dpmm_ad.data.limits import DEFAULT_MAX_BYTES, check_size, open_in_memory
 from monai_dpmm_ad.data.paths import has_suffix
+from monai_dpmm_ad.data.readers import reading_reason
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.utils.extras import import_extra
 
@@ -84,7 +85,7 @@ class DicomSeriesReader(PydicomReader):
         Returns:
             ``(columns, rows, slices)`` or ``(columns, rows)``, float32, and MONAI's metadata with a RAS affine.
         """
-        stack = np.stack([frame.read().T for frame in data], axis=-1)
+        stack = np.stack([_read_frame(frame).T for frame in data], axis=-1)
         volume = finish_values(data[0].dataset, stack)
         if volume.shape[-1] == 1:
             volume = volume[..., 0]
@@ -126,6 +127,16 @@ class DicomSeriesReader(PydicomReader):
                 raise ScanError(source, f"unpacks to more than {self.max_bytes / 2**30:.1f} GiB, the limit")
         _refuse_deflated(source, content)
         return content
+
+
+def _read_frame(frame: Frame) -> NDArray[np.float32]:
+    """The values of a slice; of a series the file that cannot be decoded is named."""
+    try:
+        return frame.read()
+    except (ScanError, ImportError):
+        raise
+    except Exception as error:  # decoders raise anything on damage
+        raise ScanError(frame.file, reading_reason(error)) from error
 
 
 def _is_whole(dataset: Any) -> bool:

@@ -8,10 +8,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["MOST_SITES", "find_site", "list_sites"]
+__all__ = ["MOST_SITES", "check_site", "find_site", "list_sites"]
 
 #: Sites that a fit tells apart: a normative map stays below 10 MB.
 MOST_SITES = 19
+_LONGEST_NAME = 64
 
 
 def list_sites(people: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -42,3 +43,21 @@ def find_site(name: Any, sites: Sequence[str]) -> int | None:
 
 def _key(name: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def check_site(name: str) -> str:
+    """Hand on a name that can be a site's.
+
+    Raises:
+        ValueError: when it is empty, too long, begins with neither letter nor digit, or cannot be printed.
+
+    Example:
+        >>> check_site("North 3T")
+        'North 3T'
+    """
+    if not 0 < len(name) <= _LONGEST_NAME or not name.isprintable() or not name[0].isalnum():
+        raise ValueError(
+            f"`site` must be a name of {_LONGEST_NAME} characters at most that begins with a letter or digit, got "
+            f"{name!r}."
+        )
+    return name

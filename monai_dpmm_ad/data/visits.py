@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from monai_dpmm_ad.data.paths import safe_name, unique_names
 from monai_dpmm_ad.data.subjects import first_file, name_subject
+from monai_dpmm_ad.data.tables import read_table
 from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import ScanError
 
@@ -68,7 +68,10 @@ def pair_visits(before: Sequence[Item], after: Sequence[Item]) -> tuple[list[Vis
 
 
 def read_visit_table(path: str | os.PathLike[str]) -> list[tuple[str | None, str, str]]:
-    """Read a table of pairs, ``.tsv`` or ``.csv``: columns ``before`` and ``after``, paths relative to it; ``name``.
+    """Read a table of pairs: columns ``before`` and ``after``, paths relative to it; ``name``, made fit for files.
+
+    Args:
+        path: of the table, see :func:`~monai_dpmm_ad.data.tables.read_table`.
 
     Returns:
         Name where there is one, first and second visit of each row.
@@ -77,21 +80,19 @@ def read_visit_table(path: str | os.PathLike[str]) -> list[tuple[str | None, str
         ScanError: naming the table, when it is none.
     """
     table = Path(path)
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
-            rows, columns = list(reader), reader.fieldnames or ()
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ScanError(table, f"cannot be read as a table of visits ({error})") from error
+    rows, columns = read_table(table, "visits", (*_COLUMNS, "name"))
     missing = [column for column in _COLUMNS if column not in columns]
     if missing:
         raise ScanError(table, f"lacks the column {' and '.join(missing)}; it has {', '.join(columns) or 'none'}")
     pairs = []
     for number, row in enumerate(rows, 2):
-        if not row["before"] or not row["after"]:
-            raise ScanError(table, f"has no {'before' if not row['before'] else 'after'} in line {number}")
-        first, second = (str((table.absolute().parent / row[column]).resolve()) for column in _COLUMNS)
-        pairs.append((row.get("name") or None, first, second))
+        paths = []
+        for column in _COLUMNS:
+            if not (cell := (row[column] or "").strip()):
+                raise ScanError(table, f"has no {column} in line {number}")
+            paths.append(str((table.absolute().parent / cell).resolve()))
+        name = (row.get("name") or "").strip()
+        pairs.append((safe_name(name) if name else None, paths[0], paths[1]))
     if not pairs:
         raise ScanError(table, "lists no visits")
     return pairs

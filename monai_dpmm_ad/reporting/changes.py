@@ -15,9 +15,9 @@ from monai_dpmm_ad.normative.change import CHANGE_THRESHOLD, Change
 from monai_dpmm_ad.reporting.sheets import shorten
 from monai_dpmm_ad.utils.files import PathLike, replace_file
 
-__all__ = ["plot_changes"]
+__all__ = ["MOST_SHOWN", "plot_changes"]
 
-_MOST = 8  # people that one picture shows
+MOST_SHOWN = 8  # people that one picture shows
 _DPI = 110
 
 
@@ -32,7 +32,7 @@ def plot_changes(path: PathLike, pairs: Sequence[tuple[str, Change, Sequence[Cha
     """
     from matplotlib.figure import Figure
 
-    shown = pairs[:_MOST]
+    shown = pairs[:MOST_SHOWN]
     figure = Figure(figsize=(9, 3.2 * len(shown)), dpi=_DPI, layout="constrained")
     axes = figure.subplots(len(shown), 3, squeeze=False)
     for row, (name, change, regions, in_range) in zip(axes, shown, strict=True):

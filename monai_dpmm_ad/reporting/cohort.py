@@ -90,7 +90,10 @@ def _describe_question(network: AnomalyNet, settings: Mapping[str, Any], bundle:
     asked["Detector"] = f"{settings['detector_name']} on {settings['embedder_name']}, {settings['image_size']} pixels"
     if calibration.fitted:
         number = int(calibration.num_scans)
-        seen = "held-out healthy scans" if calibration.held_out else "scans that were also fitted"
+        own = (
+            f"scans of {settings['site']}, judged by one another" if settings["site"] else "scans that were also fitted"
+        )
+        seen = "held-out healthy scans" if calibration.held_out else own
         asked["Calibrated on"] = f"{number} {seen}"
         asked["Smallest possible p"] = format_p_value(1 / (number + 1))
     rate = settings["false_positive_rate"]

@@ -206,3 +206,20 @@ def test_what_no_graph_can_follow_is_refused_with_the_reason(
     with pytest.raises(ValueError, match=reason):  # MONAI's own command draws no wrong graph either
         ckpt_export(**arguments, input_shape=[2, 1, 56, 56], bundle_root=str(bundle))
     assert not graph.exists()
+
+
+@pytest.mark.parametrize(("name", "options", "meant"), [("a.ts", [], "torchscript"), ("a.ONNX", [FORMATS[1]], "onnx")])
+def test_a_graph_is_what_its_name_says(
+    name: str, options: list[str], meant: str, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "export",
+        "--bundle",
+        str(bundle),
+        "--out",
+        str(tmp_path / name),
+        *(["--format", *options] if options else []),
+    ]
+    assert main(words) == 1
+    assert f"`format` must be {meant} for a file named {name}" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

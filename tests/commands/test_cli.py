@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import re
@@ -16,7 +17,9 @@ from PIL import Image
 
 from monai_dpmm_ad.bundle import describe_fit
 from monai_dpmm_ad.commands import Outcome, evaluate, fit, infer
-from monai_dpmm_ad.commands.cli import _say_fitted, main
+from monai_dpmm_ad.commands.checks import check_writable
+from monai_dpmm_ad.commands.cli import _say_fitted, _say_scans, main
+from monai_dpmm_ad.handlers import ScanRow
 from monai_dpmm_ad.utils.log import logging_to
 
 pytestmark = pytest.mark.filterwarnings("default")  # the command line prints warnings in its own way
@@ -213,6 +216,25 @@ def test_a_full_disk_is_named(bundle: Path, cohort: Path, tmp_path: Path, monkey
     assert all("No space left" in failure.reason for failure in outcome.failures)
     assert not list((tmp_path / "out").glob("*.nii.gz"))
     assert not list((tmp_path / "out").glob(".partial*"))
+
+
+def test_a_disk_that_is_full_from_the_start_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")  # as the kernel says it of a write: without a name
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        check_writable(tmp_path)
+    assert caught.value.filename == str(tmp_path)
+
+
+def test_names_stay_whole_on_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "sub-01_ses-baseline_acq-highres_run-2_T1w_of_a_very_long_series_description_3"
+    row = ScanRow(name, "a.nii", 1.0, p_value=0.5, flagged=1.0, num_regions=3, frame="deformed")
+    with logging_to():
+        _say_scans(Outcome([row]), "out")
+    shown = [line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert "".join(shown) == name
 
 
 def test_a_read_only_folder_is_named(

@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 
 from monai_dpmm_ad.clustering.groups import WEIGHTS, describe_instances, score_instances
-from monai_dpmm_ad.clustering.instances import Instance, Thumbnail
+from monai_dpmm_ad.clustering.instances import Instance, InstanceCollector, Thumbnail
 from monai_dpmm_ad.commands import infer
 from monai_dpmm_ad.commands.cli import main
 from monai_dpmm_ad.commands.cluster import ClusterOutcome, cluster
+from monai_dpmm_ad.data.dataset import ScanDataset
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -147,15 +148,34 @@ WRONG = {
     "no groups": (["--num-clusters", "0"], "at least 1"),
     "types": (["--types", "/no/such/types.csv"], "/no/such/types.csv"),
     "patches": (["--max-patches", "0"], "`max_patches`"),
+    "useless": (["--weights", "uniform", "--normals", "BAD"], "`normals` must be left out with `weights` uniform"),
+    "normals": (["--weights", "semi-supervised", "--normals", "BAD"], "bad.nii.gz: cannot be read"),
 }
+#: Found out before scans are embedded.
+EARLY = ("one image", "groups", "no groups", "types", "normals")
 
 
 @pytest.mark.parametrize("kind", WRONG)
 def test_wrong_options_are_one_clear_line(
-    kind: str, bundle: Path, scans: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str,
+    bundle: Path,
+    scans: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     arguments, message = WRONG[kind]
-    arguments = [str(scans[0]) if argument == "ONE" else argument for argument in arguments]
+    (tmp_path / "bad.nii.gz").write_bytes(b"no volume")
+    known = {"ONE": str(scans[0]), "BAD": str(tmp_path / "bad.nii.gz")}
+    arguments = [known.get(argument, argument) for argument in arguments]
+    if kind in EARLY:
+        collect = InstanceCollector.collect
+
+        def refuse(self: InstanceCollector, dataset: ScanDataset, *rest: str) -> list[Instance]:
+            assert rest, "scans are embedded before this is found out"
+            return collect(self, dataset, *rest)
+
+        monkeypatch.setattr(InstanceCollector, "collect", refuse)
     images = [] if "--images" in arguments else ["--images", *map(str, scans)]
     status = main(["cluster", "--bundle", str(bundle), *images, "--out", str(tmp_path), *arguments])
     err = capsys.readouterr().err

@@ -13,9 +13,14 @@ import pytest
 from helpers.dicom_series import write_series
 
 from monai_dpmm_ad import AnomalyModel
+from monai_dpmm_ad.commands import healthy_pairs
 from monai_dpmm_ad.commands.cli import main
 from monai_dpmm_ad.commands.columns import pairs_table
+from monai_dpmm_ad.commands.compare import compare
+from monai_dpmm_ad.commands.healthy_pairs import find_healthy, observe_healthy
+from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.handlers.changes import KINDS
+from monai_dpmm_ad.utils.files import LOCK
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -45,8 +50,9 @@ def visits(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compared(bundle: Path, visits: Path, cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("compared")
     (visits / "after" / "sub-7.nii.gz").write_bytes((visits / "after" / "sub-1.nii.gz").read_bytes())
-    healthy = sorted((cohort.parent / "imagesTr").glob("*.nii.gz"))[2]
-    folders = ["--before", visits / "before", "--after", visits / "after", "--healthy", healthy, "--out", out]
+    healthy = [cohort.parent / "imagesVal" / "valid_000.nii.gz", visits / "damaged.nii.gz", visits / "none.nii.gz"]
+    healthy[1].write_bytes(b"no volume")
+    folders = ["--before", visits / "before", "--after", visits / "after", "--healthy", *healthy, "--out", out]
     assert main(["compare", "--bundle", str(bundle), *map(str, folders)]) == 1, "one visit has no partner"
     return out
 
@@ -73,8 +79,11 @@ def test_tables_have_every_pair_and_region(compared: Path) -> None:
     assert listed["sub-1"] == []
     healthy = json.loads((compared / "healthy_pairs.json").read_text())
     assert (healthy["kind"], len(healthy["peaks"])) == ("simulated repeats", 1)
-    (failure,) = read(compared / "failures.csv")
-    assert failure["reason"] == "has no first visit of the same subject, sub-7"
+    alone, missing, damaged = read(compared / "failures.csv")
+    assert alone["reason"] == "has no first visit of the same subject, sub-7"
+    assert (missing["name"], missing["reason"]) == ("none.nii.gz", "no such file or folder"), "the others still count"
+    assert Path(damaged["path"]).name == "damaged.nii.gz"
+    assert damaged["reason"].startswith("cannot be read")
 
 
 def test_a_visit_outside_of_what_was_fitted_is_marked(compared: Path) -> None:
@@ -89,6 +98,56 @@ def test_a_visit_outside_of_what_was_fitted_is_marked(compared: Path) -> None:
     pair = {"name": "a", **dict.fromkeys(KINDS, 1), "region_p_value": 0.25}
     shown = [pairs_table([{**pair, "in_range": known}]).columns[-1]._cells[0] for known in (True, False, None)]
     assert shown == ["0.250", "0.250 ?", "0.250"]
+
+
+def test_healthy_scans_are_new_and_healthy(
+    bundle: Path, cohort: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found, missing = find_healthy([cohort], bundle, {})
+    assert {item["name"] for item in found} == {"valid_000", "valid_001", "test_healthy_000", "test_healthy_001"}
+    assert (missing, len(caplog.messages)) == ([], 2)
+    assert "2 scans of --healthy are marked abnormal" in caplog.messages[0]
+    assert "3 scans of --healthy were fitted" in caplog.messages[1]
+    with pytest.raises(ValueError, match="`healthy` must hold healthy scans that were not fitted, got none"):
+        find_healthy([cohort.parent / "imagesTr"], bundle, {})
+    with pytest.raises(ScanError, match="nowhere: no such file or folder"):
+        find_healthy([tmp_path / "nowhere"], bundle, {})
+
+
+def test_no_usable_healthy_scan_ends_the_command_before_the_pairs(
+    bundle: Path, visits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(b"no volume")
+    words = ["--before", visits / "before", "--after", visits / "after", "--healthy", tmp_path / "a.nii.gz"]
+    assert main([*map(str, ["compare", "--bundle", bundle, *words, "--out", tmp_path / "out"])]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {tmp_path / 'a.nii.gz'}: cannot be read")
+    assert line.endswith("(no healthy scan could be used)")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK], "nor is anything temporary left"
+
+
+def test_healthy_people_with_two_visits_count_alone_and_it_is_said(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [{"name": n, "image": f"/{n}/{v}.nii", "subject": n} for n, v in (("a", 1), ("a", 2), ("b", 1), ("c", 1))]
+    monkeypatch.setattr(healthy_pairs, "_observe_pair", lambda *_: np.array([3.0]))
+    note = observe_healthy(AnomalyModel.load(bundle), items, tmp_path)[1]
+    assert note.startswith(
+        "p-values are not below 0.5, since 1 healthy pairs give them; of 3 healthy people 1 have two v"
+    )
+
+
+def test_a_pair_fails_alone(bundle: Path, visits: Path, tmp_path: Path) -> None:
+    rows = [("a", "sub-1"), ("b", "sub-1"), ("c", "nobody")]
+    lines = [f"{name},{visits}/before/sub-1.nii.gz,{visits}/after/{after}.nii.gz" for name, after in rows]
+    (tmp_path / "both.csv").write_text("\n".join(["name,before,after", *lines]))
+    (tmp_path / "a_changed.nii.gz").write_text("mine")
+    words = ["--table", tmp_path / "both.csv", "--out", tmp_path]
+    assert main([*map(str, ["compare", "--bundle", bundle, *words])]) == 1
+    failed = {row["name"]: Path(row["path"]).name for row in read(tmp_path / "failures.csv")}
+    assert failed == {"a": "a_changed.nii.gz", "c": "nobody.nii.gz"}
+    assert (tmp_path / "a_changed.nii.gz").read_text() == "mine"
+    assert [pair["name"] for pair in read(tmp_path / "pairs.csv")] == ["b"]
 
 
 def test_paths_may_be_relative(bundle: Path, visits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,13 +184,20 @@ def test_dicom_visits(bundle: Path, visits: Path, tmp_path: Path, capsys: pytest
     assert written.SeriesDescription == "Anomaly mask, OUTSIDE OF WHAT WAS FITTED"
 
 
+def test_pictures_are_refused_before_they_are_mapped(picture_bundle: Path, visits: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`bundle` must be fitted on volumes, got one of pictures"):
+        compare(picture_bundle, tmp_path / "out", [visits / "before"], [visits / "after"])
+
+
 def test_what_is_refused_is_one_line(
     bundle: Path, visits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "pairs.csv").write_text("before,later\n")
+    (tmp_path / "none.csv").write_text("before,after\na.nii,b.nii\n")
     for options, message in [
         (["--before", visits / "before"], "error: `before` and `after` must be given both, or `table` alone."),
         (["--table", tmp_path / "pairs.csv"], f"error: {tmp_path / 'pairs.csv'}: lacks the column after"),
+        (["--table", tmp_path / "none.csv"], f"error: {tmp_path / 'a.nii'}: no such file or folder (no pair is left)"),
         (["--table", tmp_path / "pairs.csv", "--before", "a"], "error: `before` and `after` must be given both"),
     ]:
         out = tmp_path / "out"

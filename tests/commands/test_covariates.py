@@ -87,6 +87,8 @@ def test_scores_say_what_was_known_of_each_person(joined: Path, cohort: Path, ta
         assert row.covariates == "age not known: the cohort's mean, sex not known: the cohort's mean"
         assert row.group is None
         assert row.smallest_p_value == 1 / 5
+    outcome = infer(joined, scans, tmp_path / "alone", report=False)
+    assert "2 of 2 scans are of people whose age, sex or site is not known" in str(outcome.note)
     assert told["test_healthy_000"].score != alone["test_healthy_000"].score
     report = (tmp_path / "told" / "report.html").read_text(encoding="utf-8")
     assert "age 65 (fitted 30 to 44), sex M, among M" in report
@@ -128,6 +130,8 @@ def test_two_visits_are_judged_with_the_table(joined: Path, cohort: Path, table:
     outcome = compare(joined, tmp_path, before=[scan], after=[scan], healthy=[other], covariates=table)
     assert not outcome.failures
     assert outcome.pairs[0]["new"] == outcome.pairs[0]["gone"] == 0
+    assert outcome.pairs[0]["covariates"] == "age 65 (fitted 30 to 44), sex M"
+    assert "judged as" not in str(outcome.note)
     (told,) = infer(joined, [scan], tmp_path / "told", report=False, covariates=table).scans
     ours, theirs = (
         nib.load(path).get_fdata()

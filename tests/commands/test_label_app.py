@@ -31,6 +31,23 @@ def test_the_command_prints_the_apps_path_and_the_whole_command(
     assert shlex.split(lines[3])[-3:] == ["--conf", "bundle", "BUNDLE"]
 
 
+def test_the_command_works_from_any_folder_and_says_what_is_not_there(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "b").symlink_to(bundle)
+    assert cli.main(["label-app", "--studies", "scans", "--bundle", "b"]) == 0
+    said = capsys.readouterr()
+    assert "warning" not in said.err
+    assert said.out.splitlines()[1].endswith(f"--conf bundle {tmp_path / 'b'}")
+    assert f"--studies {tmp_path / 'scans'} " in said.out
+    assert cli.main(["label-app", "--studies", "http://dicom/web", "--bundle", "scans"]) == 0
+    said = capsys.readouterr()
+    assert "warning: scans: is no bundle on this machine" in said.err
+    assert "http" not in said.err
+
+
 def test_another_apps_main_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "main.py").write_text("another")
     assert cli.main(["label-app", "--out", str(tmp_path)]) == 1

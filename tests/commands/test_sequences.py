@@ -265,7 +265,7 @@ def test_two_visits_of_several_sequences(
     together: Path, model: AnomalyModel, scans: dict[str, list[Path]], tmp_path: Path
 ) -> None:
     """What changed shows in one of the sequences alone; both visits must have the same ones."""
-    source, other = scans["training"][1:]
+    source, other = scans["training"][1], scans["validation"][0]
     for visit in ("before", "after"):
         (tmp_path / visit / "sub-1").mkdir(parents=True)
         for name in NAMES:

@@ -12,9 +12,11 @@ import torch
 from conftest import FAST
 
 from monai_dpmm_ad.bundle import load_workflow, read_settings
+from monai_dpmm_ad.bundle.promises import judge_network
 from monai_dpmm_ad.bundle.provenance import load_provenance
 from monai_dpmm_ad.commands import fit, infer
 from monai_dpmm_ad.commands.cli import main
+from monai_dpmm_ad.commands.run import FITTED_ALREADY
 from monai_dpmm_ad.network import AnomalyNet
 
 
@@ -73,6 +75,35 @@ def test_scans_of_the_site_are_less_unusual_and_calibrate_it(
     assert roles == [("fitted", False)] * 3 + [("held_out", False)] * 2 + [("held_out", True)] * 4
 
 
+def test_the_same_command_finds_its_work_done(
+    bundle: Path, moved: Path, scans: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = (moved / "models" / "model.pt").stat().st_mtime_ns
+    command = ["fit", "--update", bundle, "--site", "north", "--images", *scans[:4], "--out", moved]
+    assert main([*map(str, command)]) == 0
+    said = capsys.readouterr()
+    assert FITTED_ALREADY in said.err
+    assert "scans: 3 fitted, 6 held out in all, 4 of them calibrate" in said.out
+    assert (moved / "models" / "model.pt").stat().st_mtime_ns == model
+    assert main([*map(str, [*command[:4], "south", *command[5:]])]) == 1
+    assert "holds a fitted bundle already" in capsys.readouterr().err
+
+
+def test_what_the_site_s_calibration_is_worth_is_said(moved: Path) -> None:
+    note = judge_network(_load(moved), {**read_settings(moved), "false_regions": 1.0})
+    assert str(note).endswith("this bundle was calibrated on 4 of north, which it was learnt from")
+    assert "which the site was learnt from as well" in (moved / "docs" / "README.md").read_text()
+
+
+def test_fitted_scans_are_of_no_other_site(
+    bundle: Path, cohort: Path, scans: list[Path], tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    fitted = sorted((cohort.parent / "imagesTr").glob("*.nii.gz"))
+    with pytest.raises(ValueError, match="`images` must hold scans of the site that were not fitted, got none"):
+        fit(fitted, tmp_path / "none", update=bundle, site="north")
+    assert not (tmp_path / "none").exists()
+
+
 def test_one_scan_moves_little_and_the_old_calibration_stays(bundle: Path, cohort: Path, tmp_path: Path) -> None:
     (scan, other) = sorted((cohort.parent / "imagesTs").glob("*healthy*.nii.gz"))
     outcome = fit([scan], tmp_path / "one", update=bundle, site="same")
@@ -117,6 +148,11 @@ def test_refusals_are_one_line(
         (["--site", "north"], "`site` must come with `update`"),
         (["--site", "south", "--update", moved], "`update` must name a bundle of no site, got that of north"),
         (["--update", moved], "`update` must name a bundle of no site, got that of north"),
+        (
+            ["--site", "", "--update", bundle],
+            "`site` must be a name of 64 characters at most that begins with a letter",
+        ),
+        (["--site", "<b>", "--update", bundle], "`site` must be a name of 64 characters at most that begins with a l"),
         (["--site", "north", "--update", picture_bundle], "a bundle that judges by place"),
         (["--site", "north", "--update", bundle, "--image-size", "64"], "`image_size` must be the bundle's own, 56"),
         (["--site", "north", "--update", bundle, "--covariates", scans[0]], "that was fitted without"),

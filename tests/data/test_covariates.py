@@ -32,7 +32,7 @@ def test_values_and_what_is_not_known(tmp_path: Path) -> None:
         tmp_path, "participant_id\tage\tsex\tgroup\nsub-01\t71.5\tfemale\tx\n02\tn/a\tM\ty\n03\t40\t\t\n", "p.tsv"
     )
     assert read_covariates(table) == {
-        "01": {"age": 71.5, "sex": "F"},
+        "sub-01": {"age": 71.5, "sex": "F"},
         "02": {"age": None, "sex": "M"},
         "03": {"age": 40.0, "sex": None},
     }
@@ -104,9 +104,10 @@ def test_rows_belong_to_scans_by_name_file_participant_or_subject(tmp_path: Path
         {"image": "x/b.nii.gz", "name": "x_b"},
         {"image": "sub-07_ses-1_T1w.nii.gz", "name": "sub-07_ses-1_T1w"},
         {"image": ["1.dcm", "2.dcm"], "name": "series", "subject": "doe"},
+        {"image": ["1.dcm", "2.dcm"], "name": "T1_3", "subject": "patient doe"},  # a series, by its PatientID
     ]
     told = add_covariates(items, table)
-    assert [json.loads(item["covariates"])["age"] for item in told] == [1, 2, 3, 4]
+    assert [json.loads(item["covariates"])["age"] for item in told] == [1, 2, 3, 4, 4]
     assert "covariates" not in items[0]
     assert read_person(told[0]) == read_person({"covariates": {"age": 1.0}}) == {"age": 1.0}
     assert read_person({}) == {}
@@ -115,6 +116,17 @@ def test_rows_belong_to_scans_by_name_file_participant_or_subject(tmp_path: Path
         add_covariates([{"image": "c.nii.gz", "name": "c"}], table)
     with pytest.raises(ValueError, match="must be left out of a bundle that was fitted without"):
         add_covariates(items, table, needed=())
+
+
+def test_a_file_is_not_taken_for_a_person_of_that_number(tmp_path: Path) -> None:
+    """``sub-02/01.nii.gz`` is of sub-02, though its file is called like sub-01 without what stands before it."""
+    item = {"image": "study/sub-02/01.nii.gz", "name": "01"}
+    (told,) = add_covariates([item], _write(tmp_path, "participant_id,age\nsub-01,20\nsub-02,80\n"))
+    assert read_person(told)["age"] == 80
+    with pytest.raises(ScanError, match=r"has two rows for the scan study/sub-02/01.nii.gz, 01 and 02, that differ$"):
+        add_covariates([item], _write(tmp_path, "participant_id,age\n01,20\n02,80\n"))
+    (told,) = add_covariates([item], _write(tmp_path, "participant_id,age\n01,20\n02,20\n"))
+    assert read_person(told)["age"] == 20
 
 
 def test_participants_of_a_bids_data_set(tmp_path: Path) -> None:
@@ -196,6 +208,13 @@ def test_too_many_sites_or_groups_of_none_are_refused_before_the_fit(tmp_path: P
         add_split_covariates(Split(items[:1], items[1:3], True), table, group_by="site", known=True)
     with pytest.raises(ValueError, match="groups of 2 held-out scans or more, got 0 of the group site s1"):
         add_split_covariates(Split(items[:2], [items[0], items[0]], True), table, group_by="site")
+
+
+def test_pictures_are_refused_before_the_fit(tmp_path: Path) -> None:
+    table = _write(tmp_path, "name,age\na,30\nb,40\nc,50\n")
+    items = [{"image": f"{name}.{kind}", "name": name} for name, kind in (("a", "nii"), ("b", "png"), ("c", "png"))]
+    with pytest.raises(ValueError, match=r"left out of a fit of pictures, .* got b.png"):
+        add_split_covariates(Split(items[:2], items[2:], True), table)
 
 
 def test_groups_by_what_the_table_has_not_are_refused(tmp_path: Path) -> None:

@@ -62,14 +62,18 @@ def test_a_table_of_visits(tmp_path: Path) -> None:
     one, two = read_visit_table(table)
     assert one == ("p1", str(tmp_path / "a.nii"), str(tmp_path / "b.nii"))
     assert two[0] is None
+    (tmp_path / "spreadsheet.csv").write_text("name;before;after\na/../../b; a.nii;b.nii \n")
+    assert read_visit_table(tmp_path / "spreadsheet.csv") == [("a_.._.._b", *one[1:])], "a name is made fit for files"
     for name, content, message in [
         ("a.csv", "before,later\na,b\n", "lacks the column after; it has before, later"),
         ("b.csv", "", "lacks the column before and after; it has none"),
         ("c.csv", "before,after\n", "lists no visits"),
         ("d.csv", "before,after\na.nii,\n", "has no after in line 2"),
+        ("e.csv", "before,after\na.nii,b.nii,c.nii\n", "has more cells than columns in line 2"),
+        ("f.csv", "before,after,after\na.nii,b.nii,c.nii\n", "has the column after twice"),
     ]:
         (tmp_path / name).write_text(content)
         with pytest.raises(ScanError, match=message):
             read_visit_table(tmp_path / name)
-    with pytest.raises(ScanError, match=r"none\.csv: cannot be read as a table of visits"):
+    with pytest.raises(ScanError, match=r"none\.csv: cannot be read as a table of visits \(No such file"):
         read_visit_table(tmp_path / "none.csv")

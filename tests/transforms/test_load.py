@@ -438,9 +438,9 @@ def _rewrite(path, **tags):
         ({"SeriesInstanceUID": "1.2.4"}, "holds 2 DICOM series"),
         ({"NumberOfFrames": 2}, "multi-frame"),
         ({"ImagePositionPatient": [-5.0, 7.0, 13.0]}, r"several slices at one position \(4D\)"),
-        ({"ImagePositionPatient": [-5.0, 7.0, 300.0]}, "mm apart; a slice may be missing"),
-        ({"ImagePositionPatient": None}, "without ImagePositionPatient"),
-        ({"PixelSpacing": [1.0, 1.0]}, "differ in PixelSpacing"),
+        ({"ImagePositionPatient": [-5.0, 7.0, 300.0]}, r"mm apart; a slice may be missing between IM\d+ and IM000$"),
+        ({"ImagePositionPatient": None}, r"without ImagePositionPatient, .* \(IM000\)$"),
+        ({"PixelSpacing": [1.0, 1.0]}, r"differ in PixelSpacing; .* \(IM000\)$"),
         ({"SamplesPerPixel": 3}, "colour image"),
     ],
 )
@@ -450,6 +450,13 @@ def test_irregular_dicom_series(series, tags, reason):
     with pytest.raises(ScanError, match=reason) as caught:
         LoadScan()(series)
     assert caught.value.path == str(series)
+
+
+def test_a_slice_that_cannot_be_decoded_is_named(series):
+    (series / "IM001").write_bytes((series / "IM001").read_bytes()[:-20])
+    with pytest.raises(ScanError, match="cannot be read") as caught:
+        LoadScan()(series)
+    assert caught.value.path == str(series / "IM001"), "not the folder of hundreds"
 
 
 def test_dicom_without_pydicom_says_how_to_get_it(series, monkeypatch):

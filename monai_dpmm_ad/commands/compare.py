@@ -160,7 +160,8 @@ def compare(
             people, missing = find_healthy(healthy, bundle, choice)
             failures += missing
             calibration, note = observe_healthy(model, tell(people), folder, failures)
-        outcome, drawn = CompareOutcome(failures=failures, note=note), []
+        outcome = CompareOutcome(failures=failures, note=note)
+        drawn: list[tuple[str, Change, list[ChangedRegion], bool | None]] = []
         for visits in track(pairs, total=len(pairs), description="Comparing"):
             try:
                 check_same_person(visits)

@@ -18,9 +18,8 @@ import json
 from monai_dpmm_ad.embedding.compact import COMPACT, compact_path
 
 VOLUMES = (1_000, 10_000, 100_000)
-#: of each backbone: core seconds of a slice's forward pass and of the rest of a volume; those of compact were measured
-#: with the one of 128 dimensions that shipped before
-SECONDS = {"ViT-S/14": (0.350, 2.7), "compact": (0.0190, 1.8)}
+#: of each backbone: core seconds of a slice's forward pass and of the rest of a volume, judging it by place included
+SECONDS = {"ViT-S/14": (0.149, 3.9), "compact": (0.0175, 3.5)}
 #: depth, width, tokens of a slice at 448
 VIT_S = (12, 384, 1025)
 _SIZE = 224  # of a slice that `compact` sees
@@ -73,13 +72,14 @@ def count_flops(depth: int, width: int, tokens: int) -> float:
 def estimate(options: argparse.Namespace, rates: dict[str, float], volumes: int) -> dict[str, float]:
     """Time, money and disk of a cohort."""
     other, mixture = rates["core s, everything else"], rates["core s, mixture"]
-    passes = 1 + options.held_out  # held-out scans are embedded, and mapped for the calibration
-    fit = volumes * (passes * (rates["core s, forward passes"] + other) + mixture) / 3600
-    infer = volumes * (rates["core s, forward passes"] + other) / 3600
+    forward, on_gpu = rates["core s, forward passes"], rates["GPU s, forward passes (assumed)"]
+    # Every slice of a fitted scan is embedded, some of a new one are mapped. Held-out scans are both.
+    infer = volumes * (options.mapped * forward + other) / 3600
+    fit = volumes * (forward + other + mixture) / 3600 + options.held_out * infer
     # Beside a GPU its cores read, preprocess and write while it computes: the slower of the two decides.
-    per_volume = max(rates["GPU s, forward passes (assumed)"], other / options.gpu_cores)
-    gpu_fit = volumes * (passes * per_volume + mixture / options.gpu_cores) / 3600
-    gpu_infer = volumes * per_volume / 3600
+    gpu_infer = volumes * max(options.mapped * on_gpu, other / options.gpu_cores) / 3600
+    gpu_fit = volumes * (max(on_gpu, other / options.gpu_cores) + mixture / options.gpu_cores) / 3600
+    gpu_fit += options.held_out * gpu_infer
     gib = volumes * (rates["MiB, embedding store"] + rates["MiB, maps and mask"]) / 1024
     return {
         "volumes": volumes,
@@ -101,6 +101,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", choices=list(SECONDS), default="ViT-S/14")
     parser.add_argument("--slices", type=int, default=150, help="with foreground, of a volume")
+    parser.add_argument("--mapped", type=float, default=0.5, help="share of them that a map looks at; 1 mm by place")
     parser.add_argument("--forward", type=float, help="core seconds of a slice's forward pass")
     parser.add_argument("--other", type=float, help="core seconds of a volume beside the forward passes")
     parser.add_argument("--patches", type=float, default=400, help="with foreground, of a slice")

@@ -5,13 +5,14 @@
 
 Brain phantoms of 1 mm voxels, or the scans that are named, are mapped by the command line's own way,
 ``commands.infer``: read, preprocess, network, inversion, thresholds, regions, files. Beside it, in turns: the bare
-bfloat16 passes of the very slices that are mapped, in the same batches, and (with ViT-S/14) a plain pipeline as the
-paper describes it: every axial slice, background too, resized to 448×448, a float32 pass of transformers, 1 − largest
-cosine to a component, bilinear upsampling, one file. Its time is that of every ``--stride``-th slice, scaled. The
-ViT-S/14 has random weights in DINOv2's shape: speed does not depend on their values. Prints a table and a JSON line:
-medians over the repeats of CPU and wall seconds and of their ratios, the steps' share of the CPU seconds, and how far
-scores of bfloat16 and float32 embeddings differ. "network's thread" is the ratio that the wall clock shows where
-another core is free for the rest: reading, preprocessing, inversion, thresholds, regions and files overlap with it.
+bfloat16 passes of all slices with foreground, of which a map judged by place looks at some, and (with ViT-S/14) a plain
+pipeline as the paper describes it: every axial slice, background too, resized to 448×448, a float32 pass of
+transformers, 1 − largest cosine to a component, bilinear upsampling, one file. Its time is that of every
+``--stride``-th slice, scaled. The ViT-S/14 has random weights in DINOv2's shape: speed does not depend on their values.
+Prints a table and a JSON line: medians over the repeats of CPU and wall seconds and of their ratios, the steps' share
+of the CPU seconds, and how far scores of bfloat16 and float32 embeddings differ. "network's thread" is the ratio that
+the wall clock shows where another core is free for the rest: reading, preprocessing, inversion, thresholds, regions and
+files overlap with it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F
+from monai.data import MetaTensor
 from monai.transforms import Invertd
 from plain_pipeline import BATCH, PlainPipeline, Seconds, stopwatch
 from torch import Tensor
@@ -50,7 +52,7 @@ from monai_dpmm_ad.handlers import ScanTable
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.network import anomaly_net as network_module
 from monai_dpmm_ad.network.inferer import VolumeInferer, iterate_slices
-from monai_dpmm_ad.ops.slices import extract_slices
+from monai_dpmm_ad.ops.slices import extract_slices, slice_step, voxel_sizes
 from monai_dpmm_ad.pretraining.checkpoints import export_backbone
 from monai_dpmm_ad.pretraining.model import build_backbone
 from monai_dpmm_ad.transforms import LoadScand, SaveScand, preprocess_scan
@@ -130,8 +132,10 @@ def measure(name: str, options: argparse.Namespace, scans: list[Path]) -> dict[s
     """Run everything in turns for one backbone."""
     bundle = prepare_bundle(name, options.out)
     with load_workflow(bundle, ["inference"], "inference", device="cpu") as workflow:
-        network = workflow.network
-    batches = [batch for scan in scans for batch in read_batches(network, scan)]
+        network, spacing = workflow.network, workflow.settings["slice_spacing"]
+    volumes = [preprocess_scan()({"image": str(scan), "name": "scan"})["image"] for scan in scans]
+    batches = [batch for volume in volumes for batch in take_batches(network, volume)]
+    seen = sum(len(images) for volume in volumes for images in take_batches(network, volume, spacing))
     run_bare(network.embedder, batches[:1])
     plain = PlainPipeline(network) if name != "compact" else None
     runs: dict[str, list[Seconds]] = defaultdict(list)
@@ -152,7 +156,7 @@ def measure(name: str, options: argparse.Namespace, scans: list[Path]) -> dict[s
         last = {key: {unit: round(seconds, 2) for unit, seconds in found[-1].items()} for key, found in runs.items()}
         print(f"{name}: {last}", file=sys.stderr, flush=True)
     processed = sum(len(batch) for batch in batches)
-    rows = {"slices": sum(nib.load(scan).shape[_axial(scan)] for scan in scans), "processed": processed}
+    rows = {"slices": sum(nib.load(scan).shape[_axial(scan)] for scan in scans), "processed": processed, "seen": seen}
     rows |= {key: {unit: _median(run[unit] for run in found) for unit in found[0]} for key, found in runs.items()}
     rows["ratio"] = {**_ratio(runs["inference"], runs["bare"]), "network's thread": _median(critical)}
     rows["shares"] = {step: _median(share[step] for share in steps) for step in steps[0]}
@@ -171,12 +175,12 @@ def infer(bundle: Path, scans: list[Path], results: Path) -> None:
         raise RuntimeError(f"not all scans were mapped: {outcome.failures}")
 
 
-def read_batches(network: AnomalyNet, scan: Path) -> list[Tensor]:
-    """The slices of a scan as the embedder gets them, in the batches of `infer`."""
-    volume = preprocess_scan()({"image": str(scan), "name": "scan"})["image"].as_tensor()
-    slices = extract_slices(volume, "axial")
+def take_batches(network: AnomalyNet, volume: MetaTensor, spacing: float | None = None) -> list[Tensor]:
+    """The slices of a volume as the embedder gets them, in the batches of `infer`; all, or those a spacing apart."""
+    slices = extract_slices(volume.as_tensor(), "axial")
     size = network.resized_shape(*slices.shape[-2:])
-    batches = [images for _, images, _ in iterate_slices(slices, BATCH, 1)]
+    step = slice_step(volume.shape[1:], voxel_sizes(volume, batched=False), "axial", spacing)
+    batches = [images for _, images, _ in iterate_slices(slices, BATCH, 1, step)]
     return [F.interpolate(images, size, mode="bilinear", antialias=True) for images in batches]
 
 
@@ -269,7 +273,7 @@ def _axial(scan: Path) -> int:
 def print_rows(name: str, rows: dict[str, Any]) -> None:
     """Print the table of one backbone."""
     slices, processed = rows["slices"], rows["processed"]
-    print(f"\n{name}: {slices} axial slices, {processed} with foreground")
+    print(f"\n{name}: {slices} axial slices, {processed} with foreground, {rows['seen']} looked at")
     for key, count in (("bare", processed), ("inference", slices), ("plain", slices)):
         if key in rows:
             cpu, wall = rows[key]["cpu"], rows[key]["wall"]

@@ -18,7 +18,7 @@ from monai_dpmm_ad.utils.files import read_json
 
 __all__ = ["BROUGHT", "EVALUATE", "FORMAT_VERSION", "INFERENCE", "OWN_EMBEDDER", "place_settings", "read_settings"]
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 INFERENCE = Path("configs") / "inference.json"
 EVALUATE = Path("configs") / "evaluate.json"
 #: ``embedder_name`` of a bundle that was handed on with its embedder: this folder, from the bundle's.
@@ -34,6 +34,7 @@ _MAX_BYTES = 4 * 2**20
 BROUGHT: dict[int, dict[str, Any]] = {
     3: {"normative": "off", "pooling": "top1pct", "false_positive_rate": 0.01},
     4: {"asymmetry": "off"},
+    5: {"slice_spacing": 0.0},
 }
 
 

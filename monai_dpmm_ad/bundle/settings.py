@@ -79,9 +79,8 @@ _MODEL = (
         "bundle is for scans of it", "model", commands=_FIT, metavar="NAME", unset="none",
     ),
     Setting("sites", None, "names of the fitted scans' sites; a fit with covariates finds them", "model", many=True),
-    # Without a normative map: how unusual a pixel's own intensity is, wherever it lies.
     Setting(
-        "intensity_tail", "none", "how unusual a pixel's own intensity is counts as well", "model",
+        "intensity_tail", "none", "without place: how unusual a pixel's own intensity is counts too", "model",
         choices=("none", "bright", "dark", "both"),
     ),
     Setting("intensity_weight", 1.0, "weight of that term", "model", kind=float, interval="[0, inf)"),
@@ -122,12 +121,16 @@ _MODEL = (
         choices=("log_density", "cosine", "euclidean", "mahalanobis"), commands=_BOTH,
     ),
     Setting(
-        "location_weight", 0.0, "weight of the patch's location beside its embedding", "model",
-        kind=float, interval="[0, inf)", commands=_FIT,
+        "location_weight", 0.0, "weight of the patch's location beside its embedding", "model", kind=float,
+        interval="[0, inf)", commands=_FIT,
     ),
     Setting(
-        "axes", ["axial"], "planes in which slices are cut; several are fused", "model",
-        many=True, choices=("axial", "coronal", "sagittal"), commands=_FIT, embeds=True,
+        "axes", ["axial"], "planes in which slices are cut; several are fused", "model", many=True,
+        choices=("axial", "coronal", "sagittal"), commands=_FIT, embeds=True,
+    ),
+    Setting(
+        "slice_spacing", None, "least distance of slices that are mapped, as a share of their longer side; 0: all",
+        "model", kind=float, interval="[0, 1]", commands=_FIT, metavar="SHARE", unset="1/64 by place",
     ),
     Setting("channels", 1, "3: each slice with its two neighbours", "model", kind=int, choices=(1, 3), embeds=True),
     Setting(

@@ -108,6 +108,8 @@ class InstanceCollector:
         max_patches: largest number of patches of an instance; more are drawn from at random.
         seed: of that draw.
         false_regions: of the mask, see there.
+        slice_spacing: of the slices that the mask comes from, see :class:`~monai_dpmm_ad.network.VolumeInferer`;
+            instances take all of theirs.
 
     Attributes:
         bags: for ``regions``, all foreground patches of each scan (at most ``max_patches``), by its name.
@@ -125,6 +127,7 @@ class InstanceCollector:
         max_patches: int = 2000,
         seed: int = 0,
         false_regions: float = 1.0,
+        slice_spacing: float | None = None,
     ) -> None:
         if kind not in KINDS:
             raise unknown_option("items", kind, KINDS)
@@ -132,6 +135,7 @@ class InstanceCollector:
             raise ValueError(f"`max_patches` must be at least 1, got {max_patches}.")
         self.network = network
         self.axes, self.channels, self.batch_size = tuple(axes), channels, batch_size
+        self.inferer = VolumeInferer(self.axes, batch_size, channels, slice_spacing)
         self.kind, self.min_volume, self.max_patches, self.seed = kind, min_volume, max_patches, seed
         flag = ScoreScand(network.calibration, rate, regions=network.regions, false_regions=false_regions)
         self._flag = Compose([JudgeByPlaced(network), flag])
@@ -217,8 +221,7 @@ class InstanceCollector:
     def _find_regions(self, image: MetaTensor) -> tuple[list[Region], Tensor, Tensor]:
         """Find the flagged regions on the preprocessed grid, with their label map and the anomaly map."""
         device = self.network.backbone_digest.device
-        inferer = VolumeInferer(self.axes, self.batch_size, self.channels)
-        maps = inferer(image[None].to(device), self.network)[0].cpu().as_subclass(Tensor)
+        maps = self.inferer(image[None].to(device), self.network)[0].cpu().as_subclass(Tensor)
         scan: Any = self._flag({"image": image, "pred": MetaTensor(maps, meta=image.meta)})
         maps, mask = (scan[key].as_subclass(Tensor)[0] for key in ("pred", "mask"))
         affine = np.asarray(image.affine, dtype=np.float64)

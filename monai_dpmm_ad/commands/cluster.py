@@ -100,7 +100,7 @@ def cluster(
             scans = ScanDataset(_abnormal(workflow.datalist), workflow.preprocessing)
         settings = {name: values[name] for name in ("axes", "channels", "batch_size")}
         settings |= {"max_patches": max_patches, "seed": seed}
-        mask = {"rate": values["false_positive_rate"], "false_regions": values["false_regions"]}
+        mask = {"rate": values["false_positive_rate"]} | {k: values[k] for k in ("false_regions", "slice_spacing")}
         _check_early(scans, items, num_clusters, paths, types)
         collector = InstanceCollector(network, kind=items, min_volume=values["min_region_volume"], **mask, **settings)
         chosen = _dataset_of_normals(normals, workflow.preprocessing) if normals else None

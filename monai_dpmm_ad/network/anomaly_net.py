@@ -23,6 +23,7 @@ from monai_dpmm_ad.network.intensity_tail import IntensityTail
 from monai_dpmm_ad.network.patch_mask import PrincipalMask
 from monai_dpmm_ad.network.upsampling import REFINEMENTS, refine_scores, upsample_scores
 from monai_dpmm_ad.normative import NormativeMap, RegionCalibration
+from monai_dpmm_ad.normative.combination import weigh_channels
 from monai_dpmm_ad.normative.covariates import Design
 from monai_dpmm_ad.normative.site import SiteField
 from monai_dpmm_ad.normative.trend_map import TrendMap
@@ -68,6 +69,7 @@ class AnomalyNet(Judging):
         group_by: ``"sex"``, ``"age"`` or ``"site"`` calibrates groups of people apart, see
             :class:`~monai_dpmm_ad.network.groups.Groups`; needs ``trend``.
         sites: names of the sites of the fitted scans, see :meth:`know_sites`; needs ``trend``.
+        axes: planes whose maps the normative map gets the mean of; that of several is more exact and has more weight.
 
     Example:
         >>> from monai_dpmm_ad.detectors import create_detector
@@ -102,6 +104,7 @@ class AnomalyNet(Judging):
         group_by: str = "none",
         site: str | None = None,
         sites: Sequence[str] | None = None,
+        axes: Sequence[str] = ("axial",),
     ) -> None:
         super().__init__()
         if image_size < embedder.patch_size:
@@ -136,7 +139,7 @@ class AnomalyNet(Judging):
                     f"{intensity_tail}. Choose `intensity_side`, or `normative` off."
                 )
             self.normative = (NormativeMap if trend == "off" else TrendMap)(
-                "deformed" if frame == "auto" else frame, intensity_side, asymmetry=asymmetry
+                "deformed" if frame == "auto" else frame, intensity_side, weigh_channels(len(axes)), asymmetry=asymmetry
             )
             self.normative.site = None if site is None else SiteField()
         self.regions = RegionCalibration()

@@ -13,7 +13,7 @@ from monai.utils import convert_to_dst_type
 from torch import Tensor
 
 from monai_dpmm_ad.calibration.drift import PatchSummary, summarise_scan
-from monai_dpmm_ad.ops.slices import extract_slices, pixel_aspect, voxel_sizes
+from monai_dpmm_ad.ops.slices import blend_slices, extract_slices, pixel_aspect, slice_step, thin_slices, voxel_sizes
 from monai_dpmm_ad.transforms.slices import stack_neighbours
 
 __all__ = ["VolumeInferer", "iterate_slices"]
@@ -29,6 +29,8 @@ class VolumeInferer(Inferer):
         axes: which of ``axial``, ``coronal``, ``sagittal``; several are averaged.
         batch_size: slices in one forward pass.
         channels: 1, or 3 for a slice with its two neighbours.
+        slice_spacing: least distance of the slices that the network sees, as a share of the longer side of a slice; the
+            maps of those between are interpolated. None and 0 show it every slice.
 
     Example:
         >>> inferer = VolumeInferer(axes=("axial", "coronal"))
@@ -36,12 +38,19 @@ class VolumeInferer(Inferer):
         torch.Size([1, 1, 6, 5, 4])
     """
 
-    def __init__(self, axes: Sequence[str] = ("axial",), batch_size: int = 8, channels: int = 1) -> None:
+    def __init__(
+        self,
+        axes: Sequence[str] = ("axial",),
+        batch_size: int = 8,
+        channels: int = 1,
+        slice_spacing: float | None = None,
+    ) -> None:
         if not axes:
             raise ValueError("`axes` must name at least one axis, got none.")
         self.axes = tuple(axes)
         self.batch_size = batch_size
         self.channels = channels
+        self.slice_spacing = slice_spacing
 
     def __call__(
         self, inputs: Tensor, network: Callable[..., Any], *args: Any, summarise: bool = False, **kwargs: Any
@@ -114,10 +123,17 @@ class VolumeInferer(Inferer):
         for axis in self.axes:
             slices, maps = extract_slices(volume, axis), extract_slices(total, axis)
             pixels = _shape_of_pixels(sizes, axis)
-            for index, images, positions in iterate_slices(slices, self.batch_size, self.channels):
+            step = slice_step(volume.shape[1:], sizes, axis, self.slice_spacing)
+            last: tuple[int, Tensor] | None = None
+            for index, images, positions in iterate_slices(slices, self.batch_size, self.channels, step):
                 part, found = _call(network, images, positions, pixels, summarise)
                 maps[index] += part
                 summaries += found
+                for here in zip(index.tolist(), part, strict=True) if step > 1 else ():
+                    _fill(maps, slices, last, here)
+                    last = here
+            if last is not None:
+                _fill(maps, slices, last, None)
         if len(self.axes) > 1:
             total /= len(self.axes)
         return summaries
@@ -137,19 +153,32 @@ def _shape_of_pixels(sizes: Tensor, axis: str) -> dict[str, float]:
     return {} if aspect == 1 else {"aspect": aspect}
 
 
-def iterate_slices(slices: Tensor, batch_size: int, channels: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _fill(maps: Tensor, slices: Tensor, one: tuple[int, Tensor] | None, two: tuple[int, Tensor] | None) -> None:
+    """Add to ``maps`` those of the slices between two that the network has seen, or before or after one of them."""
+    seen = [part for part in (one, two) if part is not None]
+    numbers, own = [number for number, _ in seen], torch.stack([part for _, part in seen])
+    for number in range(0 if one is None else one[0] + 1, len(slices) if two is None else two[0]):
+        distances = [abs(number - other) for other in numbers]
+        maps[number] += blend_slices(own, slices[numbers] > 0, distances, slices[number] > 0)
+
+
+def iterate_slices(
+    slices: Tensor, batch_size: int, channels: int, step: int = 1
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield batches of the slices that have foreground.
 
     Args:
         slices: ``(n, 1, H, W)``.
         batch_size: largest number of slices in a batch.
         channels: 1, or 3 for neighbouring slices.
+        step: 1 for every slice, n for every n-th.
 
     Yields:
         Index of the slices ``(b,)``, images ``(b, channels, H, W)``, relative positions ``(b,)`` in [0, 1].
     """
     positions = (torch.arange(len(slices), device=slices.device) + 0.5) / len(slices)
-    chosen = (slices > 0).flatten(1).any(1).nonzero().squeeze(1)
+    filled = (slices > 0).flatten(1).any(1).nonzero().squeeze(1).tolist()
+    chosen = torch.tensor(thin_slices(filled, step), dtype=torch.int64, device=slices.device)
     for start in range(0, len(chosen), batch_size):
         index = chosen[start : start + batch_size]
         yield index, torch.stack([stack_neighbours(slices, int(i), channels) for i in index]), positions[index]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from monai_dpmm_ad.errors import unknown_option
 
-__all__ = ["REGION_THRESHOLD", "SIDES", "combine", "surprise", "take_side"]
+__all__ = ["REGION_THRESHOLD", "SIDES", "combine", "surprise", "take_side", "weigh_channels"]
 
 #: Which deviations of intensity count.
 SIDES = ("both", "bright", "dark", "off")
@@ -39,6 +39,17 @@ def surprise(z: Tensor) -> Tensor:
         z: any shape.
     """
     return -torch.special.log_ndtr(-z.clamp_min(_LOWEST)) / math.log(10)
+
+
+def weigh_channels(planes: int) -> tuple[float, float, float]:
+    """Weights of the detector and of the intensity at the finer and the coarser scale.
+
+    Chosen on the part *choose* of ``benchmarks/normative.py``, for one plane and for three.
+
+    Args:
+        planes: how many the detector's map is the mean of.
+    """
+    return (1.25 if planes == 1 else 1.75), 0.7, 0.5
 
 
 def combine(channels: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from monai_dpmm_ad.errors import NotFittedError, unknown_option
 from monai_dpmm_ad.normative.asymmetry import Asymmetry
 from monai_dpmm_ad.normative.atlas import Atlas
-from monai_dpmm_ad.normative.combination import SIDES, combine, take_side
+from monai_dpmm_ad.normative.combination import SIDES, combine, take_side, weigh_channels
 from monai_dpmm_ad.normative.covariates import Traits
 from monai_dpmm_ad.normative.deformation import deform
 from monai_dpmm_ad.normative.frame import FRAMES, Frame
@@ -79,7 +79,7 @@ class NormativeMap(nn.Module):
         self,
         frame: str = "deformed",
         side: str = "both",
-        weights: tuple[float, float, float] = (1.25, 0.7, 0.5),
+        weights: tuple[float, float, float] = weigh_channels(1),
         least_quality: float = 0.8,
         asymmetry: str = "off",
     ) -> None:

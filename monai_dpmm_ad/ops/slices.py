@@ -9,13 +9,24 @@ show it, by a permutation alone: no flip, no interpolation, hence an exact inver
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from monai_dpmm_ad.errors import unknown_option
 
-__all__ = ["AXES", "assemble_slices", "extract_slices", "pixel_aspect", "voxel_sizes"]
+__all__ = [
+    "AXES",
+    "assemble_slices",
+    "blend_slices",
+    "extract_slices",
+    "pixel_aspect",
+    "slice_step",
+    "thin_slices",
+    "voxel_sizes",
+]
 
 #: Permutation of (C, P, L, I) that makes (slice, C, rows, columns) of each axis.
 AXES: dict[str, tuple[int, int, int, int]] = {
@@ -27,6 +38,7 @@ AXES: dict[str, tuple[int, int, int, int]] = {
 
 #: What rounding leaves of square pixels must not resize a slice by one pixel.
 _NEARLY_SQUARE = 0.02
+_ROUNDING = 1e-6
 
 
 def voxel_sizes(image: Tensor, batched: bool = True) -> Tensor:
@@ -68,6 +80,70 @@ def pixel_aspect(sizes: Tensor, axis: str) -> float:
     if not (height > 0 and width > 0 and math.isfinite(height / width)):
         return 1.0
     return 1.0 if abs(height / width - 1) < _NEARLY_SQUARE else height / width
+
+
+def slice_step(shape: Sequence[int], sizes: Tensor, axis: str, spacing: float | None) -> int:
+    """Return how many slices further along an axis the next one is that tells something new.
+
+    Args:
+        shape: ``(P, L, I)`` of the volume.
+        sizes: ``(3,)`` voxel sizes, in mm.
+        axis: "axial", "coronal" or "sagittal".
+        spacing: least distance of two slices, as a share of the longer side of a slice; None and 0 take every one.
+
+    Returns:
+        The step, 1 or more; 1 where a size is not positive.
+
+    Example:
+        >>> import torch
+        >>> [slice_step((180, 150, 90), torch.tensor([1.0, 1.0, depth]), "axial", 0.02) for depth in (0.5, 1, 2, 5)]
+        [7, 3, 1, 1]
+    """
+    if not spacing:
+        return 1
+    across, rows, columns = (_permutation(axis)[dim] - 1 for dim in (0, 2, 3))
+    longer, depth = max(shape[dim] * float(sizes[dim]) for dim in (rows, columns)), float(sizes[across])
+    steps = spacing * longer / depth if depth > 0 else 1.0
+    return max(1, math.floor(steps + _ROUNDING)) if math.isfinite(steps) else 1
+
+
+def thin_slices(candidates: Sequence[int], step: int) -> list[int]:
+    """Take every ``step``-th of slices, so that as many are left out at either end.
+
+    Example:
+        >>> thin_slices(range(10, 18), 3)
+        [10, 13, 16]
+    """
+    return list(candidates[(len(candidates) - 1) % step // 2 :: step])
+
+
+def blend_slices(maps: Tensor, inside: Tensor, distances: Sequence[float], foreground: Tensor) -> Tensor:
+    """Map of a slice from those of its neighbours, each with a weight of one over its distance.
+
+    Args:
+        maps: ``(k, C, rows, columns)``, of the neighbours.
+        inside: same shape, Boolean, their foreground: beyond it their maps say nothing.
+        distances: k, of the neighbours from the slice.
+        foreground: ``(C, rows, columns)``, Boolean, of the slice itself.
+
+    Returns:
+        ``(C, rows, columns)``, 0 outside the foreground; where no neighbour has foreground the mean of what is near.
+
+    Example:
+        >>> maps = torch.tensor([[[[1.0, 2.0]]], [[[4.0, 0.0]]]])
+        >>> blend_slices(maps, maps > 0, [1, 2], torch.tensor([[[True, True]]]))
+        tensor([[[2., 2.]]])
+    """
+    weights = inside.to(maps) / torch.tensor(distances).to(maps)[:, None, None, None]
+    total, weight = (weights * maps).sum(0), weights.sum(0)
+    blended = torch.where(weight > 0, total / torch.where(weight > 0, weight, 1), 0)
+    missing, reach = foreground & (weight <= 0), 1
+    while bool(missing.any()) and reach < 2 * max(maps.shape[-2:]):
+        near, share = (F.avg_pool2d(part[None], 2 * reach + 1, 1, reach)[0] for part in (total, weight))
+        found = missing & (share > 0)
+        blended = torch.where(found, near / torch.where(found, share, 1), blended)
+        missing, reach = missing & ~found, 2 * reach
+    return torch.where(foreground, blended, 0)
 
 
 def extract_slices(volume: Tensor, axis: str) -> Tensor:

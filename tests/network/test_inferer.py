@@ -81,6 +81,41 @@ def test_a_scan_without_foreground_has_no_summary() -> None:
     assert summaries == [None]
 
 
+def slab_means(images: Tensor, positions: Tensor) -> Tensor:
+    """Each slice has its own height everywhere."""
+    return (images > 0) * (10 * positions[:, None, None, None])
+
+
+def test_maps_between_the_slices_that_are_seen_are_interpolated() -> None:
+    scan = MetaTensor(torch.ones(1, 1, 8, 6, 10), affine=torch.diag(torch.tensor([3.0, 3.0, 1.0, 1.0])))
+    seen: list[float] = []
+
+    def network(images: Tensor, positions: Tensor, **_: float) -> Tensor:
+        seen.extend(positions.tolist())
+        return slab_means(images, positions)
+
+    profile = VolumeInferer(batch_size=2, slice_spacing=1 / 8)(scan, network)[0, 0, 3, 3]
+    torch.testing.assert_close(torch.tensor(seen), torch.tensor([0.05, 0.35, 0.65, 0.95]))
+    torch.testing.assert_close(profile.as_subclass(Tensor), torch.arange(0.5, 10))
+
+
+@pytest.mark.parametrize("axes", [["axial"], ["axial", "coronal", "sagittal"]])
+def test_slices_left_out_change_no_constant_map_and_no_background(axes: list[str]) -> None:
+    scan = torch.zeros(1, 1, 20, 16, 12)
+    for depth in range(1, 12):  # a cone: slices have pixels that none of their neighbours has
+        scan[..., 10 - depth // 2 : 10 + depth, 8 - depth // 2 : 8 + depth // 2 + 1, depth] = 1
+    maps = VolumeInferer(axes, 4, slice_spacing=0.3)(scan, lambda images, positions, **_: 7.0 * (images > 0))
+    torch.testing.assert_close(maps, 7 * scan)
+
+
+def test_an_empty_slice_between_stays_empty_and_ends_take_the_nearest() -> None:
+    scan = torch.ones(1, 1, 10, 10, 8)
+    scan[..., 3] = 0
+    maps = VolumeInferer(slice_spacing=0.4)(scan, lambda images, positions: images * positions[:, None, None, None])
+    profile = maps[0, 0, 5, 5]
+    torch.testing.assert_close(profile, torch.tensor([1.5, 1.5, 2.5, 0.0, 4.5, 5.5, 6.5, 6.5]) / 8)
+
+
 def test_no_axis_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one axis"):
         VolumeInferer([])

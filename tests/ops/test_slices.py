@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monai_dpmm_ad.ops.slices import AXES, assemble_slices, extract_slices
+from monai_dpmm_ad.ops.slices import AXES, assemble_slices, blend_slices, extract_slices, slice_step, thin_slices
 
 sizes = st.integers(1, 6)
 
@@ -56,3 +58,43 @@ def test_wrong_number_of_dimensions():
         extract_slices(torch.zeros(2, 2, 2), "axial")
     with pytest.raises(ValueError, match="`slices` must have shape"):
         assemble_slices(torch.zeros(2, 2, 2), "axial")
+
+
+@pytest.mark.parametrize(("spacing", "axial", "sagittal"), [(None, 1, 1), (0, 1, 1), (0.05, 5, 1), (1.0, 100, 20)])
+def test_the_step_keeps_the_distance_in_mm(spacing, axial, sagittal):
+    shape, sizes = (50, 10, 80), torch.tensor([2.0, 5.0, 1.0])  # slices of 100 × 50 and 100 × 80 mm
+    assert slice_step(shape, sizes, "axial", spacing) == axial
+    assert slice_step(shape, sizes, "sagittal", spacing) == sagittal
+
+
+@pytest.mark.parametrize("depth", [0.0, float("nan"), float("inf")])
+def test_every_slice_is_taken_where_sizes_are_senseless(depth):
+    assert slice_step((5, 5, 5), torch.tensor([1.0, 1.0, depth]), "axial", 0.5) == 1
+
+
+@given(number=st.integers(0, 40), step=st.integers(1, 50))
+def test_thinned_slices_leave_less_than_a_step_at_either_end(number, step):
+    kept = thin_slices(range(number), step)
+    assert bool(kept) == bool(number)
+    if kept:
+        ends = kept[0], number - 1 - kept[-1]
+        assert max(ends) < step
+        assert abs(ends[0] - ends[1]) <= 1
+        assert all(b - a == step for a, b in itertools.pairwise(kept))
+
+
+@given(seed=st.integers(0, 99), distance=st.integers(1, 5))
+def test_a_blend_stays_between_its_neighbours(seed, distance):
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.rand(2, 1, 7, 9, generator=generator) + 1
+    inside = torch.rand(2, 1, 7, 9, generator=generator) < 0.4
+    inside[0, 0, 3, 3] = True
+    foreground = torch.rand(1, 7, 9, generator=generator) < 0.8
+    blended = blend_slices(maps * inside, inside, [distance, 1], foreground)
+    known = maps[inside]
+    assert not blended[~foreground].any()
+    assert (blended[foreground] >= known.min() - 1e-5).all()
+    assert (blended[foreground] <= known.max() + 1e-5).all()
+    both = inside.all(0) & foreground
+    expected = (maps[0] + distance * maps[1]) / (1 + distance)
+    torch.testing.assert_close(blended[both], expected[both])

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,7 +32,8 @@ from monai_dpmm_ad.normative.lattice import Lattice
 from monai_dpmm_ad.reporting.changes import MOST_SHOWN, plot_changes
 from monai_dpmm_ad.transforms import output_path
 from monai_dpmm_ad.transforms.save import write_map
-from monai_dpmm_ad.utils.files import write_csv
+from monai_dpmm_ad.utils.extras import import_extra
+from monai_dpmm_ad.utils.files import remove_file, write_csv
 from monai_dpmm_ad.utils.progress import track
 
 if TYPE_CHECKING:
@@ -137,7 +138,8 @@ def compare(
     choice: dict[str, Any] = {
         name: overrides[name] for name in ("suffix", "pattern", "participant_label") if name in overrides
     }
-    dicom = bool(overrides.pop("dicom", False))
+    if dicom := bool(overrides.pop("dicom", False)):
+        import_extra("highdicom", "dicom")  # a missing package is said before the long work
     tables = overrides.pop("covariates", None), bool(overrides.pop("participants", False))
     make_absolute(overrides, "regions")
     choice.setdefault("suffix", read_settings(bundle)["sequences"] if is_fitted(bundle) else None)
@@ -158,13 +160,14 @@ def compare(
             people, missing = find_healthy(healthy, bundle, choice)
             failures += missing
             calibration, note = observe_healthy(model, tell(people), folder, failures)
-        outcome, drawn = CompareOutcome(failures=failures, note=note), []
+        outcome = CompareOutcome(failures=failures, note=note)
+        drawn: list[tuple[str, Change, list[ChangedRegion], bool | None]] = []
         for visits in track(pairs, total=len(pairs), description="Comparing"):
             try:
                 check_same_person(visits)
                 first, second = (model.predict_item(item, keep_images=True) for item in (visits.before, visits.after))
                 pair = compare_results(visits.name, first, second, calibration, false_regions)
-                _save(folder, pair, first, dicom)
+                pair = _save(folder, pair, first, dicom)
             except SCAN_ERRORS as error:
                 outcome.failures.append(describe_failure({"name": visits.name, "image": visits.after["image"]}, error))
                 continue
@@ -217,7 +220,8 @@ def compare_results(
     return ComparedPair(name, regions, signed, kinds.astype(np.uint8), after_map, change, in_range, warning, people)
 
 
-def _save(folder: Path, pair: ComparedPair, before: AnomalyResult, dicom: bool) -> None:
+def _save(folder: Path, pair: ComparedPair, before: AnomalyResult, dicom: bool) -> ComparedPair:
+    """Write a pair's maps; that there is no DICOM output, an extra, is a warning of the pair."""
     meta = {**before.scan["pred"].meta, "name": pair.name}
     source = str(meta["filename_or_obj"])
     maps: dict[str, NDArray[Any]] = {
@@ -228,16 +232,18 @@ def _save(folder: Path, pair: ComparedPair, before: AnomalyResult, dicom: bool) 
     }
     for postfix, values in maps.items():
         write_map(output_path(folder, pair.name, postfix, source), values, meta)
-    if dicom:
-        from monai_dpmm_ad.transforms.save_dicom import save_segmentation
+    if not dicom:
+        return pair
+    from monai_dpmm_ad.transforms.save_dicom import save_segmentation
 
-        save_segmentation(
-            output_path(folder, pair.name, "changed", source, ".dcm"),
-            pair.mask,
-            meta,
-            [kind.capitalize() for kind in KINDS],
-            pair.in_range,
-        )
+    path, names = output_path(folder, pair.name, "changed", source, ".dcm"), [kind.capitalize() for kind in KINDS]
+    try:
+        save_segmentation(path, pair.mask, meta, names, pair.in_range)
+    except ScanError as error:
+        remove_file(path, source)  # an earlier run's
+        note = f"No DICOM mask was written: {error.path} {error.reason}."
+        return replace(pair, warning=" ".join(filter(None, [pair.warning, note])))
+    return pair
 
 
 def _describe(visits: Visits, pair: ComparedPair) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def observe_healthy(
         except ScanError as error:
             if failures is None:
                 raise
-            unusable.append(describe_failure(group[0], error))
+            unusable.append(describe_failure({"name": name, "image": group[0]["image"]}, error))
             continue
         calibration.update(name, statistics)
         peaks[name] = sorted(statistics.tolist(), reverse=True)

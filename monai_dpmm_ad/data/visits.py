@@ -123,7 +123,9 @@ def _by_subject(items: Sequence[Item]) -> dict[str, Item]:
     if several:
         found = [str(first_file(item)) for item, subject in zip(items, subjects, strict=True) if subject == several[0]]
         raise ScanError(
-            found[1], f"is of the same subject and visit as {found[0]}: choose one with --suffix or --pattern"
+            found[1],
+            f"is of the same subject and visit as {found[0]}: choose one with --suffix or --pattern, or name pairs "
+            "in a --table",
         )
     return {str(subject): item for item, subject in zip(items, subjects, strict=True)}
 

@@ -166,7 +166,13 @@ def test_in_python(bundle: Path, visits: Path) -> None:
     )
 
 
-def test_dicom_visits(bundle: Path, visits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dicom_visits(
+    bundle: Path,
+    visits: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pydicom = pytest.importorskip("pydicom")
     pytest.importorskip("highdicom")
     scan = nib.load(visits / "before" / "sub-1.nii.gz")
@@ -182,6 +188,16 @@ def test_dicom_visits(bundle: Path, visits: Path, tmp_path: Path, capsys: pytest
     written = pydicom.dcmread(path)
     assert [segment.SegmentLabel for segment in written.SegmentSequence] == ["New", "Grown", "Shrunk", "Gone"]
     assert written.SeriesDescription == "Anomaly mask, OUTSIDE OF WHAT WAS FITTED"
+
+    def refuse(path: Path, *rest: object) -> None:
+        raise ScanError(path, "is an enhanced multi-frame file, to which DICOM outputs do not refer yet")
+
+    monkeypatch.setattr("monai_dpmm_ad.transforms.save_dicom.save_segmentation", refuse)
+    assert main([*map(str, [*command, tmp_path / "three", "--out", tmp_path / "extra", "--dicom"])]) == 0
+    (pair,) = read(tmp_path / "extra" / "pairs.csv")
+    assert "No DICOM mask was written: " in pair["warning"]
+    assert pair["warning"].endswith("is an enhanced multi-frame file, to which DICOM outputs do not refer yet.")
+    assert len(list((tmp_path / "extra").glob("*.nii.gz"))) == 4
 
 
 def test_pictures_are_refused_before_they_are_mapped(picture_bundle: Path, visits: Path, tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ _OF_A_RUN = (
         "section", "test", "section of a datalist, BMAD tree", "run", optional=True, commands=_ALL_RUNS, outputs=False,
     ),
     Setting(
-        "suffix", None, "of the files in folders only those whose names end in it; several: a scan's sequences", "both",
+        "suffix", None, "of folders only images or series whose names end in it; several: a scan's sequences", "both",
         many=True, commands=("fit", *_MASKS), outputs=False, unset="all, or the bundle's sequences",
     ),
     Setting(

@@ -6,16 +6,21 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections import defaultdict
+import shlex
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from monai_dpmm_ad.data.gate import LeftOut
 from monai_dpmm_ad.data.paths import scan_stem
+from monai_dpmm_ad.data.subjects import first_file, name_subject
 from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import ScanError
 
-__all__ = ["check_one_kind", "choose_items", "is_wanted", "take_once"]
+__all__ = ["SERIES_KIND", "check_one_kind", "check_one_series", "choose_items", "is_wanted", "take_once"]
+
+#: What an item of a DICOM series carries until it is chosen: its description, else the name of its folder.
+SERIES_KIND = "series_kind"
 
 _BIDS = re.compile(r"^sub-[a-z0-9]+(?:_[a-z0-9]+-[a-z0-9+]+)*_([a-z0-9]+)$", re.IGNORECASE)
 _MOST_KINDS = 24
@@ -33,7 +38,7 @@ def choose_items(items: Sequence[Item], suffix: str | None) -> tuple[list[Item],
     """Take the images whose name ends in a suffix, the last word of a name in BIDS: ``T1w``, ``FLAIR``.
 
     Args:
-        items: each with one file.
+        items: each with one file, or a DICOM series: of it description, folder or file may end so.
         suffix: None takes all.
 
     Returns:
@@ -44,11 +49,16 @@ def choose_items(items: Sequence[Item], suffix: str | None) -> tuple[list[Item],
     wanted = suffix.lower().lstrip("_")
     chosen, left_out = [], []
     for item in items:
-        stem = scan_stem(item["image"]).lower()
-        if stem == wanted or stem.endswith(f"_{wanted}"):
+        path = first_file(item)
+        names = [scan_stem(path)]
+        reason = f"does not end in _{suffix}"
+        if kind := item.get(SERIES_KIND):
+            names += [kind] if path.is_dir() else [kind, path.parent.name]
+            reason = f"is the series {kind}, not {suffix}"
+        if any(f"_{name.lower()}".endswith(f"_{wanted}") for name in names):
             chosen.append(item)
         else:
-            left_out.append(LeftOut(item["image"], "other suffixes", f"does not end in _{suffix}", True))
+            left_out.append(LeftOut(str(path), "other suffixes", reason, True))
     return chosen, left_out
 
 
@@ -81,6 +91,40 @@ def check_one_kind(folder: Path, items: Sequence[Item], suffix: str | None, patt
     raise ScanError(
         folder,
         f"holds {len(counts)} kinds of image: {listed}; choose one with --suffix {first}, or by name with --pattern",
+    )
+
+
+def check_one_series(items: Sequence[Item]) -> None:
+    """Refuse several kinds of DICOM series of each patient.
+
+    Descriptions are free text, and scanners word them differently: kinds are those that lie beside others in two
+    patients or more. Folders with a number for a name are no kinds.
+
+    Args:
+        items: a datalist; what is no series is passed over.
+
+    Raises:
+        ScanError: with the list of what there is.
+    """
+    kinds: dict[str, set[str]] = defaultdict(set)
+    counts: Counter[str] = Counter()
+    series = [item for item in items if not item.get(SERIES_KIND, "0").isdigit()]
+    for item in series:
+        kind = item[SERIES_KIND].lower()
+        kinds[name_subject(item) or str(first_file(item).parent)].add(kind)
+        counts[kind] += 1
+    beside = Counter(kind for found in kinds.values() if len(found) > 1 for kind in found)
+    recurring = sorted(kind for kind, count in beside.items() if count > 1)
+    if len(recurring) < 2:
+        return
+    listed = [f"{kind} ({counts[kind]})" for kind in recurring[:_MOST_KINDS]]
+    others = len(series) - sum(counts[kind] for kind in recurring[:_MOST_KINDS])
+    listed += [f"others ({others})"] if others else []
+    raise ScanError(
+        os.path.commonpath([first_file(item).absolute() for item in series]),
+        f"holds {len(recurring)} kinds of series of each patient: {', '.join(listed)}; "
+        f"choose one by its description or folder with --suffix {shlex.quote(recurring[0])}, or by its path with "
+        "--pattern; --pattern '*' takes all",
     )
 
 

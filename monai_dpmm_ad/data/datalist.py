@@ -12,7 +12,7 @@ from typing import Any
 
 from monai_dpmm_ad.data.bids import choose_people
 from monai_dpmm_ad.data.bmad import canonical_section, count_sections, find_tree, read_tree
-from monai_dpmm_ad.data.choice import take_once
+from monai_dpmm_ad.data.choice import SERIES_KIND, check_one_series, take_once
 from monai_dpmm_ad.data.dataset import ScanFailure
 from monai_dpmm_ad.data.dicom_series import find_series
 from monai_dpmm_ad.data.folders import search_folder
@@ -165,6 +165,8 @@ def find_scans(
         found.left_out += others
     if spatial_dims is not None:
         _keep_dims(found, spatial_dims)
+    if suffix is None and pattern is None:
+        _refuse_kinds(found)
     names = unique_names([_name_parts(item) for item in found.items])
     found.items = [
         {**{key: value for key, value in item.items() if key not in _INTERNAL}, "name": name}
@@ -211,7 +213,7 @@ def add_regions(items: Sequence[Item], atlas: str | os.PathLike | None) -> list[
     return [dict(item) if atlas is None else {"regions": os.fspath(atlas), **item} for item in items]
 
 
-_INTERNAL = ("series", "named")  # what an item carries while names are given
+_INTERNAL = ("series", "named", SERIES_KIND)  # what an item carries while names are given
 
 
 def _search(
@@ -246,6 +248,15 @@ def _search_tree(
         wanted = None if section is None else canonical_section(section)
         return read_image_folders(path, folders, wanted, suffix)
     return *search_folder(path, kind, suffix, pattern), {}
+
+
+def _refuse_kinds(found: Found) -> None:
+    """Take no DICOM series where they are of several kinds."""
+    try:
+        check_one_series(found.items)
+    except ScanError as error:
+        found.failures.append(error)
+        found.items = [item for item in found.items if SERIES_KIND not in item]
 
 
 def _judge_named(item: Item) -> LeftOut | None:

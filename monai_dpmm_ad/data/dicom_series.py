@@ -14,6 +14,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from monai_dpmm_ad.data.choice import SERIES_KIND
 from monai_dpmm_ad.data.dicom_reader import DicomSeriesReader
 from monai_dpmm_ad.data.gate import LeftOut, judge_dicom
 from monai_dpmm_ad.data.limits import DEFAULT_MAX_BYTES, open_in_memory
@@ -74,8 +75,8 @@ def find_series(files: Sequence[Path]) -> tuple[list[Item], list[LeftOut]]:
         files: all DICOM files below one path.
 
     Returns:
-        Items (``image``: the folder where it holds nothing else, else the file or files; ``subject``; ``name``) by
-        their first files, and what is no patient image.
+        Items (``image``: the folder where it holds nothing else, else the file or files; ``subject``; ``name``; until
+        scans are chosen ``series`` and ``series_kind``) by their first files, and what is no patient image.
     """
     slices: list[_Slice] = []
     left_out: list[LeftOut] = []
@@ -158,6 +159,7 @@ def _item(group: Sequence[_Slice], alone: bool) -> Item:
     if subject := _subject(first):
         item["subject"] = subject
     item["series"] = hashlib.sha256((first.text("SeriesInstanceUID") or members[0]).encode()).hexdigest()[:8]
+    item[SERIES_KIND] = " ".join(first.text("SeriesDescription").split()) or first.path.absolute().parent.name
     item["name"] = _name(first, alone=len(group) == 1)
     return item
 

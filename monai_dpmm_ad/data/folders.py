@@ -65,7 +65,8 @@ def search_folder(
     check_one_kind(folder, items, suffix, pattern)
     if kind in ("auto", "dicom"):
         series, others = _search_dicom(folder, files)
-        items, left_out = items + series, left_out + others
+        chosen, other_kinds = choose_items(series, suffix)
+        items, left_out = items + chosen, left_out + others + other_kinds
     items += [{"image": path} for path in unreadable]  # which fail on their own, with their names
     if not items:
         raise ScanError(folder, "is an empty folder" if not files else f"holds no images{_detail(left_out)}")

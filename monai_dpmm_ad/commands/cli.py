@@ -73,7 +73,7 @@ def _run(options: dict[str, Any], raised: Sequence[KeyboardInterrupt]) -> int:
             return 1
     if interrupt is None:
         return status
-    LOG.warning(_CONTINUES if command in _CONTINUE else _BEGINS_AGAIN)
+    LOG.warning(_CONTINUES if command in _CONTINUE and not options.get("site") else _BEGINS_AGAIN)
     return exit_status(interrupt)
 
 
@@ -312,7 +312,7 @@ _RUNNERS: dict[str, Callable[[dict[str, Any]], int]] = {
     "embedders": _embedders,
 }
 
-#: Commands that go on where they were interrupted; the others leave nothing half, and begin again.
+#: Commands that go on where they were interrupted, but fit --site; the others leave nothing half, and begin again.
 _CONTINUE = ("demo", "fit", "infer", "benchmark", "pretrain")
 
 

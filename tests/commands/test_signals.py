@@ -84,6 +84,14 @@ def test_a_signal_ends_a_command(
     assert capsys.readouterr().err == f"interrupted; the same command {what_next}\n"
 
 
+def test_the_learning_of_a_site_begins_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(cli._RUNNERS, "fit", lambda options: signal.raise_signal(signal.SIGTERM))
+    assert cli.main(["fit", *ARGUMENTS["fit"], "--update", "x", "--site", "north"]) == 143
+    assert capsys.readouterr().err == "interrupted; the same command begins again\n"
+
+
 def test_a_signal_before_the_command_begins(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,6 +34,7 @@ from monai_dpmm_ad.transforms import output_path
 from monai_dpmm_ad.transforms.save import write_map
 from monai_dpmm_ad.utils.extras import import_extra
 from monai_dpmm_ad.utils.files import remove_file, write_csv
+from monai_dpmm_ad.utils.outputs import OutputFolder
 from monai_dpmm_ad.utils.progress import track
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["CompareOutcome", "ComparedPair", "compare", "compare_results", "observe_healthy"]
 
 TABLES = ("changes.csv", "changes.json", "pairs.csv", "healthy_pairs.json", "failures.csv", "changes.png")
+MAPS = ("change", "changed", "before_anomaly", "after_anomaly")
 _WHICH = ("First", "Second")
 _FEW = "no healthy scans were given, so regions have no p-values and begin at a fixed level; give --healthy"
 
@@ -169,6 +171,7 @@ def compare(
                 pair = compare_results(visits.name, first, second, calibration, false_regions)
                 pair = _save(folder, pair, first, dicom)
             except SCAN_ERRORS as error:
+                _discard_maps(folder, visits)
                 outcome.failures.append(describe_failure({"name": visits.name, "image": visits.after["image"]}, error))
                 continue
             outcome.changes[pair.name] = pair.regions
@@ -224,13 +227,8 @@ def _save(folder: Path, pair: ComparedPair, before: AnomalyResult, dicom: bool) 
     """Write a pair's maps; that there is no DICOM output, an extra, is a warning of the pair."""
     meta = {**before.scan["pred"].meta, "name": pair.name}
     source = str(meta["filename_or_obj"])
-    maps: dict[str, NDArray[Any]] = {
-        "change": pair.change,
-        "changed": pair.mask,
-        "before_anomaly": before.map,
-        "after_anomaly": pair.after_map,
-    }
-    for postfix, values in maps.items():
+    maps: tuple[NDArray[Any], ...] = (pair.change, pair.mask, before.map, pair.after_map)
+    for postfix, values in zip(MAPS, maps, strict=True):
         write_map(output_path(folder, pair.name, postfix, source), values, meta)
     if not dicom:
         return pair
@@ -244,6 +242,14 @@ def _save(folder: Path, pair: ComparedPair, before: AnomalyResult, dicom: bool) 
         note = f"No DICOM mask was written: {error.path} {error.reason}."
         return replace(pair, warning=" ".join(filter(None, [pair.warning, note])))
     return pair
+
+
+def _discard_maps(folder: Path, visits: Visits) -> None:
+    """Remove what an earlier run wrote of a pair that has failed: it would look done."""
+    output, source = OutputFolder(folder).hold(), str(first_file(visits.before))  # compare holds it already
+    places = [output_path(folder, visits.name, postfix, source) for postfix in MAPS]
+    for path in (*places, output_path(folder, visits.name, "changed", source, ".dcm")):
+        output.discard(path, source)
 
 
 def _describe(visits: Visits, pair: ComparedPair) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from monai_dpmm_ad import AnomalyModel
 from monai_dpmm_ad.commands import healthy_pairs
 from monai_dpmm_ad.commands.cli import main
 from monai_dpmm_ad.commands.columns import pairs_table
-from monai_dpmm_ad.commands.compare import compare
+from monai_dpmm_ad.commands.compare import MAPS, compare
 from monai_dpmm_ad.commands.healthy_pairs import find_healthy, observe_healthy
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.handlers.changes import KINDS
@@ -148,6 +148,25 @@ def test_a_pair_fails_alone(bundle: Path, visits: Path, tmp_path: Path) -> None:
     assert failed == {"a": "a_changed.nii.gz", "c": "nobody.nii.gz"}
     assert (tmp_path / "a_changed.nii.gz").read_text() == "mine"
     assert [pair["name"] for pair in read(tmp_path / "pairs.csv")] == ["b"]
+
+
+def test_a_pair_that_fails_later_does_not_look_done(
+    bundle: Path, visits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = tmp_path / "a.nii.gz"
+    scan.write_bytes((visits / "before" / "sub-1.nii.gz").read_bytes())
+    (tmp_path / "b.nii.gz").write_bytes(scan.read_bytes())
+    (tmp_path / "both.csv").write_text(f"name,before,after\na,{scan},{scan}\nb,b.nii.gz,b.nii.gz\n")
+    words = ["--table", tmp_path / "both.csv", "--out", tmp_path / "out"]
+    command = [*map(str, ["compare", "--bundle", bundle, *words])]
+    assert main(command) == 0
+    (tmp_path / "out" / "a_changed.nii.gz").write_text("mine")
+    scan.write_bytes(b"damaged")
+    assert main([*command, "--overwrite"]) == 1
+    assert [row["name"] for row in read(tmp_path / "out" / "failures.csv")] == ["a"]
+    maps = {path.name for path in (tmp_path / "out").glob("*.nii.gz")}
+    assert maps == {"a_changed.nii.gz"} | {f"b_{postfix}.nii.gz" for postfix in MAPS}
+    assert (tmp_path / "out" / "a_changed.nii.gz").read_text() == "mine"
 
 
 def test_paths_may_be_relative(bundle: Path, visits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,11 +167,14 @@ def _is_folder(settings: Mapping[str, Any]) -> bool:
 def _count_scans(root: Path) -> dict[str, Any]:
     """Scans by role, None where there is no provenance."""
     try:
-        scans = load_provenance(root)["scans"]
+        content = load_provenance(root)
     except CheckpointError:
         return {"num_fitted": None, "num_held_out": None, "num_updates": 0}
+    scans, unnamed = content["scans"], content.get("unnamed", {})
     roles = [scan["role"] for scan in scans]
-    counts: dict[str, Any] = {f"num_{role}": roles.count(role) for role in ("fitted", "held_out")}
+    counts: dict[str, Any] = {
+        f"num_{role}": unnamed.get(f"num_{role}", 0) + roles.count(role) for role in ("fitted", "held_out")
+    }
     return {**counts, "num_updates": max((scan["fit"] for scan in scans), default=0)}
 
 

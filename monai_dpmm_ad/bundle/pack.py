@@ -19,11 +19,12 @@ from typing import Any
 from monai.bundle import push_to_hf_hub
 
 from monai_dpmm_ad.bundle.card import README
-from monai_dpmm_ad.bundle.folder import MODEL, TRAIN, create_bundle, is_fitted, read_state, write_recipe, write_settings
+from monai_dpmm_ad.bundle.folder import MODEL, create_bundle, is_fitted, read_state, write_recipe, write_settings
 from monai_dpmm_ad.bundle.formats import OWN_EMBEDDER, read_settings
 from monai_dpmm_ad.bundle.privacy import check_private
-from monai_dpmm_ad.bundle.provenance import METADATA, load_provenance
-from monai_dpmm_ad.bundle.settings import complete_settings, names_of, pick_settings
+from monai_dpmm_ad.bundle.provenance import METADATA
+from monai_dpmm_ad.bundle.settings import pick_settings
+from monai_dpmm_ad.bundle.update import read_recipe
 from monai_dpmm_ad.bundle.zoo import check_zoo_rules
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.utils.files import file_sha256, read_json, replace_file, write_json
@@ -133,23 +134,13 @@ def _staged(bundle: Path, name: str) -> Iterator[Path]:
             _copy_embedder(embedder, folder / OWN_EMBEDDER)
             settings["embedder_name"] = OWN_EMBEDDER
         write_settings(folder, settings)
-        recipe = {**pick_settings(settings, "model"), **_read_recipe(bundle)}
+        recipe = {**pick_settings(settings, "model"), **read_recipe(bundle)}
         write_recipe(folder, recipe, len(state.get("detector.mixture.statistic_counts", ())))
         check_private(folder, bundle)
         check_zoo_rules(folder)
         lines = [f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in _list_files(folder)]
         (folder / SUMS).write_text("".join(lines), encoding="utf-8")
         yield folder
-
-
-def _read_recipe(bundle: Path) -> dict[str, Any]:
-    """What else than the model's own settings the fit was done with, as far as it is known."""
-    try:
-        known = load_provenance(bundle)["recipe"]
-    except CheckpointError:  # it was handed on before
-        given = read_json(bundle / TRAIN).get("settings", {})
-        known = {name: value for name, value in given.items() if name in names_of("fit")}
-    return pick_settings(complete_settings(known, "fit"), "recipe")
 
 
 def _find_embedder(bundle: Path, name: str) -> Path | None:

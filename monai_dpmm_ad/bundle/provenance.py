@@ -2,7 +2,7 @@
 """Which scans a bundle has seen, and what it was fitted with: ``provenance.json`` in the bundle's folder.
 
 Nothing in it depends on the time or the machine, so that the same fit writes the same bytes. Paths may tell who a
-patient is: ``pack`` leaves the file out; only ``fit --update`` needs it.
+patient is: ``pack`` leaves the file out; only ``fit --update`` needs it, and of that not ``--site``.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ __all__ = [
     "describe_fit",
     "describe_scans",
     "hash_scans",
+    "list_seen",
     "load_provenance",
     "write_provenance",
 ]
@@ -83,7 +84,10 @@ def describe_scans(
 
 
 def write_provenance(
-    bundle_root: str | os.PathLike[str], scans: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any]
+    bundle_root: str | os.PathLike[str],
+    scans: Sequence[Mapping[str, Any]],
+    recipe: Mapping[str, Any],
+    unnamed: Mapping[str, int] | None = None,
 ) -> None:
     """Write the provenance of a bundle; the first process does.
 
@@ -91,9 +95,13 @@ def write_provenance(
         bundle_root: folder of the bundle.
         scans: as :func:`describe_scans` gives them.
         recipe: ids of ``configs/train.json`` that an update has to repeat, and their values.
+        unnamed: how many more scans the bundle has seen, where it comes from one that was handed on: ``num_fitted``,
+            ``num_held_out``, ``num_updates``, ``num_calibrating``.
     """
     if get_rank() == 0:
-        content = {"version": __version__, "recipe": dict(recipe), "scans": list(scans)}
+        content: dict[str, Any] = {"version": __version__, "recipe": dict(recipe), "scans": list(scans)}
+        if unnamed:
+            content["unnamed"] = dict(unnamed)
         write_json(Path(bundle_root) / FILE, content)
 
 
@@ -107,19 +115,37 @@ def load_provenance(bundle_root: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.exists():
         raise CheckpointError(
             f"{path}: is missing, as in a bundle that was packed, so nothing is known of the fitted scans. Go back to "
-            "the bundle that was packed, or fit again."
+            "the bundle that was packed, fit again, or bring it to your scanner with `site`."
         )
     try:
         content: dict[str, Any] = read_json(path)
         if not isinstance(content["recipe"], dict):
             raise ValueError("its recipe is no dictionary")
+        if not all(type(number) is int for number in content.get("unnamed", {}).values()):
+            raise ValueError("what it counts is no number")
         for scan in content["scans"]:
             wrong = [key for key, kind in _KEYS.items() if not isinstance(scan[key], kind)]
             if wrong or scan["role"] not in ROLES:
                 raise ValueError(f"a scan has a wrong {', '.join(wrong) or 'role'}")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: is no readable provenance ({error}). Copy the bundle again.") from error
     return content
+
+
+def list_seen(bundle_root: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """The scans that a bundle has seen, and how many more it knows by their number alone, as one that was handed on.
+
+    Args:
+        bundle_root: folder of a fitted bundle.
+
+    Raises:
+        CheckpointError: its provenance is damaged.
+    """
+    if (Path(bundle_root) / FILE).exists():
+        content = load_provenance(bundle_root)
+        return content["scans"], content.get("unnamed", {})
+    told = read_json(Path(bundle_root) / METADATA).get("fitted", {})
+    return [], {name: int(told.get(name) or 0) for name in (*(f"num_{role}" for role in ROLES), "num_updates")}
 
 
 def describe_fit(bundle_root: str | os.PathLike[str]) -> dict[str, Any]:
@@ -132,9 +158,9 @@ def describe_fit(bundle_root: str | os.PathLike[str]) -> dict[str, Any]:
         ``num_fitted`` and ``num_held_out``, scans of the first fit and of all updates, ``num_calibrating``, those whose
         scores the calibration has, and what ``metadata.json`` has under ``fitted``.
     """
-    scans = load_provenance(bundle_root)["scans"]
+    scans, unnamed = list_seen(bundle_root)
     counts = {f"num_{role}": sum(scan["role"] == role for scan in scans) for role in ROLES}
-    counts["num_calibrating"] = sum(scan["calibrates"] for scan in scans)
+    counts["num_calibrating"] = unnamed.get("num_calibrating", 0) + sum(scan["calibrates"] for scan in scans)
     return counts | read_json(Path(bundle_root) / METADATA)["fitted"]
 
 
@@ -145,7 +171,10 @@ def count_fitted(bundle_root: str | os.PathLike[str]) -> int:
         bundle_root: folder of a fitted bundle; one that was handed on knows their number alone.
     """
     try:
-        return sum(scan["role"] == "fitted" for scan in load_provenance(bundle_root)["scans"])
+        content = load_provenance(bundle_root)
+        return sum(scan["role"] == "fitted" for scan in content["scans"]) + content.get("unnamed", {}).get(
+            "num_fitted", 0
+        )
     except CheckpointError:
         pass
     try:

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from monai_dpmm_ad.bundle.folder import MODEL, is_fitted, read_state
+from monai_dpmm_ad.bundle.folder import MODEL, TRAIN, is_fitted, read_state
 from monai_dpmm_ad.bundle.formats import read_settings
 from monai_dpmm_ad.bundle.provenance import FILE, describe_scans, hash_scans, load_provenance, write_provenance
-from monai_dpmm_ad.bundle.settings import SETTINGS, complete_settings, pick_settings
+from monai_dpmm_ad.bundle.settings import SETTINGS, complete_settings, names_of, pick_settings
 from monai_dpmm_ad.data.dataset import ScanFailure, write_failures
 from monai_dpmm_ad.data.gate import write_left_out
 from monai_dpmm_ad.data.split import Split, split_scans
@@ -20,8 +20,9 @@ from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.utils.distributed import get_rank
+from monai_dpmm_ad.utils.files import read_json
 
-__all__ = ["drop_known", "read_update_settings", "record_scans", "split_update", "start_update"]
+__all__ = ["drop_known", "read_recipe", "read_update_settings", "record_scans", "split_update", "start_update"]
 
 
 def split_update(
@@ -86,7 +87,8 @@ def read_update_settings(
         site: whether the bundle is only brought to another scanner.
 
     Raises:
-        CheckpointError: when the bundle is not fitted or damaged, or its provenance is missing or has a wrong setting.
+        CheckpointError: when the bundle is not fitted or damaged, or its provenance has a wrong setting, or is missing
+            or damaged where more than a site is learnt.
         ValueError: when a setting differs from the bundle's, it tells sites apart, or the update has a table or an
             atlas that the fit had not, or lacks the table that it had.
     """
@@ -94,8 +96,10 @@ def read_update_settings(
         raise CheckpointError(f"{bundle}: has no fitted model to update. Make one with fit.")
     read_state(Path(bundle) / MODEL)  # a damaged file is named before anything else is done
     stored = pick_settings(read_settings(bundle), "model")
+    if not site:
+        load_provenance(bundle)
     try:
-        recipe = pick_settings(complete_settings(load_provenance(bundle)["recipe"], "fit"), "recipe")
+        recipe = read_recipe(bundle)
     except ValueError as error:
         raise CheckpointError(f"{bundle}/{FILE}: {error}") from error
     if stored["site"] is not None:
@@ -112,6 +116,20 @@ def read_update_settings(
                 f"`{name}` must be the bundle's own, {fixed[name]}, got {value}. Leave it out, or fit anew."
             )
     return {**recipe, **stored, **given}
+
+
+def read_recipe(bundle: str | os.PathLike[str]) -> dict[str, Any]:
+    """What else than the model's own settings the fit was done with, as far as it is known.
+
+    Raises:
+        ValueError: a setting is wrong.
+    """
+    try:
+        known = load_provenance(bundle)["recipe"]
+    except CheckpointError:  # it was handed on
+        given = read_json(Path(bundle) / TRAIN).get("settings", {})
+        known = {name: value for name, value in given.items() if name in names_of("fit")}
+    return pick_settings(complete_settings(known, "fit"), "recipe")
 
 
 def _refuse_tables(stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from monai_dpmm_ad.bundle import create_bundle, describe_fit, is_fitted, read_settings, save_model
 from monai_dpmm_ad.bundle.promises import judge_network, judge_people
-from monai_dpmm_ad.bundle.provenance import describe_scans, load_provenance, write_provenance
+from monai_dpmm_ad.bundle.provenance import describe_scans, list_seen, write_provenance
 from monai_dpmm_ad.bundle.request import covers_scans, is_same_request, record_request
 from monai_dpmm_ad.bundle.settings import SETTINGS
-from monai_dpmm_ad.bundle.update import drop_known, read_update_settings
+from monai_dpmm_ad.bundle.update import drop_known, read_recipe, read_update_settings
 from monai_dpmm_ad.commands.checks import PathLike, absolute_paths, check_writable, hold_bundle
 from monai_dpmm_ad.commands.model import AnomalyModel
 from monai_dpmm_ad.commands.outcome import Outcome
@@ -41,6 +41,7 @@ __all__ = ["learn_site"]
 _CHOICE = ("suffix", "pattern", "participant_label", "session")
 #: Scans of a site from which on the site is calibrated on them alone.
 _LEAST = regions_scans_needed(1.0)
+_HANDED_ON = "the bundle was handed on and does not know its fitted scans, so none could be left out"
 
 
 def learn_site(
@@ -77,7 +78,7 @@ def learn_site(
     _refuse_useless(overrides)
     known = {name: overrides[name] for name in ("device",) if name in overrides}
     choice = {name: overrides[name] for name in _CHOICE if name in overrides}
-    root, scans = Path(out), load_provenance(bundle)["scans"]
+    root, (scans, unnamed) = Path(out), list_seen(bundle)
     found = require_scans(find_scans([str(path) for path in images], section="training", **choice))
     items = drop_known(found.items, {scan["sha256"] for scan in scans if scan["role"] == "fitted"})
     if not items:
@@ -103,14 +104,16 @@ def learn_site(
             _calibrate(model, normative.site, items, cells)
         normative.site.learn(list(cells.values()))
         calibrates = len(cells) >= _LEAST
-        settings = {**load_provenance(bundle)["recipe"], **model.settings, "site": site}
+        settings = {**read_recipe(bundle), **model.settings, "site": site}
         if model.network.groups is None:
             settings["group_by"] = "none"  # a site's few scans are not parted further
         kept = [item for item in items if item["name"] in cells]
-        number = 1 + max((scan["fit"] for scan in scans), default=-1)
+        number = 1 + max((scan["fit"] for scan in scans), default=unnamed.get("num_updates", -1))
         old = [{**scan, "calibrates": scan["calibrates"] and not calibrates} for scan in scans]
         new = describe_scans(kept, "held_out", number, calibrates)
-        write_provenance(root, [*old, *new], load_provenance(bundle)["recipe"])
+        if unnamed and not calibrates:
+            unnamed["num_calibrating"] = int(model.network.calibration.num_scans)
+        write_provenance(root, [*old, *new], read_recipe(bundle), unnamed)
         write_failures(root, [*found.list_failures(), *failures])
         save_model(root, model.network, settings, overrides.get("device", "cpu"), time.monotonic() - started, bundle)
     promise = judge_network(model.network, read_settings(root))
@@ -119,7 +122,8 @@ def learn_site(
             f"{len(cells)} scan{'s' * (len(cells) != 1)} of {site} moved what is expected there, but thresholds and "
             f"p-values are still those of the old site; {_LEAST} or more give the site its own"
         )
-    note = "; ".join(filter(None, [promise, judge_people(told)])) or None
+    handed_on = _HANDED_ON if unnamed else None
+    note = "; ".join(filter(None, [promise, handed_on, judge_people(told)])) or None
     return Outcome(failures=[*found.list_failures(), *failures], metrics=describe_fit(root), note=note)
 
 

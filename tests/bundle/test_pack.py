@@ -20,9 +20,10 @@ import torch
 from monai.apps.utils import extractall
 
 from monai_dpmm_ad.bundle import load_workflow, pack_bundle, push_bundle, read_settings, unpack_bundle, write_settings
-from monai_dpmm_ad.bundle.provenance import load_provenance
+from monai_dpmm_ad.bundle.provenance import count_fitted, load_provenance
 from monai_dpmm_ad.commands import fit, infer
 from monai_dpmm_ad.commands.cli import main
+from monai_dpmm_ad.commands.run import FITTED_ALREADY
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.utils.integrity import check_sums
 
@@ -115,6 +116,28 @@ def test_a_setting_of_the_users_travels(bundle: Path, tmp_path: Path) -> None:
 def test_an_update_of_it_is_refused(unpacked: Path, cohort: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="nothing is known of the fitted scans"):
         fit([cohort], tmp_path / "new", update=unpacked)
+
+
+def test_it_is_brought_to_another_scanner(bundle: Path, unpacked: Path, cohort: Path, tmp_path: Path) -> None:
+    scan = min((cohort.parent / "imagesTs").glob("*healthy*.nii.gz"))
+    outcomes = [
+        fit([scan], tmp_path / name, update=root, site="north")
+        for name, root in (("ours", bundle), ("theirs", unpacked))
+    ]
+    ours, theirs = (torch.load(tmp_path / name / "models" / "model.pt") for name in ("ours", "theirs"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(theirs[name], value) for name, value in ours.items())
+    assert "does not know its fitted scans" in outcomes[1].note
+    assert "does not know its fitted scans" not in outcomes[0].note
+    counts = ("num_fitted", "num_held_out", "num_updates", "num_calibrating")
+    assert [outcomes[1].metrics[name] for name in counts] == [outcomes[0].metrics[name] for name in counts]
+    assert [(scan["role"], scan["fit"]) for scan in load_provenance(tmp_path / "theirs")["scans"]] == [("held_out", 1)]
+    assert count_fitted(tmp_path / "theirs") == count_fitted(bundle) == 3
+    readmes = [(tmp_path / name / "docs" / "README.md").read_text() for name in ("ours", "theirs")]
+    assert [text[text.index("Fitted on") :].splitlines()[:2] for text in readmes[1:]] == [
+        readmes[0][readmes[0].index("Fitted on") :].splitlines()[:2]
+    ]
+    assert fit([scan], tmp_path / "theirs", update=unpacked, site="north").note == FITTED_ALREADY
 
 
 def copy_of(bundle: Path, folder: Path) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from monai_dpmm_ad.data.bids import find_root, read_entities
+from monai_dpmm_ad.data.dicom_series import is_single_slice
 from monai_dpmm_ad.data.paths import PICTURE_SUFFIXES, has_suffix, scan_stem
 from monai_dpmm_ad.data.people import COVARIATES, find_group, find_thirds, name_groups, require_columns
 from monai_dpmm_ad.data.sites import MOST_SITES, check_site, find_site, list_sites
@@ -121,7 +122,7 @@ def add_split_covariates(
     """
     train, held_out = (add_covariates(items, table, participants) for items in (split.train, split.held_out))
     asked = table is not None or participants
-    if asked and (pictures := [item for item in train if has_suffix(first_file(item), PICTURE_SUFFIXES)]):
+    if asked and (pictures := [item for item in train if _is_picture(item)]):
         raise ValueError(
             f"`covariates` must be left out of a fit of pictures, whose maps are not judged by place, got "
             f"{first_file(pictures[0])}. Leave it out."
@@ -153,6 +154,10 @@ def add_split_covariates(
                 f"group {small[0]}. Hold out more healthy scans, or leave it out."
             )
     return replace(split, train=train, held_out=held_out, note=note)
+
+
+def _is_picture(item: Item) -> bool:
+    return has_suffix(first_file(item), PICTURE_SUFFIXES) or is_single_slice(item["image"])
 
 
 def read_person(item: Mapping[Any, Any]) -> dict[str, Any]:

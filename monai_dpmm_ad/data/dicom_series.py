@@ -18,11 +18,11 @@ from monai_dpmm_ad.data.choice import SERIES_KIND
 from monai_dpmm_ad.data.dicom_reader import DicomSeriesReader
 from monai_dpmm_ad.data.gate import LeftOut, judge_dicom
 from monai_dpmm_ad.data.limits import DEFAULT_MAX_BYTES, open_in_memory
-from monai_dpmm_ad.data.paths import has_suffix, safe_name, scan_stem
+from monai_dpmm_ad.data.paths import has_suffix, is_dicom_file, safe_name, scan_stem
 from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.utils.extras import import_extra
 
-__all__ = ["find_series", "read_header"]
+__all__ = ["find_series", "is_single_slice", "read_header"]
 
 _IDENTITY = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 _KIND = ("Modality", "ImageType", "Manufacturer", "SeriesDescription", "ProtocolName", "SeriesNumber")
@@ -107,6 +107,14 @@ def find_series(files: Sequence[Path]) -> tuple[list[Item], list[LeftOut]]:
         alone = len(folders) == 1 and len(group) == pixels[group[0].path.parent] > 1
         items.append((str(group[0].path), _item(group, alone)))
     return [item for _, item in sorted(items, key=lambda pair: pair[0])], left_out
+
+
+def is_single_slice(image: str | Sequence[str]) -> bool:
+    """Whether an item's image is one DICOM slice, by its header; False where it cannot be read."""
+    if not isinstance(image, str) or not is_dicom_file(Path(image)):
+        return False
+    header = read_header(Path(image))
+    return header is not None and bool(header.get("Rows")) and str(header.get("NumberOfFrames") or 1) == "1"
 
 
 def _judge_copy(slices: list[_Slice], place: int, copy: _Slice) -> LeftOut:

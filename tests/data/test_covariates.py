@@ -6,7 +6,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from helpers.scans import write_slice
 
 from monai_dpmm_ad.data.covariates import (
     add_covariates,
@@ -215,6 +217,17 @@ def test_pictures_are_refused_before_the_fit(tmp_path: Path) -> None:
     items = [{"image": f"{name}.{kind}", "name": name} for name, kind in (("a", "nii"), ("b", "png"), ("c", "png"))]
     with pytest.raises(ValueError, match=r"left out of a fit of pictures, .* got b.png"):
         add_split_covariates(Split(items[:2], items[2:], True), table)
+
+
+def test_single_slices_are_refused_before_the_fit(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    table = _write(tmp_path, "name,age\na,30\nb,40\nc,50\n")
+    one = str(write_slice(tmp_path / "IM1", np.ones((4, 4), np.uint16), 0))
+    many = str(write_slice(tmp_path / "IM2", np.ones((4, 4), np.uint16), 0, NumberOfFrames=2))
+    volumes = [{"image": many, "name": "a"}, {"image": [one, one], "name": "b"}]
+    add_split_covariates(Split(volumes, [], True), table)
+    with pytest.raises(ValueError, match=r"left out of a fit of pictures, .* got .*IM1"):
+        add_split_covariates(Split([*volumes, {"image": one, "name": "c"}], [], True), table)
 
 
 def test_groups_by_what_the_table_has_not_are_refused(tmp_path: Path) -> None:

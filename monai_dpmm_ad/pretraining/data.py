@@ -82,7 +82,7 @@ def load_slices(paths: Paths, image_size: int, clean: bool, intensity: str) -> t
         ScanError: when a path leads nowhere.
         ValueError: when no scan can be used.
     """
-    items = resolve_datalist(paths)
+    items = resolve_datalist(paths, pattern="*")  # a backbone may learn from every kind of image
     chain = preprocess_slices(intensity, _AXES, min_foreground=_LEAST_FOREGROUND, exclude="slices")
     slices: list[NDArray[np.uint8]] = []
     failures: list[ScanError] = []

@@ -12,6 +12,7 @@ from helpers.dicom_series import write_series
 
 from monai_dpmm_ad.data import find_scans, resolve_datalist
 from monai_dpmm_ad.errors import ScanError
+from monai_dpmm_ad.pretraining.data import load_slices
 
 pytest.importorskip("pydicom")
 
@@ -71,3 +72,9 @@ def test_descriptions_that_do_not_recur_beside_others_refuse_nobody(
 def test_one_patient_s_series_are_all_mapped(tmp_path: Path) -> None:
     write_archive(tmp_path, PLACES["folders"])
     assert len(resolve_datalist(tmp_path / "p0")) == 2
+
+
+def test_a_backbone_may_learn_from_every_kind(tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "archive", PLACES["folders"])
+    with pytest.raises(ValueError, match="must hold at least one usable scan, got 6"):  # they are flat
+        load_slices([str(archive)], 32, True, "median")

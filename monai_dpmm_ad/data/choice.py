@@ -19,7 +19,7 @@ from monai_dpmm_ad.errors import ScanError
 
 __all__ = ["SERIES_KIND", "check_one_kind", "check_one_series", "choose_items", "is_wanted", "take_once"]
 
-#: What an item of a DICOM series carries until it is chosen: its description, else the name of its folder.
+#: What an item of a DICOM series carries until it is chosen: its description, else its folder if that names a sequence.
 SERIES_KIND = "series_kind"
 
 _BIDS = re.compile(r"^sub-[a-z0-9]+(?:_[a-z0-9]+-[a-z0-9+]+)*_([a-z0-9]+)$", re.IGNORECASE)
@@ -52,9 +52,10 @@ def choose_items(items: Sequence[Item], suffix: str | None) -> tuple[list[Item],
         path = first_file(item)
         names = [scan_stem(path)]
         reason = f"does not end in _{suffix}"
-        if kind := item.get(SERIES_KIND):
-            names += [kind] if path.is_dir() else [kind, path.parent.name]
-            reason = f"is the series {kind}, not {suffix}"
+        if SERIES_KIND in item:
+            folder = (path if path.is_dir() else path.parent).name
+            names += [item[SERIES_KIND], folder]
+            reason = f"is the series {item[SERIES_KIND] or folder}, not {suffix}"
         if any(f"_{name.lower()}".endswith(f"_{wanted}") for name in names):
             chosen.append(item)
         else:
@@ -98,7 +99,7 @@ def check_one_series(items: Sequence[Item]) -> None:
     """Refuse several kinds of DICOM series of each patient.
 
     Descriptions are free text, and scanners word them differently: kinds are those that lie beside others in two
-    patients or more. Folders with a number for a name are no kinds.
+    patients or more. Numbers are no kinds.
 
     Args:
         items: a datalist; what is no series is passed over.
@@ -108,7 +109,7 @@ def check_one_series(items: Sequence[Item]) -> None:
     """
     kinds: dict[str, set[str]] = defaultdict(set)
     counts: Counter[str] = Counter()
-    series = [item for item in items if not item.get(SERIES_KIND, "0").isdigit()]
+    series = [item for item in items if (kind := item.get(SERIES_KIND)) and not kind.isdigit()]
     for item in series:
         kind = item[SERIES_KIND].lower()
         kinds[name_subject(item) or str(first_file(item).parent)].add(kind)

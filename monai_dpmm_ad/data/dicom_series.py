@@ -24,6 +24,8 @@ from monai_dpmm_ad.utils.extras import import_extra
 
 __all__ = ["find_series", "is_single_slice", "read_header"]
 
+#: Folders that tell what a series without a description shows; others are named by visits, or numbers of series.
+_SEQUENCE = re.compile(r"(?:.*[_\W])?(?:t[12]|flair|pd|dwi|adc|swi|stir)(?!\d)", re.IGNORECASE)
 _IDENTITY = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 _KIND = ("Modality", "ImageType", "Manufacturer", "SeriesDescription", "ProtocolName", "SeriesNumber")
 _GRID = ("Rows", "Columns", "NumberOfFrames", "ImageOrientationPatient", "ImagePositionPatient")
@@ -167,7 +169,8 @@ def _item(group: Sequence[_Slice], alone: bool) -> Item:
     if subject := _subject(first):
         item["subject"] = subject
     item["series"] = hashlib.sha256((first.text("SeriesInstanceUID") or members[0]).encode()).hexdigest()[:8]
-    item[SERIES_KIND] = " ".join(first.text("SeriesDescription").split()) or first.path.absolute().parent.name
+    folder = first.path.absolute().parent.name
+    item[SERIES_KIND] = " ".join(first.text("SeriesDescription").split()) or folder * bool(_SEQUENCE.match(folder))
     item["name"] = _name(first, alone=len(group) == 1)
     return item
 

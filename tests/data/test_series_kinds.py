@@ -60,6 +60,8 @@ def test_several_kinds_are_refused_and_one_is_chosen(layout: str, suffix: str, i
         lambda patient, word: (f"p{patient}/{word}", f"{word} of patient {patient}"),  # free text
         lambda patient, word: (f"p{patient}/{word}", f"brain {patient % 2}"),  # two scanners, one kind of each patient
         lambda patient, word: (f"p{patient}/{word[1]}", None),  # the series' numbers
+        lambda patient, word: (f"p{patient}/s20{word[1]}0", None),
+        lambda patient, word: (f"p{patient}/visit{word[1]}", None),
         lambda patient, word: (f"p{patient}/{word}", "T1" if patient else word),  # of one patient alone
     ],
 )

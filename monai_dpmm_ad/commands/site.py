@@ -26,6 +26,7 @@ from monai_dpmm_ad.data.covariates import add_covariates
 from monai_dpmm_ad.data.datalist import find_scans, require_scans
 from monai_dpmm_ad.data.dataset import ScanFailure, describe_failure, read_failures, write_failures
 from monai_dpmm_ad.data.sites import check_site
+from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.handlers.sites import watch_cells
 from monai_dpmm_ad.normative import REGION_THRESHOLD, NormativeMap, measure_regions
@@ -100,31 +101,38 @@ def learn_site(
         check_writable(create_bundle(root))
         record_request(root, request)
         cells, told, failures = _observe(model, normative, items)
-        if len(cells) >= _LEAST:
+        if calibrates := len(cells) >= _LEAST:
             _calibrate(model, normative.site, items, cells)
         normative.site.learn(list(cells.values()))
-        calibrates = len(cells) >= _LEAST
-        settings = {**read_recipe(bundle), **model.settings, "site": site}
+        recipe = read_recipe(bundle)
+        settings = {**recipe, **model.settings, "site": site}
         if model.network.groups is None:
             settings["group_by"] = "none"  # a site's few scans are not parted further
         kept = [item for item in items if item["name"] in cells]
-        number = 1 + max((scan["fit"] for scan in scans), default=unnamed.get("num_updates", -1))
-        old = [{**scan, "calibrates": scan["calibrates"] and not calibrates} for scan in scans]
-        new = describe_scans(kept, "held_out", number, calibrates)
         if unnamed and not calibrates:
             unnamed["num_calibrating"] = int(model.network.calibration.num_scans)
-        write_provenance(root, [*old, *new], read_recipe(bundle), unnamed)
+        write_provenance(root, _join_scans(scans, kept, calibrates, unnamed), recipe, unnamed)
         write_failures(root, [*found.list_failures(), *failures])
         save_model(root, model.network, settings, overrides.get("device", "cpu"), time.monotonic() - started, bundle)
-    promise = judge_network(model.network, read_settings(root))
-    if not calibrates:
-        promise = (
-            f"{len(cells)} scan{'s' * (len(cells) != 1)} of {site} moved what is expected there, but thresholds and "
-            f"p-values are still those of the old site; {_LEAST} or more give the site its own"
-        )
-    handed_on = _HANDED_ON if unnamed else None
-    note = "; ".join(filter(None, [promise, handed_on, judge_people(told)])) or None
+    promise = judge_network(model.network, read_settings(root)) if calibrates else _say_uncalibrated(len(cells), site)
+    note = "; ".join(filter(None, [promise, _HANDED_ON if unnamed else None, judge_people(told)])) or None
     return Outcome(failures=[*found.list_failures(), *failures], metrics=describe_fit(root), note=note)
+
+
+def _join_scans(
+    scans: Sequence[Mapping[str, Any]], kept: Sequence[Item], calibrates: bool, unnamed: Mapping[str, int]
+) -> list[Mapping[str, Any]]:
+    """What the provenance says of the scans that were fitted and held out before, and of those of the site."""
+    number = 1 + max((scan["fit"] for scan in scans), default=unnamed.get("num_updates", -1))
+    old = [{**scan, "calibrates": scan["calibrates"] and not calibrates} for scan in scans]
+    return [*old, *describe_scans(kept, "held_out", number, calibrates)]
+
+
+def _say_uncalibrated(number: int, site: str) -> str:
+    return (
+        f"{number} scan{'s' * (number != 1)} of {site} moved what is expected there, but thresholds and p-values are "
+        f"still those of the old site; {_LEAST} or more give the site its own"
+    )
 
 
 def _refuse_useless(overrides: Mapping[str, Any]) -> None:

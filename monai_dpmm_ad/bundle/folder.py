@@ -135,8 +135,8 @@ def save_model(
     """Complete a bundle: configs, metadata and README take over what was fitted, then the model is written.
 
     ``inference.json`` and ``train.json`` get the settings of the fit, ``metadata.json`` under ``fitted`` what the
-    detector says of itself. Whether and how scans are judged by place is what the network has, since the data may
-    decide it.
+    detector says of itself. Whether and how scans are judged by place, and intensities without it, is what the network
+    has, since the data may decide it.
 
     Args:
         bundle_root: folder of the bundle.
@@ -160,7 +160,9 @@ def save_model(
     normative = network.normative
     sites = None if network.design is None else list(network.design.sites) or None
     asymmetry = "off" if normative is None or normative.asymmetry is None else "on"
-    decided = {"sites": sites, "asymmetry": asymmetry}
+    decided: dict[str, Any] = {"sites": sites, "asymmetry": asymmetry}
+    if network.intensity_tail is not None:
+        decided["intensity_tail"] = network.intensity_tail.tail
     decided |= {"normative": "off"} if normative is None else {"frame": normative.frame}
     model = {**pick_settings(settings, "model"), **decided}
     write_settings(root, model)

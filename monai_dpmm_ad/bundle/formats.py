@@ -18,7 +18,7 @@ from monai_dpmm_ad.utils.files import read_json
 
 __all__ = ["BROUGHT", "EVALUATE", "FORMAT_VERSION", "INFERENCE", "OWN_EMBEDDER", "place_settings", "read_settings"]
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 INFERENCE = Path("configs") / "inference.json"
 EVALUATE = Path("configs") / "evaluate.json"
 #: ``embedder_name`` of a bundle that was handed on with its embedder: this folder, from the bundle's.
@@ -35,6 +35,7 @@ BROUGHT: dict[int, dict[str, Any]] = {
     3: {"normative": "off", "pooling": "top1pct", "false_positive_rate": 0.01},
     4: {"asymmetry": "off"},
     5: {"slice_spacing": 0.0},
+    6: {"axes": ["axial"]},
 }
 
 

@@ -68,10 +68,10 @@ def fit_sequences(
         }
         failures += _fit_one(root, request, str(device))
         decided = read_settings(root)
-        values |= {key: decided[key] for key in ("normative", "frame", "asymmetry")}
+        values |= {key: decided[key] for key in ("normative", "frame", "asymmetry", "intensity_tail")}
         fitted = network[number]
         if decided["normative"] == "off":
-            fitted.normative = None
+            fitted.forget_place()
         elif fitted.normative is not None:
             fitted.normative.frame = decided["frame"]
             fitted.normative.asymmetry = fitted.normative.asymmetry if decided["asymmetry"] == "on" else None

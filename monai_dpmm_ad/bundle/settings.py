@@ -125,8 +125,8 @@ _MODEL = (
         interval="[0, inf)", commands=_FIT,
     ),
     Setting(
-        "axes", ["axial"], "planes in which slices are cut; several are fused", "model", many=True,
-        choices=("axial", "coronal", "sagittal"), commands=_FIT, embeds=True,
+        "axes", ["auto"], "planes in which slices are cut; auto: where pixels are nearly square", "model", many=True,
+        choices=("auto", "axial", "coronal", "sagittal"), commands=_FIT, embeds=True,
     ),
     Setting(
         "slice_spacing", None, "least distance of slices that are mapped, as a share of their longer side; 0: all",

@@ -21,7 +21,7 @@ from monai_dpmm_ad.handlers.regions import Region, compute_regions
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.network.inferer import VolumeInferer, iterate_slices
 from monai_dpmm_ad.ops.patches import join_stages, pool_foreground
-from monai_dpmm_ad.ops.slices import extract_slices, pixel_aspect, voxel_sizes
+from monai_dpmm_ad.ops.slices import choose_planes, extract_slices, pixel_aspect, voxel_sizes
 from monai_dpmm_ad.transforms.place import JudgeByPlaced
 from monai_dpmm_ad.transforms.score import ScoreScand
 from monai_dpmm_ad.utils.progress import track
@@ -109,7 +109,7 @@ class InstanceCollector:
         seed: of that draw.
         false_regions: of the mask, see there.
         slice_spacing: of the slices that the mask comes from, see :class:`~monai_dpmm_ad.network.VolumeInferer`;
-            instances take all of theirs.
+            regions take all of theirs.
 
     Attributes:
         bags: for ``regions``, all foreground patches of each scan (at most ``max_patches``), by its name.
@@ -206,9 +206,11 @@ class InstanceCollector:
             images = plain[None].expand(-1, self.channels, -1, -1).to(device)
             yield None, None, images, None, pixel_aspect(sizes, self.axes[0])
             return
-        for axis in self.axes:
+        axes, fewer = choose_planes(self.axes, plain.shape[1:], sizes)
+        step = 1 if self.kind == "regions" else fewer  # a small region may lie between slices
+        for axis in axes:
             slices, aspect = extract_slices(plain, axis), pixel_aspect(sizes, axis)
-            for index, images, positions in iterate_slices(slices, self.batch_size, self.channels):
+            for index, images, positions in iterate_slices(slices, self.batch_size, self.channels, step):
                 yield axis, index, images.to(device), positions.to(device), aspect
 
     def _encode(self, images: Tensor, positions: Tensor | None, aspect: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -27,6 +27,7 @@ from monai_dpmm_ad.commands.outcome import Outcome
 from monai_dpmm_ad.data import Split
 from monai_dpmm_ad.data.dataset import read_failures
 from monai_dpmm_ad.data.fitted_sequences import find_sequences
+from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.utils.distributed import is_first, joined_processes, launched, wait_for_all
 from monai_dpmm_ad.utils.extras import import_extra
 from monai_dpmm_ad.utils.files import write_json
@@ -126,16 +127,24 @@ def fit(
             with load_workflow(bundle, configs, "train", **overrides) as workflow:
                 workflow.run()
     split, network = workflow.split, workflow.network
-    notes = [judge_network(network, read_settings(bundle)), network.note(), split.note]
     wanted = overrides.get("normative") != "off" and overrides.get("frame") != "none"
-    if wanted and network.normative is None and network.kind.spatial_dims == 3:
-        notes.append("maps are not judged by place: that takes two fitted volumes or more, and no picture among them")
+    placeless = _note_missing_place(network) if wanted and network.normative is None else None
+    notes = [judge_network(network, read_settings(bundle)), network.note(), split.note, placeless]
     return Outcome(
         failures=[*split.found.list_failures(), *workflow.failures],
         metrics=describe_fit(bundle),
         note="; ".join(filter(None, notes)) or None,
         found=_summarise_split(split),
     )
+
+
+def _note_missing_place(network: AnomalyNet) -> str | None:
+    """Why the maps of volumes are not judged by place though they were to be, and what counts in its stead."""
+    if network.kind.spatial_dims != 3:
+        return None
+    reason = "maps are not judged by place: that takes two fitted volumes or more, and no picture among them"
+    tail = network.intensity_tail
+    return reason if tail is None else f"{reason}; what is {tail.tail} counts wherever it is"
 
 
 def _summarise_split(split: Split) -> str | None:

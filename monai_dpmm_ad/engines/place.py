@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from statistics import median_low
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from monai_dpmm_ad.embedding import EmbeddingStore
 from monai_dpmm_ad.engines.thumbnails import FittedScan, FittedScans, thumbnail_folder
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.normative import FRAMES, Frame, NormativeMap, resample
+from monai_dpmm_ad.normative.combination import weigh_channels
 from monai_dpmm_ad.normative.covariates import Traits
 from monai_dpmm_ad.normative.extraction import LARGER, measure_foreground, measure_volume
 from monai_dpmm_ad.normative.reference import find_spacing
@@ -28,7 +30,7 @@ from monai_dpmm_ad.utils.progress import track
 
 __all__ = ["fit_normative"]
 
-#: Scans that a normative map needs: from one, a real patient's map was worse than without place (docs/normative.md).
+#: Scans that a normative map needs: from one, real patients' maps were worse than without place (docs/normative.md).
 _LEAST_FITTED = 2
 #: Scans that the reference is the mean of, at most, evenly spaced among those that are fitted.
 _NUM_REFERENCE = 16
@@ -47,8 +49,8 @@ def fit_normative(
     first: then no scan will have such intensities.
 
     Args:
-        network: its detector is fitted. ``normative`` becomes None where the scans are not all volumes, and where it is
-            a single one of which either deviation would count: it tells nothing of how people differ.
+        network: its detector is fitted. It forgets place where the scans are not all volumes, and where it is a single
+            one, which tells nothing of how people differ.
         dataset: the fitted scans; the transform takes thumbnails, see `embed_dataset`.
         store: their embeddings. Under torch.distributed each process takes its share of them.
         frame: one of :data:`~monai_dpmm_ad.normative.FRAMES`; ``auto`` registers, or takes boxes where that fails.
@@ -66,15 +68,17 @@ def fit_normative(
     if not _are_volumes(scans, names):
         if isinstance(normative, TrendMap):
             raise ValueError("`covariates` must be left out of a fit of pictures, whose maps are not judged by place.")
-        network.normative = None
+        network.forget_place()
         return
-    if not normative.fitted and len(own) < _LEAST_FITTED and normative.side == "both":
-        network.normative = None
+    if not normative.fitted and len(own) < _LEAST_FITTED:
+        network.forget_place()
         return
     _name_heads(normative, scans, own)
     key = _place_scans(normative, scans, own, frame)
     if not normative.fitted:
         normative.matching.fill_(match == "on" and normative.frame in FRAMES[:2])
+        planes = gather_lists([scans.read(name).num_planes for name in share(own)])
+        normative.weights.copy_(torch.tensor(weigh_channels(median_low(planes))))
     release_heap()  # of registering
     traits: dict[str, Traits | None] = dict.fromkeys(names)
     if isinstance(normative, TrendMap):

@@ -48,6 +48,11 @@ class FittedScan:
     scan_affine: NDArray[np.float64]
     axes: NDArray[np.int64]
 
+    @property
+    def num_planes(self) -> int:
+        """In how many planes the network has seen it."""
+        return len(np.unique(self.axes))
+
     def locate_rows(self, location: NDArray[np.float32], slice_index: NDArray[np.int64]) -> NDArray[np.float64]:
         """Where the centres of patches lie in the scanner.
 

@@ -35,7 +35,7 @@ from monai_dpmm_ad.label.severity import (
     draw_region_levels,
     remove_small,
 )
-from monai_dpmm_ad.ops.slices import AXES
+from monai_dpmm_ad.ops.slices import AUTO, AXES
 from monai_dpmm_ad.transforms.save import write_map
 
 __all__ = ["AnomalyInfer", "draw_prediction"]
@@ -75,7 +75,7 @@ class AnomalyInfer(InferTask):
     def config(self) -> dict[str, Any]:
         """What a request may set, with its defaults; Slicer shows the list as a choice, the first one chosen."""
         defaults = self.runner.load().defaults
-        axes = list(dict.fromkeys([AXES_SEPARATOR.join(defaults.axes), *AXES, AXES_SEPARATOR.join(AXES)]))
+        axes = list(dict.fromkeys([AXES_SEPARATOR.join(defaults.axes), AUTO, *AXES, AXES_SEPARATOR.join(AXES)]))
         return {"rate": defaults.rate, "axes": axes, "min_region": defaults.min_region}
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

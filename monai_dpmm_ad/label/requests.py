@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from monai_dpmm_ad.errors import unknown_option
-from monai_dpmm_ad.ops.slices import AXES
+from monai_dpmm_ad.ops.slices import check_axes
 
 __all__ = ["AXES_SEPARATOR", "EXTENSIONS", "MapRequest", "check_names", "check_number", "check_output", "parse_request"]
 
@@ -29,7 +29,7 @@ class MapRequest:
 
     Args:
         rate: false-positive rate of level 1, a share of healthy foreground voxels, in (0, 1).
-        axes: which of ``axial``, ``coronal``, ``sagittal``; several are averaged.
+        axes: ``auto``, or which of ``axial``, ``coronal``, ``sagittal``; several are averaged.
         min_region: smallest region that is shown and listed, in mm³ (pixels for a picture).
     """
 
@@ -89,10 +89,7 @@ def _parse_axes(value: Any) -> tuple[str, ...]:
     names = value.split(AXES_SEPARATOR) if isinstance(value, str) else value
     if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"`axes` must be text like axial or axial{AXES_SEPARATOR}coronal, got {value!r}.")
-    axes = tuple(name.strip() for name in names)
-    for axis in axes:
-        if axis not in AXES:
-            raise unknown_option("axes", axis, AXES)
+    axes = check_axes([name.strip() for name in names])
     if len(set(axes)) < len(axes):
         raise ValueError(f"`axes` must name each axis once, got {AXES_SEPARATOR.join(axes)}.")
     return axes

@@ -23,7 +23,6 @@ from monai_dpmm_ad.network.intensity_tail import IntensityTail
 from monai_dpmm_ad.network.patch_mask import PrincipalMask
 from monai_dpmm_ad.network.upsampling import REFINEMENTS, refine_scores, upsample_scores
 from monai_dpmm_ad.normative import NormativeMap, RegionCalibration
-from monai_dpmm_ad.normative.combination import weigh_channels
 from monai_dpmm_ad.normative.covariates import Design
 from monai_dpmm_ad.normative.site import SiteField
 from monai_dpmm_ad.normative.trend_map import TrendMap
@@ -69,7 +68,6 @@ class AnomalyNet(Judging):
         group_by: ``"sex"``, ``"age"`` or ``"site"`` calibrates groups of people apart, see
             :class:`~monai_dpmm_ad.network.groups.Groups`; needs ``trend``.
         sites: names of the sites of the fitted scans, see :meth:`know_sites`; needs ``trend``.
-        axes: planes whose maps the normative map gets the mean of; that of several is more exact and has more weight.
 
     Example:
         >>> from monai_dpmm_ad.detectors import create_detector
@@ -104,7 +102,6 @@ class AnomalyNet(Judging):
         group_by: str = "none",
         site: str | None = None,
         sites: Sequence[str] | None = None,
-        axes: Sequence[str] = ("axial",),
     ) -> None:
         super().__init__()
         if image_size < embedder.patch_size:
@@ -139,7 +136,7 @@ class AnomalyNet(Judging):
                     f"{intensity_tail}. Choose `intensity_side`, or `normative` off."
                 )
             self.normative = (NormativeMap if trend == "off" else TrendMap)(
-                "deformed" if frame == "auto" else frame, intensity_side, weigh_channels(len(axes)), asymmetry=asymmetry
+                "deformed" if frame == "auto" else frame, intensity_side, asymmetry=asymmetry
             )
             self.normative.site = None if site is None else SiteField()
         self.regions = RegionCalibration()
@@ -170,6 +167,12 @@ class AnomalyNet(Judging):
             self.normative.know_sites(names)
             if self.group_by == "site":
                 self.group_people("site", names)
+
+    def forget_place(self) -> None:
+        """Have no normative map; a side of the intensities that it was to look at counts by its tail at all places."""
+        side, self.normative = "both" if self.normative is None else self.normative.side, None
+        if side in ("bright", "dark"):
+            self.intensity_tail = IntensityTail(side)
 
     def make_judge(self) -> Judge:
         """As there."""

@@ -18,6 +18,7 @@ from monai_dpmm_ad.detectors import Detector
 from monai_dpmm_ad.embedding import Embedder
 from monai_dpmm_ad.network.anomaly_net import AnomalyNet
 from monai_dpmm_ad.network.groups import MAX_SCANS, Judge, Judging
+from monai_dpmm_ad.network.intensity_tail import IntensityTail
 from monai_dpmm_ad.normative import NormativeMap
 from monai_dpmm_ad.normative.covariates import Design
 from monai_dpmm_ad.normative.region_subsets import SubsetRegions
@@ -126,6 +127,11 @@ class SequenceNet(Judging):
     def detector(self) -> Detector:
         """Of the first sequence; :meth:`describe` tells of all."""
         return self[0].detector
+
+    @property
+    def intensity_tail(self) -> IntensityTail | None:
+        """Of the first sequence; all have one or none has."""
+        return self[0].intensity_tail
 
     @property
     def normative(self) -> NormativeMap | None:

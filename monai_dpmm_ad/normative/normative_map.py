@@ -61,7 +61,6 @@ class NormativeMap(nn.Module):
     Args:
         frame: how places of scans are brought together, one of `FRAMES`.
         side: which deviations of intensity count, one of `SIDES`.
-        weights: of the detector and of the intensity at the finer and the coarser scale.
         least_quality: registrations below it fall back to ``box``.
         asymmetry: ``on`` compares intensities at the finer scale with those across the middle as well, ``auto`` where
             the reference is like its mirror image.
@@ -79,7 +78,6 @@ class NormativeMap(nn.Module):
         self,
         frame: str = "deformed",
         side: str = "both",
-        weights: tuple[float, float, float] = weigh_channels(1),
         least_quality: float = 0.8,
         asymmetry: str = "off",
     ) -> None:
@@ -98,7 +96,7 @@ class NormativeMap(nn.Module):
         self.register_buffer("reference_weight", torch.zeros(_REFERENCE, dtype=torch.float16))
         self.register_buffer("reference_origin", torch.zeros(3, dtype=torch.float64))
         self.register_buffer("reference_spacing", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("weights", torch.tensor(weights, dtype=torch.float64))
+        self.register_buffer("weights", torch.tensor(weigh_channels(1), dtype=torch.float64))
         self.register_buffer("scales", torch.tensor(_SCALES, dtype=torch.float64))
         self.register_buffer("matching", torch.zeros((), dtype=torch.bool))
 

@@ -18,9 +18,12 @@ from torch import Tensor
 from monai_dpmm_ad.errors import unknown_option
 
 __all__ = [
+    "AUTO",
     "AXES",
     "assemble_slices",
     "blend_slices",
+    "check_axes",
+    "choose_planes",
     "extract_slices",
     "pixel_aspect",
     "slice_step",
@@ -34,7 +37,10 @@ AXES: dict[str, tuple[int, int, int, int]] = {
     "coronal": (1, 0, 3, 2),
     "sagittal": (2, 0, 3, 1),
 }
-
+#: In place of axes: those along which a volume shows something, see `choose_planes`.
+AUTO = "auto"
+#: How many times as long as wide pixels of such a slice are at most, and the slice itself.
+_LONGEST_PIXEL, _LONGEST_SLICE = 2.0, 3.0
 
 #: What rounding leaves of square pixels must not resize a slice by one pixel.
 _NEARLY_SQUARE = 0.02
@@ -80,6 +86,52 @@ def pixel_aspect(sizes: Tensor, axis: str) -> float:
     if not (height > 0 and width > 0 and math.isfinite(height / width)):
         return 1.0
     return 1.0 if abs(height / width - 1) < _NEARLY_SQUARE else height / width
+
+
+def check_axes(axes: Sequence[str]) -> tuple[str, ...]:
+    """Return axes as they may be asked for: some of `AXES`, or `AUTO` alone.
+
+    Raises:
+        ValueError: none, one that is unknown, or `AUTO` beside others.
+    """
+    names = (axes,) if isinstance(axes, str) else tuple(axes)
+    if not names:
+        raise ValueError("`axes` must name at least one axis, got none.")
+    for name in names:
+        if name not in (AUTO, *AXES):
+            raise unknown_option("axes", name, (AUTO, *AXES))
+    if AUTO in names and len(names) > 1:
+        raise ValueError(f"`axes` must be {AUTO} alone or some of {', '.join(AXES)}, got {', '.join(names)}.")
+    return names
+
+
+def choose_planes(axes: Sequence[str], shape: Sequence[int], sizes: Tensor) -> tuple[tuple[str, ...], int]:
+    """Return the axes along which a volume is cut, and how many times fewer slices of each do for a fit.
+
+    Of `AUTO` those whose slices' pixels are at most twice as long as wide, and the slices at most three times: what was
+    acquired in thick slices is looked at in their plane alone. Of n such axes each n-th slice does: as many as of one.
+
+    Args:
+        axes: as `check_axes` gives them.
+        shape: ``(P, L, I)`` of the volume, or ``(H, W)`` of a picture.
+        sizes: voxel sizes, in mm, as many.
+
+    Example:
+        >>> [choose_planes(["auto"], (180, 140, depth), torch.tensor([1.0, 1.0, 180 / depth])) for depth in (150, 30)]
+        [(('axial', 'coronal', 'sagittal'), 3), (('axial',), 1)]
+    """
+    if tuple(axes) != (AUTO,):
+        return tuple(axes), 1
+    if len(sizes) == 2 or not bool((sizes.isfinite() & (sizes > 0)).all()):
+        return ("axial",), 1
+    longest = {}
+    for axis in AXES:
+        rows, columns = (dim - 1 for dim in _permutation(axis)[2:])
+        pixel = float(sizes[rows] / sizes[columns])
+        slice_ = pixel * shape[rows] / shape[columns]
+        longest[axis] = max(max(pixel, 1 / pixel) / _LONGEST_PIXEL, max(slice_, 1 / slice_) / _LONGEST_SLICE)
+    wide = tuple(axis for axis in AXES if longest[axis] <= 1 + _ROUNDING) or (min(AXES, key=longest.__getitem__),)
+    return wide, len(wide)
 
 
 def slice_step(shape: Sequence[int], sizes: Tensor, axis: str, spacing: float | None) -> int:

@@ -16,7 +16,7 @@ from monai.transforms.traits import MultiSampleTrait
 from torch import Tensor
 
 from monai_dpmm_ad.errors import ScanError, source_of, unknown_option
-from monai_dpmm_ad.ops.slices import AXES, extract_slices, pixel_aspect, voxel_sizes
+from monai_dpmm_ad.ops.slices import check_axes, choose_planes, extract_slices, pixel_aspect, thin_slices, voxel_sizes
 
 __all__ = ["SELECTIONS", "SampleSlices", "SampleSlicesd", "select_slices", "stack_neighbours"]
 
@@ -75,7 +75,8 @@ class SampleSlices(Randomizable, Transform, MultiSampleTrait):
     is always chosen, with the first of ``axes`` and position 0.5.
 
     Args:
-        axes: "axial", "coronal", "sagittal": the slices of each in turn.
+        axes: "axial", "coronal", "sagittal": the slices of each in turn. Of "auto" it depends on the volume, see
+            :func:`~monai_dpmm_ad.ops.slices.choose_planes`.
         selection: "all", "uniform", "random" or "foreground" (likely in proportion to the foreground's area).
         num_slices: how many along each axis; needed by all selections but "all".
         min_foreground: leave out slices whose foreground is smaller than this share of the largest slice's along the
@@ -98,12 +99,7 @@ class SampleSlices(Randomizable, Transform, MultiSampleTrait):
         channels: int = 1,
         seed: int | None = 0,
     ) -> None:
-        self.axes = (axes,) if isinstance(axes, str) else tuple(axes)
-        for axis in self.axes:
-            if axis not in AXES:
-                raise unknown_option("axes", axis, AXES)
-        if not self.axes:
-            raise ValueError("`axes` must name at least one axis, got none.")
+        self.axes = check_axes(axes)
         if selection not in SELECTIONS:
             raise unknown_option("selection", selection, SELECTIONS)
         if selection != "all" and num_slices is None:
@@ -149,31 +145,33 @@ class SampleSlices(Randomizable, Transform, MultiSampleTrait):
         scan = name or str(getattr(img, "meta", {}).get("name", ""))
         image = img.as_tensor() if isinstance(img, MetaTensor) else img
         marked = None if label is None else (label.as_tensor() if isinstance(label, MetaTensor) else label) > 0
+        sizes = voxel_sizes(img, batched=False)
+        axes, step = choose_planes(self.axes, image.shape[1:], sizes)
         if image.ndim == 3:
-            pairs = [(self.axes[0], image[None], None if marked is None else marked[None])]
+            pairs = [(axes[0], image[None], None if marked is None else marked[None])]
         else:
             pairs = [
                 (axis, extract_slices(image, axis), None if marked is None else extract_slices(marked, axis))
-                for axis in self.axes
+                for axis in axes
             ]
-        sizes = voxel_sizes(img, batched=False)
         samples = [
             {**sample, "aspect": pixel_aspect(sizes, axis)}
             for axis, images, labels in pairs
-            for sample in self._sample(scan, axis, images, labels)
+            for sample in self._sample(scan, axis, images, labels, step)
         ]
         if not samples:
             detail = " without a label mark" if self.exclude == "slices" and marked is not None else ""
             raise ScanError(source_of(img), f"no slice{detail} has enough foreground")
         return samples
 
-    def _sample(self, scan: str, axis: str, images: Tensor, labels: Tensor | None) -> list[dict[str, Any]]:
+    def _sample(self, scan: str, axis: str, images: Tensor, labels: Tensor | None, step: int) -> list[dict[str, Any]]:
         areas = (images > 0).sum(dim=(1, 2, 3))
         areas = areas * (areas >= self.min_foreground * areas.max())
         if self.exclude == "slices" and labels is not None:
             areas = areas * ~labels.flatten(1).any(dim=1)
         samples = []
-        for index in select_slices(areas.cpu(), self.selection, self.num_slices, self._generator(scan, axis)):
+        chosen = select_slices(areas.cpu(), self.selection, self.num_slices, self._generator(scan, axis))
+        for index in thin_slices(chosen, step):
             sample: dict[str, Any] = {
                 "image": stack_neighbours(images, index, self.channels),
                 "slice_index": index,

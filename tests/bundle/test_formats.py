@@ -71,6 +71,12 @@ def test_bundles_from_before_sides_were_compared_do_not_compare_them(tmp_path: P
         assert read_settings(bundle)["asymmetry"] == expected
 
 
+def test_bundles_from_before_planes_were_chosen_have_the_axial_one(tmp_path: Path) -> None:
+    for number, settings, expected in [(5, {}, "axial"), (5, {"axes": ["coronal"]}, "coronal"), (6, {}, "auto")]:
+        bundle = write(tmp_path / str(len(list(tmp_path.iterdir()))), format_version=number, settings=settings)
+        assert read_settings(bundle)["axes"] == [expected]
+
+
 def test_what_a_format_brought_is_not_forced_on_older_bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a later version had made ``upsampling``, with ``nearest`` where nothing was before."""
     later = FORMAT_VERSION + 1

@@ -26,7 +26,7 @@ from monai_dpmm_ad.network.patch_mask import PATCH_MASKS
 from monai_dpmm_ad.network.upsampling import REFINEMENTS
 from monai_dpmm_ad.normative import FRAMES, SIDES
 from monai_dpmm_ad.ops.pooling import POOLING_METHODS
-from monai_dpmm_ad.ops.slices import AXES
+from monai_dpmm_ad.ops.slices import AUTO, AXES
 from monai_dpmm_ad.transforms.intensity import INTENSITY_METHODS
 from monai_dpmm_ad.transforms.pipeline import EXCLUDES
 from monai_dpmm_ad.transforms.slices import SELECTIONS
@@ -45,7 +45,7 @@ TEMPLATE = Path(__file__).parents[2] / "bundles" / "dpmm_ad"
         "pooling": ("auto", *POOLING_METHODS),
         "frame": ("auto", *FRAMES),
         "intensity_side": SIDES,
-        "axes": AXES,
+        "axes": (AUTO, *AXES),
         "intensity": INTENSITY_METHODS,
         "exclude_label": EXCLUDES,
         "slice_selection": SELECTIONS,
@@ -65,7 +65,7 @@ def test_defaults_are_settings() -> None:
 
 def test_defaults_are_not_shared() -> None:
     complete_settings({}, "run")["axes"].append("coronal")
-    assert complete_settings({}, "run")["axes"] == ["axial"]
+    assert complete_settings({}, "run")["axes"] == ["auto"]
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,15 @@ def test_the_published_map_and_older_bundles_take_every_slice() -> None:
     assert read_settings(FIXTURES / "format_5")["slice_spacing"] == 0.2
 
 
+def test_the_published_map_and_older_bundles_have_one_plane() -> None:
+    assert fit_settings({})["axes"] == ["auto"]
+    assert fit_settings({"axes": ["coronal"]})["axes"] == ["coronal"]
+    assert fit_settings({"normative": "off"})["axes"] == ["axial"]
+    assert fit_settings({"location_weight": 0.5})["axes"] == ["axial"]
+    with pytest.raises(ValueError, match="auto alone"):
+        fit_settings({"axes": ["axial", "auto"]})
+
+
 @pytest.fixture(scope="module")
 def sparse(cohort: Path, tiny_vit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sparse") / "bundle"

@@ -95,14 +95,21 @@ def test_frames_that_the_user_chooses(cohort: Path, tiny_vit: Path, tmp_path: Pa
         assert read_settings(tmp_path / frame)["normative"] == ("off" if frame == "none" else "on")
 
 
-def test_a_single_scan_is_no_cohort_unless_a_side_is_named(cohort: Path, tiny_vit: Path, tmp_path: Path) -> None:
+def test_a_single_scan_is_no_cohort_and_a_named_side_counts_at_any_place(
+    cohort: Path, tiny_vit: Path, tmp_path: Path
+) -> None:
     fitted, held_out = sorted((cohort.parent / "imagesTr").glob("*.nii.gz"))[:2]
     for side in ("both", "bright"):
         options = {"embedder_name": str(tiny_vit), "intensity_side": side, **FAST}
         outcome = fit([fitted], tmp_path / side, held_out=[held_out], **options)
-        judged = AnomalyModel.load(tmp_path / side).network.normative is not None
-        assert judged == (side == "bright")
-        assert ("not judged by place" in str(outcome.note)) == (not judged)
+        network = AnomalyModel.load(tmp_path / side).network
+        assert network.normative is None
+        assert "not judged by place" in str(outcome.note)
+        assert (network.intensity_tail is not None) == (side == "bright") == ("bright counts" in str(outcome.note))
+    assert network.intensity_tail is not None
+    assert network.intensity_tail.fitted
+    (scan,) = infer(tmp_path / "bright", [held_out], tmp_path / "out", report=False).scans
+    assert scan.frame is None
 
 
 def test_heads_among_fitted_brains_are_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -96,7 +96,7 @@ def test_info_names_what_is_served(client: MONAILabelClient) -> None:
     config = info["models"]["dpmm_ad_mask"]["config"]
     assert config == {
         "rate": 0.01,
-        "axes": ["axial", "coronal", "sagittal", "axial+coronal+sagittal"],
+        "axes": ["axial", "auto", "coronal", "sagittal", "axial+coronal+sagittal"],
         "min_region": 0.0,
     }
     assert next(iter(info["strategies"])) == "most_anomalous"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from monai_dpmm_ad.calibration.drift import PatchSummary
 from monai_dpmm_ad.network.inferer import VolumeInferer, iterate_slices
+from monai_dpmm_ad.transforms.slices import SampleSlices
 
 
 def double(images: Tensor, positions: Tensor | None = None) -> Tensor:
@@ -114,6 +115,37 @@ def test_an_empty_slice_between_stays_empty_and_ends_take_the_nearest() -> None:
     maps = VolumeInferer(slice_spacing=0.4)(scan, lambda images, positions: images * positions[:, None, None, None])
     profile = maps[0, 0, 5, 5]
     torch.testing.assert_close(profile, torch.tensor([1.5, 1.5, 2.5, 0.0, 4.5, 5.5, 6.5, 6.5]) / 8)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "fitted", "mapped"),
+    [((1, 1, 1), (4, 4, 4), 12), ((1, 1, 2), (4, 4, 4), 16), ((1, 1, 4), (12, 0, 0), 12), ((4, 1, 1), (0, 12, 0), 12)],
+)
+def test_auto_fits_as_many_slices_as_one_plane_has_and_maps_with_gaps(
+    spacing: tuple[float, float, float], fitted: tuple[int, int, int], mapped: int
+) -> None:
+    affine = torch.diag(torch.tensor([*spacing, 1.0]))
+    scan = MetaTensor(torch.rand(1, 12, 12, 12) + 0.1, affine=affine)
+    seen = {"axial": 0, "coronal": 0, "sagittal": 0}
+    for sample in SampleSlices("auto")(scan):
+        seen[sample["axis"]] += 1
+    assert tuple(seen.values()) == fitted
+    shown = []
+
+    def network(images: Tensor, positions: Tensor, aspect: float = 1.0) -> Tensor:
+        shown.append(len(images))
+        return 0 * images + aspect
+
+    maps = VolumeInferer("auto", slice_spacing=1 / 6)(MetaTensor(scan[None], affine=affine), network)
+    torch.testing.assert_close(maps.as_tensor() > 0, torch.ones(1, 1, 12, 12, 12, dtype=torch.bool))
+    assert sum(shown) == mapped
+
+
+def test_a_slab_is_looked_at_in_its_plane() -> None:
+    scan = MetaTensor(torch.rand(1, 12, 12, 3) + 0.1, affine=torch.eye(4))
+    assert {sample["axis"] for sample in SampleSlices("auto")(scan)} == {"axial"}
+    picture = SampleSlices("auto")(torch.rand(1, 12, 3))
+    assert [sample["axis"] for sample in picture] == ["axial"]
 
 
 def test_no_axis_is_refused() -> None:

@@ -157,6 +157,7 @@ def test_dictionary_version_in_a_data_loader(volume):
     [
         ({"axes": ("axail",)}, "`axes` must be one of .*Did you mean 'axial'"),
         ({"axes": ()}, "`axes` must name at least one axis"),
+        ({"axes": ("auto", "axial")}, "`axes` must be auto alone or some of axial, coronal, sagittal, got auto, axial"),
         ({"selection": "unifrom"}, "`selection` must be one of .*Did you mean 'uniform'"),
         ({"selection": "uniform"}, "`num_slices` must be given with selection 'uniform'"),
         ({"selection": "random", "num_slices": 0}, "`num_slices` must be .* at least 1"),

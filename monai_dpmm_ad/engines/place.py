@@ -78,7 +78,7 @@ def fit_normative(
     if not normative.fitted:
         normative.matching.fill_(match == "on" and normative.frame in FRAMES[:2])
         planes = gather_lists([scans.read(name).num_planes for name in share(own)])
-        normative.weights.copy_(torch.tensor(weigh_channels(median_low(planes))))
+        normative.weights.copy_(torch.tensor(weigh_channels(median_low(planes)), dtype=torch.float64))
     release_heap()  # of registering
     traits: dict[str, Traits | None] = dict.fromkeys(names)
     if isinstance(normative, TrendMap):

@@ -35,7 +35,7 @@ def read_block(bundle: Path, name: str) -> str:
 
 def test_the_readme_says_what_was_fitted_in_numbers(bundle: Path, tiny_vit: Path) -> None:
     assert "the detector `dpmm` on the embedder `tiny`" in read_block(bundle, "model")
-    assert "56 pixels, axial slices, 1 channel)" in read_block(bundle, "model")
+    assert "56 pixels, slices of each plane with square pixels, 1 channel)" in read_block(bundle, "model")
     data = read_block(bundle, "data")
     assert "Fitted on 3 healthy scans;\n2 more were held out" in data
     assert "- 3D scans\n- voxels of 4 × 4 × 4 mm\n" in data

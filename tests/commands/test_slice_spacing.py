@@ -52,8 +52,8 @@ def test_several_planes_weigh_more(bundle: Path, sparse: Path) -> None:
 def test_maps_fill_the_foreground_from_few_slices(cohort: Path, bundle: Path, sparse: Path) -> None:
     scan = cohort.parent / "imagesTs" / "test_abnormal_001.nii.gz"
     filled, seen = [], []
-    for folder in (bundle, sparse):
-        model, counts = AnomalyModel.load(folder), []
+    for folder, options in ((bundle, {"axes": ["axial"]}), (sparse, {})):
+        model, counts = AnomalyModel.load(folder, **options), []
         model.network.register_forward_pre_hook(lambda _, args, counts=counts: counts.append(len(args[0])))
         filled.append(np.asarray(model.predict(scan).map) > 0)
         seen.append(sum(counts))

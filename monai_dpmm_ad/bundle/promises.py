@@ -13,7 +13,7 @@ from monai_dpmm_ad.normative.covariates import COHORT_MEAN
 from monai_dpmm_ad.normative.regions import regions_scans_needed
 from monai_dpmm_ad.transforms.score import DEFAULT_RATE
 
-__all__ = ["judge_network", "judge_people"]
+__all__ = ["judge_network", "judge_people", "judge_place"]
 
 
 def judge_network(network: AnomalyNet, settings: Mapping[str, Any]) -> str | None:
@@ -50,6 +50,15 @@ def judge_people(told: Iterable[str | None]) -> str | None:
         f"{number} of {len(known)} scans are of people whose age, sex or site is not known or was not fitted, so they "
         f"are judged as {COHORT_MEAN}: give a table with --covariates"
     )
+
+
+def judge_place(network: AnomalyNet) -> str | None:
+    """Say why the maps of volumes are not judged by place, and what counts in its stead; None where they are."""
+    if network.normative is not None or network.kind.spatial_dims != 3:
+        return None
+    reason = "maps are not judged by place: that takes two fitted volumes or more, and no picture among them"
+    tail = network.intensity_tail
+    return reason if tail is None else f"{reason}; what is {tail.tail} counts wherever it is"
 
 
 def _judge(judge: Judge, settings: Mapping[str, Any], whose: str) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_dpmm_ad.bundle import create_bundle, describe_fit, is_fitted, load_workflow, pick_settings, read_settings
-from monai_dpmm_ad.bundle.promises import judge_network, judge_people
+from monai_dpmm_ad.bundle.promises import judge_network, judge_people, judge_place
 from monai_dpmm_ad.bundle.request import covers_scans, is_same_request, record_request
 from monai_dpmm_ad.bundle.sequences import refuse_sequences
 from monai_dpmm_ad.bundle.update import read_update_settings
@@ -27,7 +27,6 @@ from monai_dpmm_ad.commands.outcome import Outcome
 from monai_dpmm_ad.data import Split
 from monai_dpmm_ad.data.dataset import read_failures
 from monai_dpmm_ad.data.fitted_sequences import find_sequences
-from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.utils.distributed import is_first, joined_processes, launched, wait_for_all
 from monai_dpmm_ad.utils.extras import import_extra
 from monai_dpmm_ad.utils.files import write_json
@@ -128,23 +127,14 @@ def fit(
                 workflow.run()
     split, network = workflow.split, workflow.network
     wanted = overrides.get("normative") != "off" and overrides.get("frame") != "none"
-    placeless = _note_missing_place(network) if wanted and network.normative is None else None
-    notes = [judge_network(network, read_settings(bundle)), network.note(), split.note, placeless]
+    notes = [judge_network(network, read_settings(bundle)), network.note(), split.note]
+    notes.append(judge_place(network) if wanted else None)
     return Outcome(
         failures=[*split.found.list_failures(), *workflow.failures],
         metrics=describe_fit(bundle),
         note="; ".join(filter(None, notes)) or None,
         found=_summarise_split(split),
     )
-
-
-def _note_missing_place(network: AnomalyNet) -> str | None:
-    """Why the maps of volumes are not judged by place though they were to be, and what counts in its stead."""
-    if network.kind.spatial_dims != 3:
-        return None
-    reason = "maps are not judged by place: that takes two fitted volumes or more, and no picture among them"
-    tail = network.intensity_tail
-    return reason if tail is None else f"{reason}; what is {tail.tail} counts wherever it is"
 
 
 def _summarise_split(split: Split) -> str | None:

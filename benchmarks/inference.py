@@ -5,9 +5,9 @@
 
 Brain phantoms of 1 mm voxels, or the scans that are named, are mapped by the command line's own way,
 ``commands.infer``: read, preprocess, network, inversion, thresholds, regions, files. Beside it, in turns: the bare
-bfloat16 passes of all slices with foreground, of which a map judged by place looks at some, and (with ViT-S/14) a plain
-pipeline as the paper describes it: every axial slice, background too, resized to 448×448, a float32 pass of
-transformers, 1 − largest cosine to a component, bilinear upsampling, one file. Its time is that of every
+bfloat16 passes of all axial slices with foreground (a map judged by place looks at some slices of three planes), and
+(with ViT-S/14) a plain pipeline as the paper describes it: every axial slice, background too, resized to 448×448, a
+float32 pass of transformers, 1 − largest cosine to a component, bilinear upsampling, one file. Its time is of every
 ``--stride``-th slice, scaled. The ViT-S/14 has random weights in DINOv2's shape: speed does not depend on their values.
 Prints a table and a JSON line: medians over the repeats of CPU and wall seconds and of their ratios, the steps' share
 of the CPU seconds, and how far scores of bfloat16 and float32 embeddings differ. "network's thread" is the ratio that
@@ -52,7 +52,7 @@ from monai_dpmm_ad.handlers import ScanTable
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.network import anomaly_net as network_module
 from monai_dpmm_ad.network.inferer import VolumeInferer, iterate_slices
-from monai_dpmm_ad.ops.slices import extract_slices, slice_step, voxel_sizes
+from monai_dpmm_ad.ops.slices import extract_slices
 from monai_dpmm_ad.pretraining.checkpoints import export_backbone
 from monai_dpmm_ad.pretraining.model import build_backbone
 from monai_dpmm_ad.transforms import LoadScand, SaveScand, preprocess_scan
@@ -132,10 +132,10 @@ def measure(name: str, options: argparse.Namespace, scans: list[Path]) -> dict[s
     """Run everything in turns for one backbone."""
     bundle = prepare_bundle(name, options.out)
     with load_workflow(bundle, ["inference"], "inference", device="cpu") as workflow:
-        network, spacing = workflow.network, workflow.settings["slice_spacing"]
+        network, settings = workflow.network, workflow.settings
     volumes = [preprocess_scan()({"image": str(scan), "name": "scan"})["image"] for scan in scans]
     batches = [batch for volume in volumes for batch in take_batches(network, volume)]
-    seen = sum(len(images) for volume in volumes for images in take_batches(network, volume, spacing))
+    seen = sum(count_seen(settings, volume) for volume in volumes)
     run_bare(network.embedder, batches[:1])
     plain = PlainPipeline(network) if name != "compact" else None
     runs: dict[str, list[Seconds]] = defaultdict(list)
@@ -175,12 +175,23 @@ def infer(bundle: Path, scans: list[Path], results: Path) -> None:
         raise RuntimeError(f"not all scans were mapped: {outcome.failures}")
 
 
-def take_batches(network: AnomalyNet, volume: MetaTensor, spacing: float | None = None) -> list[Tensor]:
-    """The slices of a volume as the embedder gets them, in the batches of `infer`; all, or those a spacing apart."""
+def count_seen(settings: dict[str, Any], volume: MetaTensor) -> int:
+    """How many slices of a volume the network is shown, of all planes."""
+    numbers = []
+
+    def note(images: Tensor, positions: Tensor, **_: float) -> Tensor:
+        numbers.append(len(images))
+        return images
+
+    VolumeInferer(settings["axes"], BATCH, 1, settings["slice_spacing"])(volume[None], note)
+    return sum(numbers)
+
+
+def take_batches(network: AnomalyNet, volume: MetaTensor) -> list[Tensor]:
+    """The axial slices of a volume as the embedder gets them, in the batches of `infer`."""
     slices = extract_slices(volume.as_tensor(), "axial")
     size = network.resized_shape(*slices.shape[-2:])
-    step = slice_step(volume.shape[1:], voxel_sizes(volume, batched=False), "axial", spacing)
-    batches = [images for _, images, _ in iterate_slices(slices, BATCH, 1, step)]
+    batches = [images for _, images, _ in iterate_slices(slices, BATCH, 1)]
     return [F.interpolate(images, size, mode="bilinear", antialias=True) for images in batches]
 
 

@@ -29,7 +29,7 @@ __all__ = ["VolumeInferer", "iterate_slices"]
 
 
 #: How much further apart slices of several planes are. At 2.6 small lesions were drawn less well (docs/normative.md).
-_SPARSER = 1.6
+_SPARSER = 2
 
 
 class VolumeInferer(Inferer):
@@ -45,7 +45,7 @@ class VolumeInferer(Inferer):
         channels: 1, or 3 for a slice with its two neighbours.
         slice_spacing: least distance of the slices that the network sees, as a share of the longer side of a slice; the
             maps of those between are interpolated. None and 0 show it every slice. Of several axes that ``auto`` chose
-            it is 1.6 times as much: what one misses another sees.
+            it is twice as much: what one misses another sees.
 
     Example:
         >>> inferer = VolumeInferer(axes=("axial", "coronal"))

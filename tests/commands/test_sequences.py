@@ -237,6 +237,21 @@ def test_a_sequence_that_was_asked_for_otherwise_begins_anew() -> None:
     assert read_settings(folder / "bundle")["sequences"] == ["FLAIR", "T1"]
 
 
+def test_of_a_single_person_a_named_side_counts_at_any_place(
+    scans: dict[str, list[Path]], tiny_vit: Path, tmp_path: Path
+) -> None:
+    people = [entry(folder, "T1", "FLAIR") for folder in scans["training"][:2]]
+    listed = write(tmp_path / "fit.json", training=people[:1], validation=people[1:])
+    fit([listed], tmp_path / "bundle", embedder_name=str(tiny_vit), intensity_side="dark", **FAST)
+    network = AnomalyModel.load(tmp_path / "bundle").network
+    assert network.normative is None
+    assert network.intensity_tail is not None
+    tails = [one.intensity_tail for one in map(network.__getitem__, range(2))]
+    assert [(tail.tail, tail.fitted) for tail in tails] == [("dark", True)] * 2
+    scanned = write(tmp_path / "new.json", test=[people[1]])
+    assert not infer(tmp_path / "bundle", [scanned], tmp_path / "out", report=False).failures
+
+
 def test_what_takes_single_images_says_so(together: Path, bundle: Path, person: Path, tmp_path: Path) -> None:
     message = (
         "`bundle` must be of single images for {}, got one of the sequences T1, T2, FLAIR. Take the bundle of one "

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import FAST
+from PIL import Image
 
 from monai_dpmm_ad.bundle import load_workflow, read_settings
 from monai_dpmm_ad.commands import fit, infer
@@ -110,6 +111,19 @@ def test_a_single_scan_is_no_cohort_and_a_named_side_counts_at_any_place(
     assert network.intensity_tail.fitted
     (scan,) = infer(tmp_path / "bright", [held_out], tmp_path / "out", report=False).scans
     assert scan.frame is None
+
+
+def test_of_pictures_a_named_side_counts_at_any_place(tiny_vit: Path, tmp_path: Path) -> None:
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(90, 110, (64, 64), np.uint8)
+        pixels[:8] = 0
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    pictures = [tmp_path / f"{number}.png" for number in range(4)]
+    for side in ("both", "dark"):
+        options = {**FAST, "embedder_name": str(tiny_vit), "intensity_side": side, "num_components": 1}
+        fit(pictures[:2], tmp_path / side, held_out=pictures[2:], **options)
+        tail = AnomalyModel.load(tmp_path / side).network.intensity_tail
+        assert (None if tail is None else tail.tail) == (None if side == "both" else "dark")
 
 
 def test_heads_among_fitted_brains_are_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

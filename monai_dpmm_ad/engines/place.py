@@ -77,8 +77,7 @@ def fit_normative(
     key = _place_scans(normative, scans, own, frame)
     if not normative.fitted:
         normative.matching.fill_(match == "on" and normative.frame in FRAMES[:2])
-        planes = gather_lists([scans.read(name).num_planes for name in share(own)])
-        normative.weights.copy_(torch.tensor(weigh_channels(median_low(planes)), dtype=torch.float64))
+        _set_weights(normative, scans, own)
     release_heap()  # of registering
     traits: dict[str, Traits | None] = dict.fromkeys(names)
     if isinstance(normative, TrendMap):
@@ -180,6 +179,12 @@ def _name_heads(normative: NormativeMap, scans: FittedScans, names: Sequence[str
             LARGER,
             usual,
         )
+
+
+def _set_weights(normative: NormativeMap, scans: FittedScans, names: Sequence[str]) -> None:
+    """Weigh the channels by the number of planes in which the network has seen most scans."""
+    planes = gather_lists([scans.read(name).num_planes for name in share(names)])
+    normative.weights.copy_(torch.tensor(weigh_channels(median_low(planes)), dtype=torch.float64))
 
 
 def _set_reference(normative: NormativeMap, scans: FittedScans, names: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ SECONDS = {"ViT-S/14": (0.149, 3.9), "compact": (0.0175, 3.5)}
 #: depth, width, tokens of a slice at 448
 VIT_S = (12, 384, 1025)
 _SIZE = 224  # of a slice that `compact` sees
+_VALIDATED = 16  # slices of a held-out scan that a fit validates on
 
 
 def main() -> None:
@@ -73,12 +74,14 @@ def estimate(options: argparse.Namespace, rates: dict[str, float], volumes: int)
     """Time, money and disk of a cohort."""
     other, mixture = rates["core s, everything else"], rates["core s, mixture"]
     forward, on_gpu = rates["core s, forward passes"], rates["GPU s, forward passes (assumed)"]
-    # Every slice of a fitted scan is embedded, some of a new one are mapped. Held-out scans are both.
+    # As many slices of a fitted scan are embedded as one plane has, some of three planes of a new one are mapped. Held-out
+    # scans are mapped, and validate the fit on a few slices.
     infer = volumes * (options.mapped * forward + other) / 3600
-    fit = volumes * (forward + other + mixture) / 3600 + options.held_out * infer
+    embedded = 1 - options.held_out * (1 - _VALIDATED / options.slices)
+    fit = volumes * (embedded * forward + other + mixture) / 3600 + options.held_out * infer
     # Beside a GPU its cores read, preprocess and write while it computes: the slower of the two decides.
     gpu_infer = volumes * max(options.mapped * on_gpu, other / options.gpu_cores) / 3600
-    gpu_fit = volumes * (max(on_gpu, other / options.gpu_cores) + mixture / options.gpu_cores) / 3600
+    gpu_fit = volumes * (max(embedded * on_gpu, other / options.gpu_cores) + mixture / options.gpu_cores) / 3600
     gpu_fit += options.held_out * gpu_infer
     gib = volumes * (rates["MiB, embedding store"] + rates["MiB, maps and mask"]) / 1024
     return {
@@ -101,7 +104,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", choices=list(SECONDS), default="ViT-S/14")
     parser.add_argument("--slices", type=int, default=150, help="with foreground, of a volume")
-    parser.add_argument("--mapped", type=float, default=0.5, help="share of them that a map looks at; 1 mm by place")
+    parser.add_argument("--mapped", type=float, default=0.84, help="share of them, in three planes, that a map looks at")
     parser.add_argument("--forward", type=float, help="core seconds of a slice's forward pass")
     parser.add_argument("--other", type=float, help="core seconds of a volume beside the forward passes")
     parser.add_argument("--patches", type=float, default=400, help="with foreground, of a slice")

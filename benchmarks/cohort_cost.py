@@ -74,8 +74,8 @@ def estimate(options: argparse.Namespace, rates: dict[str, float], volumes: int)
     """Time, money and disk of a cohort."""
     other, mixture = rates["core s, everything else"], rates["core s, mixture"]
     forward, on_gpu = rates["core s, forward passes"], rates["GPU s, forward passes (assumed)"]
-    # As many slices of a fitted scan are embedded as one plane has, some of three planes of a new one are mapped. Held-out
-    # scans are mapped, and validate the fit on a few slices.
+    # As many slices of a fitted scan are embedded as one plane has; some of three planes of a new one are mapped.
+    # Held-out scans are mapped, and validate the fit on a few slices.
     infer = volumes * (options.mapped * forward + other) / 3600
     embedded = 1 - options.held_out * (1 - _VALIDATED / options.slices)
     fit = volumes * (embedded * forward + other + mixture) / 3600 + options.held_out * infer
@@ -104,7 +104,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", choices=list(SECONDS), default="ViT-S/14")
     parser.add_argument("--slices", type=int, default=150, help="with foreground, of a volume")
-    parser.add_argument("--mapped", type=float, default=0.84, help="share of them, in three planes, that a map looks at")
+    parser.add_argument("--mapped", type=float, default=0.84, help="share that maps look at, in three planes")
     parser.add_argument("--forward", type=float, help="core seconds of a slice's forward pass")
     parser.add_argument("--other", type=float, help="core seconds of a volume beside the forward passes")
     parser.add_argument("--patches", type=float, default=400, help="with foreground, of a slice")

@@ -122,6 +122,7 @@ class AnomalyNet(Judging):
         self.image_size = image_size
         self.min_foreground = min_foreground
         self.num_shifts = num_shifts
+        self.intensity_weight = intensity_weight
         self.intensity_tail = None if intensity_tail == "none" else IntensityTail(intensity_tail, intensity_weight)
         self.upsampling = upsampling
         self.patch_mask = PrincipalMask.make(patch_mask, mask_threshold, mask_closing)
@@ -172,7 +173,7 @@ class AnomalyNet(Judging):
         """Have no normative map; a side of the intensities that it was to look at counts by its tail at all places."""
         side, self.normative = "both" if self.normative is None else self.normative.side, None
         if side in ("bright", "dark"):
-            self.intensity_tail = IntensityTail(side)
+            self.intensity_tail = IntensityTail(side, self.intensity_weight)
 
     def make_judge(self) -> Judge:
         """As there."""

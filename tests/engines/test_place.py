@@ -101,7 +101,7 @@ def test_a_single_scan_is_no_cohort_and_a_named_side_counts_at_any_place(
 ) -> None:
     fitted, held_out = sorted((cohort.parent / "imagesTr").glob("*.nii.gz"))[:2]
     for side in ("both", "bright"):
-        options = {"embedder_name": str(tiny_vit), "intensity_side": side, **FAST}
+        options = {"embedder_name": str(tiny_vit), "intensity_side": side, "intensity_weight": 0.5, **FAST}
         outcome = fit([fitted], tmp_path / side, held_out=[held_out], **options)
         network = AnomalyModel.load(tmp_path / side).network
         assert network.normative is None
@@ -109,6 +109,7 @@ def test_a_single_scan_is_no_cohort_and_a_named_side_counts_at_any_place(
         assert (network.intensity_tail is not None) == (side == "bright") == ("bright counts" in str(outcome.note))
     assert network.intensity_tail is not None
     assert network.intensity_tail.fitted
+    assert network.intensity_tail.weight == 0.5
     (scan,) = infer(tmp_path / "bright", [held_out], tmp_path / "out", report=False).scans
     assert scan.frame is None
 

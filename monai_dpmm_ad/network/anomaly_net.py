@@ -132,10 +132,8 @@ class AnomalyNet(Judging):
         self.normative: NormativeMap | None = None
         if normative == "on" and frame != "none":
             if self.intensity_tail is not None:
-                raise ValueError(
-                    f"`intensity_tail` must be none with a normative map, which knows intensities by place, got "
-                    f"{intensity_tail}. Choose `intensity_side`, or `normative` off."
-                )
+                got = f"got {intensity_tail}. Choose `intensity_side`, or `normative` off."
+                raise ValueError(f"`intensity_tail` must be none with a normative map, which judges them, {got}")
             self.normative = (NormativeMap if trend == "off" else TrendMap)(
                 "deformed" if frame == "auto" else frame, intensity_side, asymmetry=asymmetry
             )

@@ -19,7 +19,7 @@ from monai_dpmm_ad.embedding.compact import COMPACT, compact_path
 
 VOLUMES = (1_000, 10_000, 100_000)
 #: of each backbone: core seconds of a slice's forward pass and of the rest of a volume, judging it by place included
-SECONDS = {"ViT-S/14": (0.149, 3.9), "compact": (0.0175, 3.5)}
+SECONDS = {"ViT-S/14": (0.170, 4.8), "compact": (0.0202, 4.4)}
 #: depth, width, tokens of a slice at 448
 VIT_S = (12, 384, 1025)
 _SIZE = 224  # of a slice that `compact` sees

@@ -79,6 +79,16 @@ class ResumeLog:
             record = {"key": self._keys[name], "outputs": digests, "item": dict(self._items[name]), **content}
             write_json(self._path(name), {**record, "sha256": _digest(record)})
 
+    def forget(self, name: str) -> list[Path]:
+        """Drop the record of a scan that failed when it was done again.
+
+        Returns:
+            The outputs of an earlier run that it names; they are not of this model, these settings or this scan.
+        """
+        record = self._load_whole(name)
+        self._path(name).unlink(missing_ok=True)
+        return [] if record is None else [self.output_dir / file for file in record["outputs"]]
+
     def list_earlier(self, asked_for: Container[str]) -> dict[str, dict[str, Any]]:
         """The records of scans that earlier runs into this folder finished and this one was not asked for.
 
@@ -99,16 +109,23 @@ class ResumeLog:
 
     def _load(self, name: str) -> dict[str, Any] | None:
         """A scan's record, None where its outputs are not what they were."""
+        record = self._load_whole(name)
+        try:
+            outputs = {} if record is None else record["outputs"]
+            same = all(file_sha256(self.output_dir / file) == digest for file, digest in outputs.items())
+            return record if same else None
+        except OSError:
+            return None
+
+    def _load_whole(self, name: str) -> dict[str, Any] | None:
+        """A scan's record, None where it is damaged or names files outside of the folder."""
         try:
             record: dict[str, Any] = read_json(self._path(name))
             whole = record.pop("sha256") == _digest(record)
-            return record if whole and self._has_outputs(record["outputs"]) else None
+            inside = all(not Path(file).is_absolute() and ".." not in Path(file).parts for file in record["outputs"])
+            return record if whole and inside else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-
-    def _has_outputs(self, digests: Mapping[str, str]) -> bool:
-        inside = all(not Path(file).is_absolute() and ".." not in Path(file).parts for file in digests)
-        return inside and all(file_sha256(self.output_dir / file) == digest for file, digest in digests.items())
 
     def _path(self, name: str) -> Path:
         return self.output_dir / FOLDER / f"{name}.json"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from monai_dpmm_ad.calibration.discovery import q_values
 from monai_dpmm_ad.data import Found
-from monai_dpmm_ad.data.dataset import write_failures
+from monai_dpmm_ad.data.dataset import ScanFailure, write_failures
 from monai_dpmm_ad.data.gate import write_left_out
 from monai_dpmm_ad.engines import PATCH_SUMMARY, ScanEvaluator, iteration_scans
 from monai_dpmm_ad.engines.resume import ResumeLog
@@ -143,7 +143,8 @@ class ScanTable:
     def _start(self, engine: ScanEvaluator) -> None:
         folder = OutputFolder(self.output_dir, rank=get_rank())
         engine.at_end.callback(folder.release)
-        folder.hold().check_all(TABLES if get_rank() == 0 else ())
+        self._folder = folder.hold()
+        self._folder.check_all(TABLES if get_rank() == 0 else ())
         self.rows.clear()
         self.regions.clear()
         self.anatomy.clear()
@@ -246,7 +247,15 @@ class ScanTable:
             write_regions(self.output_dir / "regions.csv", self.output_dir / "regions.json", self.regions)
             write_anatomy(self.output_dir / "anatomy.csv", self.anatomy)
             write_failures(self.output_dir, failures)
+            self._discard_maps(failures)
             write_left_out(self.output_dir, self.found.left_out if self.found else ())
+
+    def _discard_maps(self, failures: Sequence[ScanFailure]) -> None:
+        """Remove what an earlier run wrote of scans that failed in this one: they would look done."""
+        for failure in failures:
+            if self.finished is not None and failure.name in self._order:
+                for path in self.finished.forget(failure.name):
+                    self._folder.discard(path)
 
 
 def join_scans(engine: Engine) -> list[dict[str, Any]]:

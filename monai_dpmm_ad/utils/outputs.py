@@ -112,15 +112,16 @@ class OutputFolder:
         if owner and "" not in owners and owner not in owners:
             raise FileExistsError(errno.EEXIST, f"is of another scan, {sorted(owners)[0]}; {_REMEDY}", str(path))
 
-    def discard(self, path: Path, owner: str) -> None:
+    def discard(self, path: Path, owner: str | None = None) -> None:
         """Remove a file that an earlier run wrote, whatever may be replaced: nobody else's, nor one that was edited.
 
         Args:
             path: inside the folder.
-            owner: the scan that the file must be of.
+            owner: the scan that the file must be of; None where that is known already.
         """
         plain = path.is_file() and not path.is_symlink()
-        if plain and owner in self._written.get((self._name(path), file_sha256(path)), ()):
+        owners = self._written.get((self._name(path), file_sha256(path)), ()) if plain else ()
+        if owner in owners or (owner is None and owners):
             path.unlink()
 
     def record(self, path: Path, digest: str, owner: str = "") -> None:

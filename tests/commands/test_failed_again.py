@@ -1,0 +1,29 @@
+# Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
+"""A scan that was mapped before and cannot be any more leaves no map that looks like this run's."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from monai_dpmm_ad.commands import infer
+
+
+def test_no_map_of_an_earlier_scan_stays_where_the_new_one_fails(cohort: Path, bundle: Path, tmp_path: Path) -> None:
+    scans, out = tmp_path / "scans", tmp_path / "maps"
+    scans.mkdir()
+    for name in ("test_abnormal_000", "test_healthy_000"):
+        shutil.copy(cohort.parent / "imagesTs" / f"{name}.nii.gz", scans)
+    assert not infer(bundle, [scans], out, report=False).failures
+    before = {path.name: path.read_bytes() for path in out.glob("*.nii.gz")}
+    edited, notes = out / "test_abnormal_000_mask.nii.gz", out / "notes.txt"
+    edited.write_bytes(b"by hand")
+    notes.write_text("mine")
+    damaged = scans / "test_abnormal_000.nii.gz"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    outcome = infer(bundle, [scans], out, report=False)
+    assert [failure.name for failure in outcome.failures] == ["test_abnormal_000"]
+    kept = {path.name: path.read_bytes() for path in out.glob("*.nii.gz")}
+    assert kept.pop(edited.name) == b"by hand"
+    assert kept == {name: content for name, content in before.items() if "healthy" in name}
+    assert notes.read_text() == "mine"

@@ -19,7 +19,7 @@ from monai_dpmm_ad.embedding import Embedder, create_embedder
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.handlers.tables import SAVED
 from monai_dpmm_ad.network import AnomalyNet, SequenceNet
-from monai_dpmm_ad.ops.slices import AUTO, check_axes
+from monai_dpmm_ad.ops.slices import check_axes
 from monai_dpmm_ad.transforms import count_regions
 
 __all__ = ["fit_settings", "make_detector", "make_embedder", "make_network", "run_settings"]
@@ -50,7 +50,8 @@ def fit_settings(given: Settings) -> dict[str, Any]:
             "`normative` off."
         )
     judged = values["normative"] == "on" and values["frame"] != "none"
-    if check_axes(values["axes"]) == (AUTO,) and (not judged or values["location_weight"]):
+    check_axes(values["axes"])
+    if given.get("axes") is None and (not judged or values["location_weight"]):
         values["axes"] = ["axial"]  # as published; and a location means something else in each plane
     if values["slice_spacing"] is None:  # the published map takes every slice, and an intensity's tail is of its own
         values["slice_spacing"] = _SLICE_SPACING if judged else 0.0

@@ -246,6 +246,8 @@ def test_of_a_single_person_a_named_side_counts_at_any_place(
     network = AnomalyModel.load(tmp_path / "bundle").network
     assert network.normative is None
     assert network.intensity_tail is not None
+    settings = [read_settings(tmp_path / "bundle" / part) for part in ("", "fit/T1", "fit/FLAIR")]
+    assert [one["axes"] for one in settings] == [["auto"]] * 3  # the second is asked for without place
     tails = [one.intensity_tail for one in map(network.__getitem__, range(2))]
     assert [(tail.tail, tail.fitted) for tail in tails] == [("dark", True)] * 2
     scanned = write(tmp_path / "new.json", test=[people[1]])

@@ -30,6 +30,7 @@ def test_the_published_map_and_older_bundles_have_one_plane() -> None:
     assert fit_settings({})["axes"] == ["auto"]
     assert fit_settings({"axes": ["coronal"]})["axes"] == ["coronal"]
     assert fit_settings({"normative": "off"})["axes"] == ["axial"]
+    assert fit_settings({"normative": "off", "axes": ["auto"]})["axes"] == ["auto"]  # of one scan, which is updated
     assert fit_settings({"location_weight": 0.5})["axes"] == ["axial"]
     with pytest.raises(ValueError, match="auto alone"):
         fit_settings({"axes": ["axial", "auto"]})

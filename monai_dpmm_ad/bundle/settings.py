@@ -60,7 +60,7 @@ _MODEL = (
         choices=("auto", "deformed", "affine", "box", "none"), commands=_FIT,
     ),
     Setting(
-        "intensity_side", "both", "which intensities count beside the embedding, judged by place", "model",
+        "intensity_side", "both", "which intensities count beside the embedding, unless normative is off", "model",
         choices=("both", "bright", "dark", "off"), commands=_FIT,
     ),
     Setting(

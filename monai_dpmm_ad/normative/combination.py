@@ -6,12 +6,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from monai_dpmm_ad.errors import unknown_option
+from monai_dpmm_ad.ops.slices import AUTO, choose_planes
 
-__all__ = ["REGION_THRESHOLD", "SIDES", "combine", "surprise", "take_side", "weigh_channels"]
+__all__ = ["REGION_THRESHOLD", "SIDES", "combine", "surprise", "take_side", "weigh_channels", "weigh_scan"]
 
 #: Which deviations of intensity count.
 SIDES = ("both", "bright", "dark", "off")
@@ -50,6 +53,18 @@ def weigh_channels(planes: int) -> tuple[float, float, float]:
         planes: how many the detector's map is the mean of.
     """
     return (1.25 if planes == 1 else 1.75), 0.7, 0.5
+
+
+def weigh_scan(weights: Sequence[float], shape: Sequence[int], affine: NDArray[np.float64]) -> list[float]:
+    """Weights of a scan: the detector's is no more than a map in the planes of such a scan is worth.
+
+    Args:
+        weights: of the fitted scans, the detector's first.
+        shape: ``(X, Y, Z)`` of the scan.
+        affine: ``(4, 4)``, from its indices to scanner coordinates (mm).
+    """
+    planes, _ = choose_planes((AUTO,), shape, torch.from_numpy(np.linalg.norm(affine[:3, :3], axis=0)))
+    return [min(weights[0], weigh_channels(len(planes))[0]), *weights[1:]]
 
 
 def combine(channels: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -14,19 +14,12 @@ from torch import Tensor, nn
 from monai_dpmm_ad.errors import NotFittedError, unknown_option
 from monai_dpmm_ad.normative.asymmetry import Asymmetry
 from monai_dpmm_ad.normative.atlas import Atlas
-from monai_dpmm_ad.normative.combination import SIDES, combine, take_side, weigh_channels
+from monai_dpmm_ad.normative.combination import SIDES, combine, take_side, weigh_channels, weigh_scan
 from monai_dpmm_ad.normative.covariates import Traits
 from monai_dpmm_ad.normative.deformation import deform
 from monai_dpmm_ad.normative.frame import FRAMES, Frame
 from monai_dpmm_ad.normative.intensity import divide_by_median, foreground_median, remove_own_part, smooth
-from monai_dpmm_ad.normative.lattice import (
-    Lattice,
-    Volume,
-    average_points,
-    index_voxels,
-    resample,
-    sample_places,
-)
+from monai_dpmm_ad.normative.lattice import Lattice, Volume, average_points, index_voxels, resample, sample_places
 from monai_dpmm_ad.normative.matching import Match, match_intensity
 from monai_dpmm_ad.normative.placed import JudgedScan, PlacedScan, pull_channels
 from monai_dpmm_ad.normative.reference import build_reference, pull
@@ -221,7 +214,8 @@ class NormativeMap(nn.Module):
         Returns:
             ``(X, Y, Z)``, surprise summed over the channels by weight, 0 in the background.
         """
-        return self._judge(image, affine, frame, traits).finish(anomaly_map, image, affine, self.channel_weights)
+        weights = weigh_scan(self.channel_weights, image.shape, affine)
+        return self._judge(image, affine, frame, traits).finish(anomaly_map, image, affine, weights)
 
     def judge_anywhere(self, anomaly_map: Array) -> Array:
         """Finish the map of what has no place, by its scores against those of all places; intensities are as expected.

@@ -3,11 +3,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from monai_dpmm_ad.normative.combination import combine, surprise, take_side
+from monai_dpmm_ad.normative.combination import combine, surprise, take_side, weigh_channels, weigh_scan
 
 
 def test_surprise_is_the_tail_probability() -> None:
@@ -36,3 +37,12 @@ def test_sides() -> None:
     assert take_side(z, "dark").tolist() == [2, -3]
     with pytest.raises(ValueError, match=r"`side` must be one of .*got 'brigth'\. Did you mean 'bright'"):
         take_side(z, "brigth")
+
+
+def test_a_scan_of_thick_slices_has_the_weight_of_one_plane() -> None:
+    fitted = {planes: [*weigh_channels(planes), 0.4] for planes in (1, 3)}
+    cubes, thick = np.diag([2.0, 2, 2, 1]), np.diag([0.9, 0.9, 5, 1])[[1, 2, 0, 3]]  # in any orientation
+    assert weigh_scan(fitted[3], (90, 70, 70), cubes) == fitted[3]
+    assert weigh_scan(fitted[3], (200, 150, 28), thick) == fitted[1]
+    assert weigh_scan(fitted[1], (90, 70, 70), cubes) == fitted[1]
+    assert weigh_scan([1.0, 1.0, 0.5], (90, 70, 70), cubes) == [1.0, 1.0, 0.5]  # as fitted by an earlier version

@@ -96,7 +96,7 @@ def test_info_names_what_is_served(client: MONAILabelClient) -> None:
     config = info["models"]["dpmm_ad_mask"]["config"]
     assert config == {
         "rate": 0.01,
-        "axes": ["axial", "auto", "coronal", "sagittal", "axial+coronal+sagittal"],
+        "axes": ["auto", "axial", "coronal", "sagittal", "axial+coronal+sagittal"],
         "min_region": 0.0,
     }
     assert next(iter(info["strategies"])) == "most_anomalous"
@@ -233,7 +233,7 @@ BAD = {
     "rate of nothing": ({"image": STUDY}, {"rate": 0}, 400, "`rate` must lie in (0, 1), got 0"),
     "rate of everything": ({"image": STUDY}, {"rate": 1}, 400, "`rate` must lie in (0, 1), got 1"),
     "axes": ({"image": STUDY}, {"axes": "axal"}, 400, "Did you mean 'axial'"),
-    "axis": ({"image": STUDY}, {"axes": "axial+diagonal"}, 400, "must be one of axial, coronal, sagittal"),
+    "axis": ({"image": STUDY}, {"axes": "axial+diagonal"}, 400, "must be one of auto, axial, coronal, sagittal"),
     "negative lesion size": ({"image": STUDY}, {"min_region": -1}, 400, "`min_region` must be at least 0"),
     "study that is no name": ({"image": STUDY}, {"image": 5}, 400, "`image` must be given in the address"),
     "truncated file": ({"image": "truncated"}, {}, 422, "truncated.nii.gz: is truncated or damaged"),

@@ -215,7 +215,7 @@ class Bench:
             "mixture": np.concatenate([mixture[inside][brain], none]),
             "finished": np.concatenate([finished[inside][brain], none]),
             "plain": np.concatenate([np.abs(intensity - np.median(intensity)), none]),
-            "darkness": np.concatenate([-intensity, none - intensity.max()]),
+            "darkness": -np.concatenate([head.values[where][brain], head.values[lost]]),
             "truth": np.concatenate([head.truth[where][brain], head.truth[lost]]),
             "score": result.score,
             "regions": len(result.regions),

@@ -80,14 +80,16 @@ class ResumeLog:
             write_json(self._path(name), {**record, "sha256": _digest(record)})
 
     def forget(self, name: str) -> list[Path]:
-        """Drop the record of a scan that failed when it was done again.
+        """Drop the record of a scan that failed when it was done again, unless what it says still holds.
 
         Returns:
             The outputs of an earlier run that it names; they are not of this model, these settings or this scan.
         """
         record = self._load_whole(name)
-        self._path(name).unlink(missing_ok=True)
-        return [] if record is None else [self.output_dir / file for file in record["outputs"]]
+        if record is None or record.get("key") == self._keys.get(name):  # one of its outputs was edited by hand
+            return []
+        self._path(name).unlink()
+        return [self.output_dir / file for file in record["outputs"]]
 
     def list_earlier(self, asked_for: Container[str]) -> dict[str, dict[str, Any]]:
         """The records of scans that earlier runs into this folder finished and this one was not asked for.

@@ -25,6 +25,8 @@ from monai_dpmm_ad.utils.files import remove_file, write_json
 __all__ = ["DriftHandler"]
 
 
+#: Of what has no place in a bundle whose maps are judged by it.
+_PLACELESS = "it is a single slice, which has no place among the fitted volumes"
 #: What is known of the patches of a scan; None where nothing was asked or seen.
 Summary = dict[str, list[float]] | None
 
@@ -125,7 +127,7 @@ class DriftHandler:
         network = self.network
         found = [
             *self._compare_patches(summary),
-            network.range.judge(own) if own else None,
+            network.range.judge(own) if own else _PLACELESS if network.normative is not None else None,
             *(network.kind.compare(facts) if facts else ()),
             skull,
         ]

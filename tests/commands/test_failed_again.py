@@ -18,6 +18,9 @@ def test_no_map_of_an_earlier_scan_stays_where_the_new_one_fails(cohort: Path, b
     before = {path.name: path.read_bytes() for path in out.glob("*.nii.gz")}
     edited, notes = out / "test_abnormal_000_mask.nii.gz", out / "notes.txt"
     edited.write_bytes(b"by hand")
+    refused = infer(bundle, [scans], out, report=False).failures  # the scan is as it was: nothing is removed
+    assert [failure.name for failure in refused] == ["test_abnormal_000"]
+    assert {path.name for path in out.glob("*.nii.gz")} == set(before)
     notes.write_text("mine")
     damaged = scans / "test_abnormal_000.nii.gz"
     damaged.write_bytes(damaged.read_bytes()[:200])

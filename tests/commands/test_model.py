@@ -191,3 +191,12 @@ def test_a_bundle_without_calibration_is_refused(bundle: Path, tmp_path: Path) -
     metadata.write_text(json.dumps({**content, "fitted": {**content["fitted"], **describe_digest(state)}}))
     with pytest.raises(CheckpointError, match="has no calibration"):
         AnomalyModel.load(copy)
+
+
+def test_a_single_slice_among_volumes_is_outside(cohort: Path, bundle: Path, tmp_path: Path) -> None:
+    image = nib.load(cohort.parent / "imagesTs" / "test_healthy_000.nii.gz")
+    nib.save(image.slicer[:, :, 4:5], tmp_path / "slice.nii.gz")
+    result = AnomalyModel.load(bundle).predict(tmp_path / "slice.nii.gz")
+    assert result.row.frame == "none"
+    assert result.row.in_range is False
+    assert "single slice, which has no place" in str(result.row.warning)

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from monai_dpmm_ad.bundle import create_bundle, describe_fit, is_fitted, load_workflow, pick_settings, read_settings
+from monai_dpmm_ad.bundle.parts import fit_settings
 from monai_dpmm_ad.bundle.promises import judge_network, judge_people, judge_place
 from monai_dpmm_ad.bundle.request import covers_scans, is_same_request, record_request
 from monai_dpmm_ad.bundle.sequences import refuse_sequences
+from monai_dpmm_ad.bundle.settings import SETTINGS
 from monai_dpmm_ad.bundle.update import read_update_settings
 from monai_dpmm_ad.commands.bids import write_bids
 from monai_dpmm_ad.commands.checks import (
@@ -95,6 +97,7 @@ def fit(
     bundle = Path(out)
     if update is not None:
         overrides = {**read_update_settings(update, overrides), "update": str(Path(update).absolute())}
+    fit_settings({name: value for name, value in overrides.items() if name in SETTINGS})  # refuses before it writes
     overrides["dataset_dir"] = absolute_paths(images)
     overrides["validation_dir"] = absolute_paths(held_out) if held_out else None
     choice = {name: overrides[name] for name in CHOICE if overrides.get(name) is not None}
@@ -105,9 +108,7 @@ def fit(
             "in one process."
         )
     if sequences is not None and overrides.get("max_components"):
-        raise ValueError(
-            f"`max_components` must be left out with several sequences, got {', '.join(sequences)}. Leave it out."
-        )
+        raise ValueError(f"`max_components` must be left out with several sequences, got {', '.join(sequences)}.")
     configs = ["train", "multi_gpu_train"] if launched() else ["train"]
     if sequences is not None:
         overrides["sequences"] = list(sequences)

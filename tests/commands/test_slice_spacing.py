@@ -36,6 +36,12 @@ def test_the_published_map_and_older_bundles_have_one_plane() -> None:
         fit_settings({"axes": ["axial", "auto"]})
 
 
+def test_a_fit_that_is_refused_leaves_no_folder(cohort: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="auto alone"):
+        fit([cohort], tmp_path / "bundle", axes=["axial", "auto"])
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture(scope="module")
 def sparse(cohort: Path, tiny_vit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sparse") / "bundle"

@@ -52,11 +52,19 @@ def judge_people(told: Iterable[str | None]) -> str | None:
     )
 
 
-def judge_place(network: AnomalyNet) -> str | None:
-    """Say why the maps of volumes are not judged by place, and what counts in its stead; None where they are."""
+def judge_place(network: AnomalyNet, updated: bool = False) -> str | None:
+    """Say why the maps of volumes are not judged by place, and what counts in its stead; None where they are.
+
+    Args:
+        network: fitted.
+        updated: whether it goes on from another one, of whose scans nothing is left to learn place from.
+    """
     if network.normative is not None or network.kind.spatial_dims != 3:
         return None
-    reason = "maps are not judged by place: that takes two fitted volumes or more, and no picture among them"
+    reason = "that takes two fitted volumes or more, and no picture among them"
+    if updated:
+        reason = "those of the bundle that was updated are not, so fit its scans and the new ones anew for that"
+    reason = f"maps are not judged by place: {reason}"
     tail = network.intensity_tail
     return reason if tail is None else f"{reason}; what is {tail.tail} counts wherever it is"
 

@@ -67,8 +67,6 @@ def split_update(
             warnings.filterwarnings("ignore", "there is one subject only")
         known = {scan["sha256"] for scan in scans}
         new = split_scans(paths, validation_paths, fraction, seed, lambda items: drop_known(items, known), **choice)
-    if not new.train:
-        raise ValueError("`images` must hold scans that the bundle has not seen, got none. Give new healthy scans.")
     if not new.is_held_out and not kept:
         return new
     held_out = [*kept, *(new.held_out if new.is_held_out else ())]
@@ -243,6 +241,8 @@ def drop_known(items: Sequence[Item], known: Set[str]) -> list[Item]:
         items: of a datalist.
         known: SHA-256 of scans, as :func:`~monai_dpmm_ad.bundle.provenance.hash_scans` gives them.
     """
+    if not known:
+        return list(items)
     digests = hash_scans(items)
     seen = [item["name"] for item, digest in zip(items, digests, strict=True) if digest in known]
     if seen:

@@ -127,9 +127,9 @@ def fit(
             with load_workflow(bundle, configs, "train", **overrides) as workflow:
                 workflow.run()
     split, network = workflow.split, workflow.network
-    wanted = overrides.get("normative") != "off" and overrides.get("frame") != "none"
     notes = [judge_network(network, read_settings(bundle)), network.note(), split.note]
-    notes.append(judge_place(network) if wanted else None)
+    if update is not None or (overrides.get("normative") != "off" and overrides.get("frame") != "none"):
+        notes.append(judge_place(network, updated=update is not None))
     return Outcome(
         failures=[*split.found.list_failures(), *workflow.failures],
         metrics=describe_fit(bundle),

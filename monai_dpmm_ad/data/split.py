@@ -49,14 +49,15 @@ def split_scans(
         validation_paths: where held-out normal scans are; None takes the data's own validation section, or splits.
         fraction: share of the subjects that is held out where the data have no validation section.
         seed: of that split.
-        keep: chooses among the items that were found.
+        keep: chooses among the items that were found, by what a bundle has seen.
         choice: ``suffix``, ``pattern``, see :func:`~monai_dpmm_ad.data.find_scans`.
 
     Returns:
         The split. A single subject cannot be split: it is validated on itself, with a warning.
 
     Raises:
-        ValueError: all scans that were named to be held out are fitted.
+        ScanError: no scan is left to fit, or none of those that were named to be held out.
+        ValueError: all scans that were named to be held out are fitted, or ``keep`` leaves none to fit.
 
     Example:
         >>> import json, tempfile
@@ -68,17 +69,18 @@ def split_scans(
         >>> len(split.train), len(split.held_out), len({item["subject"] for item in split.held_out})
         (8, 2, 1)
     """
-    found = find_scans(paths, section="training", **choice)
-    require_scans(found)
-    train = keep(_without_abnormal(found))
+    found = require_scans(_without_abnormal(find_scans(paths, section="training", **choice)))
+    train = keep(found.items)
+    if not train:
+        raise ValueError("`images` must hold scans that the bundle has not seen, got none. Give new healthy scans.")
     fitted = {str(item["image"]) for item in train}
     # The data need not have a validation section, but where the user names held-out scans they must be there.
-    others = find_scans(validation_paths or paths, section="validation", **choice)
+    others = _without_abnormal(find_scans(validation_paths or paths, section="validation", **choice))
     if validation_paths:
         require_scans(others)
         found.failures += others.failures
         found.left_out += others.left_out
-    named = _without_abnormal(others)
+    named = others.items
     twice = [str(item["name"]) for item in named if str(item["image"]) in fitted] if validation_paths else []
     if twice and len(twice) == len(named):
         raise ValueError(
@@ -106,10 +108,10 @@ def split_scans(
     return Split(train, train, False, found)
 
 
-def _without_abnormal(found: Found) -> list[dict[str, Any]]:
-    """The normal scans; the others are left out with their reason."""
+def _without_abnormal(found: Found) -> Found:
+    """What was found, with abnormal scans left out by their reason."""
     abnormal = [item for item in found.items if item.get("abnormal")]
     reason = "is marked abnormal; only healthy scans are fitted"
     found.left_out += [LeftOut(str(first_file(item)), "abnormal scans", reason) for item in abnormal]
     found.items = [item for item in found.items if not item.get("abnormal")]
-    return found.items
+    return found

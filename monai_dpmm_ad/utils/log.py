@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from monai_dpmm_ad.utils.files import PathLike
@@ -107,7 +108,7 @@ def logging_to(quiet: bool = False, verbose: bool = False, file: PathLike | None
         root.setLevel(logging.INFO)
     else:
         logging.disable(logging.ERROR)
-    warnings.showwarning = _log_warning  # type: ignore[assignment]
+    warnings.showwarning = partial(_log_warning, set())  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -119,5 +120,8 @@ def logging_to(quiet: bool = False, verbose: bool = False, file: PathLike | None
             handler.close()
 
 
-def _log_warning(message: Warning | str, category: type[Warning], *location: Any) -> None:
-    LOG.warning("warning: %s", printable(" ".join(str(message).split())))
+def _log_warning(said: set[str], message: Warning | str, category: type[Warning], *location: Any) -> None:
+    text = printable(" ".join(str(message).split()))
+    if text not in said:  # a fit of several sequences comes to the same thing once for each
+        said.add(text)
+        LOG.warning("warning: %s", text)

@@ -117,6 +117,7 @@ def test_scans_that_the_bundle_knows_are_not_added_twice(
     assert main(command) == 1
     assert "3 scans are in the bundle already" in (err := capsys.readouterr().err)
     assert "`images` must hold scans that the bundle has not seen" in err
+    assert "subject" not in err  # who could be held out is no matter where there is nobody
     images = tmp_path / "images"
     images.mkdir()
     shutil.copy(cohort.parent / "imagesTr" / "train_000.nii.gz", images / "another_name.nii.gz")

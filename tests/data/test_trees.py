@@ -142,6 +142,9 @@ def test_fit_says_what_it_leaves_out_of_a_tree_with_abnormal_scans(tmp_path: Pat
     assert len(split.train) == len(split.held_out) == 1
     expected = "took 2 scans (not asked for: 2 of section test), left out 1: 1 abnormal scans"
     assert split.found.summary() == expected
+    (tmp_path / "list.json").write_text(json.dumps({"training": [{"image": "train/Ungood/b.nii.gz", "abnormal": 1}]}))
+    with pytest.raises(ScanError, match=r"is marked abnormal; .*; no scan is left \(1 abnormal scans left out\)"):
+        split_scans(str(tmp_path / "list.json"), None, 0.5, 0)
 
 
 def test_a_split_that_cannot_be_made_by_subject_says_so(tmp_path: Path) -> None:

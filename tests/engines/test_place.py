@@ -112,6 +112,9 @@ def test_a_single_scan_is_no_cohort_and_a_named_side_counts_at_any_place(
     assert network.intensity_tail.weight == 0.5
     (scan,) = infer(tmp_path / "bright", [held_out], tmp_path / "out", report=False).scans
     assert scan.frame is None
+    more = cohort.parent / "imagesTs" / "test_healthy_000.nii.gz"
+    outcome = fit([more], tmp_path / "updated", update=tmp_path / "bright")
+    assert "those of the bundle that was updated are not" in str(outcome.note)
 
 
 def test_of_pictures_a_named_side_counts_at_any_place(tiny_vit: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ def say_everything() -> None:
     PROGRESS.info("Embedding: 1 of 2")
     logging.getLogger("a.library").warning("chatter")
     warnings.warn("odd", UserWarning, stacklevel=1)
+    warnings.warn("odd", UserWarning, stacklevel=1)  # from elsewhere: said once
     LOG.error("error: bad")
 
 

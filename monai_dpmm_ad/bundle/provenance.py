@@ -171,16 +171,10 @@ def count_fitted(bundle_root: str | os.PathLike[str]) -> int:
         bundle_root: folder of a fitted bundle; one that was handed on knows their number alone.
     """
     try:
-        content = load_provenance(bundle_root)
-        return sum(scan["role"] == "fitted" for scan in content["scans"]) + content.get("unnamed", {}).get(
-            "num_fitted", 0
-        )
-    except CheckpointError:
-        pass
-    try:
-        return int(read_json(Path(bundle_root) / METADATA)["fitted"]["num_fitted"] or 0)
-    except (ValueError, KeyError, TypeError):
+        scans, unnamed = list_seen(bundle_root)
+    except (CheckpointError, ValueError, AttributeError, TypeError):  # damaged, or no bundle
         return 0
+    return unnamed.get("num_fitted", 0) + sum(scan["role"] == "fitted" for scan in scans)
 
 
 def _hash(path: Any) -> str | None:

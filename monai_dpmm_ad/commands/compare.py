@@ -38,7 +38,7 @@ from monai_dpmm_ad.utils.outputs import OutputFolder
 from monai_dpmm_ad.utils.progress import track
 
 if TYPE_CHECKING:
-    from monai_dpmm_ad.commands.model import AnomalyResult
+    from monai_dpmm_ad.commands.model import AnomalyModel, AnomalyResult
 
 __all__ = ["CompareOutcome", "ComparedPair", "compare", "compare_results", "observe_healthy"]
 
@@ -153,7 +153,6 @@ def compare(
         model = AnomalyModel.load(bundle, trust_bundle, **overrides)
         if model.network.kind.spatial_dims == 2:
             raise ValueError("`bundle` must be fitted on volumes, got one of pictures: visits are compared in space.")
-        false_regions = float(model.settings["false_regions"])
         tell = partial(add_covariates, table=tables[0], participants=tables[1], needed=model.network.covariates)
         pairs = [Visits(pair.name, *tell([pair.before, pair.after])) for pair in pairs]
         calibration: RegionCalibration | None = None
@@ -163,21 +162,7 @@ def compare(
             failures += missing
             calibration, note = observe_healthy(model, tell(people), folder, failures)
         outcome = CompareOutcome(failures=failures, note=note)
-        drawn: list[tuple[str, Change, list[ChangedRegion], bool | None]] = []
-        for visits in track(pairs, total=len(pairs), description="Comparing"):
-            try:
-                check_same_person(visits)
-                first, second = (model.predict_item(item, keep_images=True) for item in (visits.before, visits.after))
-                pair = compare_results(visits.name, first, second, calibration, false_regions)
-                pair = _save(folder, pair, first, dicom)
-            except SCAN_ERRORS as error:
-                _discard_maps(folder, visits)
-                outcome.failures.append(describe_failure({"name": visits.name, "image": visits.after["image"]}, error))
-                continue
-            outcome.changes[pair.name] = pair.regions
-            outcome.pairs.append(_describe(visits, pair))
-            if len(drawn) < MOST_SHOWN:  # the others' volumes are let go
-                drawn.append((pair.name, pair.detail, pair.regions, pair.in_range))
+        drawn = _compare_pairs(model, pairs, calibration, folder, dicom, outcome)
         people_note = judge_people(row["covariates"] for row in outcome.pairs)
         outcome.note = "; ".join(filter(None, [outcome.note, people_note])) or None
         if bids:
@@ -186,6 +171,34 @@ def compare(
         if drawn and find_spec("matplotlib"):
             plot_changes(folder / "changes.png", drawn)
     return outcome
+
+
+def _compare_pairs(
+    model: AnomalyModel,
+    pairs: Sequence[Visits],
+    calibration: RegionCalibration | None,
+    folder: Path,
+    dicom: bool,
+    outcome: CompareOutcome,
+) -> list[tuple[str, Change, list[ChangedRegion], bool | None]]:
+    """Compare pairs into an outcome, each whatever becomes of the others; returns the first ones, to be drawn."""
+    false_regions = float(model.settings["false_regions"])
+    drawn: list[tuple[str, Change, list[ChangedRegion], bool | None]] = []
+    for visits in track(pairs, total=len(pairs), description="Comparing"):
+        try:
+            check_same_person(visits)
+            first, second = (model.predict_item(item, keep_images=True) for item in (visits.before, visits.after))
+            pair = compare_results(visits.name, first, second, calibration, false_regions)
+            pair = _save(folder, pair, first, dicom)
+        except SCAN_ERRORS as error:
+            _discard_maps(folder, visits)
+            outcome.failures.append(describe_failure({"name": visits.name, "image": visits.after["image"]}, error))
+            continue
+        outcome.changes[pair.name] = pair.regions
+        outcome.pairs.append(_describe(visits, pair))
+        if len(drawn) < MOST_SHOWN:  # the others' volumes are let go
+            drawn.append((pair.name, pair.detail, pair.regions, pair.in_range))
+    return drawn
 
 
 def compare_results(

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from monai_dpmm_ad.bundle.provenance import hash_scans, load_provenance
+from monai_dpmm_ad.bundle.provenance import load_provenance
+from monai_dpmm_ad.bundle.update import drop_known
 from monai_dpmm_ad.commands.checks import PathLike
 from monai_dpmm_ad.commands.simulated_visits import simulate_visits
 from monai_dpmm_ad.data import resolve_datalist
@@ -70,17 +71,11 @@ def find_healthy(
         fitted = {scan["sha256"] for scan in load_provenance(bundle)["scans"] if scan["role"] == "fitted"}
     except CheckpointError:  # a bundle that was handed on does not know them
         fitted = set()
-    known = [
-        digest is not None and digest in fitted for digest in (hash_scans(items) if fitted else [None] * len(items))
-    ]
-    for reason, marks in (
-        ("are marked abnormal", [bool(item.get("abnormal")) for item in items]),
-        ("were fitted, so they are not new to the bundle", known),
-    ):
-        if names := [str(item["name"]) for item, mark in zip(items, marks, strict=True) if mark]:
-            shown = ", ".join(names[:3]) + ", …" * (len(names) > 3)
-            LOG.warning("warning: %d scans of --healthy %s and are left out: %s", len(names), reason, shown)
-    kept = [item for item, is_known in zip(items, known, strict=True) if not is_known and not item.get("abnormal")]
+    normal = [item for item in items if not item.get("abnormal")]
+    if names := [str(item["name"]) for item in items if item.get("abnormal")]:
+        shown = ", ".join(names[:3]) + ", …" * (len(names) > 3)
+        LOG.warning("warning: %d scans of --healthy are marked abnormal and are left out: %s", len(names), shown)
+    kept = drop_known(normal, fitted)
     if not kept:
         raise ValueError(
             "`healthy` must hold healthy scans that were not fitted, got none. Give others, or leave it out."

@@ -104,16 +104,13 @@ class AnomalyNet(Judging):
         sites: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        if image_size < embedder.patch_size:
-            raise ValueError(
-                f"`image_size` must be at least the embedder's patch size {embedder.patch_size}, got {image_size}."
-            )
+        patch_size = embedder.patch_size
+        if image_size < patch_size:
+            raise ValueError(f"`image_size` must be at least the embedder's patch size {patch_size}, got {image_size}.")
         if not 0 < min_foreground <= 1:
             raise ValueError(f"`min_foreground` must lie in (0, 1], got {min_foreground}.")
-        if not 1 <= num_shifts <= embedder.patch_size:
-            raise ValueError(
-                f"`num_shifts` must lie between 1 and the patch size {embedder.patch_size}, got {num_shifts}."
-            )
+        if not 1 <= num_shifts <= patch_size:
+            raise ValueError(f"`num_shifts` must lie between 1 and the patch size {patch_size}, got {num_shifts}.")
         if upsampling not in REFINEMENTS:
             raise unknown_option("upsampling", upsampling, REFINEMENTS)
         self.embedder = embedder
@@ -129,21 +126,23 @@ class AnomalyNet(Judging):
         self.drift = DriftReference(detector.num_components)
         self.kind = FittedKind()
         self.range = FittedRange()
-        self.normative: NormativeMap | None = None
-        if normative == "on" and frame != "none":
-            if self.intensity_tail is not None:
-                got = f"got {intensity_tail}. Choose `intensity_side`, or `normative` off."
-                raise ValueError(f"`intensity_tail` must be none with a normative map, which judges them, {got}")
-            self.normative = (NormativeMap if trend == "off" else TrendMap)(
-                "deformed" if frame == "auto" else frame, intensity_side, asymmetry=asymmetry
-            )
-            self.normative.site = None if site is None else SiteField()
+        placed = normative == "on" and frame != "none"
+        self.normative = self._make_normative(frame, intensity_side, asymmetry, trend, site) if placed else None
         self.regions = RegionCalibration()
         self.register_buffer(
             "backbone_digest", torch.frombuffer(bytearray.fromhex(embedder.digest()), dtype=torch.uint8).clone()
         )
         self.group_people(group_by)
         self.know_sites(sites or ())
+
+    def _make_normative(self, frame: str, side: str, asymmetry: str, trend: str, site: str | None) -> NormativeMap:
+        if self.intensity_tail is not None:
+            got = f"got {self.intensity_tail.tail}. Choose `intensity_side`, or `normative` off."
+            raise ValueError(f"`intensity_tail` must be none with a normative map, which judges them, {got}")
+        kind = NormativeMap if trend == "off" else TrendMap
+        normative = kind("deformed" if frame == "auto" else frame, side, asymmetry=asymmetry)
+        normative.site = None if site is None else SiteField()
+        return normative
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         stored = state_dict.get(prefix + "backbone_digest")

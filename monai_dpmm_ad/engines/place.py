@@ -34,6 +34,9 @@ __all__ = ["fit_normative"]
 _LEAST_FITTED = 2
 #: Scans that the reference is the mean of, at most, evenly spaced among those that are fitted.
 _NUM_REFERENCE = 16
+#: Scans from which on one can be told from most, and how many times as much as they it deviates: of 50 real brains the
+#: one with ventricles of a multiple of the usual size had 2.5, the next ones 1.4 times the median.
+_LEAST_COMPARED, _UNLIKE = 5, 2.0
 #: Largest share of the fitted scans whose registration may fail before all are placed by their boxes.
 _MOST_FAILED = 0.25
 
@@ -95,11 +98,13 @@ def fit_normative(
         _observe_trend(normative, "deviation", scans, share(own), key, traits)
         if any(traits.values()):
             normative.finish_trends("deviation")
+    sizes = {}
     for name in seen:
         if name in toned:
             scan, place = scans.read(name), _read_frame(scans, originals[name], key)
-            normative.observe_deviation(originals[name], scan.image, scan.affine, place, traits[name])
+            sizes[name] = normative.observe_deviation(originals[name], scan.image, scan.affine, place, traits[name])
     normative.finish_deviation()
+    _name_unlike({name: size for name, size in sizes.items() if name in placed})
     normative.finish_scores()
 
 
@@ -178,6 +183,24 @@ def _name_heads(normative: NormativeMap, scans: FittedScans, names: Sequence[str
             ", ".join(heads),
             LARGER,
             usual,
+        )
+
+
+def _name_unlike(sizes: Mapping[str, float]) -> None:
+    """Say which of the fitted scans deviate much more than most: what is not healthy there widens what counts as usual.
+
+    Args:
+        sizes: of this process's scans, how far they deviate, see `NormativeMap.observe_deviation`.
+    """
+    of_all = dict(gather_lists(list(sizes.items())))
+    usual = float(np.median(list(of_all.values())))
+    unlike = sorted(name for name, size in of_all.items() if size > _UNLIKE * usual)
+    if len(of_all) >= _LEAST_COMPARED and unlike and is_first():
+        LOG.warning(
+            "%s: deviates more than %g times as much from the fitted scans' mean as most of them; look whether it is "
+            "of a healthy person, since it widens what counts as usual",
+            ", ".join(unlike),
+            _UNLIKE,
         )
 
 

@@ -165,8 +165,12 @@ class NormativeMap(nn.Module):
 
     def observe_deviation(
         self, name: str, image: Array, affine: Matrix, frame: Frame, traits: Traits | None = None
-    ) -> None:
-        """Add the size of a healthy scan's deviations; needs :meth:`finish_intensity`."""
+    ) -> float:
+        """Add the size of a healthy scan's deviations; needs :meth:`finish_intensity`.
+
+        Returns:
+            Root mean square of those at the coarsest scale, in spreads.
+        """
         scan = self._read(image, affine, frame, traits)
         deviations = self._deviate(scan)
         sizes = np.abs(deviations) - self._expect("deviation", scan.places, traits).numpy()
@@ -174,6 +178,7 @@ class NormativeMap(nn.Module):
         if self.asymmetry is not None:
             compared = self.asymmetry.compare(deviations, scan, frame, self.reference.lattice)
             self.asymmetry.sizes.update(name, *self._pull(np.abs(compared.channels), compared, frame, _COARSE))
+        return float(np.sqrt(np.mean(deviations[-1][scan.volume.weight > 0.5] ** 2, dtype=np.float64)))
 
     def finish_deviation(self) -> None:
         """End the pass over deviations."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from monai_dpmm_ad.bundle import load_workflow, read_settings
 from monai_dpmm_ad.commands import fit, infer
 from monai_dpmm_ad.commands.model import AnomalyModel
 from monai_dpmm_ad.data.dataset import ScanDataset
+from monai_dpmm_ad.data.phantoms import write_cohort
 from monai_dpmm_ad.engines import place
 from monai_dpmm_ad.engines.thumbnails import FittedScan, FittedScans
 from monai_dpmm_ad.errors import EmbeddingStoreError
@@ -150,3 +152,23 @@ def test_heads_among_fitted_brains_are_named(monkeypatch: pytest.MonkeyPatch, ca
     said, again = caplog.messages
     assert said.startswith("head1, head2: larger than 1.5 times the other fitted scans, 4 mL;")
     assert again.startswith("head1: larger than 1.5 times the other fitted scans, 4 mL;")
+
+
+def test_a_fitted_scan_unlike_the_others_is_named(
+    cohort: Path, tiny_vit: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One in whose middle everything is dark."""
+    write_cohort(tmp_path, num_train=7, num_valid=0, num_test_healthy=0, num_test_abnormal=0, spacing=6.0, size="small")
+    scans = sorted((tmp_path / "imagesTr").glob("train_*.nii.gz"))
+    held_out = cohort.parent / "imagesTs" / "test_healthy_000.nii.gz"
+    options = {"embedder_name": str(tiny_vit), **FAST, "frame": "auto", "held_out": [held_out]}
+    image = nib.load(scans[2])
+    values = np.asarray(image.dataobj, dtype=np.float32)
+    values[tuple(slice(round(0.3 * n), round(0.7 * n)) for n in values.shape)] *= 0.4
+    nib.save(nib.Nifti1Image(values, image.affine), scans[2])
+    fit(scans, tmp_path / "bundle", **options)
+    (said,) = (message for message in caplog.messages if "deviates more than" in message)
+    assert said.startswith(f"{scans[2].name.removesuffix('.nii.gz')}: deviates more than 2 times as much")
+    caplog.clear()
+    place._name_unlike({"a": 1.0, "b": 1.0, "c": 1.0, "d": 9.0})  # too few to tell
+    assert not caplog.messages

@@ -77,6 +77,8 @@ def describe_scans(
     scans = []
     for item, (image, label) in zip(items, digests, strict=True):
         scan = {"name": item["name"], "image": item["image"], "sha256": image}
+        if item.get("subject") is not None:
+            scan["subject"] = item["subject"]
         if item.get("label"):
             scan |= {"label": item["label"], "label_sha256": label}
         scans.append({**scan, "role": role, "fit": fit, "calibrates": calibrates})

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from monai_dpmm_ad.bundle.settings import SETTINGS, complete_settings, names_of,
 from monai_dpmm_ad.data.dataset import ScanFailure, write_failures
 from monai_dpmm_ad.data.gate import write_left_out
 from monai_dpmm_ad.data.split import Split, split_scans
+from monai_dpmm_ad.data.subjects import name_subject
 from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.network import AnomalyNet
@@ -48,10 +49,11 @@ def split_update(
         choice: as for :func:`~monai_dpmm_ad.data.split.split_scans`.
 
     Returns:
-        The split; a scan that the bundle has seen already is in neither part, whatever its name.
+        The split; a scan that the bundle has seen already is in neither part, whatever its name, and new scans of a
+        person are on the side where earlier ones are.
 
     Raises:
-        ValueError: when no scan is new.
+        ValueError: when no scan is new, or all are of people who calibrate.
 
     Example:
         >>> from monai_dpmm_ad.commands.example import make_example
@@ -67,10 +69,7 @@ def split_update(
             warnings.filterwarnings("ignore", "there is one subject only")
         known = {scan["sha256"] for scan in scans}
         new = split_scans(paths, validation_paths, fraction, seed, lambda items: drop_known(items, known), **choice)
-    if not new.is_held_out and not kept:
-        return new
-    held_out = [*kept, *(new.held_out if new.is_held_out else ())]
-    return Split(new.train, _distinct(held_out, new.train), True, new.found, new.note)
+    return _keep_sides(new, kept, scans, chosen=bool(validation_paths))
 
 
 def read_update_settings(
@@ -223,9 +222,49 @@ def record_scans(
         write_left_out(bundle_root, split.found.left_out)
 
 
+def _keep_sides(new: Split, kept: Sequence[Item], scans: Sequence[Item], chosen: bool) -> Split:
+    """Keep a person's scans on the side where earlier ones are: who is fitted does not calibrate.
+
+    Args:
+        new: scans.
+        kept: held-out scans of the old bundle.
+        scans: all that it has seen.
+        chosen: whether the user said which new scans are held out: then those stay, and an old scan of a person who is
+            fitted now calibrates no longer.
+
+    Raises:
+        ValueError: all new scans are of people who calibrate.
+    """
+    train, held_out = new.train, new.held_out if new.is_held_out else []
+    fitted = _people(scan for scan in scans if scan["role"] == "fitted")
+    if not chosen:
+        calibrating = _people(kept) - fitted
+        moved = [item for item in train if name_subject(item) in calibrating]
+        train = [item for item in train if name_subject(item) not in calibrating]
+        train += [item for item in held_out if name_subject(item) in fitted]
+        held_out = [*(item for item in held_out if name_subject(item) not in fitted), *moved]
+        if not train:
+            raise ValueError(
+                "`images` must hold scans of other people than those whose scans calibrate the bundle, got "
+                f"{', '.join(sorted(calibrating)[:3])}. Give more, or name held-out scans with `held_out`."
+            )
+    fitted |= _people(train)
+    held_out = [*(item for item in kept if name_subject(item) not in fitted), *held_out]
+    if not held_out:
+        return Split(train, train, False, new.found, new.note)
+    return Split(train, _distinct(held_out, train), True, new.found, new.note)
+
+
+def _people(items: Iterable[Item]) -> set[str]:
+    """Whose scans these are, as far as something says it."""
+    return {who for item in items if (who := name_subject(item)) is not None}
+
+
 def _still_there(scans: Sequence[Item]) -> list[Item]:
     """Items of those scans whose files are unchanged."""
-    items: list[Item] = [{key: scan[key] for key in ("name", "image", "label") if key in scan} for scan in scans]
+    items: list[Item] = [
+        {key: scan[key] for key in ("name", "image", "label", "subject") if key in scan} for scan in scans
+    ]
     digests = zip(hash_scans(items), hash_scans(items, "label"), strict=True)
     return [
         item

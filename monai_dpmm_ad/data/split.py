@@ -90,6 +90,13 @@ def split_scans(
     if twice:
         warnings.warn(f"{len(twice)} held-out scans are fitted, so not held out: {', '.join(twice[:3])}", stacklevel=2)
     held_out = [item for item in keep(named) if str(item["image"]) not in fitted]
+    people = {name_subject(item) for item in train} - {None}
+    if both := sorted(str(item["name"]) for item in held_out if name_subject(item) in people):
+        warnings.warn(
+            f"{len(both)} held-out scans seem to be of people who are fitted, so that thresholds and p-values would be "
+            f"too low: {', '.join(both[:3])}; hold out other people",
+            stacklevel=2,
+        )
     if held_out:
         return Split(train, held_out, True, found)
     unknown = sum(name_subject(item) is None for item in train)

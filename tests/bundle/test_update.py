@@ -13,8 +13,10 @@ import torch
 from conftest import FAST
 
 from monai_dpmm_ad.bundle.provenance import load_provenance
+from monai_dpmm_ad.bundle.update import _keep_sides
 from monai_dpmm_ad.commands import fit, infer
 from monai_dpmm_ad.commands.cli import main
+from monai_dpmm_ad.data import Split
 from monai_dpmm_ad.data.phantoms import write_cohort
 from monai_dpmm_ad.embedding import EmbeddingStore
 from monai_dpmm_ad.errors import CheckpointError
@@ -107,6 +109,25 @@ def test_calibration_takes_the_old_held_out_scans_that_are_still_there(
     (moved / "provenance.json").write_text(json.dumps(content))
     fit([new], tmp_path / "out", update=moved, **SAME)
     assert provenance(tmp_path / "out")[-3:] == [("held_out", 0, False)] * 2 + [("held_out", 1, True)]
+
+
+def test_a_person_stays_on_a_side() -> None:
+    def visit(who: str, number: int) -> dict[str, Any]:
+        return {"name": f"{who}_{number}", "image": f"{who}_ses-{number}_T1w.nii.gz"}
+
+    scans = [{**visit("sub-a", 1), "role": "fitted"}, {**visit("sub-b", 1), "role": "held_out"}]
+    kept = [visit("sub-b", 1)]
+    new = [visit(f"sub-{who}", 2) for who in "abcd"]
+    split = _keep_sides(Split(new[1:3], [new[0], new[3]], True), kept, scans, chosen=False)
+    assert [item["name"] for item in split.train] == ["sub-c_2", "sub-a_2"]
+    assert [item["name"] for item in split.held_out] == ["sub-b_1", "sub-d_2", "sub-b_2"]
+    # Where the user says who is fitted, an old scan of that person calibrates no longer.
+    split = _keep_sides(Split(new[1:3], [new[3]], True), kept, scans, chosen=True)
+    assert [item["name"] for item in split.held_out] == ["sub-d_2"]
+    with pytest.raises(ValueError, match=r"must hold scans of other people than those .*, got sub-b"):
+        _keep_sides(Split([new[1]], [new[1]], False), kept, scans, chosen=False)
+    alone = _keep_sides(Split([new[1]], [new[1]], False), kept, scans, chosen=True)
+    assert (alone.held_out, alone.is_held_out) == (alone.train, False)
 
 
 @pytest.mark.filterwarnings("default")  # the command line prints warnings in its own way

@@ -152,3 +152,11 @@ def test_a_split_that_cannot_be_made_by_subject_says_so(tmp_path: Path) -> None:
     split = split_scans(str(tmp_path), None, 0.25, 0)
     assert split.note is not None
     assert "nothing says whose 4 of the 4 scans are" in split.note
+
+
+def test_held_out_scans_of_fitted_people_are_named(tmp_path: Path) -> None:
+    save(*(tmp_path / "fit" / f"sub-{who}_ses-1_T1w.nii.gz" for who in "ab"))
+    save(*(tmp_path / "held" / f"sub-{who}_ses-2_T1w.nii.gz" for who in "bc"))
+    with pytest.warns(UserWarning, match="1 held-out scans seem to be of people who are fitted.*: sub-b_ses-2_T1w;"):
+        split = split_scans(str(tmp_path / "fit"), str(tmp_path / "held"), 0.5, 0)
+    assert len(split.held_out) == 2

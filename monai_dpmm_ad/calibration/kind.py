@@ -111,7 +111,14 @@ class FittedKind(nn.Module):
         if not int(self.num_scans):
             return []
         row = dict(zip(FACTS, _to_row(scan), strict=True))
-        found = (self._dims(row), self._modality(row), self._sizes(row), self._range(row), self._volume(row))
+        found = (
+            self._dims(row),
+            self._slices(row),
+            self._modality(row),
+            self._sizes(row),
+            self._range(row),
+            self._volume(row),
+        )
         rim, colour = (value - 1 for value in _to_picture(scan))
         return [clause for clause in (*found, self._colour(colour), self._rim(rim)) if clause]
 
@@ -150,13 +157,26 @@ class FittedKind(nn.Module):
             return None
         return f"it is {int(row['spatial_dims'])}D, where {int(known[0])}D scans were fitted"
 
+    def _slices(self, row: Mapping[str, float]) -> str | None:
+        """Whether it is a single slice among volumes, or the other way round; neither shows how large a head is."""
+        if row["spatial_dims"] != 3 or 3 not in self._column("spatial_dims"):
+            return None
+        several, fitted = row["volume"] > 0, len(self._column("volume")) > 0
+        if several == fitted:
+            return None
+        return (
+            "it is a volume, where single slices were fitted"
+            if several
+            else ("it is a single slice, where volumes were fitted")
+        )
+
     def _modality(self, row: Mapping[str, float]) -> str | None:
         known = self._column("modality")
         if not row["modality"] or row["modality"] in known:
             return None
         if not len(known):
             is_ct = MODALITIES[int(row["modality"])] == "CT"
-            return "its modality is CT, where no CT was fitted" if is_ct else None
+            return "it is CT, or has the values of CT, where none was fitted" if is_ct else None
         names = ", ".join(sorted({MODALITIES[int(code)] for code in known}))
         return f"its modality is {MODALITIES[int(row['modality'])]}, where {names} was fitted"
 

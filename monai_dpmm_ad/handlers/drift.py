@@ -97,6 +97,8 @@ class DriftHandler:
         for scan in iteration_scans(engine):
             meta, summary = scan[CommonKeys.PRED].meta, scan[PATCH_SUMMARY]
             facts = json.loads(meta["facts"]) if meta.get("facts") else None
+            if facts and str(meta.get("present")).startswith("0"):
+                facts["sizes"] = [0.0] * len(facts["sizes"])  # unknown: what was fitted lies on the first one's grid
             if facts:
                 self._facts[meta["name"]] = facts
             if first := _list(summary)[0]:

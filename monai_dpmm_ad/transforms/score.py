@@ -113,8 +113,9 @@ class ScoreScand(MapTransform):
             values = anomaly_map.as_subclass(torch.Tensor)
             threshold, mask = self._flag(out, values, calibration, regions)
             out["threshold"] = meta["threshold"] = threshold
-            out["p_value"] = float(calibration.p_value(out["score"]))
-            out["smallest_p_value"] = 1 / (min(int(calibration.num_scans), MAX_IMAGE_SCORES) + 1)
+            if getattr(out.get("frame"), "kind", None) != "none":  # scores of what has a place are no measure of it
+                out["p_value"] = float(calibration.p_value(out["score"]))
+                out["smallest_p_value"] = 1 / (min(int(calibration.num_scans), MAX_IMAGE_SCORES) + 1)
             out["mask"] = MetaTensor(mask, meta=meta)
             out["percentile"] = MetaTensor(calibration.percentile(values), meta={**meta, "threshold": 50.0})
         out["pred"] = MetaTensor(anomaly_map.as_subclass(torch.Tensor), meta=meta)

@@ -48,6 +48,7 @@ KINDS = {
     "coarse": (facts(sizes=[3.0, 1.0, 1.0]), "its voxels measure 3 × 1 × 1 mm, where"),
     "standardised": (facts(range=[-2.1, 0.1, 2.4]), "its intensities run from -2.1 to 2.4, where"),
     "scaled": (facts(range=[1e-5, 4e-4, 9e-4]), "its intensities run from 1e-05 to 0.0009"),
+    "slice": (facts(volume=0.0), "it is a single slice, where volumes were fitted"),
     "child": (facts(volume=1300.0), "what it shows is small, 1300 mL, where"),
     "large": (facts(volume=9000.0), "what it shows is large, 9000 mL, where"),
 }
@@ -60,12 +61,18 @@ def test_each_other_kind_is_named(kind: str, number: int) -> None:
     assert any(clause.startswith(words) for clause in fitted(draw(number, 0)).compare(scan))
 
 
+def test_a_volume_among_single_slices_is_named() -> None:
+    slices = fitted([facts(volume=0.0), facts(volume=0.0)])
+    assert slices.compare(facts()) == ["it is a volume, where single slices were fitted"]
+    assert slices.compare(facts(volume=0.0)) == []
+
+
 def test_what_is_not_known_is_not_compared() -> None:
     assert FittedKind().compare(facts(modality="CT")) == []
     assert FittedKind().spatial_dims is None
     plain = fitted([facts(modality="")])
     assert plain.compare(facts(modality="MR")) == []
-    assert plain.compare(facts(modality="CT")) == ["its modality is CT, where no CT was fitted"]
+    assert plain.compare(facts(modality="CT")) == ["it is CT, or has the values of CT, where none was fitted"]
     both = fitted([facts(), facts(spatial_dims=2, sizes=[1, 1], volume=0)])
     assert both.spatial_dims is None
     assert both.compare(facts()) == []

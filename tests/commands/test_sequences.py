@@ -204,6 +204,17 @@ def test_each_sequences_patches_are_compared_with_its_own(model: AnomalyModel, p
     assert "of T1" not in scan["warning"]
 
 
+def test_voxels_of_a_later_sequence_alone_are_not_those_of_the_first(
+    model: AnomalyModel, person: Path, tmp_path: Path
+) -> None:
+    """The fitted ones lie on the first sequence's grid, whatever theirs was."""
+    image = nib.load(person / "FLAIR.nii.gz")
+    nib.save(image.slicer[:, :, ::3], tmp_path / "FLAIR.nii.gz")
+    nib.save(nib.load(person / "T1.nii.gz").slicer[:, :, ::3], tmp_path / "T1.nii.gz")
+    assert "its voxels measure" not in str(model.predict(paths(tmp_path, "FLAIR")).row.warning)
+    assert "its voxels measure" in str(model.predict(paths(tmp_path, "T1", "FLAIR")).row.warning)
+
+
 def test_a_scan_that_says_nothing_of_its_sequences_fails_alone(together: Path, person: Path, tmp_path: Path) -> None:
     odd = tmp_path / "odd.nii.gz"
     odd.symlink_to(person / "T1.nii.gz")

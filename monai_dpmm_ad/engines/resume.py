@@ -86,10 +86,15 @@ class ResumeLog:
             The outputs of an earlier run that it names; they are not of this model, these settings or this scan.
         """
         record = self._load_whole(name)
-        if record is None or record.get("key") == self._keys.get(name):  # one of its outputs was edited by hand
+        if record is None or self.recall(name) is not None:
             return []
         self._path(name).unlink()
         return [self.output_dir / file for file in record["outputs"]]
+
+    def recall(self, name: str) -> dict[str, Any] | None:
+        """The record of a scan whose outputs were changed by hand, if what it says still holds."""
+        record = self._load_whole(name)
+        return record if record is not None and record.get("key") == self._keys.get(name) else None
 
     def list_earlier(self, asked_for: Container[str]) -> dict[str, dict[str, Any]]:
         """The records of scans that earlier runs into this folder finished and this one was not asked for.

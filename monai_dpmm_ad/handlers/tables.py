@@ -155,11 +155,15 @@ class ScanTable:
                 self.earlier[name] = record["item"]
                 records[name] = record
         for name, record in records.items():
-            self.rows.append(ScanRow(**record["row"]))
-            if record["regions"] is not None:
-                self.regions[name] = [Region(**region) for region in record["regions"]]
-            if record.get("anatomy"):
-                self.anatomy[name] = [AnatomyRow(**label) for label in record["anatomy"]]
+            self._take(name, record)
+
+    def _take(self, name: str, record: Mapping[str, Any]) -> None:
+        """Take over what was recorded of a scan."""
+        self.rows.append(ScanRow(**record["row"]))
+        if record["regions"] is not None:
+            self.regions[name] = [Region(**region) for region in record["regions"]]
+        if record.get("anatomy"):
+            self.anatomy[name] = [AnatomyRow(**label) for label in record["anatomy"]]
 
     def _update(self, engine: Engine) -> None:
         for scan in join_scans(engine):
@@ -230,10 +234,12 @@ class ScanTable:
         return name_regions(regions, labels, names), anatomy
 
     def _write(self, engine: ScanEvaluator) -> None:
+        failures = gather_lists(engine.failures)
+        if get_rank() == 0:
+            self._keep_edited(failures)
+        failures = [*(self.found.list_failures() if self.found else ()), *failures]
         rows = sorted(gather_lists(self.rows), key=lambda row: self._order.get(row.name, len(self._order)))
         regions = dict(gather_lists(list(self.regions.items())))
-        failures = gather_lists(engine.failures)
-        failures = [*(self.found.list_failures() if self.found else ()), *failures]
         anatomy = dict(gather_lists(list(self.anatomy.items())))
         values = q_values([None if row.in_range is False else row.p_value for row in rows])
         self.rows = [replace(row, q_value=q) for row, q in zip(rows, values, strict=True)]
@@ -249,6 +255,13 @@ class ScanTable:
             write_failures(self.output_dir, failures)
             self._discard_maps(failures)
             write_left_out(self.output_dir, self.found.left_out if self.found else ())
+
+    def _keep_edited(self, failures: Sequence[ScanFailure]) -> None:
+        """Keep the rows of scans that failed only since one of their outputs was changed by hand."""
+        for name in dict.fromkeys(failure.name for failure in failures if failure.name in self._order):
+            record = None if self.finished is None else self.finished.recall(name)
+            if record is not None:
+                self._take(name, record)
 
     def _discard_maps(self, failures: Sequence[ScanFailure]) -> None:
         """Remove what an earlier run wrote of scans that failed in this one: they would look done."""

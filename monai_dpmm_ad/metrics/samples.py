@@ -187,7 +187,7 @@ class FrocSample:
         """Curve of each replicate of ``weights`` (R, scans), at no more than 512 thresholds."""
         thresholds = compute_froc(*self._pooled(), len(self.records))[0]
         pick = np.unique(np.linspace(0, thresholds.size - 1, MAX_FROC_THRESHOLDS).astype(int))
-        thresholds = thresholds[pick]
+        thresholds = thresholds[pick] if thresholds.size else thresholds  # none where all maps are 0
         false_positives = np.zeros((len(self.records), thresholds.size))
         found = np.zeros_like(false_positives)
         for i, record in enumerate(self.records):

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.normative.combination import surprise
 from monai_dpmm_ad.normative.halfway import bring
 from monai_dpmm_ad.normative.intensity import polynomials, weigh_robustly
@@ -30,6 +31,7 @@ _SMOOTHING = 1.0
 _CLASSES = 24
 #: Least spreads: of intensities in foreground medians, of maps.
 _LEAST_INTENSITY, _LEAST_SCORE = 0.01, 0.1
+_LEAST_INSIDE = 100  # places: of fewer nothing is usual
 _MARGIN = 2  # places at the rim of what both visits show, which no interpolation gets right
 
 
@@ -61,7 +63,7 @@ def compare_visits(before: Visit, after: Visit) -> Change:
     Of several sequences the intensity of that one counts at each place whose difference is the most unusual.
 
     Raises:
-        ScanError: naming the second visit, when the two do not show the same.
+        ScanError: naming the second visit, when the two do not show the same or what they share is too thin.
     """
     pair = align_visits(before, after)
     images, maps, masks, weights = [], [], [], []
@@ -71,6 +73,8 @@ def compare_visits(before: Visit, after: Visit) -> Change:
         masks.append(bring(visit.mask, visit.map_affine, pair.lattice, way) >= 0.5)
         weights.append(bring(visit.image > 0, visit.affine, pair.lattice, way))
     inside = ndimage.binary_erosion(np.minimum(*weights) > 0.99, iterations=_MARGIN)
+    if np.count_nonzero(inside) < _LEAST_INSIDE:
+        raise ScanError(after.path, "shares too little with the first visit, or is too thin, to be compared with it")
     sigma = _SMOOTHING / pair.lattice.spacing
     intensity = np.zeros(inside.shape, np.float32)
     for of_visits in zip(*images, strict=True):

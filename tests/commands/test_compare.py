@@ -141,12 +141,14 @@ def test_healthy_people_with_two_visits_count_alone_and_it_is_said(
 def test_a_pair_fails_alone(bundle: Path, visits: Path, tmp_path: Path) -> None:
     rows = [("a", "sub-1"), ("b", "sub-1"), ("c", "nobody")]
     lines = [f"{name},{visits}/before/sub-1.nii.gz,{visits}/after/{after}.nii.gz" for name, after in rows]
-    (tmp_path / "both.csv").write_text("\n".join(["name,before,after", *lines]))
+    scan = nib.load(visits / "before" / "sub-1.nii.gz")
+    nib.save(scan.slicer[:, :, 3:6], thin := tmp_path / "thin.nii.gz")
+    (tmp_path / "both.csv").write_text("\n".join(["name,before,after", *lines, f"d,{thin},{thin}"]))
     (tmp_path / "a_changed.nii.gz").write_text("mine")
     words = ["--table", tmp_path / "both.csv", "--out", tmp_path]
     assert main([*map(str, ["compare", "--bundle", bundle, *words])]) == 1
     failed = {row["name"]: Path(row["path"]).name for row in read(tmp_path / "failures.csv")}
-    assert failed == {"a": "a_changed.nii.gz", "c": "nobody.nii.gz"}
+    assert failed == {"a": "a_changed.nii.gz", "c": "nobody.nii.gz", "d": "thin.nii.gz"}
     assert (tmp_path / "a_changed.nii.gz").read_text() == "mine"
     assert [pair["name"] for pair in read(tmp_path / "pairs.csv")] == ["b"]
 

@@ -14,12 +14,15 @@ def test_no_map_of_an_earlier_scan_stays_where_the_new_one_fails(cohort: Path, b
     scans.mkdir()
     for name in ("test_abnormal_000", "test_healthy_000"):
         shutil.copy(cohort.parent / "imagesTs" / f"{name}.nii.gz", scans)
-    assert not infer(bundle, [scans], out, report=False).failures
+    done = infer(bundle, str(scans), out, report=False)  # a path by itself is one path
+    assert not done.failures
     before = {path.name: path.read_bytes() for path in out.glob("*.nii.gz")}
     edited, notes = out / "test_abnormal_000_mask.nii.gz", out / "notes.txt"
     edited.write_bytes(b"by hand")
-    refused = infer(bundle, [scans], out, report=False).failures  # the scan is as it was: nothing is removed
-    assert [failure.name for failure in refused] == ["test_abnormal_000"]
+    again = infer(bundle, [scans], out, report=False)  # the scan is as it was: nothing is removed, what is said holds
+    assert [failure.name for failure in again.failures] == ["test_abnormal_000"]
+    assert again.scans == done.scans
+    assert [len(again.regions[row.name]) for row in again.scans] == [row.num_regions for row in done.scans]
     assert {path.name for path in out.glob("*.nii.gz")} == set(before)
     notes.write_text("mine")
     damaged = scans / "test_abnormal_000.nii.gz"

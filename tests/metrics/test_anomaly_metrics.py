@@ -245,3 +245,11 @@ def test_arguments_are_checked(make_scans):
         AnomalyMetrics(normal_thresholds={0.1: 1.0}, normal_thresholds_foreground={0.2: 1.0})
     with pytest.raises(ValueError, match="must be given with"):
         AnomalyMetrics(normal_thresholds_foreground={0.2: 1.0})
+
+
+def test_maps_of_zeros_find_nothing():
+    metrics = AnomalyMetrics()
+    for name, mask in (("a", np.eye(8)), ("b", np.zeros((8, 8)))):
+        metrics.update(name=name, score_map=np.zeros((8, 8)), mask=mask, image_score=0.0)
+    figures = metrics.compute(bootstrap=20)
+    assert (figures["froc"], figures["pixel_auroc"]) == (0.0, 0.5)

@@ -97,7 +97,7 @@ def _copy_template(path: Path) -> None:
 
 
 def _complete_evaluation(source: Path) -> dict[str, Any]:
-    """What the template's evaluation is with its inference below it: so it lies over ``train.json`` as well.
+    """What a bundle's evaluation is with its inference below it: so it lies over ``train.json`` as well.
 
     That is the zoo's way of evaluation. In the template it holds only what it adds, so that nothing is said twice.
     """
@@ -165,6 +165,8 @@ def save_model(
         decided["intensity_tail"] = network.intensity_tail.tail
     decided |= {"normative": "off"} if normative is None else {"frame": normative.frame}
     model = {**pick_settings(settings, "model"), **decided}
+    if (root / EVALUATE).is_file():  # a copy of the template that MONAI fits has what evaluation adds alone
+        write_json(root / EVALUATE, _complete_evaluation(root))
     write_settings(root, model)
     write_recipe(root, {**model, **pick_settings(settings, "recipe")}, network.detector.num_components)
     state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}

@@ -56,8 +56,8 @@ _MODEL = (
         choices=("on", "off"), commands=_BOTH,
     ),
     Setting(
-        "frame", "auto", "how places are brought together; auto: registered where that works, else box", "model",
-        choices=("auto", "deformed", "affine", "box", "none"), commands=_FIT,
+        "frame", "auto", "how places are brought together; auto: registered where that works, else box; none: not "
+        "judged by place", "model", choices=("auto", "deformed", "affine", "box", "none"), commands=_FIT,
     ),
     Setting(
         "intensity_side", "both", "which intensities count beside the embedding, unless normative is off", "model",

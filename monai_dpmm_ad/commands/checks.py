@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,16 +21,23 @@ __all__ = [
     "PathLike",
     "absolute_paths",
     "check_device",
+    "check_run",
     "check_writable",
     "hold_bundle",
     "hold_output",
+    "list_paths",
     "make_absolute",
 ]
 
 
-def absolute_paths(paths: Sequence[PathLike]) -> list[str]:
+def list_paths(paths: PathLike | Sequence[PathLike]) -> list[PathLike]:
+    """The paths that a user gave, who may have given one by itself."""
+    return [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+
+
+def absolute_paths(paths: PathLike | Sequence[PathLike]) -> list[str]:
     """Make paths absolute, so that no name can be read as an expression of the config."""
-    return [str(Path(path).absolute()) for path in paths]
+    return [str(Path(path).absolute()) for path in list_paths(paths)]
 
 
 def make_absolute(overrides: dict[str, Any], *names: str) -> None:
@@ -50,6 +58,17 @@ def check_device(overrides: Mapping[str, Any]) -> None:
         raise ValueError(
             f"`device` must be one that this machine has, got '{overrides['device']}'. Try cpu."
         ) from error
+
+
+def check_run(overrides: Mapping[str, Any]) -> None:
+    """Check the device, and that a mask is asked for in one way.
+
+    Raises:
+        ValueError: this machine has no such device, or a number of regions beside a rate of voxels.
+    """
+    check_device(overrides)
+    if overrides.get("false_positive_rate") is not None and overrides.get("false_regions") is not None:
+        raise ValueError("`false_regions` must be left out with `rate`, which flags voxels in their place, got both.")
 
 
 @contextmanager

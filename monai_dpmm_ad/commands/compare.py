@@ -67,10 +67,10 @@ class ComparedPair:
 
     name: str
     regions: list[ChangedRegion]
-    change: NDArray[np.float32]
-    mask: NDArray[np.uint8]
-    after_map: NDArray[np.float32]
-    detail: Change
+    change: NDArray[np.float32] = field(repr=False)
+    mask: NDArray[np.uint8] = field(repr=False)
+    after_map: NDArray[np.float32] = field(repr=False)
+    detail: Change = field(repr=False)
     in_range: bool | None = None
     warning: str | None = None
     covariates: tuple[str | None, str | None] = (None, None)
@@ -100,10 +100,10 @@ class CompareOutcome:
 def compare(
     bundle: PathLike,
     out: PathLike,
-    before: Sequence[PathLike] | None = None,
-    after: Sequence[PathLike] | None = None,
+    before: PathLike | Sequence[PathLike] | None = None,
+    after: PathLike | Sequence[PathLike] | None = None,
     table: PathLike | None = None,
-    healthy: Sequence[PathLike] | None = None,
+    healthy: PathLike | Sequence[PathLike] | None = None,
     session: Sequence[str] | None = None,
     trust_bundle: bool = False,
     overwrite: bool = False,

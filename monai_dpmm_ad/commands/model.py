@@ -250,9 +250,11 @@ class AnomalyModel:
             path: of the folder; must not exist, or be empty.
 
         Raises:
-            CheckpointError: when something is there.
+            CheckpointError: when something is there, or it would lie inside the bundle itself.
         """
         target = Path(path).absolute()
+        if target.resolve().is_relative_to(self.root.resolve()):
+            raise CheckpointError(f"{target}: lies inside the bundle that is copied. Name another folder.")
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise CheckpointError(f"{target}: is there already. Name another folder.")
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -44,11 +44,11 @@ class AnomalyResult:
         ((24, 24, 24), dtype('bool'), True)
     """
 
-    scan: dict[str, Any]
+    scan: dict[str, Any] = field(repr=False)
     row: ScanRow
-    regions: list[Region]
-    drift: dict[str, Any] | None
-    anatomy: list[AnatomyRow] = field(default_factory=list)
+    regions: list[Region] = field(repr=False)
+    drift: dict[str, Any] | None = field(repr=False)
+    anatomy: list[AnatomyRow] = field(default_factory=list, repr=False)
 
     @property
     def score(self) -> float:
@@ -57,7 +57,7 @@ class AnomalyResult:
 
     @property
     def p_value(self) -> float | None:
-        """Share of healthy scans that score as high; None where the bundle has no calibration."""
+        """Share of healthy scans that score as high; None without calibration, or where the scan has no place in it."""
         return self.row.p_value
 
     @property

@@ -20,6 +20,7 @@ from monai_dpmm_ad.commands.checks import (
     PathLike,
     absolute_paths,
     check_device,
+    check_run,
     check_writable,
     hold_bundle,
     hold_output,
@@ -47,9 +48,9 @@ NO_REPORT = "no report.html was written, since matplotlib is missing; pip instal
 
 
 def fit(
-    images: Sequence[PathLike],
+    images: PathLike | Sequence[PathLike],
     out: PathLike,
-    held_out: Sequence[PathLike] | None = None,
+    held_out: PathLike | Sequence[PathLike] | None = None,
     update: PathLike | None = None,
     **overrides: Any,
 ) -> Outcome:
@@ -145,7 +146,7 @@ def _summarise_split(split: Split) -> str | None:
 
 def infer(
     bundle: PathLike,
-    images: Sequence[PathLike],
+    images: PathLike | Sequence[PathLike],
     out: PathLike,
     report: bool = True,
     trust_bundle: bool = False,
@@ -180,7 +181,7 @@ def infer(
 
 def evaluate(
     bundle: PathLike,
-    data: Sequence[PathLike],
+    data: PathLike | Sequence[PathLike],
     out: PathLike,
     report: bool = True,
     trust_bundle: bool = False,
@@ -237,14 +238,14 @@ def demo(out: PathLike, seed: int = 0, **overrides: Any) -> Outcome:
 def _run_scans(
     bundle: PathLike,
     configs: list[str],
-    images: Sequence[PathLike],
+    images: PathLike | Sequence[PathLike],
     out: PathLike,
     report: bool,
     overwrite: bool,
     bids: bool,
     overrides: Any,
 ) -> Outcome:
-    check_device(overrides)
+    check_run(overrides)
     make_absolute(overrides, "regions", "covariates")
     out = Path(out).absolute()
     names = [*TABLES, *(METRICS if "evaluate" in configs else ()), *(REPORT if report else ())]
@@ -255,7 +256,7 @@ def _run_scans(
 def _write_results(
     bundle: PathLike,
     configs: list[str],
-    images: Sequence[PathLike],
+    images: PathLike | Sequence[PathLike],
     out: Path,
     report: bool,
     bids: bool,

@@ -47,7 +47,7 @@ _HANDED_ON = "the bundle was handed on and does not know its fitted scans, so no
 
 def learn_site(
     bundle: PathLike,
-    images: Sequence[PathLike],
+    images: PathLike | Sequence[PathLike],
     out: PathLike,
     site: str,
     covariates: PathLike | None = None,
@@ -80,7 +80,7 @@ def learn_site(
     known = {name: overrides[name] for name in ("device",) if name in overrides}
     choice = {name: overrides[name] for name in _CHOICE if name in overrides}
     root, (scans, unnamed) = Path(out), list_seen(bundle)
-    found = require_scans(find_scans([str(path) for path in images], section="training", **choice))
+    found = require_scans(find_scans(absolute_paths(images), section="training", **choice))
     items = drop_known(found.items, {scan["sha256"] for scan in scans if scan["role"] == "fitted"})
     if not items:
         raise ValueError(

@@ -92,7 +92,7 @@ def check_axes(axes: Sequence[str]) -> tuple[str, ...]:
     """Return axes as they may be asked for: some of `AXES`, or `AUTO` alone.
 
     Raises:
-        ValueError: none, one that is unknown, or `AUTO` beside others.
+        ValueError: none, one that is unknown or named twice, or `AUTO` beside others.
     """
     names = (axes,) if isinstance(axes, str) else tuple(axes)
     if not names:
@@ -100,6 +100,8 @@ def check_axes(axes: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if name not in (AUTO, *AXES):
             raise unknown_option("axes", name, (AUTO, *AXES))
+    if len(set(names)) < len(names):
+        raise ValueError(f"`axes` must name each axis once, got {', '.join(names)}.")
     if AUTO in names and len(names) > 1:
         raise ValueError(f"`axes` must be {AUTO} alone or some of {', '.join(AXES)}, got {', '.join(names)}.")
     return names

@@ -172,6 +172,9 @@ def test_fit_and_save(cohort: Path, tiny_vit: Path, scan: Path, tmp_path: Path) 
     assert model.save(tmp_path / "my" / "bundle") == tmp_path / "my" / "bundle"
     with pytest.raises(CheckpointError, match="is there already"):
         model.save(tmp_path / "my")
+    with pytest.raises(CheckpointError, match="lies inside the bundle that is copied"):
+        model.save(where / "copy")
+    assert len(repr(before)) < 2000
     del model
     gc.collect()
     assert not where.exists()
@@ -200,3 +203,4 @@ def test_a_single_slice_among_volumes_is_outside(cohort: Path, bundle: Path, tmp
     assert result.row.frame == "none"
     assert result.row.in_range is False
     assert "single slice, which has no place" in str(result.row.warning)
+    assert result.p_value is None

@@ -10,7 +10,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monai_dpmm_ad.ops.slices import AXES, assemble_slices, blend_slices, extract_slices, slice_step, thin_slices
+from monai_dpmm_ad.ops.slices import (
+    AXES,
+    assemble_slices,
+    blend_slices,
+    check_axes,
+    extract_slices,
+    slice_step,
+    thin_slices,
+)
 
 sizes = st.integers(1, 6)
 
@@ -51,6 +59,11 @@ def test_unknown_axis_names_the_nearest():
         extract_slices(torch.zeros(1, 2, 2, 2), "axiall")
     with pytest.raises(ValueError, match="`axis` must be one of"):
         assemble_slices(torch.zeros(1, 2, 2, 2), "x")
+
+
+def test_an_axis_is_named_once():
+    with pytest.raises(ValueError, match="`axes` must name each axis once, got axial, axial"):
+        check_axes(["axial", "axial"])
 
 
 def test_wrong_number_of_dimensions():

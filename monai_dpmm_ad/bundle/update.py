@@ -22,6 +22,7 @@ from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.utils.distributed import get_rank
 from monai_dpmm_ad.utils.files import read_json
+from monai_dpmm_ad.utils.log import LOG
 
 __all__ = ["drop_known", "read_recipe", "read_update_settings", "record_scans", "split_update", "start_update"]
 
@@ -209,6 +210,7 @@ def record_scans(
     scans = describe_scans(train, "fitted", number, calibrates=not split.is_held_out)
     if split.is_held_out:
         scans += describe_scans(held_out, "held_out", number, calibrates=True)
+    _name_copies(scans)
     seen = {scan["sha256"]: scan for scan in scans if scan["sha256"]}
     for scan in old:
         again = seen.get(scan["sha256"]) if scan["role"] == "held_out" else None
@@ -220,6 +222,17 @@ def record_scans(
     if get_rank() == 0:
         write_failures(bundle_root, [*split.found.list_failures(), *failures])
         write_left_out(bundle_root, split.found.left_out)
+
+
+def _name_copies(scans: Sequence[Item]) -> None:
+    """Say which held-out scans are fitted under another name."""
+    fitted = {scan["sha256"] for scan in scans if scan["role"] == "fitted"} - {None}
+    copies = [scan["name"] for scan in scans if scan["role"] == "held_out" and scan["sha256"] in fitted]
+    if copies and get_rank() == 0:
+        shown = ", ".join(copies[:3]) + ", …" * (len(copies) > 3)
+        LOG.warning(
+            "warning: %d held-out scans are copies of fitted ones, so thresholds are too low: %s", len(copies), shown
+        )
 
 
 def _keep_sides(new: Split, kept: Sequence[Item], scans: Sequence[Item], chosen: bool) -> Split:

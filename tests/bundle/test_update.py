@@ -13,7 +13,7 @@ import torch
 from conftest import FAST
 
 from monai_dpmm_ad.bundle.provenance import load_provenance
-from monai_dpmm_ad.bundle.update import _keep_sides
+from monai_dpmm_ad.bundle.update import _keep_sides, record_scans
 from monai_dpmm_ad.commands import fit, infer
 from monai_dpmm_ad.commands.cli import main
 from monai_dpmm_ad.data import Split
@@ -128,6 +128,22 @@ def test_a_person_stays_on_a_side() -> None:
         _keep_sides(Split([new[1]], [new[1]], False), kept, scans, chosen=False)
     alone = _keep_sides(Split([new[1]], [new[1]], False), kept, scans, chosen=True)
     assert (alone.held_out, alone.is_held_out) == (alone.train, False)
+
+
+def test_copies_of_fitted_scans_that_are_held_out_are_named(
+    cohort: Path, bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scans = sorted((cohort.parent / "imagesTr").glob("*.nii.gz"))[:2]
+    copied = tmp_path / "another_name.nii.gz"
+    shutil.copy(scans[0], copied)
+    items = [{"name": path.name.removesuffix(".nii.gz"), "image": str(path)} for path in (*scans, copied)]
+    folder = shutil.copytree(bundle, tmp_path / "bundle")
+    record_scans(folder, Split(items[:1], items[1:2], True), [], {})
+    assert not caplog.messages
+    record_scans(folder, Split(items[:1], items[1:], True), [], {})
+    assert caplog.messages == [
+        "warning: 1 held-out scans are copies of fitted ones, so thresholds are too low: another_name"
+    ]
 
 
 @pytest.mark.filterwarnings("default")  # the command line prints warnings in its own way

@@ -176,7 +176,7 @@ class FittedKind(nn.Module):
             return None
         if not len(known):
             is_ct = MODALITIES[int(row["modality"])] == "CT"
-            return "it is CT, or has the values of CT, where none was fitted" if is_ct else None
+            return "its modality is CT, where no CT was fitted" if is_ct else None
         names = ", ".join(sorted({MODALITIES[int(code)] for code in known}))
         return f"its modality is {MODALITIES[int(row['modality'])]}, where {names} was fitted"
 

@@ -285,7 +285,7 @@ def _source(path: PathOrSeries) -> str:
 def _check_dims(source: str, shape: tuple[int, ...], spatial_dims: int | None) -> None:
     if spatial_dims == 3 and len(shape) == 2:
         raise ScanError(source, f"is a 2D image with shape {shape}; a 3D volume is expected")
-    if spatial_dims == 2 and len(shape) == 3:
+    if spatial_dims == 2 and len(shape) == 3 and min(shape) > 1:
         raise ScanError(source, f"is a 3D volume with shape {shape}; a 2D image is expected")
     if spatial_dims == 3 and min(shape) == 1:
         raise ScanError(source, f"is a single slice with shape {shape}; a 3D volume is expected")

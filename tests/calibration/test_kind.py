@@ -72,7 +72,7 @@ def test_what_is_not_known_is_not_compared() -> None:
     assert FittedKind().spatial_dims is None
     plain = fitted([facts(modality="")])
     assert plain.compare(facts(modality="MR")) == []
-    assert plain.compare(facts(modality="CT")) == ["it is CT, or has the values of CT, where none was fitted"]
+    assert plain.compare(facts(modality="CT")) == ["its modality is CT, where no CT was fitted"]
     both = fitted([facts(), facts(spatial_dims=2, sizes=[1, 1], volume=0)])
     assert both.spatial_dims is None
     assert both.compare(facts()) == []

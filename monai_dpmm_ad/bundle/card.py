@@ -201,6 +201,7 @@ def _describe_calibration(network: AnomalyNet, settings: Mapping[str, Any]) -> d
         "num_calibrating": int(calibration.num_scans) if calibration.fitted else 0,
         "held_out": bool(calibration.held_out),
         "judged_by_place": network.regions.fitted,
+        "most_counted": network.regions.cap if network.regions.fitted else 0,
         "rate": settings["false_positive_rate"] or DEFAULT_RATE,
         "limits": [limit[0].upper() + limit[1:] + "." for limit in limits if limit],
         "figures": [],

@@ -10,7 +10,7 @@ from monai_dpmm_ad.calibration import Calibration, scans_needed
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.network.groups import Judge
 from monai_dpmm_ad.normative.covariates import COHORT_MEAN
-from monai_dpmm_ad.normative.regions import MAX_COUNT, regions_scans_needed
+from monai_dpmm_ad.normative.regions import regions_scans_needed
 from monai_dpmm_ad.transforms.score import DEFAULT_RATE
 
 __all__ = ["judge_network", "judge_people", "judge_place"]
@@ -61,7 +61,7 @@ def judge_place(network: AnomalyNet, updated: bool = False) -> str | None:
     """
     if network.normative is not None or network.kind.spatial_dims != 3:
         return None
-    reason = "that takes two fitted volumes of several slices or more, and no picture among them"
+    reason = "that takes two fitted volumes or more, and no picture or single slice among them"
     if updated:
         reason = "those of the bundle that was updated are not, so fit its scans and the new ones anew for that"
     reason = f"maps are not judged by place: {reason}"
@@ -74,22 +74,15 @@ def _judge(judge: Judge, settings: Mapping[str, Any], whose: str) -> str | None:
     if rate is not None or not regions.fitted:
         return _judge_calibration(judge.calibration, rate or DEFAULT_RATE, whose)
     allowed = settings["false_regions"]
-    number = int(regions.num_scans)
-    if regions.guaranteed(allowed) and regions.cap == MAX_COUNT:
-        return None
     if regions.guaranteed(allowed):
-        return (
-            f"at most {allowed:g} flagged regions in a healthy scan, in the mean, are guaranteed where no more than "
-            f"{regions.cap} of a scan are counted, since {whose} was calibrated on {number}; {2 * MAX_COUNT - 1} or "
-            f"more count up to {MAX_COUNT}"
-        )
+        return None
     # The scans of a site judge one another, so they are not held out from everything.
     own = f" of {settings['site']}, which it was learnt from" if settings.get("site") else ", which were also fitted"
     fitted = "" if regions.held_out else own
     return (
         f"at most {allowed:g} flagged regions in a healthy scan, in the mean, are guaranteed with "
         f"{regions_scans_needed(allowed)} held-out healthy scans or more; {whose} was calibrated on "
-        f"{number}{fitted}"
+        f"{int(regions.num_scans)}{fitted}"
     )
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from monai_dpmm_ad.data.datalist import Found, find_scans, require_scans
 from monai_dpmm_ad.data.gate import LeftOut
 from monai_dpmm_ad.data.subjects import first_file, name_subject, split_by_subject
 
-__all__ = ["Split", "split_scans"]
+__all__ = ["Split", "list_people", "split_scans", "warn_of_people"]
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,7 @@ def split_scans(
     if twice:
         warnings.warn(f"{len(twice)} held-out scans are fitted, so not held out: {', '.join(twice[:3])}", stacklevel=2)
     held_out = [item for item in keep(named) if str(item["image"]) not in fitted]
-    people = {name_subject(item) for item in train} - {None}
-    if both := sorted(str(item["name"]) for item in held_out if name_subject(item) in people):
-        warnings.warn(
-            f"{len(both)} held-out scans seem to be of people who are fitted, so that thresholds and p-values would be "
-            f"too low: {', '.join(both[:3])}; hold out other people",
-            stacklevel=2,
-        )
+    warn_of_people(list_people(train), held_out)
     if held_out:
         return Split(train, held_out, True, found)
     unknown = sum(name_subject(item) is None for item in train)
@@ -113,6 +107,21 @@ def split_scans(
         stacklevel=2,
     )
     return Split(train, train, False, found)
+
+
+def list_people(items: Iterable[dict[str, Any]]) -> set[str]:
+    """Whose scans these are, as far as something says it."""
+    return {who for item in items if (who := name_subject(item)) is not None}
+
+
+def warn_of_people(fitted: Set[str], held_out: Sequence[dict[str, Any]]) -> None:
+    """Say which held-out scans seem to be of people who are fitted."""
+    if both := sorted(str(item["name"]) for item in held_out if name_subject(item) in fitted):
+        warnings.warn(
+            f"{len(both)} held-out scans seem to be of people who are fitted, so that thresholds and p-values would be "
+            f"too low: {', '.join(both[:3])}; hold out other people",
+            stacklevel=3,
+        )
 
 
 def _without_abnormal(found: Found) -> Found:

@@ -17,6 +17,7 @@ from monai_dpmm_ad.bundle.update import _keep_sides, record_scans
 from monai_dpmm_ad.commands import fit, infer
 from monai_dpmm_ad.commands.cli import main
 from monai_dpmm_ad.data import Split
+from monai_dpmm_ad.data.datalist import Found
 from monai_dpmm_ad.data.phantoms import write_cohort
 from monai_dpmm_ad.embedding import EmbeddingStore
 from monai_dpmm_ad.errors import CheckpointError
@@ -118,9 +119,13 @@ def test_a_person_stays_on_a_side() -> None:
     scans = [{**visit("sub-a", 1), "role": "fitted"}, {**visit("sub-b", 1), "role": "held_out"}]
     kept = [visit("sub-b", 1)]
     new = [visit(f"sub-{who}", 2) for who in "abcd"]
-    split = _keep_sides(Split(new[1:3], [new[0], new[3]], True), kept, scans, chosen=False)
+    listed = Found(items=[*new])
+    split = _keep_sides(Split(new[1:3], [new[0], new[3]], True, listed), kept, scans, chosen=False)
     assert [item["name"] for item in split.train] == ["sub-c_2", "sub-a_2"]
     assert [item["name"] for item in split.held_out] == ["sub-b_1", "sub-d_2", "sub-b_2"]
+    with pytest.warns(UserWarning, match="1 held-out scans seem to be of people who are fitted.*: sub-a_2;"):
+        split = _keep_sides(Split(new[1:3], [new[0], new[3]], True), kept, scans, chosen=False)  # the data say so
+    assert [item["name"] for item in split.held_out] == ["sub-b_1", "sub-a_2", "sub-d_2", "sub-b_2"]
     # Where the user says who is fitted, an old scan of that person calibrates no longer.
     split = _keep_sides(Split(new[1:3], [new[3]], True), kept, scans, chosen=True)
     assert [item["name"] for item in split.held_out] == ["sub-d_2"]

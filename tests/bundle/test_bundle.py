@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,9 @@ from monai_dpmm_ad.bundle import (
     read_settings,
     write_settings,
 )
+from monai_dpmm_ad.bundle.folder import save_model, template
 from monai_dpmm_ad.commands import infer
+from monai_dpmm_ad.commands.model import AnomalyModel
 from monai_dpmm_ad.errors import CheckpointError
 
 TEMPLATE = Path(__file__).parents[2] / "bundles" / "dpmm_ad"
@@ -182,3 +185,12 @@ def test_unknown_settings_are_refused(tmp_path: Path) -> None:
         write_settings(root, {"colour": 1})
     write_settings(root, {"false_positive_rate": 0.07})
     assert read_settings(root)["false_positive_rate"] == 0.07
+
+
+def test_a_copy_of_the_template_that_monai_fits_is_evaluated_like_another(bundle: Path, tmp_path: Path) -> None:
+    """The template's own `evaluate.json` holds what evaluation adds alone."""
+    copy = shutil.copytree(template(), tmp_path / "copy")
+    model = AnomalyModel.load(bundle)
+    save_model(copy, model.network, model.settings)
+    one, two = (json.loads((folder / "configs" / "evaluate.json").read_text()) for folder in (bundle, copy))
+    assert one == two

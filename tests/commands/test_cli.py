@@ -430,3 +430,14 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert re.search("demo.*fit.*infer.*evaluate", out, re.DOTALL)
     assert "not a medical device" in out
+
+
+def test_a_mask_is_asked_for_in_one_way(bundle: Path, cohort: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`false_regions` must be left out with `rate`"):
+        infer(bundle, [cohort], tmp_path / "out", false_regions=2.0, false_positive_rate=0.01)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_readme_says_how_many_regions_the_promise_counts(bundle: Path) -> None:
+    text = (bundle / "docs" / "README.md").read_text(encoding="utf-8")
+    assert "1 expected in a healthy scan, of which at most 1 are counted (8 with 15 calibrating scans or more)." in text

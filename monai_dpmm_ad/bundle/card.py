@@ -27,6 +27,7 @@ from monai_dpmm_ad.bundle.provenance import METADATA, load_provenance
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.handlers import ScanMetrics
 from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.normative.regions import MAX_COUNT
 from monai_dpmm_ad.transforms.score import DEFAULT_RATE
 from monai_dpmm_ad.utils.distributed import is_first
 from monai_dpmm_ad.utils.files import read_json, replace_file, write_json
@@ -202,6 +203,7 @@ def _describe_calibration(network: AnomalyNet, settings: Mapping[str, Any]) -> d
         "held_out": bool(calibration.held_out),
         "judged_by_place": network.regions.fitted,
         "most_counted": network.regions.cap if network.regions.fitted else 0,
+        "max_counted": MAX_COUNT,
         "rate": settings["false_positive_rate"] or DEFAULT_RATE,
         "limits": [limit[0].upper() + limit[1:] + "." for limit in limits if limit],
         "figures": [],

@@ -61,10 +61,9 @@ def judge_place(network: AnomalyNet, updated: bool = False) -> str | None:
     """
     if network.normative is not None or network.kind.spatial_dims != 3:
         return None
-    reason = "that takes two fitted volumes or more, and no picture or single slice among them"
-    if updated:
-        reason = "those of the bundle that was updated are not, so fit its scans and the new ones anew for that"
-    reason = f"maps are not judged by place: {reason}"
+    few = "that takes two fitted volumes or more, and no picture or single slice among them"
+    old = "those of the bundle that was updated are not, so fit its scans and the new ones anew for that"
+    reason = f"maps are not judged by place: {old if updated else few}"
     tail = network.intensity_tail
     return reason if tail is None else f"{reason}; what is {tail.tail} counts wherever it is"
 

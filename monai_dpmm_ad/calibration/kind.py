@@ -164,11 +164,8 @@ class FittedKind(nn.Module):
         several, fitted = row["volume"] > 0, len(self._column("volume")) > 0
         if several == fitted:
             return None
-        return (
-            "it is a volume, where single slices were fitted"
-            if several
-            else ("it is a single slice, where volumes were fitted")
-        )
+        own, others = ("volume", "single slices") if several else ("single slice", "volumes")
+        return f"it is a {own}, where {others} were fitted"
 
     def _modality(self, row: Mapping[str, float]) -> str | None:
         known = self._column("modality")

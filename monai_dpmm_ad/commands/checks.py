@@ -25,19 +25,14 @@ __all__ = [
     "check_writable",
     "hold_bundle",
     "hold_output",
-    "list_paths",
     "make_absolute",
 ]
 
 
-def list_paths(paths: PathLike | Sequence[PathLike]) -> list[PathLike]:
-    """The paths that a user gave, who may have given one by itself."""
-    return [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-
-
 def absolute_paths(paths: PathLike | Sequence[PathLike]) -> list[str]:
-    """Make paths absolute, so that no name can be read as an expression of the config."""
-    return [str(Path(path).absolute()) for path in list_paths(paths)]
+    """Make one path or several absolute, so that no name can be read as an expression of the config."""
+    several = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+    return [str(Path(path).absolute()) for path in several]
 
 
 def make_absolute(overrides: dict[str, Any], *names: str) -> None:

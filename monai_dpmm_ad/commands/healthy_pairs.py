@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from monai_dpmm_ad.bundle.provenance import load_provenance
 from monai_dpmm_ad.bundle.update import drop_known
-from monai_dpmm_ad.commands.checks import PathLike, list_paths
+from monai_dpmm_ad.commands.checks import PathLike
 from monai_dpmm_ad.commands.simulated_visits import simulate_visits
 from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.data.dataset import ScanFailure, describe_failure
@@ -64,7 +64,7 @@ def find_healthy(
         ValueError: no scan is left.
     """
     missing: list[ScanError] = []
-    items = resolve_datalist(list_paths(paths), failures=missing, **choice)
+    items = resolve_datalist(paths, failures=missing, **choice)
     if missing and not items:
         raise missing[0]
     try:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_dpmm_ad.commands.checks import PathLike, list_paths
+from monai_dpmm_ad.commands.checks import PathLike
 from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.data.dataset import ScanFailure
 from monai_dpmm_ad.data.types import Item
@@ -79,7 +79,7 @@ def _find_sides(
     sides = []
     for number, paths in enumerate((before, after)):
         one: dict[str, Any] = {} if session is None else {"session": session[number]}
-        sides.append(resolve_datalist(list_paths(paths or ()), **choice, **one))
+        sides.append(resolve_datalist(paths or (), **choice, **one))
         if session is not None and not sides[-1]:
             raise ScanError("--session", f"names {session[number]}, of which there is no scan")
     return sides

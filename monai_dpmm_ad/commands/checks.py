@@ -22,6 +22,7 @@ __all__ = [
     "absolute_paths",
     "check_device",
     "check_run",
+    "check_truth",
     "check_writable",
     "hold_bundle",
     "hold_output",
@@ -66,8 +67,25 @@ def check_run(overrides: Mapping[str, Any]) -> None:
         raise ValueError("`false_regions` must be left out with `rate`, which flags voxels in their place, got both.")
 
 
+def check_truth(items: Sequence[dict[str, Any]]) -> None:
+    """Refuse to evaluate where there is nothing to compare with.
+
+    Args:
+        items: the scans.
+
+    Raises:
+        ValueError: none has a mask or a class.
+    """
+    if not any(item.get("label") is not None or item.get("abnormal") is not None for item in items):
+        raise ValueError(
+            f"`data` must hold masks or classes to compare with, got {len(items)} scans without either. Looked for: "
+            "`label` or `abnormal` in a datalist, folders good and Ungood with label or anomaly_mask beside the "
+            "images, labelsTs beside imagesTs. Use infer for maps alone."
+        )
+
+
 @contextmanager
-def hold_output(folder: Path, overwrite: bool = False, names: Sequence[str] = ()) -> Iterator[None]:
+def hold_output(folder: Path, overwrite: bool = False, names: Sequence[str] = ()) -> Iterator[OutputFolder]:
     """Be the one writer of a folder of results, and find out before the long work what may be written.
 
     Args:
@@ -85,7 +103,7 @@ def hold_output(folder: Path, overwrite: bool = False, names: Sequence[str] = ()
         wait_for_all()
         if not is_first():
             stack.enter_context(output)
-        yield
+        yield output
 
 
 @contextmanager

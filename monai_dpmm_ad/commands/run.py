@@ -21,6 +21,7 @@ from monai_dpmm_ad.commands.checks import (
     absolute_paths,
     check_device,
     check_run,
+    check_truth,
     check_writable,
     hold_bundle,
     hold_output,
@@ -249,8 +250,12 @@ def _run_scans(
     make_absolute(overrides, "regions", "covariates")
     out = Path(out).absolute()
     names = [*TABLES, *(METRICS if "evaluate" in configs else ()), *(REPORT if report else ())]
-    with joined_processes(), hold_output(out, overwrite, names):
-        return _write_results(bundle, configs, images, out, report, bids, overrides)
+    with joined_processes(), hold_output(out, overwrite, names) as folder:
+        outcome = _write_results(bundle, configs, images, out, report, bids, overrides)
+        if outcome.report is None and is_first():
+            for name in REPORT:  # an earlier one would tell of other results
+                folder.discard(out / name)
+        return outcome
 
 
 def _write_results(
@@ -272,7 +277,7 @@ def _write_results(
     )
     with workflow:
         if "evaluate" in configs:
-            _check_truth(workflow.datalist)
+            check_truth(workflow.datalist)
         workflow.run()
     table, metrics, drift = workflow.table, workflow.metrics, workflow.drift.result
     rows = table.rows
@@ -281,7 +286,8 @@ def _write_results(
     outcome.found = workflow.found.summary()
     if bids and is_first():
         write_bids(out, outcome.scans, workflow.settings, workflow.datalist)
-    notes = [judge_network(workflow.network, workflow.settings), judge_people(row.covariates for row in outcome.scans)]
+    people = judge_people(row.covariates for row in outcome.scans)
+    notes = [judge_network(workflow.network, workflow.settings), people, table.note]
     if overrides.get("regions") and not workflow.settings["num_regions"]:
         notes.append(ONLY_NAMES)
     outcome.note = "; ".join(filter(None, notes)) or None
@@ -308,13 +314,3 @@ def _write_results(
             note=outcome.note,
         )
     return outcome
-
-
-def _check_truth(items: Sequence[dict[str, Any]]) -> None:
-    """Refuse to evaluate where there is nothing to compare with."""
-    if not any(item.get("label") is not None or item.get("abnormal") is not None for item in items):
-        raise ValueError(
-            f"`data` must hold masks or classes to compare with, got {len(items)} scans without either. Looked for: "
-            "`label` or `abnormal` in a datalist, folders good and Ungood with label or anomaly_mask beside the "
-            "images, labelsTs beside imagesTs. Use infer for maps alone."
-        )

@@ -49,11 +49,12 @@ class ResumeLog:
         self.records: dict[str, dict[str, Any]] = {}
         self._keys: dict[str, str] = {}
         self._items: dict[str, Mapping[str, Any]] = {}
-        self._model = ""
+        self._maker = ""
 
     def remaining(self, items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Find the items that are not finished; the others' records are in ``records`` afterwards."""
-        self._model = file_sha256(self.ckpt_path) if self.ckpt_path.is_file() else ""
+        model = file_sha256(self.ckpt_path) if self.ckpt_path.is_file() else ""
+        self._maker = _digest([__version__, model, self.settings])
         remaining = []
         for item in items:
             name = str(item["name"])
@@ -76,7 +77,8 @@ class ResumeLog:
         if name in self._keys:
             files = {os.path.relpath(path, self.output_dir): path for path in outputs if path.is_file()}
             digests = {name: file_sha256(path) for name, path in files.items()}
-            record = {"key": self._keys[name], "outputs": digests, "item": dict(self._items[name]), **content}
+            record = {"key": self._keys[name], "maker": self._maker, "item": dict(self._items[name]), **content}
+            record["outputs"] = digests
             write_json(self._path(name), {**record, "sha256": _digest(record)})
 
     def forget(self, name: str) -> list[Path]:
@@ -110,6 +112,10 @@ class ResumeLog:
                     earlier[path.stem] = record
         return earlier
 
+    def is_alike(self, record: Mapping[str, Any]) -> bool:
+        """Whether a scan was finished with this model and these settings."""
+        return record.get("maker") == self._maker
+
     def _read(self, name: str) -> dict[str, Any] | None:
         record = self._load(name)
         return record if record is not None and record.get("key") == self._keys[name] else None
@@ -140,8 +146,7 @@ class ResumeLog:
     def _key(self, item: Mapping[str, Any]) -> str:
         named = [image_files(item), item.get("label")]
         files = [stamp for paths in named if paths for stamp in _stamps(paths)]
-        content = [__version__, self._model, self.settings, dict(item), files]
-        return _digest(content)
+        return _digest([self._maker, dict(item), files])
 
 
 def _digest(content: Any) -> str:

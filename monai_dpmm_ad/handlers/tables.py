@@ -130,6 +130,8 @@ class ScanTable:
         self.rows: list[ScanRow] = []
         #: items of earlier runs into the same folder, by name
         self.earlier: dict[str, dict[str, Any]] = {}
+        #: what a reader of the tables has to know; None if nothing
+        self.note: str | None = None
         self.regions: dict[str, list[Region]] = {}
         #: what flagged regions fill of each label, by name of the scan
         self.anatomy: dict[str, list[AnatomyRow]] = {}
@@ -151,9 +153,10 @@ class ScanTable:
         self.earlier.clear()
         records = dict(self.finished.records) if self.finished else {}
         if self.finished and get_rank() == 0:
-            for name, record in self.finished.list_earlier(self._order).items():
-                self.earlier[name] = record["item"]
-                records[name] = record
+            found = self.finished.list_earlier(self._order)
+            self.earlier |= {name: record["item"] for name, record in found.items()}
+            self.note = _name_others([name for name, record in found.items() if not self.finished.is_alike(record)])
+            records |= found
         for name, record in records.items():
             self._take(name, record)
 
@@ -279,6 +282,13 @@ def join_scans(engine: Engine) -> list[dict[str, Any]]:
     """
     before = cast(list[dict[str, Any]], engine.state.batch)
     return [{**loaded, **scan} for loaded, scan in zip(before, iteration_scans(engine), strict=True)]
+
+
+def _name_others(names: Sequence[str]) -> str | None:
+    if not names:
+        return None
+    shown = ", ".join(names[:3]) + ", …" * (len(names) > 3)
+    return f"{len(names)} scans in the tables are of earlier runs with another model or other settings: {shown}"
 
 
 def _judge_together(regions: Mapping[str, list[Region]]) -> dict[str, list[Region]]:

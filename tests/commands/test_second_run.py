@@ -1,5 +1,5 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
-"""A scan that was mapped before and cannot be any more leaves no map that looks like this run's."""
+"""A second run into a folder of results leaves nothing there that looks like its own and is not."""
 
 from __future__ import annotations
 
@@ -33,3 +33,19 @@ def test_no_map_of_an_earlier_scan_stays_where_the_new_one_fails(cohort: Path, b
     assert kept.pop(edited.name) == b"by hand"
     assert kept == {name: content for name, content in before.items() if "healthy" in name}
     assert notes.read_text() == "mine"
+
+
+def test_scans_of_other_settings_are_named_and_an_earlier_report_is_removed(
+    cohort: Path, bundle: Path, tmp_path: Path
+) -> None:
+    scans = cohort.parent / "imagesTs"
+    first = infer(bundle, scans / "test_abnormal_000.nii.gz", tmp_path)
+    assert (tmp_path / "report.html").is_file()
+    alike = infer(bundle, scans / "test_healthy_000.nii.gz", tmp_path)
+    assert [str(outcome.note).count("are of earlier runs") for outcome in (first, alike)] == [0, 0]
+    (tmp_path / "overview.png").write_bytes(b"by hand")
+    other = infer(bundle, scans / "test_healthy_000.nii.gz", tmp_path, report=False, false_positive_rate=0.2)
+    assert other.note is not None
+    assert "1 scans in the tables are of earlier runs with another model or other settings: test_abnor" in other.note
+    assert not (tmp_path / "report.html").exists()
+    assert (tmp_path / "overview.png").read_bytes() == b"by hand"

@@ -200,3 +200,22 @@ def test_the_facts_of_a_scan_are_kept(tmp_path: Path) -> None:
     assert facts["volume"] == pytest.approx(216 * 30 / 1000)
     ct = MetaTensor(torch.where(image > 0, image, -1000.0), affine=torch.eye(4))
     assert json.loads(ScaleIntensityForeground()(ct).meta["facts"])["modality"] == "CT"
+
+
+@pytest.mark.parametrize("code", [-500.0, -1000.0, -32768.0])
+def test_a_code_in_the_background_is_no_intensity(code: float) -> None:
+    image, mask = _brain()
+    assert torch.equal(scale_foreground(image.masked_fill(~mask, code), mask), scale_foreground(image, mask))
+
+
+def test_a_code_around_a_standardised_brain_is_no_intensity() -> None:
+    image, mask = _brain()
+    values = image[mask]
+    standardised = torch.where(mask, (image - values.mean()) / values.std(), 0.0)
+    coded = standardised.masked_fill(~mask, -1000.0)
+    assert torch.equal(scale_foreground(coded, mask), scale_foreground(standardised, mask))
+
+
+def test_an_offset_is_no_code() -> None:
+    image, mask = _brain()
+    assert torch.allclose(scale_foreground(image - 60, mask), scale_foreground(image, mask))

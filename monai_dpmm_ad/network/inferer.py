@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from monai.inferers import Inferer
+from monai.transforms import PadListDataCollate
 from monai.utils import convert_to_dst_type
 from torch import Tensor
 
@@ -81,11 +82,15 @@ class VolumeInferer(Inferer):
                 :class:`~monai_dpmm_ad.network.AnomalyNet`, or return what that returns.
             kwargs: unused, part of MONAI's interface.
 
+        Raises:
+            ValueError: scans were padded to one shape.
+
         Returns:
             The maps; with ``summarise`` the maps and a list of what
             :func:`~monai_dpmm_ad.calibration.drift.summarise_scan` says of each of the B scans, a list of that of each
             of several sequences.
         """
+        _refuse_padding(inputs)
         plain = inputs.as_subclass(Tensor)
         sizes = voxel_sizes(inputs)
         if plain.shape[1] > 1:
@@ -152,6 +157,17 @@ class VolumeInferer(Inferer):
         if len(axes) > 1:
             total /= len(axes)
         return summaries
+
+
+def _refuse_padding(inputs: Tensor) -> None:
+    """Refuse what MONAI's ``pad_list_data_collate`` made of scans: their maps would be others, and lie elsewhere."""
+    operations = getattr(inputs, "applied_operations", None) or ()
+    for last in (scan[-1] for scan in operations if isinstance(scan, list) and scan):
+        if last.get("class") == PadListDataCollate.__name__:
+            raise ValueError(
+                "`inputs` must be scans as they were cropped, got a batch that was padded to one shape. Give "
+                "`batch_size` 1 and `collate_fn` collate_scans to the loader."
+            )
 
 
 def _find_box(volume: Tensor) -> tuple[slice, ...]:

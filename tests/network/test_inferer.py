@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from monai.data import MetaTensor
+from monai.data import MetaTensor, pad_list_data_collate
 from monai.inferers import SliceInferer
 from torch import Tensor
 
@@ -151,3 +151,11 @@ def test_a_slab_is_looked_at_in_its_plane() -> None:
 def test_no_axis_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one axis"):
         VolumeInferer([])
+
+
+def test_scans_that_were_padded_to_one_shape_are_refused() -> None:
+    scans = [{"image": MetaTensor(torch.rand(1, 6, 5, size))} for size in (4, 4, 3)]
+    same = pad_list_data_collate(scans[:2])["image"]
+    assert VolumeInferer()(same, double).shape == same.shape
+    with pytest.raises(ValueError, match="`inputs` must be scans as they were cropped, got a batch that was padded"):
+        VolumeInferer()(pad_list_data_collate(scans)["image"], double)

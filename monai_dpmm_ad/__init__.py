@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from monai_dpmm_ad.transforms.place import JudgeByPlaced, MatchIntensityd
     from monai_dpmm_ad.transforms.score import ScoreScand
     from monai_dpmm_ad.transforms.sequences import SumSequencesd
+    from monai_dpmm_ad.transforms.truth import CheckTruthd
     from monai_dpmm_ad.utils.distributed import is_first, join_processes, share
     from monai_dpmm_ad.utils.progress import quiet_warnings
 
@@ -108,6 +109,7 @@ _NAMES = {
     "transforms.drop": "DropVoxelsd",
     "transforms.place": "JudgeByPlaced MatchIntensityd",
     "transforms.score": "ScoreScand",
+    "transforms.truth": "CheckTruthd",
     "transforms.sequences": "SumSequencesd",
     "utils.distributed": "is_first join_processes share",
     "utils.progress": "quiet_warnings",

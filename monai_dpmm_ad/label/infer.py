@@ -33,8 +33,8 @@ from monai_dpmm_ad.label.severity import (
     compute_region_levels,
     draw_levels,
     draw_region_levels,
-    remove_small,
 )
+from monai_dpmm_ad.ops.components import remove_small
 from monai_dpmm_ad.ops.slices import AUTO, AXES
 from monai_dpmm_ad.transforms.save import write_map
 

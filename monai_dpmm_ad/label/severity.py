@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from monai_dpmm_ad.calibration import Calibration
 from monai_dpmm_ad.handlers.regions import Regions
 from monai_dpmm_ad.normative import RegionCalibration
-from monai_dpmm_ad.ops.components import label_components
 
 __all__ = [
     "FACTORS",
@@ -23,7 +22,6 @@ __all__ = [
     "compute_region_levels",
     "draw_levels",
     "draw_region_levels",
-    "remove_small",
 ]
 
 #: Level 1 is the requested false-positive rate, levels 2 and 3 are a tenth and a hundredth of it.
@@ -129,20 +127,3 @@ def draw_levels(score_map: np.ndarray, thresholds: Sequence[float | np.ndarray])
     for threshold in thresholds:
         levels += score_map > np.asarray(threshold, np.float32)
     return levels
-
-
-def remove_small(levels: np.ndarray, voxel_size: float, min_size: float) -> np.ndarray:
-    """Set connected components (of all levels together) that are smaller than a region must be to 0.
-
-    Args:
-        levels: (H, W) or (H, W, D), 0 = background.
-        voxel_size: of a voxel, in mm³; 1 for a picture.
-        min_size: least size that stays, in mm³; in pixels for a picture.
-    """
-    if min_size <= 0:
-        return levels
-    labels, number, box = label_components(levels > 0)
-    kept = np.bincount(labels.ravel(), minlength=number + 1) * voxel_size >= min_size
-    cleaned = levels.copy()
-    cleaned[box] *= kept[labels]
-    return cleaned

@@ -11,7 +11,15 @@ from scipy import ndimage
 
 from monai_dpmm_ad.ops.slabs import slab_bounds
 
-__all__ = ["Components", "compute_bounding_box", "find_peaks", "iterate_slabs", "label_components", "rank_components"]
+__all__ = [
+    "Components",
+    "compute_bounding_box",
+    "find_peaks",
+    "iterate_slabs",
+    "label_components",
+    "rank_components",
+    "remove_small",
+]
 
 
 def compute_bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
@@ -118,3 +126,20 @@ def iterate_slabs(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray, tuple[n
     for bounds in slab_bounds(labels.shape):
         slab = labels[bounds]
         yield bounds.start, slab, np.nonzero(slab)
+
+
+def remove_small(levels: np.ndarray, voxel_size: float, min_size: float) -> np.ndarray:
+    """Set connected components (of all levels together) that are smaller than a region must be to 0.
+
+    Args:
+        levels: (H, W) or (H, W, D), 0 = background.
+        voxel_size: of a voxel, in mm³; 1 for a picture.
+        min_size: least size that stays, in mm³; in pixels for a picture.
+    """
+    if min_size <= 0:
+        return levels
+    labels, number, box = label_components(levels > 0)
+    kept = np.bincount(labels.ravel(), minlength=number + 1) * voxel_size >= min_size
+    cleaned = levels.copy()
+    cleaned[box] *= kept[labels]
+    return cleaned

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
@@ -16,6 +17,7 @@ from monai_dpmm_ad.data.covariates import read_person
 from monai_dpmm_ad.errors import ScanError, source_of, unknown_option
 from monai_dpmm_ad.normative import REGION_THRESHOLD, RegionCalibration, keep_regions
 from monai_dpmm_ad.normative.covariates import Design
+from monai_dpmm_ad.ops.components import remove_small
 from monai_dpmm_ad.ops.pooling import POOLING_METHODS, pool_image_score
 
 __all__ = ["DEFAULT_RATE", "ScoreScand"]
@@ -66,6 +68,7 @@ class ScoreScand(MapTransform):
         false_regions: expected number of flagged regions in a healthy scan.
         groups: knows the people's groups and what each is judged by, in place of ``calibration`` and ``regions``; what
             it says of the scan is added as ``group`` and ``covariates``.
+        min_region_volume: smaller regions are left out of the mask, in mm³; in pixels for a picture.
 
     Example:
         >>> from monai_dpmm_ad.calibration import Calibration
@@ -82,6 +85,7 @@ class ScoreScand(MapTransform):
         regions: RegionCalibration | None = None,
         false_regions: float = 1.0,
         groups: _HasGroups | None = None,
+        min_region_volume: float = 0.0,
     ) -> None:
         super().__init__(keys="pred")
         if rate is not None and not 0 < rate < 1:
@@ -94,6 +98,7 @@ class ScoreScand(MapTransform):
         self.regions = regions
         self.false_regions = false_regions
         self.groups = groups
+        self.min_region_volume = min_region_volume
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
@@ -116,10 +121,18 @@ class ScoreScand(MapTransform):
             if getattr(out.get("frame"), "kind", None) != "none":  # scores of what has a place are no measure of it
                 out["p_value"] = float(calibration.p_value(out["score"]))
                 out["smallest_p_value"] = 1 / (min(int(calibration.num_scans), MAX_IMAGE_SCORES) + 1)
-            out["mask"] = MetaTensor(mask, meta=meta)
+            out["mask"] = MetaTensor(self._drop_small(mask, out["pred"]), meta=meta)
             out["percentile"] = MetaTensor(calibration.percentile(values), meta={**meta, "threshold": 50.0})
         out["pred"] = MetaTensor(anomaly_map.as_subclass(torch.Tensor), meta=meta)
         return out
+
+    def _drop_small(self, mask: Tensor, anomaly_map: MetaTensor) -> Tensor:
+        """A mask ``(1, *spatial)`` without the regions that are too small."""
+        if not self.min_region_volume:
+            return mask
+        affine = np.asarray(anomaly_map.meta["original_affine"])  # as `compute_regions` is given it
+        size = 1.0 if mask.ndim == 3 else float(abs(np.linalg.det(affine[:3, :3])))
+        return torch.from_numpy(remove_small(mask[0].cpu().numpy(), size, self.min_region_volume))[None]
 
     def _choose_judge(self, out: dict[Hashable, Any]) -> tuple[Calibration, RegionCalibration | None]:
         """What the scan's person is judged by; says in ``out`` what of the person is known."""

@@ -17,9 +17,9 @@ from monai_dpmm_ad.label.severity import (
     compute_region_levels,
     draw_levels,
     draw_region_levels,
-    remove_small,
 )
 from monai_dpmm_ad.normative import RegionCalibration
+from monai_dpmm_ad.ops.components import remove_small
 
 
 @pytest.fixture

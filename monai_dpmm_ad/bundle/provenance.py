@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_dpmm_ad import __version__
+from monai_dpmm_ad.data.paths import scan_files
 from monai_dpmm_ad.data.sequences import image_files
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.utils.distributed import gather_lists, get_rank, get_world_size, share
@@ -184,9 +185,9 @@ def _hash(path: Any) -> str | None:
         return None
     paths = [Path(path)] if isinstance(path, str) else [Path(part) for part in path]
     try:
-        if len(paths) == 1 and paths[0].is_file():
+        files = [file for part in paths for file in (sorted(part.iterdir()) if part.is_dir() else scan_files(part))]
+        if files == paths and len(paths) == 1 and paths[0].is_file():
             return file_sha256(paths[0])
-        files = [file for part in paths for file in (sorted(part.iterdir()) if part.is_dir() else [part])]
         digest = hashlib.sha256()
         for file in files:
             if file.is_file():

@@ -10,7 +10,7 @@ from scipy.stats import false_discovery_control
 __all__ = ["q_values"]
 
 
-def q_values(p_values: Sequence[float | None]) -> list[float | None]:
+def q_values(p_values: Sequence[float | None], groups: Sequence[object] | None = None) -> list[float | None]:
     """Turn the p-values of a batch into q-values.
 
     Whoever calls unusual what has q ≤ a is wrong in at most a share a of what is called so, in expectation, where the
@@ -19,6 +19,7 @@ def q_values(p_values: Sequence[float | None]) -> list[float | None]:
 
     Args:
         p_values: of one kind, of the whole batch; None where there is none.
+        groups: which of several batches each is of; None for one.
 
     Returns:
         One each, None where the p-value is.
@@ -31,6 +32,11 @@ def q_values(p_values: Sequence[float | None]) -> list[float | None]:
         >>> q_values([0.5, None, 0.01, 0.02])
         [0.5, None, 0.03, 0.03]
     """
-    known = [value for value in p_values if value is not None]
-    adjusted = iter(false_discovery_control(known).tolist() if known else ())
-    return [None if value is None else next(adjusted) for value in p_values]
+    groups = [0] * len(p_values) if groups is None else groups
+    adjusted: list[float | None] = [None] * len(p_values)
+    for group in set(groups):
+        index = [i for i, value in enumerate(p_values) if value is not None and groups[i] == group]
+        known = false_discovery_control([p_values[i] for i in index]).tolist() if index else []
+        for i, value in zip(index, known, strict=True):
+            adjusted[i] = value
+    return adjusted

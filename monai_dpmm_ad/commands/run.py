@@ -29,9 +29,10 @@ from monai_dpmm_ad.commands.checks import (
 )
 from monai_dpmm_ad.commands.outcome import Outcome
 from monai_dpmm_ad.data import Split
+from monai_dpmm_ad.data.bids import has_derivatives
 from monai_dpmm_ad.data.dataset import read_failures
 from monai_dpmm_ad.data.fitted_sequences import find_sequences
-from monai_dpmm_ad.utils.distributed import is_first, joined_processes, launched, wait_for_all
+from monai_dpmm_ad.utils.distributed import gather_lists, is_first, joined_processes, launched, wait_for_all
 from monai_dpmm_ad.utils.extras import import_extra
 from monai_dpmm_ad.utils.files import write_json
 
@@ -252,9 +253,10 @@ def _run_scans(
     names = [*TABLES, *(METRICS if "evaluate" in configs else ()), *(REPORT if report else ())]
     with joined_processes(), hold_output(out, overwrite, names) as folder:
         outcome = _write_results(bundle, configs, images, out, report, bids, overrides)
-        if outcome.report is None and is_first():
-            for name in REPORT:  # an earlier one would tell of other results
-                folder.discard(out / name)
+        renewed = any(gather_lists([folder.changed]))
+        stale = [*(REPORT if outcome.report is None else ()), *(METRICS if renewed and not outcome.metrics else ())]
+        for name in stale if is_first() else ():  # they tell of other results
+            folder.discard(out / name)
         return outcome
 
 
@@ -284,7 +286,7 @@ def _write_results(
     outcome = Outcome([row for row in rows if row.name not in table.earlier], workflow.failures, drift=drift)
     outcome.regions = {row.name: table.regions[row.name] for row in outcome.scans if row.name in table.regions}
     outcome.found = workflow.found.summary()
-    if bids and is_first():
+    if is_first() and (bids or has_derivatives(out / "bids")):
         write_bids(out, outcome.scans, workflow.settings, workflow.datalist)
     people = judge_people(row.covariates for row in outcome.scans)
     notes = [judge_network(workflow.network, workflow.settings), people, table.note]

@@ -23,13 +23,22 @@ from monai_dpmm_ad.data.paths import scan_stem
 from monai_dpmm_ad.data.subjects import first_file
 from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import ScanError
-from monai_dpmm_ad.utils.files import replace_file, write_json
+from monai_dpmm_ad.utils.files import read_json, replace_file, write_json
 
-__all__ = ["Derivative", "choose_people", "find_root", "is_raw", "read_entities", "write_derivatives"]
+__all__ = [
+    "Derivative",
+    "choose_people",
+    "find_root",
+    "has_derivatives",
+    "is_raw",
+    "read_entities",
+    "write_derivatives",
+]
 
 BIDS_VERSION = "1.9.0"
 _PAIR = re.compile(r"([a-z]+)-([a-zA-Z0-9+]+)")
 _DESCRIPTION = "dataset_description.json"
+_GENERATOR = "monai-dpmm-ad"
 #: Folders at the top of a data set that hold no raw scans.
 NO_RAW = ("derivatives", "sourcedata", "code", "stimuli", "phenotype")
 
@@ -168,6 +177,14 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def has_derivatives(folder: Path) -> bool:
+    """Whether a folder holds derivatives that this package wrote."""
+    try:
+        return bool(read_json(folder / _DESCRIPTION)["GeneratedBy"][0]["Name"] == _GENERATOR)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
 def _describe(folder: Path, sources: Sequence[Path]) -> None:
     content: dict[str, Any] = {
         "Name": "Anomaly maps",
@@ -176,7 +193,7 @@ def _describe(folder: Path, sources: Sequence[Path]) -> None:
         "License": "of the source data",
         "GeneratedBy": [
             {
-                "Name": "monai-dpmm-ad",
+                "Name": _GENERATOR,
                 "Version": __version__,
                 "Description": "How unusual each voxel is against healthy scans. Research software",
             }

@@ -151,8 +151,9 @@ def find_scans(
     found = Found()
     suffixes = [suffix] if suffix is None or isinstance(suffix, str) else list(suffix)
     for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
+        given = Path(path).expanduser()  # whole paths, so that a scan is the same one wherever a command is given
         try:
-            _search(found, Path(path).expanduser(), section, kind, suffixes, pattern)
+            _search(found, given.absolute() if os.path.lexists(given) else given, section, kind, suffixes, pattern)
         except ScanError as error:
             found.failures.append(error)
     found.items, links = take_once(found.items)

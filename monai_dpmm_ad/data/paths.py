@@ -23,6 +23,7 @@ __all__ = [
     "has_suffix",
     "is_dicom_file",
     "safe_name",
+    "scan_files",
     "scan_stem",
     "special_kind",
     "unique_names",
@@ -41,12 +42,33 @@ PAIR_HEADERS = (".hdr", ".nhdr", ".mhd")
 VOLUME_SUFFIXES = NIBABEL_SUFFIXES + NRRD_SUFFIXES + META_SUFFIXES
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 IMAGE_SUFFIXES = VOLUME_SUFFIXES + PICTURE_SUFFIXES
+#: How a MetaImage's or an NRRD's header names the file that holds the voxels.
+_VOXELS = re.compile(rb"^\s*(?:ElementDataFile\s*=|data ?file:)\s*(.*?)\s*$", re.MULTILINE | re.IGNORECASE)
+_HEADER_BYTES = 1 << 16
 DICOM_SUFFIXES = (".dcm", ".ima", ".dicom", ".dcm.gz")
 
 
 def has_suffix(path: str | os.PathLike, suffixes: Iterable[str]) -> bool:
     """Tell whether a file's name ends with one of ``suffixes``, in upper or lower case."""
     return os.fspath(path).lower().endswith(tuple(suffixes))
+
+
+def scan_files(path: Path) -> list[Path]:
+    """A file and, where it is the header of a pair, the file beside it that holds the voxels.
+
+    Raises:
+        OSError: the header cannot be read.
+    """
+    if not has_suffix(path, PAIR_HEADERS):
+        return [path]
+    if has_suffix(path, (".hdr",)):
+        names = [path.name[:-4] + suffix for suffix in (".img", ".IMG", ".img.gz")]
+    else:
+        with path.open("rb") as file:
+            found = _VOXELS.search(file.read(_HEADER_BYTES))
+        names = [] if found is None else [os.path.basename(os.fsdecode(found[1]))]
+    beside = [path.with_name(name) for name in names if name and "\0" not in name]
+    return [path, *(file for file in beside if file.is_file() and file != path)]
 
 
 def scan_stem(path: str | os.PathLike) -> str:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from monai_dpmm_ad import __version__
+from monai_dpmm_ad.data.paths import scan_files
 from monai_dpmm_ad.data.sequences import image_files
+from monai_dpmm_ad.transforms.regions import find_names
 from monai_dpmm_ad.utils.files import file_sha256, read_json, write_json
 
 __all__ = ["FOLDER", "ResumeLog"]
@@ -94,22 +96,32 @@ class ResumeLog:
         return [self.output_dir / file for file in record["outputs"]]
 
     def recall(self, name: str) -> dict[str, Any] | None:
-        """The record of a scan whose outputs were changed by hand, if what it says still holds."""
+        """The record of a scan whose outputs were changed by hand, or of another one of its name, if it still holds."""
         record = self._load_whole(name)
-        return record if record is not None and record.get("key") == self._keys.get(name) else None
+        if record is None or not (record.get("key") == self._keys.get(name) or self.is_of_another(record)):
+            return None
+        return record
+
+    def is_of_another(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record is of another scan than the one of its name that :meth:`remaining` was asked about."""
+        item = record["item"]
+        return image_files(item) != image_files(self._items.get(item["name"], item))
 
     def list_earlier(self, asked_for: Container[str]) -> dict[str, dict[str, Any]]:
         """The records of scans that earlier runs into this folder finished and this one was not asked for.
+
+        Their outputs are all there, changed by hand perhaps.
 
         Args:
             asked_for: names of the scans of this run, of all processes.
         """
         earlier = {}
         for path in sorted((self.output_dir / FOLDER).glob("*.json")):
-            if path.stem not in asked_for:
-                record = self._load(path.stem)
-                if record is not None and {"row", "regions", "item"} <= record.keys():
-                    earlier[path.stem] = record
+            record = None if path.stem in asked_for else self._load_whole(path.stem)
+            if record is None or not {"row", "regions", "item"} <= record.keys():
+                continue
+            if all((self.output_dir / file).exists() for file in record["outputs"]):
+                earlier[path.stem] = record
         return earlier
 
     def is_alike(self, record: Mapping[str, Any]) -> bool:
@@ -144,7 +156,8 @@ class ResumeLog:
         return self.output_dir / FOLDER / f"{name}.json"
 
     def _key(self, item: Mapping[str, Any]) -> str:
-        named = [image_files(item), item.get("label")]
+        atlas = item.get("regions")
+        named = [image_files(item), item.get("label"), atlas, atlas and find_names(atlas)]
         files = [stamp for paths in named if paths for stamp in _stamps(paths)]
         return _digest([self._maker, dict(item), files])
 
@@ -154,10 +167,10 @@ def _digest(content: Any) -> str:
 
 
 def _stamps(path: str | Sequence[str]) -> list[tuple[str, int, int]]:
-    """Path, size and time of change of a file, of a series' files, or of all files in a folder."""
+    """Path, size and time of change of a file and its voxels' file, of a series' files, or of all in a folder."""
     paths = [Path(path)] if isinstance(path, str) else [Path(part) for part in path]
     try:
-        files = [file for part in paths for file in (sorted(part.iterdir()) if part.is_dir() else [part])]
+        files = [file for part in paths for file in (sorted(part.iterdir()) if part.is_dir() else scan_files(part))]
         stats = [(file, file.stat()) for file in files if file.exists()]
     except (OSError, ValueError):  # what cannot be looked at fails when it is read
         return []

@@ -9,8 +9,9 @@ from monai_dpmm_ad.handlers.intensity import IntensityTailHandler
 from monai_dpmm_ad.handlers.metrics import AnomalyMapMetric, AnomalyMetricsHandler, MetricsTable, ScanMetrics
 from monai_dpmm_ad.handlers.place import NormativeHandler
 from monai_dpmm_ad.handlers.progress import ScanProgress
+from monai_dpmm_ad.handlers.scan_row import ScanRow
 from monai_dpmm_ad.handlers.sites import SiteHandler
-from monai_dpmm_ad.handlers.tables import ScanRow, ScanTable
+from monai_dpmm_ad.handlers.tables import ScanTable
 
 __all__ = [
     "AnomalyMapMetric",

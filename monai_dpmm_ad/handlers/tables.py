@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from functools import lru_cache
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +24,7 @@ from monai_dpmm_ad.engines import PATCH_SUMMARY, ScanEvaluator, iteration_scans
 from monai_dpmm_ad.engines.resume import ResumeLog
 from monai_dpmm_ad.handlers.anatomy import AnatomyRow, sum_by_label, write_anatomy
 from monai_dpmm_ad.handlers.regions import Region, compute_regions, name_regions, write_regions
+from monai_dpmm_ad.handlers.scan_row import ScanRow
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.normative import Frame, RegionCalibration
 from monai_dpmm_ad.normative.extraction import measure_foreground
@@ -33,57 +33,10 @@ from monai_dpmm_ad.utils.distributed import gather_lists, get_rank
 from monai_dpmm_ad.utils.files import write_csv
 from monai_dpmm_ad.utils.outputs import OutputFolder
 
-__all__ = ["TABLES", "ScanRow", "ScanTable", "join_scans"]
+__all__ = ["TABLES", "ScanTable", "join_scans"]
 
 SAVED = ("mask", "percentile", "healthy")  # beside the map, where they are made: key and postfix
 TABLES = ("scores.csv", "regions.csv", "regions.json", "anatomy.csv", "failures.csv", "left_out.csv")
-
-
-@dataclass(frozen=True)
-class ScanRow:
-    """One line of ``scores.csv``; what is not known is None.
-
-    Args:
-        name: of the scan.
-        image: its path.
-        score: higher is more anomalous.
-        p_value: share of healthy scans that score as high.
-        smallest_p_value: the least that the calibration's number of scans allows.
-        q_value: of the p-value among those of all scans of the table, see
-            :func:`~monai_dpmm_ad.calibration.discovery.q_values`; None before the table is whole.
-        threshold: what the map exceeds where it is flagged.
-        flagged: volume in mL; area in pixels for a picture.
-        flagged_unit: ``"mL"`` or ``"pixels"``.
-        num_regions: how many flagged regions it has.
-        region_p_value: the smallest of theirs; None also where it has no region.
-        abnormal: the truth, 0 or 1.
-        frame: how the scan's places were brought to the cohort's.
-        frame_quality: how well the registered scan agrees with the cohort's mean: a correlation.
-        covariates: what of the person was taken into account, where the bundle follows age or sex.
-        group: in which the scan is judged, where groups are calibrated apart.
-        warning: why the scan should not be relied on, or what its file leaves open.
-        in_range: False where the scan lies outside of what was fitted, so that its p-values and its number of false
-            regions are not promised, and it has no q-value; None where that is not known.
-    """
-
-    name: str
-    image: str
-    score: float
-    p_value: float | None = None
-    smallest_p_value: float | None = None
-    q_value: float | None = None
-    threshold: float | None = None
-    flagged: float | None = None
-    flagged_unit: str = "mL"
-    num_regions: int | None = None
-    region_p_value: float | None = None
-    abnormal: int | None = None
-    frame: str | None = None
-    frame_quality: float | None = None
-    covariates: str | None = None
-    group: str | None = None
-    warning: str | None = None
-    in_range: bool | None = None
 
 
 class ScanTable:
@@ -132,6 +85,7 @@ class ScanTable:
         self.earlier: dict[str, dict[str, Any]] = {}
         #: what a reader of the tables has to know; None if nothing
         self.note: str | None = None
+        self._others: dict[str, str] = {}  # scans of another model or other settings, and by which they are alike
         self.regions: dict[str, list[Region]] = {}
         #: what flagged regions fill of each label, by name of the scan
         self.anatomy: dict[str, list[AnatomyRow]] = {}
@@ -155,7 +109,8 @@ class ScanTable:
         if self.finished and get_rank() == 0:
             found = self.finished.list_earlier(self._order)
             self.earlier |= {name: record["item"] for name, record in found.items()}
-            self.note = _name_others([name for name, record in found.items() if not self.finished.is_alike(record)])
+            self._others = {n: str(r.get("maker")) for n, r in found.items() if not self.finished.is_alike(r)}
+            self.note = _name_others(list(self._others))
             records |= found
         for name, record in records.items():
             self._take(name, record)
@@ -177,11 +132,18 @@ class ScanTable:
             if regions is not None:
                 self.regions[row.name] = regions
             if self.finished is not None:
-                maps = [scan[key] for key in (CommonKeys.PRED, *SAVED) if key in scan]
-                outputs = [Path(path) for one in maps for path in one.meta.get("saved_to", ())]
                 listed = None if regions is None else [asdict(region) for region in regions]
                 more = {"anatomy": [asdict(label) for label in anatomy], PATCH_SUMMARY: scan[PATCH_SUMMARY]}
-                self.finished.save(row.name, outputs, row=asdict(row), regions=listed, **more)
+                self._record(self.finished, scan, row=asdict(row), regions=listed, **more)
+
+    def _record(self, finished: ResumeLog, scan: Mapping[str, Any], **content: Any) -> None:
+        """Record a scan, and remove what an earlier run wrote of it and this one does not."""
+        maps = [scan[key] for key in (CommonKeys.PRED, *SAVED) if key in scan]
+        outputs = [Path(path) for one in maps for path in one.meta.get("saved_to", ())]
+        meta = scan[CommonKeys.PRED].meta
+        finished.save(meta["name"], outputs, **content)
+        if outputs:
+            self._folder.discard_earlier(str(meta["filename_or_obj"]), meta["name"])
 
     def _describe(self, scan: dict[str, Any]) -> tuple[ScanRow, list[Region] | None, list[AnatomyRow]]:
         pred = scan[CommonKeys.PRED]
@@ -231,7 +193,7 @@ class ScanTable:
         regions = regions._replace(listed=[replace(region, in_range=in_range) for region in regions.listed])
         if atlas is None:
             return regions.listed, []
-        labels, names = _to_array(atlas), _names(atlas.meta["filename_or_obj"])
+        labels, names = _to_array(atlas), read_region_names(atlas.meta["filename_or_obj"])
         size, unit = (1.0, "pixels") if mask.ndim == 2 else (float(abs(np.linalg.det(affine[:3, :3]))), "mm3")
         anatomy = sum_by_label(regions, values, labels, names, size, unit)
         return name_regions(regions, labels, names), anatomy
@@ -244,9 +206,12 @@ class ScanTable:
         rows = sorted(gather_lists(self.rows), key=lambda row: self._order.get(row.name, len(self._order)))
         regions = dict(gather_lists(list(self.regions.items())))
         anatomy = dict(gather_lists(list(self.anatomy.items())))
-        values = q_values([None if row.in_range is False else row.p_value for row in rows])
+        others = dict(gather_lists(list(self._others.items())))
+        alike = [others.get(row.name) for row in rows]
+        values = q_values([None if row.in_range is False else row.p_value for row in rows], alike)
         self.rows = [replace(row, q_value=q) for row, q in zip(rows, values, strict=True)]
-        self.regions = _judge_together({row.name: regions[row.name] for row in rows if row.name in regions})
+        listed = {row.name: regions[row.name] for row in rows if row.name in regions}
+        self.regions = _judge_together(listed, others)
         self.anatomy = {row.name: anatomy[row.name] for row in rows if row.name in anatomy}
         engine.failures[:] = failures
         if get_rank() == 0:
@@ -260,11 +225,13 @@ class ScanTable:
             write_left_out(self.output_dir, self.found.left_out if self.found else ())
 
     def _keep_edited(self, failures: Sequence[ScanFailure]) -> None:
-        """Keep the rows of scans that failed only since one of their outputs was changed by hand."""
+        """Keep the rows of scans one of whose outputs was changed by hand, and of others of the same name."""
         for name in dict.fromkeys(failure.name for failure in failures if failure.name in self._order):
             record = None if self.finished is None else self.finished.recall(name)
             if record is not None:
                 self._take(name, record)
+                if self.finished is not None and self.finished.is_of_another(record):
+                    self.earlier[name] = record["item"]
 
     def _discard_maps(self, failures: Sequence[ScanFailure]) -> None:
         """Remove what an earlier run wrote of scans that failed in this one: they would look done."""
@@ -291,14 +258,12 @@ def _name_others(names: Sequence[str]) -> str | None:
     return f"{len(names)} scans in the tables are of earlier runs with another model or other settings: {shown}"
 
 
-def _judge_together(regions: Mapping[str, list[Region]]) -> dict[str, list[Region]]:
-    """Give each region its q-value among all of them."""
+def _judge_together(regions: Mapping[str, list[Region]], others: Mapping[str, str]) -> dict[str, list[Region]]:
+    """Give each region its q-value among all of scans that are alike."""
     flat = [region for listed in regions.values() for region in listed]
-    values = iter(q_values([None if region.in_range is False else region.p_value for region in flat]))
+    alike = [others.get(name) for name, listed in regions.items() for _ in listed]
+    values = iter(q_values([None if region.in_range is False else region.p_value for region in flat], alike))
     return {name: [replace(region, q_value=next(values)) for region in listed] for name, listed in regions.items()}
-
-
-_names = lru_cache(maxsize=8)(read_region_names)
 
 
 def _describe_frame(frame: Frame | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.transforms.grids import check_affine, share_grid
 from monai_dpmm_ad.transforms.load import LoadScan
 
-__all__ = ["LoadRegionsd", "count_regions", "read_region_names", "read_regions"]
+__all__ = ["LoadRegionsd", "count_regions", "find_names", "read_region_names", "read_regions"]
 
 
 class LoadRegionsd(MapTransform):
@@ -115,17 +115,27 @@ def read_region_names(path: str | os.PathLike[str]) -> dict[int, str]:
     Raises:
         ScanError: naming the table, when it is none.
     """
+    if (found := find_names(path)) is None:
+        return {}
+    table = Path(found)
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t" if table.suffix == ".tsv" else ","))
+        return {int(row["index" if "index" in row else "label"]): str(row["name"]) for row in rows}
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise ScanError(table, "is no table of regions: it needs the columns `index` and `name`") from error
+
+
+def find_names(path: str | os.PathLike[str]) -> str | None:
+    """The table of the names of an atlas's labels, beside it; None where there is none.
+
+    Args:
+        path: of the atlas.
+    """
     atlas = Path(path)
     stem = atlas.name.removesuffix(".gz").rpartition(".")[0]
-    for table, delimiter in ((atlas.with_name(f"{stem}.tsv"), "\t"), (atlas.with_name(f"{stem}.csv"), ",")):
-        if table.is_file():
-            try:
-                with table.open(encoding="utf-8-sig", newline="") as file:
-                    rows = list(csv.DictReader(file, delimiter=delimiter))
-                return {int(row["index" if "index" in row else "label"]): str(row["name"]) for row in rows}
-            except (ValueError, KeyError, TypeError, csv.Error) as error:
-                raise ScanError(table, "is no table of regions: it needs the columns `index` and `name`") from error
-    return {}
+    tables = (atlas.with_name(stem + suffix) for suffix in (".tsv", ".csv"))
+    return next((str(table) for table in tables if table.is_file()), None)
 
 
 def _place(regions: MetaTensor, image: MetaTensor) -> Tensor:

@@ -47,6 +47,11 @@ class OutputFolder:
         self.overwrite, self.rank = overwrite, rank
         self._lock: BaseFileLock | None = None
         self._written: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+        self._digests: defaultdict[str, set[str]] = defaultdict(set)  # of each file
+        self._owned: defaultdict[str, set[str]] = defaultdict(set)  # files of each scan
+        self._renewed: set[str] = set()
+        #: whether a file of a scan was replaced by other content
+        self.changed = False
 
     def __enter__(self) -> OutputFolder:
         return self.hold()
@@ -124,6 +129,17 @@ class OutputFolder:
         if owner in owners or (owner is None and owners):
             path.unlink()
 
+    def discard_earlier(self, owner: str, stem: str) -> None:
+        """Remove what earlier runs wrote of a scan and this one did not write again.
+
+        Args:
+            owner: the scan.
+            stem: what its files' names begin with, before an underscore.
+        """
+        for name in self._owned[owner] - self._renewed:
+            if os.path.basename(name).startswith(f"{stem}_"):
+                self.discard(self.path / name, owner)
+
     def record(self, path: Path, digest: str, owner: str = "") -> None:
         """Write down what is about to be written.
 
@@ -143,13 +159,20 @@ class OutputFolder:
             os.fsync(handle)
         finally:
             os.close(handle)
+        self.changed |= bool(owner and self._digests[name] - {digest})
+        self._renewed.add(name)
+        self._remember(name, digest, owner)
+
+    def _remember(self, name: str, digest: str, owner: str) -> None:
         self._written[name, digest].add(owner)
+        self._digests[name].add(digest)
+        self._owned[owner].add(name)
 
     def _read(self, log: Path) -> None:
         for line in log.read_bytes().splitlines():
             with suppress(ValueError, KeyError, TypeError, RecursionError):  # a damaged line speaks for no file
                 entry = json.loads(line)
-                self._written[str(entry["file"]), str(entry["sha256"])].add(str(entry["owner"]))
+                self._remember(str(entry["file"]), str(entry["sha256"]), str(entry["owner"]))
 
     def _name(self, path: Path) -> str:
         return Path(os.path.abspath(path)).relative_to(self.path).as_posix()

@@ -15,8 +15,8 @@ from monai_dpmm_ad.bundle.provenance import FILE, describe_scans, hash_scans, lo
 from monai_dpmm_ad.bundle.settings import SETTINGS, complete_settings, names_of, pick_settings
 from monai_dpmm_ad.data.dataset import ScanFailure, write_failures
 from monai_dpmm_ad.data.gate import write_left_out
-from monai_dpmm_ad.data.split import Split, list_people, split_scans, warn_of_people
-from monai_dpmm_ad.data.subjects import name_subject
+from monai_dpmm_ad.data.split import Split, split_scans, warn_of_people
+from monai_dpmm_ad.data.subjects import first_file, name_new_subjects
 from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.network import AnomalyNet
@@ -249,13 +249,18 @@ def _keep_sides(new: Split, kept: Sequence[Item], scans: Sequence[Item], chosen:
         ValueError: all new scans are of people who calibrate.
     """
     train, held_out = new.train, new.held_out if new.is_held_out else []
-    fitted = list_people(scan for scan in scans if scan["role"] == "fitted")
+    whose = name_new_subjects([*train, *held_out], new.found.items, scans)
+
+    def people(items: Sequence[Item]) -> set[str]:
+        return {who for item in items if (who := whose[first_file(item)]) is not None}
+
+    fitted = people([scan for scan in scans if scan["role"] == "fitted"])
     if not chosen:
-        calibrating = list_people(kept) - fitted
-        moved = [item for item in train if name_subject(item) in calibrating]
-        train = [item for item in train if name_subject(item) not in calibrating]
+        calibrating = people(kept) - fitted
+        moved = [item for item in train if whose[first_file(item)] in calibrating]
+        train = [item for item in train if whose[first_file(item)] not in calibrating]
         listed = [item["image"] for item in new.found.items]  # to fit, so not held out by the data themselves
-        back = [item for item in held_out if name_subject(item) in fitted and item["image"] in listed]
+        back = [item for item in held_out if whose[first_file(item)] in fitted and item["image"] in listed]
         train += back
         held_out = [*(item for item in held_out if item not in back), *moved]
         if not train:
@@ -263,9 +268,9 @@ def _keep_sides(new: Split, kept: Sequence[Item], scans: Sequence[Item], chosen:
                 "`images` must hold scans of other people than those whose scans calibrate the bundle, got "
                 f"{', '.join(sorted(calibrating)[:3])}. Give more, or name held-out scans with `held_out`."
             )
-    fitted |= list_people(train)
-    warn_of_people(fitted, held_out)
-    held_out = [*(item for item in kept if name_subject(item) not in fitted), *held_out]
+    fitted |= people(train)
+    warn_of_people([item for item in held_out if whose[first_file(item)] in fitted])
+    held_out = [*(item for item in kept if whose[first_file(item)] not in fitted), *held_out]
     if not held_out:
         return Split(train, train, False, new.found, new.note)
     return Split(train, _distinct(held_out, train), True, new.found, new.note)

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from monai_dpmm_ad.commands.checks import PathLike
 from monai_dpmm_ad.commands.simulated_visits import simulate_visits
 from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.data.dataset import ScanFailure, describe_failure
-from monai_dpmm_ad.data.subjects import first_file, name_subject
+from monai_dpmm_ad.data.subjects import first_file, name_subjects
 from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import CheckpointError, ScanError
 from monai_dpmm_ad.handlers.changes import change_statistics
@@ -104,7 +104,7 @@ def observe_healthy(
     Raises:
         ScanError: a scan that cannot be used, where ``failures`` is None, or none that can.
     """
-    people = [list(group) for _, group in groupby(sorted(items, key=_subject), key=_subject)]
+    people = _group_by_subject(items)
     real = [group for group in people if len(group) > 1]
     calibration, peaks = RegionCalibration(), {}
     unusable: list[ScanFailure] = []
@@ -172,5 +172,9 @@ def as_visits(before: AnomalyResult, after: AnomalyResult) -> tuple[Visit, Visit
     return one, two
 
 
-def _subject(item: Mapping[str, Any]) -> str:
-    return name_subject(dict(item)) or str(first_file(dict(item)))
+def _group_by_subject(items: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    scans = [dict(item) for item in items]
+    people: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for item, who in zip(scans, name_subjects(scans), strict=True):
+        people[who or str(first_file(item))].append(item)
+    return [people[who] for who in sorted(people)]

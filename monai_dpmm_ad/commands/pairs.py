@@ -11,7 +11,7 @@ from monai_dpmm_ad.commands.checks import PathLike
 from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.data.dataset import ScanFailure
 from monai_dpmm_ad.data.types import Item
-from monai_dpmm_ad.data.visits import Visits, pair_visits, read_visit_table
+from monai_dpmm_ad.data.visits import Visits, name_pairs, pair_visits, read_visit_table
 from monai_dpmm_ad.errors import ScanError
 
 __all__ = ["find_pairs"]
@@ -49,11 +49,10 @@ def find_pairs(
     pairs, failures = [], []
     for name, *paths in read_visit_table(table):
         try:
-            (one,), _ = pair_visits(*(_find_one(path, choice) for path in paths))
+            pairs.append(Visits(name or "", *(_find_one(path, choice) for path in paths)))
         except ScanError as error:
             failures.append(ScanFailure(name or Path(error.path).name, error.path, error.reason))
-            continue
-        pairs.append(Visits(name or one.name, one.before, one.after))
+    pairs = name_pairs(pairs)
     names = [pair.name for pair in pairs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -61,11 +60,11 @@ def find_pairs(
     return pairs, failures
 
 
-def _find_one(path: str, choice: Mapping[str, Any]) -> list[Item]:
+def _find_one(path: str, choice: Mapping[str, Any]) -> Item:
     found = resolve_datalist(path, **choice)
     if len(found) != 1:
         raise ScanError(path, f"holds {len(found)} scans; the table has to name one of them")
-    return found
+    return found[0]
 
 
 def _find_sides(

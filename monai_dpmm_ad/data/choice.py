@@ -13,7 +13,7 @@ from pathlib import Path
 
 from monai_dpmm_ad.data.gate import LeftOut
 from monai_dpmm_ad.data.paths import scan_stem
-from monai_dpmm_ad.data.subjects import first_file, name_subject
+from monai_dpmm_ad.data.subjects import first_file, name_subjects
 from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import ScanError
 
@@ -110,9 +110,9 @@ def check_one_series(items: Sequence[Item]) -> None:
     kinds: dict[str, set[str]] = defaultdict(set)
     counts: Counter[str] = Counter()
     series = [item for item in items if (kind := item.get(SERIES_KIND)) and not kind.isdigit()]
-    for item in series:
+    for item, who in zip(series, name_subjects(series), strict=True):
         kind = item[SERIES_KIND].lower()
-        kinds[name_subject(item) or str(first_file(item).parent)].add(kind)
+        kinds[who or str(first_file(item).parent)].add(kind)
         counts[kind] += 1
     beside = Counter(kind for found in kinds.values() if len(found) > 1 for kind in found)
     recurring = sorted(kind for kind, count in beside.items() if count > 1)

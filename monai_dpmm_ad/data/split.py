@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from monai_dpmm_ad.data.datalist import Found, find_scans, require_scans
 from monai_dpmm_ad.data.gate import LeftOut
-from monai_dpmm_ad.data.subjects import first_file, name_subject, split_by_subject
+from monai_dpmm_ad.data.subjects import first_file, name_subjects, split_by_subject
 
-__all__ = ["Split", "list_people", "split_scans", "warn_of_people"]
+__all__ = ["Split", "split_scans", "warn_of_people"]
 
 
 @dataclass(frozen=True)
@@ -90,33 +90,33 @@ def split_scans(
     if twice:
         warnings.warn(f"{len(twice)} held-out scans are fitted, so not held out: {', '.join(twice[:3])}", stacklevel=2)
     held_out = [item for item in keep(named) if str(item["image"]) not in fitted]
-    warn_of_people(list_people(train), held_out)
+    people = name_subjects([*train, *held_out])
+    fitted_people = {*people[: len(train)]} - {None}
+    both = zip(held_out, people[len(train) :], strict=True)
+    warn_of_people([item for item, who in both if who in fitted_people])
     if held_out:
         return Split(train, held_out, True, found)
-    unknown = sum(name_subject(item) is None for item in train)
-    train, held_out = split_by_subject(train, fraction, seed)
+    people = name_subjects(train, found.items)
+    unknown = people.count(None)
+    train, held_out = split_by_subject(train, fraction, seed, found.items)
     if held_out:
         note = (
             f"nothing says whose {unknown} of the {len(train) + len(held_out)} scans are, so each counts as a subject "
             "of its own; where a person has several, name folders sub-01, sub-02, …, or give `subject` in a datalist"
         )
         return Split(train, held_out, True, found, note if unknown else None)
+    only = f", {people[0].removeprefix('subject:')}" if people[0] and len(set(people)) == 1 else ""
     warnings.warn(
-        "there is one subject only, so thresholds are calibrated on the scans that were fitted and are too low; "
+        f"there is one subject only{only}, so thresholds are calibrated on the scans that were fitted and are too low; "
         "give held-out healthy scans with --held-out",
         stacklevel=2,
     )
     return Split(train, train, False, found)
 
 
-def list_people(items: Iterable[dict[str, Any]]) -> set[str]:
-    """Whose scans these are, as far as something says it."""
-    return {who for item in items if (who := name_subject(item)) is not None}
-
-
-def warn_of_people(fitted: Set[str], held_out: Sequence[dict[str, Any]]) -> None:
+def warn_of_people(items: Sequence[dict[str, Any]]) -> None:
     """Say which held-out scans seem to be of people who are fitted."""
-    if both := sorted(str(item["name"]) for item in held_out if name_subject(item) in fitted):
+    if both := sorted(str(item["name"]) for item in items):
         warnings.warn(
             f"{len(both)} held-out scans seem to be of people who are fitted, so that thresholds and p-values would be "
             f"too low: {', '.join(both[:3])}; hold out other people",

@@ -6,16 +6,16 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from monai_dpmm_ad.data.paths import safe_name, unique_names
-from monai_dpmm_ad.data.subjects import first_file, name_subject
+from monai_dpmm_ad.data.subjects import first_file, name_subjects
 from monai_dpmm_ad.data.tables import read_table
 from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import ScanError
 
-__all__ = ["Visits", "check_same_person", "pair_visits", "read_visit_table"]
+__all__ = ["Visits", "check_same_person", "name_pairs", "pair_visits", "read_visit_table"]
 
 _COLUMNS = ("before", "after")
 
@@ -49,8 +49,7 @@ def pair_visits(before: Sequence[Item], after: Sequence[Item]) -> tuple[list[Vis
         ScanError: a scan whose subject nobody says, or several of one subject.
     """
     if len(before) == len(after) == 1:
-        name = name_subject(before[0])
-        return [Visits(_shown(name) or str(before[0]["name"]), before[0], after[0])], []
+        return name_pairs([Visits("", before[0], after[0])]), []
     sides = [_by_subject(items) for items in (before, after)]
     pairs = [
         Visits(_shown(subject) or subject, item, sides[1][subject])
@@ -65,6 +64,15 @@ def pair_visits(before: Sequence[Item], after: Sequence[Item]) -> tuple[list[Vis
     ]
     names = unique_names([(safe_name(pair.name),) for pair in pairs])
     return [Visits(name, pair.before, pair.after) for name, pair in zip(names, pairs, strict=True)], alone
+
+
+def name_pairs(pairs: Sequence[Visits]) -> list[Visits]:
+    """Name pairs that have no name by their subject, else by their first visit."""
+    whose = name_subjects([pair.before for pair in pairs])
+    return [
+        replace(pair, name=pair.name or _shown(who) or str(pair.before["name"]))
+        for pair, who in zip(pairs, whose, strict=True)
+    ]
 
 
 def read_visit_table(path: str | os.PathLike[str]) -> list[tuple[str | None, str, str]]:
@@ -115,7 +123,7 @@ def check_same_person(visits: Visits) -> None:
 
 
 def _by_subject(items: Sequence[Item]) -> dict[str, Item]:
-    subjects = [name_subject(item) for item in items]
+    subjects = name_subjects(items)
     for item, subject in zip(items, subjects, strict=True):
         if subject is None:
             raise ScanError(first_file(item), "does not say whose it is: name subjects as in sub-01, or give a table")

@@ -116,7 +116,7 @@ def test_a_person_stays_on_a_side() -> None:
     def visit(who: str, number: int) -> dict[str, Any]:
         return {"name": f"{who}_{number}", "image": f"{who}_ses-{number}_T1w.nii.gz"}
 
-    scans = [{**visit("sub-a", 1), "role": "fitted"}, {**visit("sub-b", 1), "role": "held_out"}]
+    scans = [{**visit("sub-a", 1), "role": "fitted", "fit": 0}, {**visit("sub-b", 1), "role": "held_out", "fit": 0}]
     kept = [visit("sub-b", 1)]
     new = [visit(f"sub-{who}", 2) for who in "abcd"]
     listed = Found(items=[*new])
@@ -133,6 +133,20 @@ def test_a_person_stays_on_a_side() -> None:
         _keep_sides(Split([new[1]], [new[1]], False), kept, scans, chosen=False)
     alone = _keep_sides(Split([new[1]], [new[1]], False), kept, scans, chosen=True)
     assert (alone.held_out, alone.is_held_out) == (alone.train, False)
+
+
+def test_a_folder_of_all_scans_is_nobody_but_who_is_known_stays() -> None:
+    def scan(image: str, **more: Any) -> dict[str, Any]:
+        return {"name": image, "image": image, **more}
+
+    old = [scan(f"/case_2024/{n}.nii", role=role, fit=0) for n, role in enumerate(("fitted", "held_out"))]
+    old += [scan("/case_2024/sub-a/1.nii", role="held_out", fit=0)]
+    new = [scan(f"/case_2024/new/{n}.nii") for n in "xyz"]
+    split = _keep_sides(Split(new[:2], new[2:], True, Found(items=[*new])), old[1:], old, chosen=False)
+    assert (len(split.train), len(split.held_out)) == (2, 3)
+    new = [scan(f"/sub-a/ses-{n}/T1.nii") for n in "xy"]
+    with pytest.raises(ValueError, match="got sub-a"):
+        _keep_sides(Split(new, new, False, Found(items=[*new])), old[1:], old, chosen=False)
 
 
 def test_copies_of_fitted_scans_that_are_held_out_are_named(

@@ -365,6 +365,7 @@ def test_split_keeps_subjects_together():
         (["/d/sub-control01_T1w.nii", "/d/sub-control01_T2w.nii", "/d/sub-control02_T1w.nii"], 2),
         (["/patients/study_case_7_a.png", "/patients/study_case_7_b.png", "/patients/study_case_8_a.png"], 2),
         (["/d/1.png", "/d/2.png", "/d/3.png"], 3),
+        (["/sub-study/case_2024/1.png", "/sub-study/case_2024/2.png", "/sub-study/case_2024/3.png"], 3),
         (["/d/test/1.png", "/d/compatible3/2.png", "/d/compatible3/3.png"], 3),
     ],
 )
@@ -384,7 +385,7 @@ def test_given_subject_counts_first():
 
 
 def test_split_of_one_subject_or_none_holds_nothing_out():
-    one = [{"image": "/d/sub-1/a.nii"}, {"image": "/d/sub-1/b.nii"}]
+    one = [{"image": "/d/sub-1_a.nii"}, {"image": "/d/sub-1_b.nii"}]
     assert split_by_subject(one, 0.5) == (one, [])
     assert split_by_subject([], 0.5) == ([], [])
     two = [{"image": "/d/a.nii"}, {"image": "/d/b.nii"}]

@@ -154,6 +154,13 @@ def test_a_split_that_cannot_be_made_by_subject_says_so(tmp_path: Path) -> None:
     assert "nothing says whose 4 of the 4 scans are" in split.note
 
 
+def test_one_subject_is_named(tmp_path: Path) -> None:
+    save(*(tmp_path / "pid_2023" / f"sub-{who}_run-{run}_T1w.nii.gz" for who in "ab" for run in (1, 2)))
+    assert len(split_scans(str(tmp_path), None, 0.5, 0).held_out) == 2
+    with pytest.warns(UserWarning, match="there is one subject only, sub-b, so thresholds are"):
+        split_scans(str(tmp_path), None, 0.5, 0, lambda items: [item for item in items if "sub-b" in item["image"]])
+
+
 def test_held_out_scans_of_fitted_people_are_named(tmp_path: Path) -> None:
     save(*(tmp_path / "fit" / f"sub-{who}_ses-1_T1w.nii.gz" for who in "ab"))
     save(*(tmp_path / "held" / f"sub-{who}_ses-2_T1w.nii.gz" for who in "bc"))

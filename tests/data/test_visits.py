@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_dpmm_ad.data.visits import Visits, check_same_person, pair_visits, read_visit_table
+from monai_dpmm_ad.data.visits import Visits, check_same_person, name_pairs, pair_visits, read_visit_table
 from monai_dpmm_ad.errors import ScanError
 
 
@@ -36,9 +36,17 @@ def test_one_scan_on_either_side_is_a_pair() -> None:
     assert pair.name == "P_7"
 
 
+def test_a_folder_in_which_all_scans_lie_is_nobody() -> None:
+    sides = [[item(f"/case_7/v{visit}/p{who}.nii") for who in (1, 2)] for visit in (1, 2)]
+    with pytest.raises(ScanError, match=r"^/case_7/v1/p1.nii: does not say whose it is"):
+        pair_visits(*sides)
+    pairs = name_pairs([Visits("", *rows) for rows in zip(*sides, strict=True)])
+    assert [pair.name for pair in pairs] == ["p1", "p2"]
+
+
 def test_what_cannot_be_paired_is_one_line() -> None:
-    two = [item("/a/sub-1/x.nii"), item("/a/sub-1/y.nii")]
-    with pytest.raises(ScanError, match=r"^/a/sub-1/y.nii: is of the same subject and visit as /a/sub-1/x.nii: choose"):
+    two = [item("/a/sub-1_x.nii"), item("/a/sub-1_y.nii")]
+    with pytest.raises(ScanError, match=r"^/a/sub-1_y.nii: is of the same subject and visit as /a/sub-1_x.nii: choose"):
         pair_visits(two, two)
     with pytest.raises(
         ScanError, match=r"^/a/x.nii: does not say whose it is: name subjects as in sub-01, or give a t"

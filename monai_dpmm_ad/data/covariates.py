@@ -16,8 +16,16 @@ import numpy as np
 from monai_dpmm_ad.data.bids import find_root, read_entities
 from monai_dpmm_ad.data.dicom_series import is_single_slice
 from monai_dpmm_ad.data.paths import PICTURE_SUFFIXES, has_suffix, scan_stem
-from monai_dpmm_ad.data.people import COVARIATES, find_group, find_thirds, name_groups, require_columns
-from monai_dpmm_ad.data.sites import MOST_SITES, check_site, find_site, list_sites
+from monai_dpmm_ad.data.people import (
+    COVARIATES,
+    check_person,
+    find_group,
+    find_thirds,
+    name_groups,
+    read_value,
+    require_columns,
+)
+from monai_dpmm_ad.data.sites import MOST_SITES, find_site, list_sites
 from monai_dpmm_ad.data.split import Split
 from monai_dpmm_ad.data.subjects import first_file, name_subject
 from monai_dpmm_ad.data.tables import read_table
@@ -40,8 +48,6 @@ _LEAST_GROUP = 2
 #: Scans of a site that its offset is learnt from, at most: each is mapped once more.
 _PER_SITE = 10
 _NAMES = ("name", "participant_id")
-_UNKNOWN = ("", "n/a", "na", "nan", "none", "unknown")
-_SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "o": None, "other": None}
 
 
 def add_covariates(
@@ -161,9 +167,12 @@ def _is_picture(item: Item) -> bool:
 
 
 def read_person(item: Mapping[Any, Any]) -> dict[str, Any]:
-    """What :func:`add_covariates` wrote into an item, or a datalist has there, or the metadata of its image."""
-    told = item.get("covariates") or {}
-    return dict(json.loads(told) if isinstance(told, str) else told)
+    """What :func:`add_covariates` wrote into an item, or a datalist has there, or the metadata of its image.
+
+    Raises:
+        ValueError: see :func:`~monai_dpmm_ad.data.people.check_person`.
+    """
+    return check_person(item.get("covariates"))
 
 
 def name_sites(items: Iterable[Item]) -> tuple[str, ...]:
@@ -231,21 +240,10 @@ def read_covariates(
 
 
 def _read_value(table: Path, number: int, column: str, text: str | None) -> float | str | None:
-    word = (text or "").strip().lower()
-    if word in _UNKNOWN:
-        return None
     try:
-        if column == "sex":
-            return _SEXES[word]
-        if column == "site":
-            return check_site(str(text).strip())
-        age = float(word.replace(",", "."))  # a comma can only be left in a cell where it does not divide them
-        if 0 <= age <= 130 and "_" not in word:
-            return age
-    except (KeyError, ValueError):
-        pass
-    expected = {"sex": "M or F", "age": "years", "site": "a name of letters and digits"}[column]
-    raise ScanError(table, f"has the {column} '{text}' in line {number}, where {expected} or n/a is expected")
+        return read_value(column, text)
+    except ValueError as error:
+        raise ScanError(table, f"has the {column} '{text}' in line {number}, where {error} is expected") from error
 
 
 def _find_participants(item: Item) -> Path:

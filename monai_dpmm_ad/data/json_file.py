@@ -11,7 +11,9 @@ from typing import Any
 from monai_dpmm_ad.data.bmad import SECTIONS, canonical_section
 from monai_dpmm_ad.data.nifti import open_volume
 from monai_dpmm_ad.data.paths import IMAGE_SUFFIXES, NIFTI_SUFFIXES, has_suffix
+from monai_dpmm_ad.data.people import check_person
 from monai_dpmm_ad.data.sequences import make_scan
+from monai_dpmm_ad.data.subjects import first_file
 from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.utils.files import read_json
@@ -50,7 +52,7 @@ def read_datalist(path: Path, section: str | None) -> list[Item]:
     if not entries:
         raise ScanError(path, "lists no images")
     names = _name_channels(content)
-    return [_json_item(path, entry, names) for entry in entries]
+    return [_read_person(_json_item(path, entry, names)) for entry in entries]
 
 
 def _name_channels(content: dict[str, Any]) -> list[Any]:
@@ -98,6 +100,15 @@ def _json_item(path: Path, entry: Any, names: list[Any]) -> Item:
         return _join_channels(path, item, own or names)
     item["image"] = _absolute_all(path, image[0] if listed else image)
     return item
+
+
+def _read_person(item: Item) -> Item:
+    if "covariates" not in item:
+        return item
+    try:
+        return {**item, "covariates": check_person(item["covariates"])}
+    except ValueError as error:
+        raise ScanError(item.get("name") or first_file(item), str(error).rstrip(".")) from error
 
 
 def _holds(image: str, number: int) -> bool:

@@ -3,18 +3,81 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from monai_dpmm_ad.data.sites import find_site, list_sites
+from monai_dpmm_ad.data.sites import check_site, find_site, list_sites
 
-__all__ = ["COVARIATES", "find_columns", "find_group", "find_thirds", "name_groups", "require_columns"]
+__all__ = [
+    "COVARIATES",
+    "check_person",
+    "find_columns",
+    "find_group",
+    "find_thirds",
+    "name_groups",
+    "read_value",
+    "require_columns",
+]
 
 #: What can be known of a person.
 COVARIATES = ("age", "sex", "site")
 _LEAST_SPREAD = 1e-6
+_UNKNOWN = ("", "n/a", "na", "nan", "none", "unknown")
+_SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "o": None, "other": None}
+_EXPECTED = {"sex": "M or F or n/a", "age": "years or n/a", "site": "a name of letters and digits or n/a"}
+
+
+def check_person(told: Any) -> dict[str, float | str | None]:
+    """Read what is told of a person: an object of ``age``, ``sex`` and ``site``, or JSON text of one; None is nothing.
+
+    Raises:
+        ValueError: it is none, has other keys, or a value that means nothing.
+
+    Example:
+        >>> check_person({"age": 50, "sex": "male"})
+        {'age': 50.0, 'sex': 'M'}
+    """
+    person = told
+    with suppress(ValueError):
+        person = json.loads(told) if isinstance(told, str) and told else told or {}
+    if not isinstance(person, Mapping):
+        raise ValueError(f"`covariates` must be an object of {', '.join(COVARIATES)}, got {str(told)[:80]!r}.")
+    if other := [str(name) for name in person if name not in COVARIATES]:
+        raise ValueError(f"`covariates` must have no other keys than {', '.join(COVARIATES)}, got {', '.join(other)}.")
+    found = {}
+    for column, value in person.items():
+        try:
+            found[column] = read_value(column, value)
+        except ValueError as error:
+            raise ValueError(f"`covariates` must have as {column} {error}, got {str(value)[:80]!r}.") from error
+    return found
+
+
+def read_value(column: str, value: Any) -> float | str | None:
+    """Read an age in years, a sex, M or F, or the name of a site; None where it is not known.
+
+    Raises:
+        ValueError: saying what is expected.
+    """
+    text = "" if value is None else str(value).strip()
+    word = text.lower()
+    if word in _UNKNOWN:
+        return None
+    try:
+        if column == "sex":
+            return _SEXES[word]
+        if column == "site":
+            return check_site(text)
+        age = float(word.replace(",", "."))  # a comma can only be left in a cell where it does not divide them
+        if 0 <= age <= 130 and "_" not in word:
+            return age
+    except (KeyError, ValueError):
+        pass
+    raise ValueError(_EXPECTED[column])
 
 
 def find_columns(people: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

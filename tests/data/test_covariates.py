@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.scans import write_slice
 
+from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.data.covariates import (
     add_covariates,
     add_split_covariates,
@@ -118,6 +120,27 @@ def test_rows_belong_to_scans_by_name_file_participant_or_subject(tmp_path: Path
         add_covariates([{"image": "c.nii.gz", "name": "c"}], table)
     with pytest.raises(ValueError, match="must be left out of a bundle that was fitted without"):
         add_covariates(items, table, needed=())
+
+
+def test_what_a_datalist_says_is_read_like_a_table(tmp_path: Path) -> None:
+    def told(person: object) -> list[dict[str, object]]:
+        entry = {"image": "a.nii.gz", "covariates": person}
+        found = resolve_datalist(_write(tmp_path, json.dumps({"test": [entry]}), "list.json"))
+        return [read_person(item) for item in found]
+
+    assert told({"age": "50", "sex": "male"}) == told('{"age": 50, "sex": "m"}') == [{"age": 50.0, "sex": "M"}]
+    assert told({"age": None, "site": "n/a"}) == [{"age": None, "site": None}]
+    for person, message in [
+        ({"sex": "X"}, "`covariates` must have as sex M or F or n/a, got 'X'"),
+        ({"age": [50]}, "`covariates` must have as age years or n/a, got '[50]'"),
+        ({"Age": 50, "gender": "F"}, "`covariates` must have no other keys than age, sex, site, got Age, gender"),
+        ("old", "`covariates` must be an object of age, sex, site, got 'old'"),
+        ([50], "`covariates` must be an object of age, sex, site, got '[50]'"),
+    ]:
+        with pytest.raises(ScanError, match=f"a.nii.gz: {re.escape(message)}$"):
+            told(person)
+    with pytest.raises(ValueError, match="must have as sex M or F or n/a, got 'X'"):
+        read_person({"covariates": {"sex": "X"}})
 
 
 def test_a_file_is_not_taken_for_a_person_of_that_number(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from monai_dpmm_ad.errors import ScanError
 
 __all__ = ["Visits", "check_same_person", "name_pairs", "pair_visits", "read_visit_table"]
 
+_BIDS = re.compile(r"sub-[a-zA-Z0-9]+(?=[_.])")
 _COLUMNS = ("before", "after")
 
 
@@ -107,12 +109,15 @@ def read_visit_table(path: str | os.PathLike[str]) -> list[tuple[str | None, str
 
 
 def check_same_person(visits: Visits) -> None:
-    """Refuse two visits whose files name different people: by their ``PatientID``, or ``subject`` in a datalist.
+    """Refuse two visits of different people: by ``PatientID``, ``subject`` in a datalist, or files named as in BIDS.
 
     Raises:
         ScanError: naming the second visit.
     """
-    one, two = (item.get("subject") for item in (visits.before, visits.after))
+    items = (visits.before, visits.after)
+    one, two = (item.get("subject") for item in items)
+    if one is None and two is None:
+        one, two = (match and match[0] for match in (_BIDS.match(first_file(item).name) for item in items))
     # A series without a patient is known by its study, which is another at each visit.
     if one is None or two is None or one == two or any(str(name).startswith("study ") for name in (one, two)):
         return

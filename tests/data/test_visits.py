@@ -62,6 +62,12 @@ def test_visits_of_different_people_are_refused() -> None:
         check_same_person(visits("patient A", "patient B"))
     for pair in [("patient A", "patient A"), ("study 1", "study 2"), ("patient A", "study 2"), (None, "patient A")]:
         check_same_person(visits(*pair))  # an anonymised series is known by its study alone
+    one, two = (item(f"/a/sub-0{who}_ses-{who}_T1w.nii.gz") for who in (1, 2))
+    with pytest.raises(ScanError, match=r"is of another person, sub-02, than the first visit /a/sub-01_.*, sub-01$"):
+        check_same_person(Visits("", one, two))
+    check_same_person(Visits("", one, item("/b/sub-01.nii.gz")))
+    check_same_person(Visits("", one, item("/sub-02/T1.nii.gz")))
+    check_same_person(Visits("", {**one, "subject": "a"}, {**two, "subject": "a"}))
 
 
 def test_a_table_of_visits(tmp_path: Path) -> None:

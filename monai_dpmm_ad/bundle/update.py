@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+from monai_dpmm_ad.bundle.copies import warn_of_copies
 from monai_dpmm_ad.bundle.folder import MODEL, TRAIN, is_fitted, read_state
 from monai_dpmm_ad.bundle.formats import read_settings
 from monai_dpmm_ad.bundle.provenance import FILE, describe_scans, hash_scans, load_provenance, write_provenance
@@ -22,7 +23,6 @@ from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.utils.distributed import get_rank
 from monai_dpmm_ad.utils.files import read_json
-from monai_dpmm_ad.utils.log import LOG
 
 __all__ = ["drop_known", "read_recipe", "read_update_settings", "record_scans", "split_update", "start_update"]
 
@@ -210,7 +210,7 @@ def record_scans(
     scans = describe_scans(train, "fitted", number, calibrates=not split.is_held_out)
     if split.is_held_out:
         scans += describe_scans(held_out, "held_out", number, calibrates=True)
-    _name_copies(scans)
+    warn_of_copies(scans, train, held_out)
     seen = {scan["sha256"]: scan for scan in scans if scan["sha256"]}
     for scan in old:
         again = seen.get(scan["sha256"]) if scan["role"] == "held_out" else None
@@ -222,17 +222,6 @@ def record_scans(
     if get_rank() == 0:
         write_failures(bundle_root, [*split.found.list_failures(), *failures])
         write_left_out(bundle_root, split.found.left_out)
-
-
-def _name_copies(scans: Sequence[Item]) -> None:
-    """Say which held-out scans are fitted under another name."""
-    fitted = {scan["sha256"] for scan in scans if scan["role"] == "fitted"} - {None}
-    copies = [scan["name"] for scan in scans if scan["role"] == "held_out" and scan["sha256"] in fitted]
-    if copies and get_rank() == 0:
-        shown = ", ".join(copies[:3]) + ", …" * (len(copies) > 3)
-        LOG.warning(
-            "warning: %d held-out scans are copies of fitted ones, so thresholds are too low: %s", len(copies), shown
-        )
 
 
 def _keep_sides(new: Split, kept: Sequence[Item], scans: Sequence[Item], chosen: bool) -> Split:

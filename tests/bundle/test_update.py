@@ -165,6 +165,20 @@ def test_copies_of_fitted_scans_that_are_held_out_are_named(
     ]
 
 
+def test_a_series_whose_files_were_renamed_is_a_copy(
+    bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folders = [tmp_path / name for name in ("one", "copy", "other")]
+    for number, folder in enumerate(folders):
+        folder.mkdir()
+        (folder / "VERSION").write_text("1")
+        for slice_ in range(3):
+            (folder / f"{(number + slice_) % 3}.dcm").write_text(f"{slice_} of {number // 2}, the same size")
+    items = [{"name": path.name, "image": str(path)} for path in folders]
+    record_scans(shutil.copytree(bundle, tmp_path / "bundle"), Split(items[:1], items[1:], True), [], {})
+    assert caplog.messages == ["warning: 1 held-out scans are copies of fitted ones, so thresholds are too low: copy"]
+
+
 @pytest.mark.filterwarnings("default")  # the command line prints warnings in its own way
 def test_scans_that_the_bundle_knows_are_not_added_twice(
     bundle: Path, cohort: Path, new: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

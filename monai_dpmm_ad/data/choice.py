@@ -133,21 +133,30 @@ def take_once(items: Sequence[Item]) -> tuple[list[Item], list[LeftOut]]:
     """Take a scan that several paths lead to once, of a file and links to it the file.
 
     Returns:
-        The items, and the links beside them.
+        The items, and beside them the links and what says something else of a scan.
     """
     seen: dict[str, Item] = {}
-    links = []
+    left_out = []
     for item in items:
         image = item["image"]
-        if not isinstance(image, str):
-            seen.setdefault("\n".join(map(os.path.realpath, image)), item)
+        key = "\n".join(map(os.path.realpath, [image] if isinstance(image, str) else image))
+        first = seen.setdefault(key, item)
+        if told := _list_others(item, first):
+            reason = f"is listed again with another {' and '.join(told)}; the first entry is taken"
+            left_out.append(LeftOut(str(first_file(item)), "further entries of a scan", reason))
+        other = first["image"]
+        if not (isinstance(image, str) and isinstance(other, str)) or os.path.abspath(image) == os.path.abspath(other):
             continue
-        key = os.path.realpath(image)
-        other = seen.setdefault(key, item)["image"]
-        if os.path.abspath(image) == os.path.abspath(other) or not (os.path.islink(image) or os.path.islink(other)):
+        if not (os.path.islink(image) or os.path.islink(other)):
             continue
         link, file = (image, other) if os.path.islink(image) else (other, image)
         if file == image:
             seen[key] = item
-        links.append(LeftOut(link, "links", f"is the same file as {file}"))
-    return list(seen.values()), links
+        left_out.append(LeftOut(link, "links", f"is the same file as {file}"))
+    return list(seen.values()), left_out
+
+
+def _list_others(item: Item, first: Item) -> list[str]:
+    """What an entry says that is lost where the first one of its scan is taken; what is read from a series is not."""
+    said = {} if "series" in item else {name: item[name] for name in item if name not in ("image", "named")}
+    return [name for name, value in said.items() if (value or name in first) and value != first.get(name)]

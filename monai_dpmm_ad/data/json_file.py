@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ __all__ = ["read_datalist"]
 
 #: Where a file names the sequences of all of its entries: ours, nnU-Net's, the Decathlon's.
 _NAMING = ("channels", "channel_names", "modality")
+#: What an entry may say.
+_KEYS = ("image", "label", "abnormal", "regions", "subject", "name", "channels", "covariates")
 
 
 def read_datalist(path: Path, section: str | None) -> list[Item]:
@@ -51,8 +55,22 @@ def read_datalist(path: Path, section: str | None) -> list[Item]:
     entries = [entry for entries in chosen for entry in entries]
     if not entries:
         raise ScanError(path, "lists no images")
+    _warn_of_typos(path, entries)
     names = _name_channels(content)
     return [_read_person(_json_item(path, entry, names)) for entry in entries]
+
+
+def _warn_of_typos(path: Path, entries: list[Any]) -> None:
+    """Say which keys of entries are nearly known ones; others are the user's own and mean nothing here."""
+    asides = {
+        (key, near[0])
+        for entry in entries
+        if isinstance(entry, dict)
+        for key in entry.keys() - set(_KEYS)
+        if (near := difflib.get_close_matches(key.lower(), _KEYS, n=1, cutoff=0.8)) and near[0] not in entry
+    }
+    for key, near in sorted(asides):
+        warnings.warn(f"{path}: entries have the key '{key}', which is not read. Did you mean '{near}'?", stacklevel=2)
 
 
 def _name_channels(content: dict[str, Any]) -> list[Any]:

@@ -291,6 +291,29 @@ def test_bad_json_is_named(tmp_path, content, reason):
         resolve_datalist(_json(tmp_path / "d.json", content), section="test")
 
 
+def test_a_second_entry_of_a_scan_is_left_out_with_its_reason(tmp_path):
+    raters = [{"image": "a.nii", "label": f"{rater}.nii"} for rater in ("one", "two", "one")]
+    found = find_scans([_json(tmp_path / "d.json", {"test": raters}), tmp_path / "d.json"], section="test")
+    assert [Path(item["label"]).name for item in found.items] == ["one.nii"]
+    assert {(thing.path, thing.kind, thing.reason) for thing in found.left_out} == {
+        (
+            str(tmp_path / "a.nii"),
+            "further entries of a scan",
+            "is listed again with another label; the first entry is taken",
+        )
+    }
+
+
+def test_a_key_that_is_nearly_a_known_one_is_named(tmp_path):
+    entries = [{"image": "a.nii", "lable": "b.nii", "age": 3}, {"image": "c.nii", "name": "c", "fname": "x"}]
+    path = _json(tmp_path / "d.json", {"test": entries})
+    with pytest.warns(
+        UserWarning, match=r"d.json: entries have the key 'lable', which .* Did you mean 'label'\?$"
+    ) as told:
+        resolve_datalist(path)
+    assert len(told) == 1, "other keys are the user's own"
+
+
 # ------------------------------------------------------------------------------------------------------------- names
 
 

@@ -49,7 +49,9 @@ def search_folder(
         ScanError: when there is no scan, or several kinds of image of each subject and no choice among them.
     """
     unreadable: list[str] = []
-    files = [file for file in _walk(folder, unreadable) if is_wanted(folder, file, pattern) and is_raw(folder, file)]
+    there = _walk(folder, unreadable)
+    matching = [file for file in there if is_wanted(folder, file, pattern)]
+    files = [file for file in matching if is_raw(folder, file)]
     if str(folder) in unreadable:
         raise ScanError(folder, "cannot be read: permission denied")
     wanted = {"nifti": VOLUME_SUFFIXES, "picture": PICTURE_SUFFIXES, "dicom": (), "auto": IMAGE_SUFFIXES}[kind]
@@ -68,8 +70,10 @@ def search_folder(
         chosen, other_kinds = choose_items(series, suffix)
         items, left_out = items + chosen, left_out + others + other_kinds
     items += [{"image": path} for path in unreadable]  # which fail on their own, with their names
+    if not items and there and not matching:
+        raise ScanError(folder, f"holds {len(there)} files, none of which matches the pattern '{pattern}'")
     if not items:
-        raise ScanError(folder, "is an empty folder" if not files else f"holds no images{_detail(left_out)}")
+        raise ScanError(folder, f"holds no images{_detail(left_out)}" if there else "is an empty folder")
     return items, left_out
 
 

@@ -154,6 +154,11 @@ def test_a_split_that_cannot_be_made_by_subject_says_so(tmp_path: Path) -> None:
     assert "nothing says whose 4 of the 4 scans are" in split.note
 
 
+def test_a_pattern_that_nothing_matches_is_named(bids: Path) -> None:
+    with pytest.raises(ScanError, match=r"holds \d+ files, none of which matches the pattern 'x\*'$"):
+        resolve_datalist(bids, pattern="x*")
+
+
 def test_one_subject_is_named(tmp_path: Path) -> None:
     save(*(tmp_path / "pid_2023" / f"sub-{who}_run-{run}_T1w.nii.gz" for who in "ab" for run in (1, 2)))
     assert len(split_scans(str(tmp_path), None, 0.5, 0).held_out) == 2

@@ -277,7 +277,8 @@ def _judge_named(item: Item) -> LeftOut | None:
         if items and "subject" in items[0]:
             item.setdefault("subject", items[0]["subject"])
     else:
-        thing = None
+        is_table = has_suffix(path, (".csv", ".tsv", ".xls", ".xlsx"))
+        thing = LeftOut(image, "tables", "is a table, no image; a list of scans is a JSON file") if is_table else None
     return None if thing is None or thing.by_name else thing
 
 

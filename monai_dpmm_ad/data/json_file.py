@@ -46,11 +46,9 @@ def read_datalist(path: Path, section: str | None) -> list[Item]:
         content = read_json(path)
     except ValueError as error:
         raise ScanError(path, str(error).removeprefix(f"{path}: ").splitlines()[0]) from error
-    lists = (
-        {key: value for key, value in content.items() if isinstance(value, list) and key not in _NAMING}
-        if isinstance(content, dict)
-        else {}
-    )
+    if not isinstance(content, dict):
+        raise ScanError(path, 'is no datalist, an object with lists of scans: {"training": [{"image": "a.nii.gz"}]}')
+    lists = {key: value for key, value in content.items() if isinstance(value, list) and key not in _NAMING}
     chosen = _choose_lists(path, lists, section)
     entries = [entry for entries in chosen for entry in entries]
     if not entries:

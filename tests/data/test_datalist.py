@@ -274,12 +274,18 @@ def test_json_with_other_keys(tmp_path):
     assert item["image"] == [str(tmp_path / "s/1.dcm"), str(tmp_path / "s/2.dcm")]
 
 
+def test_a_table_is_no_datalist(tmp_path):
+    (tmp_path / "scans.csv").write_text("image\na.nii\n")
+    with pytest.raises(ScanError, match=r"scans\.csv: is a table, no image; a list of scans is a JSON file$"):
+        resolve_datalist(tmp_path / "scans.csv")
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         ({"training": ["a.nii"]}, "has no section 'test', only training"),
         ({}, "has no section 'test', only no list at all"),
-        ([], "has no section 'test'"),
+        (["a.nii"], 'is no datalist, an object with lists of scans: {"training"'),
         ({"test": []}, "lists no images"),
         ({"test": [{"label": "a.nii"}]}, "has an entry without `image`"),
         ({"test": [3]}, "has an entry without `image`"),

@@ -9,7 +9,7 @@ from typing import Any
 from monai_dpmm_ad.calibration import Calibration, scans_needed
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.network.groups import Judge
-from monai_dpmm_ad.normative.covariates import COHORT_MEAN
+from monai_dpmm_ad.normative.covariates import COHORT_MEAN, FITTED_AGES
 from monai_dpmm_ad.normative.regions import regions_scans_needed
 from monai_dpmm_ad.transforms.score import DEFAULT_RATE
 
@@ -31,7 +31,7 @@ def judge_network(network: AnomalyNet, settings: Mapping[str, Any]) -> str | Non
 
 
 def judge_people(told: Iterable[str | None]) -> str | None:
-    """Say of how many scans too little was known; None where all was, or the bundle does not follow people.
+    """Say of how many people too little is known, or the age was not fitted; None where all is well, or none is asked.
 
     Args:
         told: what of each person was taken into account, as ``scores.csv`` has it.
@@ -39,17 +39,25 @@ def judge_people(told: Iterable[str | None]) -> str | None:
     Example:
         >>> judge_people(["age 40", "age not known: the cohort's mean"]).partition(",")[0]
         '1 of 2 scans are of people whose age'
+        >>> judge_people(["age 99 (fitted 21 to 53)"]).partition(",")[0]
+        '1 of 1 scans are of people outside of the fitted ages'
         >>> judge_people([None, None]) is judge_people(["age 40"]) is None
         True
     """
     known = [text for text in told if text]
-    number = sum(COHORT_MEAN in text for text in known)
-    if not number:
-        return None
-    return (
-        f"{number} of {len(known)} scans are of people whose age, sex or site is not known or was not fitted, so they "
-        f"are judged as {COHORT_MEAN}: give a table with --covariates"
-    )
+    unknown, beyond = (sum(words in text for text in known) for words in (COHORT_MEAN, FITTED_AGES))
+    notes = []
+    if unknown:
+        notes.append(
+            f"{unknown} of {len(known)} scans are of people whose age, sex or site is not known or was not fitted, so "
+            f"they are judged as {COHORT_MEAN}: give a table with --covariates"
+        )
+    if beyond:
+        notes.append(
+            f"{beyond} of {len(known)} scans are of people outside of the fitted ages, so they are judged as the "
+            "nearest of them: fit healthy people of their age, too"
+        )
+    return "; ".join(notes) or None
 
 
 def judge_place(network: AnomalyNet, updated: bool = False) -> str | None:

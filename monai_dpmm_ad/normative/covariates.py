@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from monai_dpmm_ad.data.people import find_columns, find_thirds, require_columns
 from monai_dpmm_ad.data.sites import find_site, list_sites
 
-__all__ = ["COHORT_MEAN", "NUM_TERMS", "Design", "Traits"]
+__all__ = ["COHORT_MEAN", "FITTED_AGES", "NUM_TERMS", "Design", "Traits"]
 
 #: Whom somebody is judged as of whom nothing is known.
 COHORT_MEAN = "the cohort's mean"
+#: What stands behind an age that was not fitted, before those that were.
+FITTED_AGES = " (fitted "
 #: Age, its square, sex.
 NUM_TERMS = 3
 
@@ -102,7 +104,7 @@ class Design(nn.Module):
             value = person.get(name)
             words.append(f"{name} not known: {COHORT_MEAN}" if value is None else f"{name} {_short(value)}")
             if name == "age" and value is not None and not self.age[2] <= value <= self.age[3]:
-                words[-1] += f" (fitted {self.age[2]:.0f} to {self.age[3]:.0f})"
+                words[-1] += f"{FITTED_AGES}{self.age[2]:.0f} to {self.age[3]:.0f})"
             if name == "site" and value is not None and find_site(value, self.sites) is None:
                 words[-1] += f" not fitted: {COHORT_MEAN}"
         return ", ".join(words)

@@ -12,12 +12,13 @@ import pytest
 from conftest import FAST
 
 from monai_dpmm_ad.bundle import load_workflow, read_settings
-from monai_dpmm_ad.bundle.promises import judge_network
+from monai_dpmm_ad.bundle.promises import judge_network, judge_people
 from monai_dpmm_ad.commands import fit, infer
 from monai_dpmm_ad.commands.cli import main
 from monai_dpmm_ad.commands.compare import compare
 from monai_dpmm_ad.commands.model import AnomalyModel
 from monai_dpmm_ad.errors import ScanError
+from monai_dpmm_ad.normative.covariates import Design
 from monai_dpmm_ad.normative.trend_map import TrendMap
 
 
@@ -71,6 +72,15 @@ def test_a_fit_learns_trends_and_a_calibration_of_each_group(joined: Path) -> No
     assert "follows the person's age and sex: give `infer` a table with `--covariates`." in readme
     assert "Groups by sex are calibrated apart" in readme
     assert "of the sites" not in readme
+
+
+def test_ages_that_were_not_fitted_are_counted() -> None:
+    design = Design()
+    design.observe([{"age": age} for age in (21.0, 40.0, 53.0)])
+    told = [design.describe({"age": age}) for age in (30.0, 99.0, None)]
+    unknown, beyond = str(judge_people(told)).split("; ")
+    assert unknown.startswith("1 of 3 scans are of people whose age, sex or site is not known")
+    assert beyond.startswith("1 of 3 scans are of people outside of the fitted ages, so they are judged as the nearest")
 
 
 def test_scores_say_what_was_known_of_each_person(joined: Path, cohort: Path, table: Path, tmp_path: Path) -> None:
@@ -131,7 +141,8 @@ def test_two_visits_are_judged_with_the_table(joined: Path, cohort: Path, table:
     assert not outcome.failures
     assert outcome.pairs[0]["new"] == outcome.pairs[0]["gone"] == 0
     assert outcome.pairs[0]["covariates"] == "age 65 (fitted 30 to 44), sex M"
-    assert "judged as" not in str(outcome.note)
+    assert "the cohort's mean" not in str(outcome.note)
+    assert "1 of 1 scans are of people outside of the fitted ages" in str(outcome.note)
     (told,) = infer(joined, [scan], tmp_path / "told", report=False, covariates=table).scans
     ours, theirs = (
         nib.load(path).get_fdata()

@@ -26,7 +26,7 @@ def read_table(
     Args:
         path: of the table.
         what: of what it is one, in words.
-        columns: that mean something, and so must not be there twice.
+        columns: that mean something, in upper or lower case, and so must not be there twice.
 
     Returns:
         Its lines, column → cell, None where a line is too short, and the columns that it has.
@@ -47,7 +47,9 @@ def read_table(
             delimiter = "\t" if table.suffix.lower() == ".tsv" else max(_DELIMITERS, key=file.readline().count)
             file.seek(0)
             reader = csv.DictReader(file, delimiter=delimiter)
-            lines, has = list(reader), list(reader.fieldnames or ())
+            meant = {name.lower(): name for name in columns}
+            reader.fieldnames = has = [meant.get(name.strip().lower(), name) for name in reader.fieldnames or ()]
+            lines = list(reader)
     except UnicodeDecodeError as error:
         raise ScanError(table, "is no text in UTF-8; save it as CSV in UTF-8") from error
     except OSError as error:

@@ -48,6 +48,12 @@ def test_a_spreadsheets_semicolons(tmp_path: Path, text: str) -> None:
     assert read_covariates(_write(tmp_path, text)) == {"a": {"age": 71.5, "sex": "F"}}
 
 
+def test_a_header_may_be_in_upper_case(tmp_path: Path) -> None:
+    assert read_covariates(_write(tmp_path, "Name, AGE,Sex\na,71,F\n")) == {"a": {"age": 71.0, "sex": "F"}}
+    with pytest.raises(ScanError, match="has the column age twice"):
+        read_covariates(_write(tmp_path, "name,Age,age\na,71,72\n"))
+
+
 def test_a_table_in_another_encoding_is_told(tmp_path: Path) -> None:
     table = tmp_path / "people.csv"
     table.write_text("name,age\na,30\n", encoding="utf-16")

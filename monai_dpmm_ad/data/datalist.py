@@ -150,8 +150,8 @@ def find_scans(
         raise unknown_option("kind", kind, KINDS)
     found = Found()
     suffixes = [suffix] if suffix is None or isinstance(suffix, str) else list(suffix)
-    for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
-        given = Path(path).expanduser()  # whole paths, so that a scan is the same one wherever a command is given
+    for path in map(Path, [paths] if isinstance(paths, (str, os.PathLike)) else paths):
+        given = path.expanduser()  # whole paths, so that a scan is the same one wherever a command is given
         try:
             _search(found, given.absolute() if os.path.lexists(given) else given, section, kind, suffixes, pattern)
         except ScanError as error:
@@ -265,7 +265,7 @@ def _judge_named(item: Item) -> LeftOut | None:
     image = item["image"]
     if not isinstance(image, str) or not os.path.isfile(image):
         return None
-    path = Path(image)
+    path, thing = Path(image), None
     if has_suffix(path, IMAGE_SUFFIXES):
         thing = judge_file(path)
     elif is_dicom_file(path):
@@ -276,9 +276,8 @@ def _judge_named(item: Item) -> LeftOut | None:
         thing = left_out[0] if left_out else None
         if items and "subject" in items[0]:
             item.setdefault("subject", items[0]["subject"])
-    else:
-        is_table = has_suffix(path, (".csv", ".tsv", ".xls", ".xlsx"))
-        thing = LeftOut(image, "tables", "is a table, no image; a list of scans is a JSON file") if is_table else None
+    elif has_suffix(path, (".csv", ".tsv", ".xls", ".xlsx")):
+        thing = LeftOut(image, "tables", "is a table, no image; a list of scans is a JSON file")
     return None if thing is None or thing.by_name else thing
 
 

@@ -127,7 +127,7 @@ def compare(
         overrides: settings by name, and ``device``.
 
     Raises:
-        ValueError: neither a table nor both visits, or a bundle of pictures.
+        ValueError: neither a table nor both visits, a bundle of pictures, or `false_regions` without `healthy`.
         ScanError: what cannot be paired, or no pair at all.
 
     Example:
@@ -144,6 +144,11 @@ def compare(
         import_extra("highdicom", "dicom")  # a missing package is said before the long work
     tables = overrides.pop("covariates", None), bool(overrides.pop("participants", False))
     make_absolute(overrides, "regions")
+    if overrides.get("false_regions") is not None and not healthy:
+        raise ValueError(
+            f"`false_regions` must come with `healthy`, whose pairs it speaks of, got {overrides['false_regions']} "
+            "alone. Name healthy scans, or leave it out."
+        )
     choice.setdefault("suffix", read_settings(bundle)["sequences"] if is_fitted(bundle) else None)
     pairs, failures = find_pairs(before, after, table, session, choice)
     if not pairs:

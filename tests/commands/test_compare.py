@@ -237,6 +237,10 @@ def test_what_is_refused_is_one_line(
         (["--table", tmp_path / "pairs.csv"], f"error: {tmp_path / 'pairs.csv'}: lacks the column after"),
         (["--table", tmp_path / "none.csv"], f"error: {tmp_path / 'a.nii'}: no such file or folder (no pair is left)"),
         (["--table", tmp_path / "pairs.csv", "--before", "a"], "error: `before` and `after` must be given both"),
+        (
+            ["--before", visits / "before", "--after", visits / "after", "--false-regions", 2],
+            "error: `false_regions` must",
+        ),
     ]:
         out = tmp_path / "out"
         assert main([*map(str, ["compare", "--bundle", bundle, "--out", out, *options])]) == 1

@@ -12,10 +12,13 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.utils import MetaKeys, SpaceKeys
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["is_path", "write_image", "write_images"]
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def is_path(image: Any) -> bool:
@@ -30,7 +33,8 @@ def write_image(image: Any, path: Path, affine: ArrayLike | None = None) -> Path
         image: a nibabel image, a ``MetaTensor``, or an array or tensor; (X, Y, Z) or (X, Y), with or without a channel
             of one before it.
         path: ends in ``.nii``.
-        affine: (4, 4), voxels to mm in scanner space (RAS); None takes the image's own.
+        affine: (4, 4), voxels to mm in scanner space (RAS); None takes the image's own, of a ``MetaTensor`` in the
+            space that its ``meta`` names.
 
     Returns:
         The path.
@@ -45,7 +49,7 @@ def write_image(image: Any, path: Path, affine: ArrayLike | None = None) -> Path
         affine = image.affine if affine is None else affine
         header = image.header if isinstance(image, nib.Nifti1Image) else None
     elif isinstance(image, torch.Tensor):
-        affine = image.affine if affine is None and isinstance(image, MetaTensor) else affine
+        affine = _world_affine(image) if affine is None and isinstance(image, MetaTensor) else affine
         values = image.detach().as_subclass(torch.Tensor).cpu().numpy()
     else:
         values = np.asarray(image)
@@ -77,6 +81,12 @@ def _without_channel(values: NDArray[Any]) -> NDArray[Any]:
     if values.ndim not in (2, 3):
         raise ValueError(f"`image` must have shape (X, Y, Z) or (X, Y), got {values.shape}.")
     return values
+
+
+def _world_affine(image: MetaTensor) -> NDArray[np.float64]:
+    """An image's affine in RAS; ITK's readers may leave it in LPS, and say so."""
+    affine = np.asarray(image.affine, dtype=np.float64)
+    return _LPS_TO_RAS @ affine if image.meta.get(MetaKeys.SPACE) == SpaceKeys.LPS else affine
 
 
 def _check_affine(affine: Any) -> NDArray[np.float64]:

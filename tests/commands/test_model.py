@@ -72,10 +72,17 @@ def as_tensor(scan: Path) -> MetaTensor:
     return LoadImage(image_only=True, ensure_channel_first=True)(scan)
 
 
+def in_lps(scan: Path) -> MetaTensor:
+    """As ITK's readers give it with ``affine_lps_to_ras=False``."""
+    image = as_tensor(scan)
+    affine = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=image.affine.dtype)) @ image.affine
+    return MetaTensor(image.as_tensor(), affine=affine, meta={"space": "LPS"})
+
+
 @pytest.mark.parametrize(
     "make",
-    [str, nib.load, as_tensor, lambda scan: as_tensor(scan)[0]],
-    ids=["text", "nibabel", "MetaTensor", "no channel"],
+    [str, nib.load, as_tensor, lambda scan: as_tensor(scan)[0], in_lps],
+    ids=["text", "nibabel", "MetaTensor", "no channel", "LPS"],
 )
 def test_whatever_holds_a_scan_gives_the_same(model: AnomalyModel, scan: Path, expected: Path, make: Any) -> None:
     result = model.predict(make(scan))

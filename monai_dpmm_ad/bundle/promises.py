@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from monai_dpmm_ad.bundle.formats import read_settings
+from monai_dpmm_ad.bundle.settings import names_of
 from monai_dpmm_ad.calibration import Calibration, scans_needed
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.network.groups import Judge
@@ -13,7 +16,7 @@ from monai_dpmm_ad.normative.covariates import COHORT_MEAN, FITTED_AGES
 from monai_dpmm_ad.normative.regions import regions_scans_needed
 from monai_dpmm_ad.transforms.score import DEFAULT_RATE
 
-__all__ = ["judge_network", "judge_people", "judge_place"]
+__all__ = ["judge_network", "judge_people", "judge_place", "judge_settings"]
 
 
 def judge_network(network: AnomalyNet, settings: Mapping[str, Any]) -> str | None:
@@ -74,6 +77,20 @@ def judge_place(network: AnomalyNet, updated: bool = False) -> str | None:
     reason = f"maps are not judged by place: {old if updated else few}"
     tail = network.intensity_tail
     return reason if tail is None else f"{reason}; what is {tail.tail} counts wherever it is"
+
+
+def judge_settings(bundle: str | os.PathLike[str], settings: Mapping[str, Any]) -> str | None:
+    """Say which settings of the model are not those that the bundle was calibrated with; None where all are.
+
+    Args:
+        bundle: its folder.
+        settings: of a run. Where the embedder lies does not matter: its weights are checked.
+    """
+    names, kept = set(names_of("model")) - {"embedder_name", "embedder_revision"}, read_settings(bundle)
+    changed = [f"`{name}` {kept[name]}, not {settings[name]}" for name in sorted(names) if settings[name] != kept[name]]
+    if not changed:
+        return None
+    return f"the bundle was calibrated with {', '.join(changed)}: its thresholds and p-values do not hold"
 
 
 def _judge(judge: Judge, settings: Mapping[str, Any], whose: str) -> str | None:

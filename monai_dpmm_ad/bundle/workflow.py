@@ -24,7 +24,7 @@ from monai_dpmm_ad.bundle.folder import MODEL, is_fitted, read_state, template
 from monai_dpmm_ad.bundle.formats import INFERENCE, read_settings
 from monai_dpmm_ad.bundle.provenance import METADATA
 from monai_dpmm_ad.bundle.setting import refuse_expressions
-from monai_dpmm_ad.bundle.settings import SETTINGS, complete_settings
+from monai_dpmm_ad.bundle.settings import SETTINGS, complete_settings, names_of
 from monai_dpmm_ad.data import Found, ScanFailure, Split
 from monai_dpmm_ad.errors import CheckpointError, telling_user
 from monai_dpmm_ad.handlers import DriftHandler, ScanMetrics, ScanTable
@@ -50,6 +50,9 @@ _PROPERTIES = {
         "metrics": ("metrics", False, "the handler of an evaluation"),
     },
 }
+
+#: Settings of the model that the configs read beside the network: a scan may be mapped with others.
+BESIDE_NETWORK = ("axes", "channels", "intensity", "pooling", "slice_spacing")
 
 
 class AnomalyWorkflow(ConfigWorkflow):
@@ -137,10 +140,20 @@ class AnomalyWorkflow(ConfigWorkflow):
         """Make everything anew, with further overrides, but for the network.
 
         Args:
-            overrides: as for :func:`load_workflow`.
+            overrides: as for :func:`load_workflow`, but settings that the network is made of must be its own.
+
+        Raises:
+            ValueError: as there.
         """
         files, kind, changes = self._origin
-        fresh = AnomalyWorkflow(files, kind, {**changes, **_read_overrides(overrides, files, kind)})
+        read = _read_overrides(overrides, files, kind)
+        for name in (name for name in names_of("model") if name in overrides and name not in BESIDE_NETWORK):
+            if SETTINGS[name].check(overrides[name]) != self.settings[name]:
+                raise ValueError(
+                    f"`{name}` must be that of the loaded model, {self.settings[name]}, got {overrides[name]}. "
+                    "Load the model with it, or fit anew."
+                )
+        fresh = AnomalyWorkflow(files, kind, {**changes, **read})
         fresh.network_def = self.network_def
         return fresh
 

@@ -18,6 +18,7 @@ from ignite.engine import Events
 from numpy.typing import ArrayLike
 
 from monai_dpmm_ad.bundle import INFERENCE, MODEL, AnomalyWorkflow, load_workflow, names_of
+from monai_dpmm_ad.bundle.promises import judge_settings
 from monai_dpmm_ad.commands.checks import PathLike, check_device, make_absolute
 from monai_dpmm_ad.commands.images import is_path, write_image, write_images
 from monai_dpmm_ad.commands.result import AnomalyResult
@@ -30,6 +31,7 @@ from monai_dpmm_ad.errors import CheckpointError, ScanError, unknown_option
 from monai_dpmm_ad.handlers.tables import join_scans
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.utils.files import PARTIAL
+from monai_dpmm_ad.utils.log import LOG
 from monai_dpmm_ad.utils.progress import showing_progress
 
 if TYPE_CHECKING:
@@ -79,7 +81,8 @@ class AnomalyModel:
         Args:
             bundle: folder of a fitted bundle.
             trust_bundle: run the bundle's own configs, which are code, see `load_workflow`.
-            overrides: settings by name, and ``device``.
+            overrides: settings by name, and ``device``. Where one of the model is not the bundle's, thresholds and
+                p-values do not hold, and a warning says so.
 
         Raises:
             CheckpointError: when the folder holds no fitted bundle, or one without calibration.
@@ -92,6 +95,8 @@ class AnomalyModel:
         model = cls(workflow, root)
         if not model.network.calibration.fitted:
             raise CheckpointError(f"{root}: has no calibration, so there are no thresholds. Make a bundle with fit.")
+        if changed := judge_settings(root, model.settings):
+            LOG.warning("warning: %s", changed)
         return model
 
     @classmethod
@@ -146,10 +151,11 @@ class AnomalyModel:
                 (X, Y, Z) or (X, Y) with its affine. For a bundle of several sequences ``{"T1": image, "FLAIR": …}``.
             affine: (4, 4), voxels to mm in scanner space (RAS), of an array.
             progress: whether to show a progress bar.
-            overrides: settings by name, for this scan only.
+            overrides: settings by name, for this scan only; those of the network must be the loaded model's.
 
         Raises:
             ScanError: when the scan cannot be processed.
+            ValueError: a setting that is unknown, cannot have its value or is not the loaded model's.
         """
         if isinstance(image, Mapping):
             return self._predict_sequences(image, affine, progress, overrides)

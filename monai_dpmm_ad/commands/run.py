@@ -10,7 +10,7 @@ from typing import Any
 
 from monai_dpmm_ad.bundle import create_bundle, describe_fit, is_fitted, load_workflow, pick_settings, read_settings
 from monai_dpmm_ad.bundle.parts import fit_settings
-from monai_dpmm_ad.bundle.promises import judge_network, judge_people, judge_place
+from monai_dpmm_ad.bundle.promises import judge_network, judge_people, judge_place, judge_settings
 from monai_dpmm_ad.bundle.request import covers_scans, is_same_request, record_request
 from monai_dpmm_ad.bundle.sequences import refuse_sequences
 from monai_dpmm_ad.bundle.settings import SETTINGS
@@ -289,7 +289,8 @@ def _write_results(
     if is_first() and (bids or has_derivatives(out / "bids")):
         write_bids(out, outcome.scans, workflow.settings, workflow.datalist)
     people = judge_people(row.covariates for row in outcome.scans)
-    notes = [judge_network(workflow.network, workflow.settings), people, table.note]
+    changed = judge_settings(bundle, workflow.settings)
+    notes = [changed, judge_network(workflow.network, workflow.settings), people, table.note]
     if overrides.get("regions") and not workflow.settings["num_regions"]:
         notes.append(ONLY_NAMES)
     outcome.note = "; ".join(filter(None, notes)) or None

@@ -132,6 +132,23 @@ def test_a_scan_changes_nothing_for_the_next(model: AnomalyModel, scan: Path, ex
     assert sys.path == path
 
 
+def test_a_setting_of_the_network_is_the_loaded_models(
+    model: AnomalyModel, bundle: Path, scan: Path, expected: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert_same(model.predict(scan, image_size=56, upsampling="guided"), expected)
+    with pytest.raises(ValueError, match="`image_size` must be that of the loaded model, 56, got 112"):
+        model.predict(scan, image_size=112)
+    with pytest.raises(ValueError, match="`num_components` must be that of the loaded model, 8, got 9"):
+        model.predict(nib.load(scan), num_components=9)
+    assert not caplog.records
+    other = AnomalyModel.load(bundle, upsampling="bilinear")
+    told = "calibrated with `upsampling` guided, not bilinear: its thresholds and p-values do not hold"
+    assert told in caplog.text
+    outcome = infer(bundle, [scan], tmp_path, report=False, upsampling="bilinear")
+    assert told in str(outcome.note)
+    assert np.array_equal(other.predict(scan, upsampling="bilinear").map, voxels(tmp_path, "anomaly"))
+
+
 def test_what_is_no_scan_is_said(model: AnomalyModel, scan: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.nii.gz").write_text("hello")
     values = np.asarray(nib.load(scan).dataobj).astype(np.float32)

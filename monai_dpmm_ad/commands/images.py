@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,50 @@ from monai.utils import MetaKeys, SpaceKeys
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["is_path", "write_image", "write_images"]
+from monai_dpmm_ad.errors import ScanError
 
+__all__ = ["is_path", "naming_memory", "place_image", "write_image", "write_images"]
+
+_IN_MEMORY = "the image in memory"
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def is_path(image: Any) -> bool:
     """Whether an image is named by its path."""
     return isinstance(image, (str, os.PathLike))
+
+
+def place_image(image: Any, path: Path, affine: ArrayLike | None = None) -> str:
+    """The absolute path of an image; one that is in memory is written to ``path``, see :func:`write_image`.
+
+    Raises:
+        ValueError: a path without a letter, which would be the folder that the process is in; and as there.
+    """
+    if not is_path(image):
+        return str(write_image(image, path, affine))
+    if not os.fspath(image):
+        raise ValueError("`image` must name a file or a folder, got ''. Give its path.")
+    return os.path.abspath(image)
+
+
+@contextmanager
+def naming_memory(folder: str) -> Iterator[Callable[[str], str]]:
+    """Call an image by that it is in memory, where an error names the file that it was written to.
+
+    Args:
+        folder: of such files, which nobody knows.
+
+    Yields:
+        What to call a file.
+    """
+
+    def name(path: str) -> str:
+        return _IN_MEMORY if os.path.dirname(path) == folder else path
+
+    try:
+        yield name
+    except ScanError as error:
+        raise ScanError(name(error.path), error.reason) from None
 
 
 def write_image(image: Any, path: Path, affine: ArrayLike | None = None) -> Path:

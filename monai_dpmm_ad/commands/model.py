@@ -9,18 +9,20 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Events
+from monai.data import MetaTensor
 from numpy.typing import ArrayLike
 
 from monai_dpmm_ad.bundle import INFERENCE, MODEL, AnomalyWorkflow, load_workflow, names_of
 from monai_dpmm_ad.bundle.promises import judge_settings
 from monai_dpmm_ad.commands.checks import PathLike, check_device, make_absolute
-from monai_dpmm_ad.commands.images import is_path, write_image, write_images
+from monai_dpmm_ad.commands.images import is_path, naming_memory, place_image, write_images
 from monai_dpmm_ad.commands.result import AnomalyResult
 from monai_dpmm_ad.commands.run import Outcome, fit
 from monai_dpmm_ad.data import resolve_datalist
@@ -38,8 +40,6 @@ if TYPE_CHECKING:
     from monai_dpmm_ad.commands.compare import ComparedPair
 
 __all__ = ["AnomalyModel", "AnomalyResult"]
-
-_IN_MEMORY = "the image in memory"
 
 
 class AnomalyModel:
@@ -142,7 +142,12 @@ class AnomalyModel:
         return hashlib.sha256(content).hexdigest()[:16]
 
     def predict(
-        self, image: Any, affine: ArrayLike | None = None, progress: bool = False, **overrides: Any
+        self,
+        image: Any,
+        affine: ArrayLike | None = None,
+        progress: bool = False,
+        name: str | None = None,
+        **overrides: Any,
     ) -> AnomalyResult:
         """Process one scan as ``monai-dpmm-ad infer`` does.
 
@@ -151,26 +156,30 @@ class AnomalyModel:
                 (X, Y, Z) or (X, Y) with its affine. For a bundle of several sequences ``{"T1": image, "FLAIR": …}``.
             affine: (4, 4), voxels to mm in scanner space (RAS), of an array.
             progress: whether to show a progress bar.
+            name: of the scan, and of its person in a table of covariates; None takes the file's.
             overrides: settings by name, for this scan only; those of the network must be the loaded model's.
 
         Raises:
             ScanError: when the scan cannot be processed.
-            ValueError: a setting that is unknown, cannot have its value or is not the loaded model's.
+            ValueError: a setting that is unknown, cannot have its value or is not the loaded model's, or a table for an
+                image in memory without ``name``.
         """
-        if isinstance(image, Mapping):
-            return self._predict_sequences(image, affine, progress, overrides)
-        with tempfile.TemporaryDirectory(prefix="dpmm-ad-") as folder:
-            path = (
-                os.path.abspath(image)
-                if is_path(image)
-                else str(write_image(image, Path(folder) / "image.nii", affine))
-            )
-            try:
-                _check_scan(path, self.network.kind.spatial_dims, self.settings["sequences"])
-                with showing_progress(progress):
-                    return self._run(path, folder, overrides)
-            except ScanError as error:
-                raise (error if is_path(image) else ScanError(_IN_MEMORY, error.reason)) from None
+        several = isinstance(image, Mapping)
+        table = overrides.get("covariates", self.settings["covariates"])
+        if name is None and table is not None and not all(map(is_path, image.values() if several else [image])):
+            raise ValueError(f"`name` must be given for an image in memory, got None. Name its row in {table}.")
+        with tempfile.TemporaryDirectory(prefix="dpmm-ad-") as folder, naming_memory(folder) as call:
+            if several:
+                item = self._place_sequences(image, folder, affine)
+            else:
+                path = place_image(image, Path(folder) / "image.nii", affine)
+                item = _find_scan(path, self.network.kind.spatial_dims, self.settings["sequences"])
+            if name is not None:
+                item |= self._tell(name, table, overrides)
+            with showing_progress(progress):
+                named = several or name is not None
+                result = self.predict_item(item, **overrides) if named else self._run(path, folder, overrides)
+            return _rename_file(result, call)
 
     def predict_item(self, item: Mapping[str, Any], **overrides: Any) -> AnomalyResult:
         """Process one scan of a datalist, whose image may be the files of a DICOM series; else as :meth:`predict`."""
@@ -183,28 +192,33 @@ class AnomalyModel:
             listed.write_text(json.dumps({"test": [entry]}), encoding="utf-8")
             return self._run(str(listed), folder, {"section": "test", **overrides})
 
-    def _predict_sequences(
-        self, images: Mapping[str, Any], affine: ArrayLike | None, progress: bool, overrides: dict[str, Any]
-    ) -> AnomalyResult:
-        """Process a scan of several sequences, each as :meth:`predict` takes an image."""
+    def _place_sequences(self, images: Mapping[str, Any], folder: str, affine: ArrayLike | None) -> dict[str, Any]:
+        """A scan of several sequences, each as :meth:`predict` takes an image."""
         known = self.settings["sequences"]
         if known is None:
             raise ValueError(f"`image` must be a single image for this bundle, got the sequences {', '.join(images)}.")
         for name in images:
             if name not in known:
                 raise unknown_option("image", name, known)
-        with tempfile.TemporaryDirectory(prefix="dpmm-ad-") as folder:
-            paths = {
-                name: os.path.abspath(image)
-                if is_path(image)
-                else str(write_image(image, Path(folder) / f"{name}.nii", affine))
-                for name, image in images.items()
-            }
-            with showing_progress(progress):
-                return self.predict_item(make_scan({}, list(paths.values()), list(paths)), **overrides)
+        paths = {name: place_image(image, Path(folder) / f"{name}.nii", affine) for name, image in images.items()}
+        return make_scan({}, list(paths.values()), list(paths))
+
+    def _tell(self, name: str, table: PathLike | None, overrides: dict[str, Any]) -> dict[str, Any]:
+        """A scan's name and, in place of the table, what its row says."""
+        if table is None:
+            return {"name": name}
+        overrides["covariates"] = None
+        participants = overrides.get("participants", self.settings["participants"])
+        (told,) = add_covariates([{"image": f"{name}.nii", "name": name}], table, participants, self.network.covariates)
+        return {"name": name, "covariates": told["covariates"]}
 
     def compare(
-        self, before: Any, after: Any, healthy: Sequence[PathLike] | None = None, **overrides: Any
+        self,
+        before: Any,
+        after: Any,
+        healthy: Sequence[PathLike] | None = None,
+        name: str | None = None,
+        **overrides: Any,
     ) -> ComparedPair:
         """Find what changed between two visits of one person.
 
@@ -212,6 +226,7 @@ class AnomalyModel:
             before: the first visit, as :meth:`predict` takes it.
             after: the second.
             healthy: healthy scans for p-values, see :func:`~monai_dpmm_ad.commands.compare.compare`.
+            name: of the person, as :meth:`predict` takes it; None takes the files'.
             overrides: settings by name, for these scans only.
 
         Raises:
@@ -228,12 +243,13 @@ class AnomalyModel:
                 raise ScanError(missing[0].path, missing[0].reason)
             known = add_covariates(found, *tables, self.network.covariates)
             calibration = observe_healthy(self, known)[0]
-        first, second = (self.predict(image, keep_images=True, **overrides) for image in (before, after))
+        first, second = (self.predict(image, name=name, keep_images=True, **overrides) for image in (before, after))
         allowed = float(overrides.get("false_regions", self.settings["false_regions"]))
         return compare_results(first.row.name, first, second, calibration, allowed)
 
     def _run(self, path: str, folder: str, overrides: dict[str, Any]) -> AnomalyResult:
         """Draw the map; everything but the network is made anew, so that no call sees another's state."""
+        make_absolute(overrides, "regions", "covariates")
         found: list[dict[str, Any]] = []
         workflow = self._workflow.renewed(
             **{"dataset_dir": path, "output_dir": folder, "save_maps": False, "dicom": False, **overrides}
@@ -275,6 +291,13 @@ class AnomalyModel:
         return target
 
 
+def _rename_file(result: AnomalyResult, call: Callable[[str], str]) -> AnomalyResult:
+    for image in result.scan.values():
+        if isinstance(image, MetaTensor) and "filename_or_obj" in image.meta:
+            image.meta["filename_or_obj"] = call(str(image.meta["filename_or_obj"]))
+    return replace(result, row=replace(result.row, image=call(result.row.image)))
+
+
 def _make_absolute(value: Any) -> Any:
     """A path, or paths, of a datalist, wherever the list itself will lie."""
     if isinstance(value, list):
@@ -282,10 +305,10 @@ def _make_absolute(value: Any) -> Any:
     return os.path.abspath(value) if isinstance(value, str) else value
 
 
-def _check_scan(path: str, spatial_dims: int | None, sequences: Sequence[str] | None) -> None:
+def _find_scan(path: str, spatial_dims: int | None, sequences: Sequence[str] | None) -> dict[str, Any]:
     if path.lower().endswith(".json"):  # a server's client may upload one: it would make it open any file that it names
         raise ScanError(path, "is a list of scans, not a scan")
     items = resolve_datalist(path, spatial_dims=spatial_dims, suffix=sequences)
     if len(items) != 1:
         raise ScanError(path, f"holds {len(items)} scans; name one of them")
-    arrange_sequences(items[0], sequences)
+    return arrange_sequences(items[0], sequences)

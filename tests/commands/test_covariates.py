@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -125,6 +126,19 @@ def test_python_gives_what_the_command_line_gives(joined: Path, cohort: Path, ta
     (tmp_path / "ages.csv").write_text("name,age\ntest_healthy_000,50\n", encoding="utf-8")
     with pytest.raises(ScanError, match="lacks the column sex; it has name, age"):
         AnomalyModel.load(joined).predict(scan, covariates=str(tmp_path / "ages.csv"))
+
+
+def test_an_image_in_memory_has_the_row_of_its_name(joined: Path, cohort: Path, table: Path, tmp_path: Path) -> None:
+    model, scan = AnomalyModel.load(joined), cohort.parent / "imagesTs" / "test_healthy_000.nii.gz"
+    image, name = nib.load(scan), "test_healthy_000"
+    expected, result = model.predict(scan, covariates=table), model.predict(image, name=name, covariates=table)
+    assert result.row == replace(expected.row, image="the image in memory")
+    assert model.compare(image, image, name=name, covariates=table).covariates == (expected.row.covariates,) * 2
+    with pytest.raises(ScanError, match="has no row for the scan nobody"):
+        model.predict(image, name="nobody", covariates=table)
+    (tmp_path / "image.csv").write_text("name,age,sex\nimage,50,F\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="`name` must be given for an image in memory, got None"):
+        AnomalyModel.load(joined, covariates=tmp_path / "image.csv").predict(image)
 
 
 def test_a_site_of_such_a_bundle_has_no_groups(joined: Path, cohort: Path, table: Path, tmp_path: Path) -> None:

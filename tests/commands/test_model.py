@@ -167,6 +167,8 @@ def test_what_is_no_scan_is_said(model: AnomalyModel, scan: Path, tmp_path: Path
     ]:
         with pytest.raises(error, match=message):
             model.predict(image, affine)
+    with pytest.raises(ScanError, match=r"^the image in memory: is no volume; visits are compared in space"):
+        model.compare(nib.load(scan).slicer[:, :, 4:5], nib.load(scan))
     with pytest.raises(ValueError, match="`false_positive_rate` must lie in"):
         model.predict(scan, false_positive_rate=2.0)
     with pytest.raises(ValueError, match="Did you mean `false_positive_rate`"):

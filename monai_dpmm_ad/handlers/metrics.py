@@ -57,7 +57,7 @@ class AnomalyMapMetric(CumulativeIterationMetric):
         Args:
             y_pred: anomaly maps: a batch (B, 1, *spatial), or a list of (1, *spatial).
             y: masks, likewise; None for a scan without one.
-            names: unique over all calls and processes; numbered per process if None.
+            names: unique over all calls and processes, text or what can be written; numbered per process if None.
             foreground: masks of the foreground, likewise.
             image_scores: one score per scan; the map's maximum if None.
             abnormal: one class per scan (0, 1 or None); from the mask if None.
@@ -66,9 +66,12 @@ class AnomalyMapMetric(CumulativeIterationMetric):
             (B, 1) image scores.
 
         Raises:
-            ValueError: a number of channels other than 1, or what
+            ValueError: a number of channels other than 1, more or fewer masks, names, … than maps, or what
                 :meth:`~monai_dpmm_ad.metrics.AnomalyMetrics.update` refuses.
         """
+        _check_lengths(
+            len(y_pred), y=y, names=names, foreground=foreground, image_scores=image_scores, abnormal=abnormal
+        )
         nothing = [None] * len(y_pred)
         scores = []
         for i, item in enumerate(y_pred):
@@ -104,6 +107,12 @@ class AnomalyMapMetric(CumulativeIterationMetric):
         return self.gathered.compute(self.bootstrap, self.seed)
 
 
+def _check_lengths(number: int, **given: Any) -> None:
+    for name, values in given.items():
+        if values is not None and len(values) != number:
+            raise ValueError(f"`{name}` must have one item per map, {number}, got {len(values)}. Use None for missing.")
+
+
 def _drop_optional(item: Tensor | None, name: str) -> Tensor | None:
     return None if item is None else _drop_channel(item, name)
 
@@ -123,7 +132,7 @@ class AnomalyMetricsHandler(IgniteMetricHandler):
     ``engine.state.metric_details[name]``. Works on any Ignite engine.
 
     Args:
-        keys: metrics that may stand for all; the first one that the data allow does.
+        keys: metric that stands for all, or several of which the first one that the data allow does.
         output_transform: from ``engine.state.output`` to ``(y_pred, y)`` or ``(y_pred, y, keywords)``, arguments of
             :meth:`AnomalyMapMetric.__call__`; None where there is nothing to add (a failed scan).
         metrics: the accumulator; a default one if None.
@@ -143,13 +152,13 @@ class AnomalyMetricsHandler(IgniteMetricHandler):
 
     def __init__(
         self,
-        keys: Sequence[str] = ("pixel_aupr_foreground", "pixel_aupr", "image_auroc"),
+        keys: str | Sequence[str] = ("pixel_aupr_foreground", "pixel_aupr", "image_auroc"),
         output_transform: Callable = lambda x: x,
         metrics: AnomalyMetrics | None = None,
         bootstrap: int = 1000,
         seed: int = 0,
     ) -> None:
-        self.keys = tuple(keys)
+        self.keys = (keys,) if isinstance(keys, str) else tuple(keys)
         #: all metrics with their intervals, once an epoch has ended
         self.figures: dict[str, Any] = {}
         self.metric = AnomalyMapMetric(metrics, bootstrap, seed)

@@ -88,7 +88,7 @@ class ScanAccumulator:
         """Add one scan (a volume, or an image of a 2D data set).
 
         Args:
-            name: unique name.
+            name: unique name; what is no text is written as one.
             score_map: (H, W) or (H, W, D), finite, nonnegative, higher = more anomalous; tensor or array.
             mask: same shape, nonzero = abnormal. None is unknown, unless ``abnormal`` is 0: then nothing is abnormal.
             foreground: same shape, nonzero = foreground.
@@ -96,14 +96,15 @@ class ScanAccumulator:
             abnormal: the scan's class; taken from ``mask`` if None.
 
         Raises:
-            ValueError: a name that was seen, shapes that differ, values that cannot be scores, or a mask that is not
-                empty in a scan with ``abnormal`` = 0.
+            ValueError: a name that was seen, shapes that differ, values that cannot be scores, a mask with NaN, or one
+                that is not empty in a scan with ``abnormal`` = 0.
         """
+        name = str(name)
         if name in self._records:
             raise ValueError(f"`name` must be unique, got '{name}' twice. Evaluate each scan once.")
         scores = None if score_map is None else check_map(score_map, "score_map", name)
         given = {"mask": mask, "foreground": foreground}
-        arrays = {key: None if value is None else to_mask(value) for key, value in given.items()}
+        arrays = {key: None if value is None else to_mask(value, key, name) for key, value in given.items()}
         for key, array in arrays.items():
             if array is not None and scores is not None and array.shape != scores.shape:
                 raise ValueError(

@@ -123,9 +123,20 @@ def check_map(values: Any, name: str, scan: str) -> np.ndarray:
     return array
 
 
-def to_mask(values: Any) -> np.ndarray:
-    """Turn a tensor of any device, or anything array-like, into a Boolean array: nonzero is True."""
+def to_mask(values: Any, name: str, scan: str) -> np.ndarray:
+    """Turn a tensor of any device, or anything array-like, into a Boolean array: nonzero is True.
+
+    Args:
+        values: of any shape.
+        name: the argument's name.
+        scan: the scan's name.
+
+    Raises:
+        ValueError: a value is NaN, which is neither.
+    """
     array = _to_numpy(values)
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        raise ValueError(f"`{name}` must be free of NaN, got some in scan '{scan}'. Write 0 where nothing is marked.")
     return array if array.dtype == bool else array != 0
 
 

@@ -102,6 +102,31 @@ def test_errors_say_what_is_missing(batches):
         AnomalyMapMetric()(torch.ones(1, 3, 4, 4))
 
 
+def test_what_does_not_belong_together_is_refused(batches):
+    metric, (pred, label) = AnomalyMapMetric(bootstrap=0), (batches[0][key] for key in ("pred", "label"))
+    for name in ("names", "foreground", "image_scores", "abnormal"):
+        with pytest.raises(ValueError, match=f"`{name}` must have one item per map, 2, got 1"):
+            metric(pred, label, **{name: [1]})
+    with pytest.raises(ValueError, match="`y` must have one item per map, 2, got 3"):
+        metric(pred, [None, *label])
+    for name in ("y", "foreground"):
+        with pytest.raises(ValueError, match="must be free of NaN, got some in scan 'rank00000_scan0000000'"):
+            metric(pred, **{name: torch.full_like(label, torch.nan)})
+    assert len(metric.metrics) == 0
+
+
+def test_one_key_is_enough_and_a_name_may_be_a_number(batches):
+    def name(batch):
+        return batch["pred"], batch["label"], {"names": [batch["number"], f"scan {batch['number']}"]}
+
+    engine = Engine(lambda engine, batch: batch)
+    handler = AnomalyMetricsHandler("pixel_auroc", name, bootstrap=0)
+    handler.attach(engine, "score")
+    metrics = engine.run([{**batch, "number": number} for number, batch in enumerate(batches)]).metrics
+    assert metrics["score"] == metrics["pixel_auroc"]
+    assert handler.metric.metrics.names == ["0", "1", "2", "scan 0", "scan 1", "scan 2"]
+
+
 def test_values_of_the_labels_do_not_matter_only_nonzero_ones(batches):
     one, many = AnomalyMapMetric(bootstrap=0), AnomalyMapMetric(bootstrap=0)
     for batch in batches:

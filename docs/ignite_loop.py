@@ -6,7 +6,7 @@ import torch
 from ignite.engine import Engine
 from monai.data import decollate_batch
 
-from monai_dpmm_ad import AnomalyMetricsHandler, load_workflow
+from monai_dpmm_ad import ScanMetrics, load_workflow
 
 workflow = load_workflow(sys.argv[1], ["inference"], "inference", dataset_dir=sys.argv[2:], save_maps=False)
 workflow.initialize()
@@ -14,15 +14,13 @@ workflow.initialize()
 
 @torch.no_grad()
 def step(engine, batch):
+    if "failure" in batch:  # the scan cannot be read; the others still can
+        print(batch["failure"], file=sys.stderr)
+        return []
     pred = workflow.inferer(batch["image"], workflow.network)
-    return workflow.postprocessing(decollate_batch({**batch, "pred": pred})[0])
-
-
-def to_metric(scan):
-    about = {"names": [scan["pred"].meta["name"]], "foreground": [scan["pred"] > 0], "image_scores": [scan["score"]]}
-    return [scan["pred"]], [scan.get("label")], about
+    return [workflow.postprocessing(decollate_batch({**batch, "pred": pred})[0])]
 
 
 engine = Engine(step)
-AnomalyMetricsHandler(output_transform=to_metric).attach(engine, "val_score")
+ScanMetrics(workflow.network).attach(engine, "val_score")  # with the thresholds of the bundle's calibration
 print(engine.run(workflow.parser.get_parsed_content("dataloader")).metrics)

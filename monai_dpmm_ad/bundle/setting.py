@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from monai_dpmm_ad.errors import unknown_option
 
-__all__ = ["ROLES", "Setting", "refuse_expressions", "unknown_setting"]
+__all__ = ["ROLES", "Setting", "find_nearest", "refuse_expressions", "unknown_setting"]
 
 #: Who decides a setting: the fit for good, so that the bundle keeps it (model); the fit alone (fit); each run of a
 #: fitted bundle (run); the fit and each run anew (both).
@@ -137,14 +137,33 @@ def refuse_expressions(name: str, value: Any) -> None:
             refuse_expressions(name, item)
 
 
-def unknown_setting(name: str, known: Iterable[str], way: str) -> ValueError:
+def find_nearest(name: str, settings: Iterable[Setting], others: Iterable[str] = ()) -> str | None:
+    """Find the setting, or another name, that was meant: by its name or by its option's of the command line.
+
+    Args:
+        name: that was given.
+        settings: that there are.
+        others: names that there are beside them.
+
+    Example:
+        >>> find_nearest("min_region", [Setting("min_region_volume", 0.0, "", "run", option="min-region")])
+        'min_region_volume'
+    """
+    names = {other: other for other in others}
+    for setting in settings:
+        names |= {option: setting.name for option in (setting.name, setting.option.replace("-", "_")) if option}
+    nearest = difflib.get_close_matches(name.removeprefix("no_"), names, n=1)
+    return names[nearest[0]] if nearest else None
+
+
+def unknown_setting(name: str, known: Sequence[Setting], way: str) -> ValueError:
     """Say that there is no such setting, and what was meant.
 
     Args:
         name: that was given.
-        known: names that there are.
+        known: settings that there are.
         way: ``fit`` or ``run``.
     """
-    nearest = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"Did you mean `{nearest[0]}`?" if nearest else f"There are {', '.join(known)}."
+    nearest = find_nearest(name, known)
+    hint = f"Did you mean `{nearest}`?" if nearest else f"There are {', '.join(setting.name for setting in known)}."
     return ValueError(f"`{name}` is no setting of a {way}. {hint}")

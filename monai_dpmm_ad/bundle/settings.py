@@ -295,7 +295,7 @@ def complete_settings(given: Mapping[str, Any], way: str) -> dict[str, Any]:
     known = names_of("model", way, "both")
     for name in given:
         if name not in known:
-            raise unknown_setting(name, known, way)
+            raise unknown_setting(name, [SETTINGS[one] for one in known], way)
     return {
         name: SETTINGS[name].check(given[name]) if name in given else copy.deepcopy(SETTINGS[name].default)
         for name in known

@@ -9,7 +9,6 @@ the bundle's own configs run where the user says that the bundle is trusted.
 from __future__ import annotations
 
 import copy
-import difflib
 import json
 import os
 import sys
@@ -23,7 +22,7 @@ from monai.bundle import ConfigWorkflow
 from monai_dpmm_ad.bundle.folder import MODEL, is_fitted, read_state, template
 from monai_dpmm_ad.bundle.formats import INFERENCE, read_settings
 from monai_dpmm_ad.bundle.provenance import METADATA
-from monai_dpmm_ad.bundle.setting import refuse_expressions
+from monai_dpmm_ad.bundle.setting import find_nearest, refuse_expressions
 from monai_dpmm_ad.bundle.settings import SETTINGS, complete_settings, names_of
 from monai_dpmm_ad.data import Found, ScanFailure, Split
 from monai_dpmm_ad.errors import CheckpointError, telling_user
@@ -216,10 +215,15 @@ def _read_overrides(overrides: Mapping[str, Any], files: Sequence[Path], kind: s
 
 
 def _check_ids(changes: Mapping[str, Any], files: Sequence[Path]) -> None:
-    """Refuse what no config has: MONAI would add it, and nothing would change."""
+    """Refuse what no config has, which MONAI would add in vain, and a setting by the name of its option."""
     known = {id for file in files for id in json.loads(file.read_text(encoding="utf-8"))}
-    for name in changes:
-        if name.replace("::", "#").split("#")[0] not in known:
-            nearest = difflib.get_close_matches(name, [*SETTINGS, *known], n=1)
-            hint = f" Did you mean `{nearest[0]}`?" if nearest else ""
-            raise ValueError(f"`{name}` is neither a setting nor an id of {', '.join(f.name for f in files)}.{hint}")
+    options = {setting.option for setting in SETTINGS.values()}
+    for name, value in changes.items():
+        is_known = name.replace("::", "#").split("#")[0] in known
+        if is_known and not (name in options and isinstance(value, str)):
+            continue
+        nearest = find_nearest(name, SETTINGS.values(), () if is_known else known)
+        hint = f" Did you mean `{nearest}`?" if nearest else ""
+        if is_known:
+            raise ValueError(f"`{name}` must be a part of the config, got '{value}'.{hint}")
+        raise ValueError(f"`{name}` is neither a setting nor an id of {', '.join(f.name for f in files)}.{hint}")

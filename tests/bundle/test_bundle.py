@@ -168,6 +168,10 @@ def test_overrides_never_name_what_to_run(bundle: Path, key: str) -> None:
     [
         ("inference", {"false_positive_rat": 0.1}, "neither a setting nor an id.*`false_positive_rate`"),
         ("inference", {"inferer#axis": 1, "evaluater": 1}, "`evaluater` is neither a setting nor an id"),
+        ("inference", {"rate": 0.1}, "neither a setting nor an id.*`false_positive_rate`"),
+        ("inference", {"no_percentile": True}, "neither a setting nor an id.*`save_percentile`"),
+        ("train", {"embedder": "compact"}, "must be a part of the config, got 'compact'.*`embedder_name`"),
+        ("inference", {"detector": "himatch"}, "must be a part of the config, got 'himatch'.*`detector_name`"),
         ("inference", {"seed": 1}, "`seed` is no setting of a run"),
         ("train", {"false_positive_rate": 0.1}, "`false_positive_rate` is no setting of a fit"),
         ("train", {"image_size": "112"}, "`image_size` must be a whole number"),
@@ -183,6 +187,8 @@ def test_unknown_settings_are_refused(tmp_path: Path) -> None:
     root = create_bundle(tmp_path / "new")
     with pytest.raises(ValueError, match="`colour` is no setting of a run"):
         write_settings(root, {"colour": 1})
+    with pytest.raises(ValueError, match=r"`min_region` is no setting of a run\. Did you mean `min_region_volume`"):
+        write_settings(root, {"min_region": 1})
     write_settings(root, {"false_positive_rate": 0.07})
     assert read_settings(root)["false_positive_rate"] == 0.07
 

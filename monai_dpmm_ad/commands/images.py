@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from monai.utils import MetaKeys, SpaceKeys
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
+from monai_dpmm_ad.commands.result import AnomalyResult
 from monai_dpmm_ad.errors import ScanError
 
-__all__ = ["is_path", "naming_memory", "place_image", "write_image", "write_images"]
+__all__ = ["is_path", "naming_memory", "place_image", "rename_source", "write_image", "write_images"]
 
 _IN_MEMORY = "the image in memory"
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -63,6 +65,14 @@ def naming_memory(folder: str) -> Iterator[Callable[[str], str]]:
         raise ScanError(name(error.path), error.reason) from None
 
 
+def rename_source(result: AnomalyResult, call: Callable[[str], str]) -> AnomalyResult:
+    """Call the file that a result is of by another name, see :func:`naming_memory`."""
+    for image in result.scan.values():
+        if isinstance(image, MetaTensor) and "filename_or_obj" in image.meta:
+            image.meta["filename_or_obj"] = call(str(image.meta["filename_or_obj"]))
+    return replace(result, row=replace(result.row, image=call(result.row.image)))
+
+
 def write_image(image: Any, path: Path, affine: ArrayLike | None = None) -> Path:
     """Write an image as an uncompressed NIfTI in float32, as readers would give its voxels.
 
@@ -78,11 +88,13 @@ def write_image(image: Any, path: Path, affine: ArrayLike | None = None) -> Path
 
     Raises:
         TypeError: what is no image.
-        ValueError: an array without an affine, or of another shape.
+        ValueError: an array without an affine, with one that gives its voxels no place, or of another shape.
     """
     header = None
     if isinstance(image, SpatialImage):
         values = np.asarray(image.dataobj)
+        if values.ndim > 3 and set(values.shape[3:]) == {1}:  # as a file may have them
+            values = values.reshape(values.shape[:3])
         affine = image.affine if affine is None else affine
         header = image.header if isinstance(image, nib.Nifti1Image) else None
     elif isinstance(image, torch.Tensor):
@@ -93,7 +105,9 @@ def write_image(image: Any, path: Path, affine: ArrayLike | None = None) -> Path
     if values.dtype.kind not in "fiub":
         kind = type(image).__name__
         raise TypeError(f"`image` must be a path, a nibabel image, a MetaTensor or an array of numbers, got {kind}.")
-    saved = nib.Nifti1Image(_without_channel(values).astype(np.float32), _check_affine(affine), header)
+    if not isinstance(image, SpatialImage) or values.ndim > 3:  # else the first axis is one of space
+        values = _without_channel(values)
+    saved = nib.Nifti1Image(values.astype(np.float32), _check_affine(affine), header)
     saved.header.set_data_dtype(np.float32)
     nib.save(saved, path)
     return path
@@ -134,4 +148,6 @@ def _check_affine(affine: Any) -> NDArray[np.float64]:
         raise ValueError(f"`affine` must have shape (4, 4), got {matrix.shape}.")
     if not np.array_equal(matrix[3], [0, 0, 0, 1]):
         raise ValueError(f"`affine` must end with the row 0 0 0 1, got {matrix[3].tolist()}. Is it transposed?")
+    if not np.isfinite(matrix).all() or np.linalg.matrix_rank(matrix) < 4:
+        raise ValueError(f"`affine` must be finite and invertible, got {matrix.tolist()}. Give that of the scan.")
     return matrix

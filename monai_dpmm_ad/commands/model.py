@@ -9,20 +9,18 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Events
-from monai.data import MetaTensor
 from numpy.typing import ArrayLike
 
 from monai_dpmm_ad.bundle import INFERENCE, MODEL, AnomalyWorkflow, load_workflow, names_of
 from monai_dpmm_ad.bundle.promises import judge_settings
 from monai_dpmm_ad.commands.checks import PathLike, check_device, make_absolute
-from monai_dpmm_ad.commands.images import is_path, naming_memory, place_image, write_images
+from monai_dpmm_ad.commands.images import is_path, naming_memory, place_image, rename_source, write_images
 from monai_dpmm_ad.commands.result import AnomalyResult
 from monai_dpmm_ad.commands.run import Outcome, fit
 from monai_dpmm_ad.data import resolve_datalist
@@ -153,7 +151,8 @@ class AnomalyModel:
 
         Args:
             image: path of a file or of the folder of a DICOM series; a nibabel image; a ``MetaTensor``; or an array
-                (X, Y, Z) or (X, Y) with its affine. For a bundle of several sequences ``{"T1": image, "FLAIR": …}``.
+                (X, Y, Z) or (X, Y) with its affine. For a bundle of several sequences ``{"T1": image, "FLAIR": …}``,
+                where None is one that is missing.
             affine: (4, 4), voxels to mm in scanner space (RAS), of an array.
             progress: whether to show a progress bar.
             name: of the scan, and of its person in a table of covariates; None takes the file's.
@@ -165,8 +164,9 @@ class AnomalyModel:
                 image in memory without ``name``.
         """
         several = isinstance(image, Mapping)
+        images = [one for one in image.values() if one is not None] if several else [image]
         table = overrides.get("covariates", self.settings["covariates"])
-        if name is None and table is not None and not all(map(is_path, image.values() if several else [image])):
+        if name is None and table is not None and not all(map(is_path, images)):
             raise ValueError(f"`name` must be given for an image in memory, got None. Name its row in {table}.")
         with tempfile.TemporaryDirectory(prefix="dpmm-ad-") as folder, naming_memory(folder) as call:
             if several:
@@ -179,7 +179,7 @@ class AnomalyModel:
             with showing_progress(progress):
                 named = several or name is not None
                 result = self.predict_item(item, **overrides) if named else self._run(path, folder, overrides)
-            return _rename_file(result, call)
+            return rename_source(result, call)
 
     def predict_item(self, item: Mapping[str, Any], **overrides: Any) -> AnomalyResult:
         """Process one scan of a datalist, whose image may be the files of a DICOM series; else as :meth:`predict`."""
@@ -200,7 +200,10 @@ class AnomalyModel:
         for name in images:
             if name not in known:
                 raise unknown_option("image", name, known)
-        paths = {name: place_image(image, Path(folder) / f"{name}.nii", affine) for name, image in images.items()}
+        there = {name: image for name, image in images.items() if image is not None}
+        if not there:
+            raise ValueError(f"`image` must have one of {', '.join(known)} at least, got none. Give what there is.")
+        paths = {name: place_image(image, Path(folder) / f"{name}.nii", affine) for name, image in there.items()}
         return make_scan({}, list(paths.values()), list(paths))
 
     def _tell(self, name: str, table: PathLike | None, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -249,6 +252,7 @@ class AnomalyModel:
 
     def _run(self, path: str, folder: str, overrides: dict[str, Any]) -> AnomalyResult:
         """Draw the map; everything but the network is made anew, so that no call sees another's state."""
+        check_device(overrides)
         make_absolute(overrides, "regions", "covariates")
         found: list[dict[str, Any]] = []
         workflow = self._workflow.renewed(
@@ -289,13 +293,6 @@ class AnomalyModel:
             shutil.rmtree(copy, ignore_errors=True)
             raise
         return target
-
-
-def _rename_file(result: AnomalyResult, call: Callable[[str], str]) -> AnomalyResult:
-    for image in result.scan.values():
-        if isinstance(image, MetaTensor) and "filename_or_obj" in image.meta:
-            image.meta["filename_or_obj"] = call(str(image.meta["filename_or_obj"]))
-    return replace(result, row=replace(result.row, image=call(result.row.image)))
 
 
 def _make_absolute(value: Any) -> Any:

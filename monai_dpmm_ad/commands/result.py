@@ -92,7 +92,15 @@ class AnomalyResult:
 
     @cached_property
     def percentile(self) -> NDArray[np.float32]:
-        """Per cent of healthy voxels that are less anomalous (*spatial)."""
+        """Per cent of healthy voxels that are less anomalous (*spatial).
+
+        Raises:
+            ValueError: it was written into a file and let go.
+        """
+        if self.scan["percentile"].numel() == 0:
+            raise ValueError(
+                "`save_maps` must be off to have `percentile` in memory, got on. Read its file, or leave it out."
+            )
         return self._voxels("percentile", np.float32)
 
     @cached_property

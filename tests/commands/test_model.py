@@ -116,6 +116,15 @@ def test_a_bundle_that_knows_no_places_has_no_healthy_twin(
     assert line.startswith("error: `healthy_twin` must be off for a bundle that does not judge by place, got True.")
 
 
+def test_a_nibabel_image_is_what_its_file_is(model: AnomalyModel, scan: Path, expected: Path, tmp_path: Path) -> None:
+    image = nib.load(scan)
+    values = np.asarray(image.dataobj)
+    assert_same(model.predict(nib.Nifti1Image(values[..., None], image.affine)), expected)
+    sagittal = image.slicer[20:21]
+    nib.save(sagittal, tmp_path / "sagittal.nii.gz")
+    assert np.array_equal(model.predict(sagittal).map, model.predict(tmp_path / "sagittal.nii.gz").map)
+
+
 def test_a_flat_image_is_a_slice(model: AnomalyModel, scan: Path) -> None:
     image = nib.load(scan)
     flat = np.asarray(image.dataobj)[:, :, 4]
@@ -161,6 +170,9 @@ def test_what_is_no_scan_is_said(model: AnomalyModel, scan: Path, tmp_path: Path
         (values, None, ValueError, "`affine` must be given with an array"),
         (values, np.eye(3), ValueError, r"`affine` must have shape \(4, 4\)"),
         (values, np.eye(4) + np.eye(4, k=-1), ValueError, "must end with the row 0 0 0 1, got .* Is it transposed"),
+        (values, np.diag([1.0, 0, 1, 1]), ValueError, "`affine` must be finite and invertible, got"),
+        (values, np.diag([1.0, np.nan, 1, 1]), ValueError, "`affine` must be finite and invertible, got"),
+        ("", None, ValueError, "`image` must name a file or a folder, got ''"),
         (np.zeros((2, 3, 4, 5)), np.eye(4), ValueError, r"must have shape \(X, Y, Z\) or \(X, Y\)"),
         (np.array(["a"]), np.eye(4), TypeError, "an array of numbers, got ndarray"),
         (None, np.eye(4), TypeError, "an array of numbers, got NoneType"),
@@ -171,6 +183,10 @@ def test_what_is_no_scan_is_said(model: AnomalyModel, scan: Path, tmp_path: Path
         model.compare(nib.load(scan).slicer[:, :, 4:5], nib.load(scan))
     with pytest.raises(ValueError, match="`false_positive_rate` must lie in"):
         model.predict(scan, false_positive_rate=2.0)
+    with pytest.raises(ValueError, match="`device` must be one that this machine has, got 'gpu'"):
+        model.predict(scan, device="gpu")
+    with pytest.raises(ValueError, match="`save_maps` must be off to have `percentile` in memory, got on"):
+        _ = model.predict(scan, save_maps=True).percentile
     with pytest.raises(ValueError, match="Did you mean `false_positive_rate`"):
         model.predict(scan, false_positive_rat=0.1)
 

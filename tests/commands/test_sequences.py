@@ -320,6 +320,14 @@ def test_two_visits_of_several_sequences(
         model.compare(first, without[1])
 
 
+def test_a_sequence_may_be_missing_but_not_all_of_them(model: AnomalyModel, person: Path) -> None:
+    given = paths(person, "T1", "T2")
+    assert np.array_equal(model.predict({**given, "FLAIR": None}).map, model.predict(given).map)
+    for images in ({}, {"T1": None}):
+        with pytest.raises(ValueError, match="`image` must have one of T1, T2, FLAIR at least, got none"):
+            model.predict(images)
+
+
 def test_the_object_refuses_what_it_was_not_fitted_on(model: AnomalyModel, bundle: Path, person: Path) -> None:
     with pytest.raises(ValueError, match=r"`image` must be one of FLAIR, T1, T2, got 'T2w'\. Did you mean 'T2'\?"):
         model.predict({"T2w": person / "T2.nii.gz"})

@@ -23,6 +23,8 @@ from monai_dpmm_ad.errors import ScanError
 
 __all__ = ["is_path", "naming_memory", "place_image", "rename_source", "write_image", "write_images"]
 
+#: Stem of the file of an image in memory; each of several sequences has its name.
+WRITTEN = "image"
 _IN_MEMORY = "the image in memory"
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -57,7 +59,9 @@ def naming_memory(folder: str) -> Iterator[Callable[[str], str]]:
     """
 
     def name(path: str) -> str:
-        return _IN_MEMORY if os.path.dirname(path) == folder else path
+        if os.path.dirname(path) != folder:
+            return path
+        return _IN_MEMORY if Path(path).stem == WRITTEN else f"{_IN_MEMORY} of {Path(path).stem}"
 
     try:
         yield name

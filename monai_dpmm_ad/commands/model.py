@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from monai_dpmm_ad.bundle import INFERENCE, MODEL, AnomalyWorkflow, load_workflow, names_of
 from monai_dpmm_ad.bundle.promises import judge_settings
 from monai_dpmm_ad.commands.checks import PathLike, check_device, make_absolute
-from monai_dpmm_ad.commands.images import is_path, naming_memory, place_image, rename_source, write_images
+from monai_dpmm_ad.commands.images import WRITTEN, is_path, naming_memory, place_image, rename_source, write_images
 from monai_dpmm_ad.commands.result import AnomalyResult
 from monai_dpmm_ad.commands.run import Outcome, fit
 from monai_dpmm_ad.data import resolve_datalist
@@ -172,7 +172,7 @@ class AnomalyModel:
             if several:
                 item = self._place_sequences(image, folder, affine)
             else:
-                path = place_image(image, Path(folder) / "image.nii", affine)
+                path = place_image(image, Path(folder) / f"{WRITTEN}.nii", affine)
                 item = _find_scan(path, self.network.kind.spatial_dims, self.settings["sequences"])
             if name is not None:
                 item |= self._tell(name, table, overrides)

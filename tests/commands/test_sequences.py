@@ -323,6 +323,9 @@ def test_two_visits_of_several_sequences(
 def test_a_sequence_may_be_missing_but_not_all_of_them(model: AnomalyModel, person: Path) -> None:
     given = paths(person, "T1", "T2")
     assert np.array_equal(model.predict({**given, "FLAIR": None}).map, model.predict(given).map)
+    empty = nib.Nifti1Image(np.full((9, 9, 9), np.nan, np.float32), np.eye(4))
+    with pytest.raises(ScanError, match=r"^the image in memory of T2: has nothing but NaN voxels"):
+        model.predict({**given, "T2": empty})
     for images in ({}, {"T1": None}):
         with pytest.raises(ValueError, match="`image` must have one of T1, T2, FLAIR at least, got none"):
             model.predict(images)

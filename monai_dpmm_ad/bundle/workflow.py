@@ -50,8 +50,8 @@ _PROPERTIES = {
     },
 }
 
-#: Settings of the model that the configs read beside the network: a scan may be mapped with others.
-BESIDE_NETWORK = ("axes", "channels", "intensity", "pooling", "slice_spacing")
+#: Settings of the model that may be another for a scan: which of its slices are looked at.
+_OF_A_SCAN = ("axes", "slice_spacing")
 
 
 class AnomalyWorkflow(ConfigWorkflow):
@@ -139,14 +139,14 @@ class AnomalyWorkflow(ConfigWorkflow):
         """Make everything anew, with further overrides, but for the network.
 
         Args:
-            overrides: as for :func:`load_workflow`, but settings that the network is made of must be its own.
+            overrides: as for :func:`load_workflow`, but settings of the model must be its own, which it was calibrated with.
 
         Raises:
             ValueError: as there.
         """
         files, kind, changes = self._origin
         read = _read_overrides(overrides, files, kind)
-        for name in (name for name in names_of("model") if name in overrides and name not in BESIDE_NETWORK):
+        for name in (name for name in names_of("model") if name in overrides and name not in _OF_A_SCAN):
             if SETTINGS[name].check(overrides[name]) != self.settings[name]:
                 raise ValueError(
                     f"`{name}` must be that of the loaded model, {self.settings[name]}, got {overrides[name]}. "

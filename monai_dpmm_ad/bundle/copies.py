@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from monai_dpmm_ad.data.paths import scan_files
 from monai_dpmm_ad.data.sequences import image_files
 from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.utils.distributed import get_rank
@@ -53,5 +54,5 @@ def _list_files(item: Item) -> list[tuple[int, Path]]:
     """Size and path of the files of a scan that has several."""
     images = image_files(item)
     paths = [Path(image) for image in ([images] if isinstance(images, str) else images)]
-    files = [file for path in paths for file in (path.iterdir() if path.is_dir() else [path])]
+    files = [file for path in paths for file in (path.iterdir() if path.is_dir() else scan_files(path))]
     return [(file.stat().st_size, file) for file in files if file.is_file()] if len(files) > 1 else []

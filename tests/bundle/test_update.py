@@ -179,6 +179,18 @@ def test_a_series_whose_files_were_renamed_is_a_copy(
     assert caplog.messages == ["warning: 1 held-out scans are copies of fitted ones, so thresholds are too low: copy"]
 
 
+def test_a_pair_of_files_under_other_names_is_a_copy(
+    bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = []
+    for name, voxels in (("one", b"12345678"), ("copy", b"12345678"), ("other", b"87654321")):
+        (tmp_path / f"{name}.mhd").write_text(f"NDims = 3\nElementDataFile = {name}.raw\n")
+        (tmp_path / f"{name}.raw").write_bytes(voxels * 16)
+        items.append({"name": name, "image": str(tmp_path / f"{name}.mhd")})
+    record_scans(shutil.copytree(bundle, tmp_path / "bundle"), Split(items[:1], items[1:], True), [], {})
+    assert [message.rpartition(": ")[2] for message in caplog.messages] == ["copy"]
+
+
 @pytest.mark.filterwarnings("default")  # the command line prints warnings in its own way
 def test_scans_that_the_bundle_knows_are_not_added_twice(
     bundle: Path, cohort: Path, new: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -139,7 +139,7 @@ class AnomalyWorkflow(ConfigWorkflow):
         """Make everything anew, with further overrides, but for the network.
 
         Args:
-            overrides: as for :func:`load_workflow`, but settings of the model must be its own, which it was calibrated with.
+            overrides: as for :func:`load_workflow`, but settings of the model must be its own.
 
         Raises:
             ValueError: as there.

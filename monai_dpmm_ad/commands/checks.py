@@ -31,8 +31,14 @@ __all__ = [
 
 
 def absolute_paths(paths: PathLike | Sequence[PathLike]) -> list[str]:
-    """Make one path or several absolute, so that no name can be read as an expression of the config."""
+    """Make one path or several absolute, so that no name can be read as an expression of the config.
+
+    Raises:
+        ValueError: one is empty, as of a variable that is not set: it would be the current folder.
+    """
     several = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+    if "" in several:
+        raise ValueError("`images` must name files or folders, got an empty path. Write . for the current folder.")
     return [str(Path(path).absolute()) for path in several]
 
 

@@ -441,3 +441,9 @@ def test_a_mask_is_asked_for_in_one_way(bundle: Path, cohort: Path, tmp_path: Pa
 def test_the_readme_says_how_many_regions_the_promise_counts(bundle: Path) -> None:
     text = (bundle / "docs" / "README.md").read_text(encoding="utf-8")
     assert "1 expected in a healthy scan, of which at most 1 are counted (8 with 15 calibrating scans or more)." in text
+
+
+def test_an_empty_path_is_not_the_current_folder(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    status, _, err = run(capsys, "infer", "--bundle", bundle, "--images", "", "--out", tmp_path / "out")
+    assert status == 1
+    assert "`images` must name files or folders, got an empty path" in err

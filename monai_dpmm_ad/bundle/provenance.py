@@ -29,6 +29,7 @@ __all__ = [
     "hash_scans",
     "list_seen",
     "load_provenance",
+    "refuse_headers",
     "write_provenance",
 ]
 
@@ -178,6 +179,23 @@ def count_fitted(bundle_root: str | os.PathLike[str]) -> int:
     except (CheckpointError, ValueError, AttributeError, TypeError):  # damaged, or no bundle
         return 0
     return unnamed.get("num_fitted", 0) + sum(scan["role"] == "fitted" for scan in scans)
+
+
+def refuse_headers(scans: Sequence[Mapping[str, Any]], bundle: str | os.PathLike[str]) -> None:
+    """Refuse a bundle that an earlier version fitted on pairs of header and voxels: it cannot tell them from others.
+
+    Args:
+        scans: that it has seen.
+        bundle: its folder.
+
+    Raises:
+        CheckpointError: it knows a pair by its header alone.
+    """
+    for scan in scans:
+        image = scan["image"]
+        is_pair = isinstance(image, str) and os.path.isfile(image) and len(scan_files(Path(image))) > 1
+        if is_pair and file_sha256(Path(image)) == scan["sha256"]:
+            raise CheckpointError(f"{bundle}: knows {image} by its header alone, and not its voxels. Fit anew.")
 
 
 def _hash(path: Any) -> str | None:

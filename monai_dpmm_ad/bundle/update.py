@@ -12,7 +12,14 @@ from typing import Any
 from monai_dpmm_ad.bundle.copies import warn_of_copies
 from monai_dpmm_ad.bundle.folder import MODEL, TRAIN, is_fitted, read_state
 from monai_dpmm_ad.bundle.formats import read_settings
-from monai_dpmm_ad.bundle.provenance import FILE, describe_scans, hash_scans, load_provenance, write_provenance
+from monai_dpmm_ad.bundle.provenance import (
+    FILE,
+    describe_scans,
+    hash_scans,
+    load_provenance,
+    refuse_headers,
+    write_provenance,
+)
 from monai_dpmm_ad.bundle.settings import SETTINGS, complete_settings, names_of, pick_settings
 from monai_dpmm_ad.data.dataset import ScanFailure, write_failures
 from monai_dpmm_ad.data.gate import write_left_out
@@ -55,6 +62,7 @@ def split_update(
 
     Raises:
         ValueError: when no scan is new, or all are of people who calibrate.
+        CheckpointError: when the bundle knows scans by their headers alone.
 
     Example:
         >>> from monai_dpmm_ad.commands.example import make_example
@@ -64,6 +72,7 @@ def split_update(
         (1, 3)
     """
     scans = load_provenance(bundle)["scans"]
+    refuse_headers(scans, bundle)
     kept = _still_there([scan for scan in scans if scan["role"] == "held_out"])
     with warnings.catch_warnings():
         if kept:  # one new subject can be fitted whole where old scans calibrate

@@ -253,8 +253,9 @@ def _run_scans(
     names = [*TABLES, *(METRICS if "evaluate" in configs else ()), *(REPORT if report else ())]
     with joined_processes(), hold_output(out, overwrite, names) as folder:
         outcome = _write_results(bundle, configs, images, out, report, bids, overrides)
-        renewed = any(gather_lists([folder.changed]))
-        stale = [*(REPORT if outcome.report is None else ()), *(METRICS if renewed and not outcome.metrics else ())]
+        wrote, changed = (any(gather_lists([what])) for what in (folder.wrote_scans, folder.changed))
+        stale = [*(REPORT if wrote and outcome.report is None else ())]
+        stale += METRICS if changed and not outcome.metrics else ()
         for name in stale if is_first() else ():  # they tell of other results
             folder.discard(out / name)
         return outcome

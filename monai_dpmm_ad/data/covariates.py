@@ -220,7 +220,7 @@ def read_covariates(
             means nothing.
     """
     table = Path(path)
-    lines, columns = read_table(table, "people", (*_NAMES, *COVARIATES))
+    lines, columns = read_table(table, "people", (*_NAMES, *COVARIATES), _NAMES)
     has = ", ".join(columns) or "none"
     key = next((name for name in _NAMES if name in columns), None)
     if key is None:

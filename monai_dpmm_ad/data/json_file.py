@@ -13,9 +13,7 @@ from typing import Any
 from monai_dpmm_ad.data.bmad import SECTIONS, canonical_section
 from monai_dpmm_ad.data.nifti import open_volume
 from monai_dpmm_ad.data.paths import IMAGE_SUFFIXES, NIFTI_SUFFIXES, has_suffix
-from monai_dpmm_ad.data.people import check_person
 from monai_dpmm_ad.data.sequences import make_scan
-from monai_dpmm_ad.data.subjects import first_file
 from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.utils.files import read_json
@@ -55,7 +53,7 @@ def read_datalist(path: Path, section: str | None) -> list[Item]:
         raise ScanError(path, "lists no images")
     _warn_of_typos(path, entries)
     names = _name_channels(content)
-    return [_read_person(_json_item(path, entry, names)) for entry in entries]
+    return [_json_item(path, entry, names) for entry in entries]
 
 
 def _warn_of_typos(path: Path, entries: list[Any]) -> None:
@@ -116,15 +114,6 @@ def _json_item(path: Path, entry: Any, names: list[Any]) -> Item:
         return _join_channels(path, item, own or names)
     item["image"] = _absolute_all(path, image[0] if listed else image)
     return item
-
-
-def _read_person(item: Item) -> Item:
-    if "covariates" not in item:
-        return item
-    try:
-        return {**item, "covariates": check_person(item["covariates"])}
-    except ValueError as error:
-        raise ScanError(item.get("name") or first_file(item), str(error).rstrip(".")) from error
 
 
 def _holds(image: str, number: int) -> bool:

@@ -34,8 +34,10 @@ _EXPECTED = {"sex": "M or F or n/a", "age": "years or n/a", "site": "a name of l
 def check_person(told: Any) -> dict[str, float | str | None]:
     """Read what is told of a person: an object of ``age``, ``sex`` and ``site``, or JSON text of one; None is nothing.
 
+    Other keys are the user's own, as other columns of a table are.
+
     Raises:
-        ValueError: it is none, has other keys, or a value that means nothing.
+        ValueError: it is none, or a value means nothing.
 
     Example:
         >>> check_person({"age": 50, "sex": "male"})
@@ -46,10 +48,9 @@ def check_person(told: Any) -> dict[str, float | str | None]:
         person = json.loads(told) if isinstance(told, str) and told else told or {}
     if not isinstance(person, Mapping):
         raise ValueError(f"`covariates` must be an object of {', '.join(COVARIATES)}, got {str(told)[:80]!r}.")
-    if other := [str(name) for name in person if name not in COVARIATES]:
-        raise ValueError(f"`covariates` must have no other keys than {', '.join(COVARIATES)}, got {', '.join(other)}.")
+    known = {str(name).lower(): value for name, value in person.items()}
     found = {}
-    for column, value in person.items():
+    for column, value in ((name, known[name]) for name in COVARIATES if name in known):
         try:
             found[column] = read_value(column, value)
         except ValueError as error:

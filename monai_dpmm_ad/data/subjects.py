@@ -18,6 +18,7 @@ __all__ = ["first_file", "name_new_subjects", "name_subject", "name_subjects", "
 _SUBJECT = re.compile(
     r"(?:^|[_.\-])(sub-[a-z0-9]+|(?:subject|subj|sub|patient|pat|pid|case|volunteer)[_\-]?\d+)", re.IGNORECASE
 )
+_BIDS = re.compile(r"sub-[a-z]*[0-9][a-z0-9]*", re.IGNORECASE)
 
 
 def split_by_subject(
@@ -57,7 +58,8 @@ def split_by_subject(
 def name_subjects(items: Sequence[Item], among: Sequence[Item] = ()) -> list[str | None]:
     """Return the subject that each item's ``subject`` or path names; None where nothing does.
 
-    Of a path the innermost part counts that names a person. A folder in which all scans lie says nothing of any.
+    Of a path the innermost part counts that names a person. A folder in which all scans lie says nothing of any, unless
+    it is one of BIDS, ``sub-01``, or its scans are called alike, as sessions are: ``patient07/1/T1.nii.gz``.
 
     Args:
         items: of a datalist.
@@ -69,8 +71,11 @@ def name_subjects(items: Sequence[Item], among: Sequence[Item] = ()) -> list[str
     """
     files = {first_file(item).absolute() for item in (*items, *among)}
     levels = zip(*(file.parts[:-1] for file in files), strict=False)
-    shared = list(takewhile(lambda level: len(set(level)) == 1, levels)) if len(files) > 1 else []
-    return [name_subject(item, len(shared)) for item in items]
+    shared = [level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels)] if len(files) > 1 else []
+    if shared and len({file.name for file in files}) == 1:
+        shared.pop()
+    silent = len(list(takewhile(lambda part: not _BIDS.fullmatch(part), shared)))
+    return [name_subject(item, silent) for item in items]
 
 
 def name_new_subjects(items: Sequence[Item], among: Sequence[Item], earlier: Sequence[Item]) -> dict[Path, str | None]:

@@ -16,7 +16,7 @@ _DELIMITERS = ",;\t"
 
 
 def read_table(
-    path: str | os.PathLike[str], what: str, columns: Sequence[str]
+    path: str | os.PathLike[str], what: str, columns: Sequence[str], keys: Sequence[str] = ()
 ) -> tuple[list[dict[str, str | None]], list[str]]:
     """Read a table with a header.
 
@@ -26,7 +26,8 @@ def read_table(
     Args:
         path: of the table.
         what: of what it is one, in words.
-        columns: that mean something, in upper or lower case, and so must not be there twice.
+        columns: that mean something, in another case where they are not there as they are, and must not be there twice.
+        keys: those of them of which one is enough.
 
     Returns:
         Its lines, column → cell, None where a line is too short, and the columns that it has.
@@ -47,8 +48,10 @@ def read_table(
             delimiter = "\t" if table.suffix.lower() == ".tsv" else max(_DELIMITERS, key=file.readline().count)
             file.seek(0)
             reader = csv.DictReader(file, delimiter=delimiter)
-            meant = {name.lower(): name for name in columns}
-            reader.fieldnames = has = [meant.get(name.strip().lower(), name) for name in reader.fieldnames or ()]
+            there = reader.fieldnames or []
+            exact = {name for name in columns if name in there or (name in keys and set(keys) & set(there))}
+            meant = {name.lower(): name for name in columns if name not in exact}
+            reader.fieldnames = has = [meant.get(name.strip().lower(), name) for name in there]
             lines = list(reader)
     except UnicodeDecodeError as error:
         raise ScanError(table, "is no text in UTF-8; save it as CSV in UTF-8") from error

@@ -84,13 +84,13 @@ class ResumeLog:
             write_json(self._path(name), {**record, "sha256": _digest(record)})
 
     def forget(self, name: str) -> list[Path]:
-        """Drop the record of a scan that failed when it was done again, unless what it says still holds.
+        """Drop the record of a scan that failed when it was done again, where :meth:`recall` has none.
 
         Returns:
             The outputs of an earlier run that it names; they are not of this model, these settings or this scan.
         """
         record = self._load_whole(name)
-        if record is None or self.recall(name) is not None:
+        if record is None:
             return []
         self._path(name).unlink()
         return [self.output_dir / file for file in record["outputs"]]

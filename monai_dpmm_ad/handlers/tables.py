@@ -30,7 +30,7 @@ from monai_dpmm_ad.normative import Frame, RegionCalibration
 from monai_dpmm_ad.normative.extraction import measure_foreground
 from monai_dpmm_ad.transforms.regions import read_region_names
 from monai_dpmm_ad.utils.distributed import gather_lists, get_rank
-from monai_dpmm_ad.utils.files import write_csv
+from monai_dpmm_ad.utils.files import file_sha256, write_csv
 from monai_dpmm_ad.utils.outputs import OutputFolder
 
 __all__ = ["TABLES", "ScanTable", "join_scans"]
@@ -80,6 +80,7 @@ class ScanTable:
         self.min_region_volume = min_region_volume
         self.finished = finished
         self._order = {str(item["name"]): number for number, item in enumerate(datalist)}
+        self._owners = {str(item["name"]): str(item["image"]) for item in datalist}
         self.rows: list[ScanRow] = []
         #: items of earlier runs into the same folder, by name
         self.earlier: dict[str, dict[str, Any]] = {}
@@ -107,13 +108,19 @@ class ScanTable:
         self.earlier.clear()
         records = dict(self.finished.records) if self.finished else {}
         if self.finished and get_rank() == 0:
-            found = self.finished.list_earlier(self._order)
+            listed = self.finished.list_earlier(self._order)
+            found = {name: record for name, record in listed.items() if not self._is_outdated(record)}
             self.earlier |= {name: record["item"] for name, record in found.items()}
             self._others = {n: str(r.get("maker")) for n, r in found.items() if not self.finished.is_alike(r)}
             self.note = _name_others(list(self._others))
             records |= found
         for name, record in records.items():
             self._take(name, record)
+
+    def _is_outdated(self, record: Mapping[str, Any]) -> bool:
+        """Whether a later run has replaced a scan's outputs, which nobody has changed by hand."""
+        files = {self.output_dir.absolute() / file: digest for file, digest in record["outputs"].items()}
+        return any(self._folder.is_own(path) and file_sha256(path) != digest for path, digest in files.items())
 
     def _take(self, name: str, record: Mapping[str, Any]) -> None:
         """Take over what was recorded of a scan."""
@@ -141,9 +148,9 @@ class ScanTable:
         maps = [scan[key] for key in (CommonKeys.PRED, *SAVED) if key in scan]
         outputs = [Path(path) for one in maps for path in one.meta.get("saved_to", ())]
         meta = scan[CommonKeys.PRED].meta
-        finished.save(meta["name"], outputs, **content)
         if outputs:
-            self._folder.discard_earlier(str(meta["filename_or_obj"]), meta["name"])
+            self._folder.discard_earlier(str(meta["filename_or_obj"]), _list_stems(meta["name"]))
+        finished.save(meta["name"], outputs, **content)
 
     def _describe(self, scan: dict[str, Any]) -> tuple[ScanRow, list[Region] | None, list[AnatomyRow]]:
         pred = scan[CommonKeys.PRED]
@@ -236,9 +243,11 @@ class ScanTable:
     def _discard_maps(self, failures: Sequence[ScanFailure]) -> None:
         """Remove what an earlier run wrote of scans that failed in this one: they would look done."""
         for failure in failures:
-            if self.finished is not None and failure.name in self._order:
-                for path in self.finished.forget(failure.name):
-                    self._folder.discard(path)
+            if self.finished is None or failure.name not in self._order or self.finished.recall(failure.name):
+                continue
+            for path in self.finished.forget(failure.name):
+                self._folder.discard(path)
+            self._folder.discard_earlier(self._owners[failure.name], _list_stems(failure.name))  # an evaluation's
 
 
 def join_scans(engine: Engine) -> list[dict[str, Any]]:
@@ -249,6 +258,10 @@ def join_scans(engine: Engine) -> list[dict[str, Any]]:
     """
     before = cast(list[dict[str, Any]], engine.state.batch)
     return [{**loaded, **scan} for loaded, scan in zip(before, iteration_scans(engine), strict=True)]
+
+
+def _list_stems(name: str) -> list[str]:
+    return [f"{name}_{postfix}" for postfix in ("anomaly", *SAVED)]
 
 
 def _name_others(names: Sequence[str]) -> str | None:

@@ -48,7 +48,9 @@ CT_WINDOWS = {
 INTENSITY_METHODS = ("median", "white_matter", "percentile", "ct_window", *CT_WINDOWS)
 
 _BINS = 256
-_CODE = 2.0  # how far below the foreground's least a code lies, in distances from there to its median
+#: A whole number in the background that marks what is not there, and how far it lies below the foreground's least
+#: value, in distances from there to its median.
+_CODE, _FAR = -100.0, 2.0
 
 
 def scale_foreground(
@@ -63,8 +65,8 @@ def scale_foreground(
     """Scale an image's foreground to [FOREGROUND_FLOOR, 1] and set its background to 0.
 
     With x₀ the level of the background (the median outside the mask; where more than 1 % of the foreground is darker,
-    as in scans standardised inside a mask, the foreground's least value, 0 at most where the background is one number
-    far below, as where -1000 marks what was cut away): "median" maps the foreground's median m to
+    as in scans standardised inside a mask, the foreground's least value, 0 at most where the background is one whole
+    number far below, as where -1000 marks what was cut away): "median" maps the foreground's median m to
     ``target``, y = target · (x - x₀) / (m - x₀); "white_matter" does so with the mode of the brightest large peak of
     the histogram (white matter in T1, the main tissue peak elsewhere) in the place of m; "percentile" maps the two
     percentiles of the foreground to 0 and 1; "ct_window" maps ``center ± width / 2`` to 0 and 1; "ct_brain",
@@ -146,8 +148,9 @@ def _background_level(image: Tensor, mask: Tensor, values: Tensor) -> float:
     if outside > lowest:  # standardised inside a mask: what was black is the least of the foreground
         return float(values.min())
     low, high = _quantiles(background.float(), 0.05, 0.95)
-    if low == high < 0 and lowest - outside > _CODE * (float(values.median()) - lowest):
-        return min(0.0, float(values.min()))  # a code for "nothing here", such as -1000, is no level of intensity
+    is_code = low == high <= _CODE and outside.is_integer()
+    if is_code and lowest - outside > _FAR * (float(values.median()) - lowest):
+        return min(0.0, float(values.min()))  # for "nothing here", such as -1000: no level of intensity
     return outside
 
 

@@ -50,8 +50,8 @@ class OutputFolder:
         self._digests: defaultdict[str, set[str]] = defaultdict(set)  # of each file
         self._owned: defaultdict[str, set[str]] = defaultdict(set)  # files of each scan
         self._renewed: set[str] = set()
-        #: whether a file of a scan was replaced by other content
-        self.changed = False
+        #: whether files of scans were written, and whether such content was replaced or removed
+        self.wrote_scans, self.changed = False, False
 
     def __enter__(self) -> OutputFolder:
         return self.hold()
@@ -129,16 +129,26 @@ class OutputFolder:
         if owner in owners or (owner is None and owners):
             path.unlink()
 
-    def discard_earlier(self, owner: str, stem: str) -> None:
+    def discard_earlier(self, owner: str, stems: Iterable[str]) -> None:
         """Remove what earlier runs wrote of a scan and this one did not write again.
 
         Args:
             owner: the scan.
-            stem: what its files' names begin with, before an underscore.
+            stems: names of the files, without their formats' endings.
         """
+        beginnings = tuple(f"{stem}." for stem in stems)
         for name in self._owned[owner] - self._renewed:
-            if os.path.basename(name).startswith(f"{stem}_"):
+            if os.path.basename(name).startswith(beginnings) and os.path.lexists(self.path / name):
                 self.discard(self.path / name, owner)
+                self.changed = True
+
+    def is_own(self, path: Path) -> bool:
+        """Whether a file is as this package left it, in whatever run.
+
+        Args:
+            path: inside the folder.
+        """
+        return path.is_file() and (self._name(path), file_sha256(path)) in self._written
 
     def record(self, path: Path, digest: str, owner: str = "") -> None:
         """Write down what is about to be written.
@@ -159,6 +169,7 @@ class OutputFolder:
             os.fsync(handle)
         finally:
             os.close(handle)
+        self.wrote_scans |= bool(owner)
         self.changed |= bool(owner and self._digests[name] - {digest})
         self._renewed.add(name)
         self._remember(name, digest, owner)

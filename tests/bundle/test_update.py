@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import FAST
 
-from monai_dpmm_ad.bundle.provenance import load_provenance
+from monai_dpmm_ad.bundle.provenance import hash_scans, load_provenance, refuse_headers
 from monai_dpmm_ad.bundle.update import _keep_sides, record_scans
 from monai_dpmm_ad.commands import fit, infer
 from monai_dpmm_ad.commands.cli import main
@@ -22,6 +22,7 @@ from monai_dpmm_ad.data.phantoms import write_cohort
 from monai_dpmm_ad.embedding import EmbeddingStore
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.mixture import DirichletProcessMixture
+from monai_dpmm_ad.utils.files import file_sha256
 
 SAME = {name: value for name, value in FAST.items() if name != "num_components"}
 
@@ -189,6 +190,16 @@ def test_a_pair_of_files_under_other_names_is_a_copy(
         items.append({"name": name, "image": str(tmp_path / f"{name}.mhd")})
     record_scans(shutil.copytree(bundle, tmp_path / "bundle"), Split(items[:1], items[1:], True), [], {})
     assert [message.rpartition(": ")[2] for message in caplog.messages] == ["copy"]
+
+
+def test_a_bundle_that_knows_pairs_by_their_headers_is_refused(tmp_path: Path) -> None:
+    header = tmp_path / "a.hdr"
+    header.write_bytes(b"header")
+    (tmp_path / "a.img").write_bytes(b"voxels")
+    scan = {"name": "a", "image": str(header), "sha256": file_sha256(header)}
+    with pytest.raises(CheckpointError, match=r"old: knows .*a\.hdr by its header alone"):
+        refuse_headers([scan], "old")
+    refuse_headers([{**scan, "sha256": hash_scans([scan])[0]}], "new")
 
 
 @pytest.mark.filterwarnings("default")  # the command line prints warnings in its own way

@@ -15,6 +15,8 @@ import pytest
 from monai_dpmm_ad.bundle import load_workflow
 from monai_dpmm_ad.commands import evaluate, infer
 from monai_dpmm_ad.data.paths import scan_files
+from monai_dpmm_ad.utils.files import replace_file
+from monai_dpmm_ad.utils.outputs import OutputFolder
 
 
 def test_no_map_of_an_earlier_scan_stays_where_the_new_one_fails(cohort: Path, bundle: Path, tmp_path: Path) -> None:
@@ -195,3 +197,38 @@ def test_a_mask_in_a_scan_called_normal_fails_alone(cohort: Path, bundle: Path, 
     assert failure.path.endswith("labelsTs/test_abnormal_000.nii.gz")
     assert "calls normal" in failure.reason
     assert [row.name for row in outcome.scans] == ["test_healthy_000"]
+
+
+def test_results_under_another_name_or_of_compare_stay(cohort: Path, bundle: Path, tmp_path: Path) -> None:
+    scan, out = cohort.parent / "imagesTs" / "test_abnormal_000.nii.gz", tmp_path / "out"
+    for name in ("p_01", "p"):
+        datalist = tmp_path / f"{name}.json"
+        datalist.write_text(json.dumps({"test": [{"image": str(scan), "name": name}]}))
+        infer(bundle, datalist, out, report=False)
+    made = {f"{name}_{kind}.nii.gz" for name in ("p_01", "p") for kind in ("anomaly", "mask", "percentile")}
+    assert {path.name for path in out.glob("*.nii.gz")} == made
+    with OutputFolder(out):  # as `compare` writes
+        replace_file(out / "p_before_anomaly.nii.gz", lambda path: path.write_bytes(b"map"), owner=str(scan))
+    infer(bundle, datalist, out, report=False, false_positive_rate=0.2)
+    assert {path.name for path in out.glob("*.nii.gz")} == made | {"p_before_anomaly.nii.gz"}
+
+
+def test_a_row_does_not_outlive_maps_that_an_evaluation_replaced(cohort: Path, bundle: Path, tmp_path: Path) -> None:
+    scans, labels = cohort.parent / "imagesTs", cohort.parent / "labelsTs"
+    datalist = tmp_path / "list.json"
+    entry = {"image": str(scans / "test_abnormal_000.nii.gz"), "label": str(labels / "test_abnormal_000.nii.gz")}
+    datalist.write_text(json.dumps({"test": [entry]}))
+    out = tmp_path / "out"
+    infer(bundle, datalist, out, report=False)
+    evaluate(bundle, datalist, out, report=False, false_positive_rate=0.2)
+    infer(bundle, scans / "test_healthy_000.nii.gz", out, report=False)
+    assert "test_abnormal_000" not in (out / "scores.csv").read_text()
+    damaged = tmp_path / "test_abnormal_000.nii.gz"
+    shutil.copy(entry["image"], damaged)
+    datalist.write_text(json.dumps({"test": [{**entry, "image": str(damaged)}]}))
+    again = tmp_path / "again"
+    evaluate(bundle, datalist, again, report=False)
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    outcome = infer(bundle, datalist, again, report=False)
+    assert [failure.name for failure in outcome.failures] == ["test_abnormal_000"]
+    assert not [*again.glob("*.nii.gz"), *again.glob("metrics.*")]

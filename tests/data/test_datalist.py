@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from monai_dpmm_ad.data import add_regions, find_scans, resolve_datalist, split_by_subject
 from monai_dpmm_ad.data.paths import is_dicom_file, safe_name, scan_stem, unique_names
+from monai_dpmm_ad.data.subjects import name_subjects
 from monai_dpmm_ad.errors import ScanError
 
 
@@ -404,6 +405,19 @@ def test_what_counts_as_a_subject(images, subjects):
     sizes = {len(split_by_subject(items, 1 / subjects, seed=s)[1]) for s in range(20)}
     assert held_out
     assert sizes == ({1} if subjects == 3 else {1, 2})
+
+
+@pytest.mark.parametrize(
+    ("images", "who"),
+    [
+        (["/d/sub-01/ses-1/anat/a.png", "/d/sub-01/ses-2/anat/b.png"], "sub-01"),  # who is named as BIDS does
+        (["/d/patient07/1/T1.png", "/d/patient07/2/T1.png"], "patient07"),  # files called alike are sessions
+        (["/case_2024/healthy/anna/T1.png", "/case_2024/healthy/ben/T1.png"], None),
+        (["/sub-study/1.png", "/sub-study/2.png"], None),
+    ],
+)
+def test_whom_a_folder_of_all_scans_names(images: list[str], who: str | None) -> None:
+    assert name_subjects([{"image": image} for image in images]) == [who, who]
 
 
 def test_given_subject_counts_first():

@@ -216,6 +216,8 @@ def test_a_code_around_a_standardised_brain_is_no_intensity() -> None:
     assert torch.equal(scale_foreground(coded, mask), scale_foreground(standardised, mask))
 
 
-def test_an_offset_is_no_code() -> None:
+@pytest.mark.parametrize(("gain", "offset"), [(1.0, -60.0), (2.0, -1.0), (1.0, -0.5)])
+def test_an_offset_is_no_code(gain: float, offset: float) -> None:
     image, mask = _brain()
-    assert torch.allclose(scale_foreground(image - 60, mask), scale_foreground(image, mask))
+    flat = torch.where(mask, 0.6 + 0.4 * image / image.max(), 0.0)  # as of proton density: nothing is dark
+    assert torch.allclose(scale_foreground(gain * flat + offset, mask), scale_foreground(flat, mask), atol=1e-5)

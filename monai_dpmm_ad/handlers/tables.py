@@ -119,8 +119,11 @@ class ScanTable:
 
     def _is_outdated(self, record: Mapping[str, Any]) -> bool:
         """Whether a later run has replaced a scan's outputs, which nobody has changed by hand."""
-        files = {self.output_dir.absolute() / file: digest for file, digest in record["outputs"].items()}
-        return any(self._folder.is_own(path) and file_sha256(path) != digest for path, digest in files.items())
+        for file, digest in record["outputs"].items():
+            now = file_sha256(self.output_dir / file)
+            if now != digest and self._folder.has_written(self.output_dir / file, now):
+                return True
+        return False
 
     def _take(self, name: str, record: Mapping[str, Any]) -> None:
         """Take over what was recorded of a scan."""

@@ -142,13 +142,9 @@ class OutputFolder:
                 self.discard(self.path / name, owner)
                 self.changed = True
 
-    def is_own(self, path: Path) -> bool:
-        """Whether a file is as this package left it, in whatever run.
-
-        Args:
-            path: inside the folder.
-        """
-        return path.is_file() and (self._name(path), file_sha256(path)) in self._written
+    def has_written(self, path: Path, digest: str) -> bool:
+        """Whether this package gave a file such content, in whatever run; arguments as for :meth:`record`."""
+        return (self._name(path), digest) in self._written
 
     def record(self, path: Path, digest: str, owner: str = "") -> None:
         """Write down what is about to be written.

@@ -160,7 +160,7 @@ def test_the_zoos_way_of_evaluation_is_train_with_evaluate_over_it(bundle: Path,
 def test_a_bundles_evaluation_has_what_its_inference_has(bundle: Path) -> None:
     inference, evaluation = (json.loads((bundle / "configs" / f"{name}.json").read_text()) for name in CONFIGS[1:3])
     base = {"imports", "format_version", "bundle_root", "dataset_dir", "device", "settings"}  # train.json has them too
-    changed = {"dataset", "handlers", "metrics", "run"}
+    changed = {"dataset", "handlers", "metrics", "run", "check_truth"}
     assert set(evaluation) == set(inference) - base | {"metrics"}
     assert {name: evaluation[name] for name in set(evaluation) - changed} == {
         name: inference[name] for name in set(inference) - base - changed
@@ -168,6 +168,7 @@ def test_a_bundles_evaluation_has_what_its_inference_has(bundle: Path) -> None:
     assert evaluation["dataset"] == {**inference["dataset"], "data": "@share"}
     assert evaluation["handlers"][:-2] == inference["handlers"]
     assert evaluation["run"][0] == inference["run"][0]
+    assert (inference["check_truth"], evaluation["check_truth"]) == (False, True)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.data.utils import orientation_ras_lps
 from monai.utils import MetaKeys, SpaceKeys
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
@@ -26,7 +27,6 @@ __all__ = ["is_path", "naming_memory", "place_image", "rename_source", "write_im
 #: Stem of the file of an image in memory; each of several sequences has its name.
 WRITTEN = "image"
 _IN_MEMORY = "the image in memory"
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def is_path(image: Any) -> bool:
@@ -141,7 +141,7 @@ def _without_channel(values: NDArray[Any]) -> NDArray[Any]:
 def _world_affine(image: MetaTensor) -> NDArray[np.float64]:
     """An image's affine in RAS; ITK's readers may leave it in LPS, and say so."""
     affine = np.asarray(image.affine, dtype=np.float64)
-    return _LPS_TO_RAS @ affine if image.meta.get(MetaKeys.SPACE) == SpaceKeys.LPS else affine
+    return orientation_ras_lps(affine) if image.meta.get(MetaKeys.SPACE) == SpaceKeys.LPS else affine
 
 
 def _check_affine(affine: Any) -> NDArray[np.float64]:

@@ -20,6 +20,7 @@ __all__ = [
     "PAIR_HEADERS",
     "PICTURE_SUFFIXES",
     "VOLUME_SUFFIXES",
+    "find_voxels",
     "has_suffix",
     "is_dicom_file",
     "safe_name",
@@ -42,9 +43,10 @@ PAIR_HEADERS = (".hdr", ".nhdr", ".mhd")
 VOLUME_SUFFIXES = NIBABEL_SUFFIXES + NRRD_SUFFIXES + META_SUFFIXES
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 IMAGE_SUFFIXES = VOLUME_SUFFIXES + PICTURE_SUFFIXES
-#: How a MetaImage's or an NRRD's header names the file that holds the voxels.
-_VOXELS = re.compile(rb"^\s*(?:ElementDataFile\s*=|data ?file:)\s*(.*?)\s*$", re.MULTILINE | re.IGNORECASE)
-_HEADER_BYTES = 1 << 16
+#: How a MetaImage's and an NRRD's header name the file that holds the voxels.
+_META_VOXELS = re.compile(rb"^\s*ElementDataFile\s*=\s*(.*?)\s*$", re.MULTILINE)
+_NRRD_VOXELS = re.compile(rb"^\s*data ?file:\s*(.*?)\s*$", re.MULTILINE | re.IGNORECASE)
+_HEADER_BYTES = 2**16
 DICOM_SUFFIXES = (".dcm", ".ima", ".dicom", ".dcm.gz")
 
 
@@ -64,11 +66,21 @@ def scan_files(path: Path) -> list[Path]:
     if has_suffix(path, (".hdr",)):
         names = [path.name[:-4] + suffix for suffix in (".img", ".IMG", ".img.gz")]
     else:
-        with path.open("rb") as file:
-            found = _VOXELS.search(file.read(_HEADER_BYTES))
-        names = [] if found is None else [os.path.basename(os.fsdecode(found[1]))]
+        names = [os.path.basename(find_voxels(path))]
     beside = [path.with_name(name) for name in names if name and "\0" not in name]
     return [path, *(file for file in beside if file.is_file() and file != path)]
+
+
+def find_voxels(path: str | os.PathLike) -> str:
+    """What the header of a MetaImage or an NRRD calls the file that holds the voxels; empty where it names none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    pattern = _META_VOXELS if has_suffix(path, META_SUFFIXES) else _NRRD_VOXELS
+    with open(path, "rb") as file:
+        found = pattern.search(file.read(_HEADER_BYTES))
+    return "" if found is None else os.fsdecode(found[1])
 
 
 def scan_stem(path: str | os.PathLike) -> str:

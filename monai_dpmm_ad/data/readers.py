@@ -15,13 +15,14 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from monai.data import ImageReader, NibabelReader, PILReader
+from monai.data.utils import orientation_ras_lps
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from monai_dpmm_ad.data.limits import check_size, open_in_memory
 from monai_dpmm_ad.data.nifti import check_whole, describe_geometry, open_volume, world_affine
-from monai_dpmm_ad.data.paths import META_SUFFIXES, has_suffix
+from monai_dpmm_ad.data.paths import META_SUFFIXES, find_voxels, has_suffix
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.utils.quiet import quiet
 
@@ -40,7 +41,6 @@ PICTURE_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 #: What these say means nothing to a user.
 _PROGRAMMERS = (TypeError, AttributeError, LookupError, AssertionError, NotImplementedError)
-_HEADER_BYTES = 2**16  # of a MetaImage, whose header is text
 _NOISY_LOGGERS = ("nibabel.global", "pydicom", "PIL", "monai.data.nvimgcodec_pydicom_plugin")
 
 
@@ -194,16 +194,14 @@ class _MetaImageReader(ImageReader):
         affine = np.eye(4)
         affine[:rank, :rank] = directions * np.asarray(img.GetSpacing())[:rank]
         affine[:rank, 3] = np.asarray(img.GetOrigin())[:rank]
-        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+        affine = orientation_ras_lps(affine)
         meta = {"affine": affine.copy(), "original_affine": affine, "spatial_shape": np.asarray(values.shape)}
         return np.ascontiguousarray(values), {**meta, "space": "RAS", "original_channel_dim": float("nan")}
 
 
 def _check_voxel_file(path: str) -> None:
     """Refuse a header whose voxels are not in one file beside it: it could name any file of the machine."""
-    with open(path, "rb") as file:
-        found = re.search(rb"^\s*ElementDataFile\s*=\s*(.*?)\s*$", file.read(_HEADER_BYTES), re.MULTILINE)
-    name = "" if found is None else os.fsdecode(found[1])
+    name = find_voxels(path)
     if name.upper() == "LIST" or "%" in name or os.path.basename(name.replace("\\", "/")) != name:
         raise ScanError(path, "keeps its voxels in files elsewhere; write header and voxels into one .mha")
 

@@ -89,7 +89,7 @@ class ResumeLog:
         Returns:
             The outputs of an earlier run that it names; they are not of this model, these settings or this scan.
         """
-        record = self._load_whole(name)
+        record = self._load(name)
         if record is None:
             return []
         self._path(name).unlink()
@@ -97,7 +97,7 @@ class ResumeLog:
 
     def recall(self, name: str) -> dict[str, Any] | None:
         """The record of a scan whose outputs were changed by hand, or of another one of its name, if it still holds."""
-        record = self._load_whole(name)
+        record = self._load(name)
         if record is None or not (record.get("key") == self._keys.get(name) or self.is_of_another(record)):
             return None
         return record
@@ -117,7 +117,7 @@ class ResumeLog:
         """
         earlier = {}
         for path in sorted((self.output_dir / FOLDER).glob("*.json")):
-            record = None if path.stem in asked_for else self._load_whole(path.stem)
+            record = None if path.stem in asked_for else self._load(path.stem)
             if record is None or not {"row", "regions", "item"} <= record.keys():
                 continue
             if all((self.output_dir / file).exists() for file in record["outputs"]):
@@ -129,20 +129,17 @@ class ResumeLog:
         return record.get("maker") == self._maker
 
     def _read(self, name: str) -> dict[str, Any] | None:
+        """The record of a finished scan, None where its outputs are not what they were."""
         record = self._load(name)
-        return record if record is not None and record.get("key") == self._keys[name] else None
-
-    def _load(self, name: str) -> dict[str, Any] | None:
-        """A scan's record, None where its outputs are not what they were."""
-        record = self._load_whole(name)
+        if record is None or record.get("key") != self._keys[name]:
+            return None
         try:
-            outputs = {} if record is None else record["outputs"]
-            same = all(file_sha256(self.output_dir / file) == digest for file, digest in outputs.items())
-            return record if same else None
+            same = all(file_sha256(self.output_dir / file) == digest for file, digest in record["outputs"].items())
         except OSError:
             return None
+        return record if same else None
 
-    def _load_whole(self, name: str) -> dict[str, Any] | None:
+    def _load(self, name: str) -> dict[str, Any] | None:
         """A scan's record, None where it is damaged or names files outside of the folder."""
         try:
             record: dict[str, Any] = read_json(self._path(name))

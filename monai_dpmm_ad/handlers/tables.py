@@ -236,12 +236,15 @@ class ScanTable:
 
     def _keep_edited(self, failures: Sequence[ScanFailure]) -> None:
         """Keep the rows of scans one of whose outputs was changed by hand, and of others of the same name."""
+        if self.finished is None:
+            return
         for name in dict.fromkeys(failure.name for failure in failures if failure.name in self._order):
-            record = None if self.finished is None else self.finished.recall(name)
-            if record is not None:
-                self._take(name, record)
-                if self.finished is not None and self.finished.is_of_another(record):
-                    self.earlier[name] = record["item"]
+            record = self.finished.recall(name)
+            if record is None:
+                continue
+            self._take(name, record)
+            if self.finished.is_of_another(record):
+                self.earlier[name] = record["item"]
 
     def _discard_maps(self, failures: Sequence[ScanFailure]) -> None:
         """Remove what an earlier run wrote of scans that failed in this one: they would look done."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -263,14 +264,23 @@ def test_outputs_of_a_scan_outside_of_what_was_fitted_say_so(bundle: Path, head:
         assert max(len(one) for one in (huge.SeriesDescription, huge.ContentDescription)) <= 64
 
 
-def test_files_that_nothing_can_refer_to_are_named(bundle: Path, head: np.ndarray, tmp_path: Path) -> None:
-    write_series(tmp_path / "scan", head, make_affine(np.eye(3)), FrameOfReferenceUID=None)
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ({"FrameOfReferenceUID": None}, "lacks FrameOfReferenceUID"),
+        ({"SOPInstanceUID": "1.2.3.4"}, "shares its SOPInstanceUID"),
+    ],
+)
+def test_files_that_nothing_can_refer_to_are_named(
+    tags: dict[str, Any], reason: str, bundle: Path, head: np.ndarray, tmp_path: Path
+) -> None:
+    write_series(tmp_path / "scan", head, make_affine(np.eye(3)), **tags)
     plain = infer(bundle, [tmp_path / "scan"], tmp_path / "plain", report=False)
     assert not plain.failures  # only what refers to the images needs it
     result = infer(bundle, [tmp_path / "scan"], tmp_path / "out", report=False, dicom=True)
     assert not result.failures  # nor does what cannot be written take away what can
     assert "no DICOM mask was written" in (result.scans[0].warning or "").replace("No DICOM", "no DICOM")
-    assert "lacks FrameOfReferenceUID" in (result.scans[0].warning or "")
+    assert reason in (result.scans[0].warning or "")
     assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == {
         path.name for path in (tmp_path / "plain").glob("*.nii.gz")
     }

@@ -96,7 +96,7 @@ class DicomSeriesReader(PydicomReader):
     def _read_datasets(self, source: str, files: list[str], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
         pydicom = import_extra("pydicom", "dicom")
         datasets: list[tuple[str, Any]] = []
-        places: dict[str, int] = {}  # of images by SOPInstanceUID
+        places: dict[tuple[str, str], int] = {}  # of images, by SOPInstanceUID, which some repeat, and position
         for file in files:
             content = self._open(source, file)
             try:
@@ -106,7 +106,8 @@ class DicomSeriesReader(PydicomReader):
             uid = str(dataset.get("SOPInstanceUID", "")) if dataset is not None else ""
             if dataset is None or "PixelData" not in dataset:
                 continue
-            place = places.setdefault(uid, len(datasets)) if uid else len(datasets)
+            where = str(dataset.get("ImagePositionPatient", ""))
+            place = places.setdefault((uid, where), len(datasets)) if uid else len(datasets)
             if place == len(datasets):
                 datasets.append((file, dataset))
             elif not _is_whole(datasets[place][1]) and _is_whole(dataset):
@@ -116,6 +117,10 @@ class DicomSeriesReader(PydicomReader):
         series = {str(dataset.get("SeriesInstanceUID", "")) for _, dataset in datasets}
         if len(series) > 1:
             raise ScanError(source, f"holds {len(series)} DICOM series; give each a folder of its own")
+        patients = {str(dataset.get("PatientID", "")).strip() for _, dataset in datasets}
+        if len(patients) > 1:
+            reason = f"holds images of {len(patients)} patients (PatientID); give each a folder of its own"
+            raise ScanError(source, reason)
         return datasets
 
     def _open(self, source: str, file: str) -> BytesIO:

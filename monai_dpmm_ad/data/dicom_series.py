@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,15 @@ class _Slice:
     path: Path
     header: Any
 
+    @cached_property
+    def pixels(self) -> str:
+        """Digest of the pixels as they are stored; the path where they cannot be read: like no other."""
+        try:
+            frame = DicomSeriesReader(DEFAULT_MAX_BYTES).read(self.path)[0]
+            return hashlib.sha256(frame.dataset.PixelData).hexdigest()
+        except Exception:  # a damaged file makes readers raise anything
+            return str(self.path)
+
     def text(self, tag: str) -> str:
         return str(self.header.get(tag, "") or "").strip()
 
@@ -69,9 +79,9 @@ def read_header(path: Path) -> Any:
 def find_series(files: Sequence[Path]) -> tuple[list[Item], list[LeftOut]]:
     """Group DICOM files by series.
 
-    The same series is one wherever its files lie; the same image counts once, by a whole copy if there is one. Files
-    without a series' identifier are one series where everything that could tell them apart agrees, and they lie in one
-    folder.
+    The same series of a patient is one wherever its files lie; the same image counts once, by a whole copy if there is
+    one. Files without a series' identifier are one series where everything that could tell them apart agrees, and they
+    lie in one folder.
 
     Args:
         files: all DICOM files below one path.
@@ -82,7 +92,7 @@ def find_series(files: Sequence[Path]) -> tuple[list[Item], list[LeftOut]]:
     """
     slices: list[_Slice] = []
     left_out: list[LeftOut] = []
-    taken: dict[str, int] = {}  # SOPInstanceUID → place in `slices`
+    taken: dict[tuple[str, str], list[int]] = {}  # SOPInstanceUID, position → places in `slices`
     pixels = Counter[Path]()  # files of a folder that reading the folder would read
     items: list[tuple[str, Item]] = []
     for path in files:
@@ -93,11 +103,13 @@ def find_series(files: Sequence[Path]) -> tuple[list[Item], list[LeftOut]]:
         reason = judge_dicom(str(path), header)
         if reason is None:
             slice_ = _Slice(path, header)
-            uid = slice_.text("SOPInstanceUID")
-            if uid and uid in taken:
-                reason = _judge_copy(slices, taken[uid], slice_)
-            elif uid:
-                taken[uid] = len(slices)
+            if uid := slice_.text("SOPInstanceUID"):
+                places = taken.setdefault((uid, slice_.text("ImagePositionPatient")), [])
+                first = next((place for place in places if _is_copy(slices[place], slice_)), None)
+                if first is None:
+                    places.append(len(slices))
+                else:
+                    reason = _judge_copy(slices, first, slice_)
         if header.get("Rows") and (reason is None or reason.kind != "copies"):
             pixels[path.parent] += 1
         if reason is not None:
@@ -117,6 +129,12 @@ def is_single_slice(image: str | Sequence[str]) -> bool:
         return False
     header = read_header(Path(image))
     return header is not None and bool(header.get("Rows")) and str(header.get("NumberOfFrames") or 1) == "1"
+
+
+def _is_copy(first: _Slice, other: _Slice) -> bool:
+    """Whether two files of one identifier and position are one image: some anonymisers give all images the same."""
+    owners = ("PatientID", "SeriesInstanceUID")
+    return all(first.text(tag) == other.text(tag) for tag in owners) or first.pixels == other.pixels
 
 
 def _judge_copy(slices: list[_Slice], place: int, copy: _Slice) -> LeftOut:
@@ -153,7 +171,7 @@ def _key(slice_: _Slice) -> tuple[Any, ...]:
     if int(slice_.header.get("NumberOfFrames", 1) or 1) > 1:  # a volume by itself
         return ("frames", str(slice_.path))
     if uid := slice_.text("SeriesInstanceUID"):
-        return ("series", uid)
+        return ("series", uid, slice_.text("PatientID"))  # never two patients in one scan, whoever wrote the uid
     if not slice_.header.get("ImagePositionPatient"):  # nothing says that it belongs to another
         return ("file", str(slice_.path))
     turn = tuple(round(float(x), 2) for x in slice_.header.get("ImageOrientationPatient") or ())

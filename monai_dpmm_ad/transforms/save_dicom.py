@@ -152,7 +152,7 @@ def read_sources(files: Sequence[str | os.PathLike[str]]) -> list[Any]:
         A pydicom data set each, without pixels.
 
     Raises:
-        ScanError: a file that lacks what has to be referred to.
+        ScanError: a file that lacks what has to be referred to, or shares it with another.
     """
     pydicom = import_extra("pydicom", "dicom")
     sources = [pydicom.dcmread(file, stop_before_pixels=True, force=True) for file in files]
@@ -166,6 +166,10 @@ def read_sources(files: Sequence[str | os.PathLike[str]]) -> list[Any]:
                 setattr(source, tag, None)
         # Cosines differ in their last decimals from slice to slice; what was read as one orientation is written as one.
         source.ImageOrientationPatient = sources[0].ImageOrientationPatient
+    if len({str(source.SOPInstanceUID) for source in sources}) < len(sources):
+        raise ScanError(
+            os.fspath(files[0]), "shares its SOPInstanceUID with other slices, so no DICOM output can refer to it"
+        )
     return sources
 
 

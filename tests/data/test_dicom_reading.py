@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers.scans import ROOT, make_head, write_slice, write_slices
 
-from monai_dpmm_ad.data import find_scans, split_by_subject
+from monai_dpmm_ad.data import find_scans, resolve_datalist, split_by_subject
 from monai_dpmm_ad.data.subjects import name_subject
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.transforms import LoadScan
@@ -47,6 +47,37 @@ def test_equal_images_count_once(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path / "backup"), HEAD)
     write_slice(tmp_path / "a" / "again", HEAD[:, :, 3].T, 3)  # in the same folder as well
     np.testing.assert_array_equal(read(tmp_path / "a"), HEAD)
+
+
+def test_images_with_one_identifier_are_no_copies(tmp_path: Path) -> None:
+    """Some anonymisers write the same SOPInstanceUID into every file, or the same ones for every patient."""
+    write_slices(tmp_path / "a", HEAD, SOPInstanceUID="1.2.3.4")
+    np.testing.assert_array_equal(read(tmp_path / "a"), HEAD)
+    np.testing.assert_array_equal(LoadScan()(tmp_path / "a")[0].numpy(), HEAD)
+
+
+def test_patients_with_the_same_identifiers_are_never_one_scan(tmp_path: Path) -> None:
+    other = make_head(seed=1)
+    write_slices(tmp_path / "a", HEAD, PatientID="P1")
+    write_slices(tmp_path / "b", other, PatientID="P2")
+    write_slices(tmp_path / "c", HEAD, PatientID="P3")  # P1's pictures under another number
+    found = find_scans(tmp_path)
+    assert [(item["image"], item["subject"]) for item in found.items] == [
+        (str(tmp_path / "a"), "patient P1"),
+        (str(tmp_path / "b"), "patient P2"),
+    ]
+    assert len({item["name"] for item in resolve_datalist(tmp_path)}) == 2
+    assert {Path(thing.path).parent.name for thing in found.left_out} == {"c"}
+    for item, head in zip(found.items, (HEAD, other), strict=True):
+        np.testing.assert_array_equal(LoadScan()(item["image"])[0].numpy(), head)
+
+
+def test_a_slice_of_another_patient_is_not_taken_into_a_scan(tmp_path: Path) -> None:
+    write_slices(tmp_path / "a", HEAD)
+    write_slice(tmp_path / "a" / "stray", HEAD[:, :, 0].T, HEAD.shape[2], PatientID="P2")
+    assert [item["subject"] for item in find_scans(tmp_path).items] == ["patient P1", "patient P2"]
+    with pytest.raises(ScanError, match=r"images of 2 patients \(PatientID\)"):
+        LoadScan()(tmp_path / "a")
 
 
 @pytest.mark.parametrize("folder", ["b", "a"])

@@ -18,7 +18,7 @@ __all__ = ["COARSE", "EXACT", "FINE", "ScoreBinning", "SparseSum", "count_keys",
 
 _MANTISSA = 23
 _BIAS = 127
-_OCTAVES = 16  # finite bins cover [2^-16, 2^16); what lies outside falls into the first or the last one
+_OCTAVES = 32  # finite bins cover [2^-32, 2^32); what lies outside falls into the first or the last one
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class ScoreBinning:
     Args:
         mantissa_bits: bins per octave = ``2^mantissa_bits``; 23 keeps every bit (one key per float32 value).
 
-    Key 0 is the score 0 alone. With fewer than 23 bits, positive scores below ``2^-16`` share key 1 and scores from
-    ``2^16`` on share the last key.
+    Key 0 is the score 0 alone. With fewer than 23 bits, positive scores below ``2^-32`` share key 1 and scores from
+    ``2^32`` on share the last key.
     """
 
     mantissa_bits: int
@@ -84,8 +84,8 @@ class ScoreBinning:
 
 
 EXACT = ScoreBinning(_MANTISSA)
-FINE = ScoreBinning(16)  # relative width 1.5e-5, 2 097 154 bins: pooled histograms
-COARSE = ScoreBinning(11)  # relative width 4.9e-4, 65 538 bins: one histogram per scan
+FINE = ScoreBinning(16)  # relative width 1.5e-5, 4 194 306 bins: pooled histograms
+COARSE = ScoreBinning(11)  # relative width 4.9e-4, 131 074 bins: one histogram per scan
 
 
 def count_keys(keys: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

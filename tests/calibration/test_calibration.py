@@ -34,6 +34,15 @@ def fitted() -> Calibration:
     return _fit([_draw(rng, 500) for _ in range(40)])
 
 
+@pytest.mark.parametrize("unit", [2.0**-24, 2.0**20])
+def test_the_unit_of_the_scores_is_of_no_consequence(fitted, unit):
+    rng = np.random.default_rng(5)
+    other, scan = _fit([_draw(rng, 500) * unit for _ in range(40)]), _draw(rng, 500)
+    for rate in (0.01, 0.05, 0.3):
+        assert other.threshold(rate) == fitted.threshold(rate) * unit
+    torch.testing.assert_close(other.percentile(scan * unit), fitted.percentile(scan))
+
+
 @pytest.mark.parametrize(("num_scans", "rate"), [(12, 0.1), (20, 0.1), (12, 0.3), (30, 0.05)])
 def test_expected_false_positive_rate_of_a_new_scan_is_at_most_the_stated_rate(num_scans, rate):
     rng = np.random.default_rng(num_scans)

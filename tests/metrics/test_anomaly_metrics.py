@@ -56,6 +56,12 @@ def test_streaming_form_is_within_its_bounds_and_within_a_thousandth(scans):
     assert set(exact.compute_error_bounds().values()) == {0.0}
 
 
+@pytest.mark.parametrize("unit", [2.0**-24, 2.0**20])
+def test_the_unit_of_the_scores_is_of_no_consequence(scans, unit):
+    other = [{**scan, "score_map": scan["score_map"] * np.float32(unit)} for scan in scans]
+    assert _run(other).compute(bootstrap=20) == _run(scans).compute(bootstrap=20)
+
+
 @pytest.mark.parametrize("low", [0.0, 0.5, 20.0, 3000.0])
 @pytest.mark.parametrize("spread", [0.03, 1.0])
 def test_error_bound_is_below_a_thousandth_even_for_a_narrow_range_of_scores(low, spread):

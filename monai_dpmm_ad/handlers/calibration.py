@@ -29,12 +29,14 @@ class CalibrationHandler:
     """Feed every scan that an evaluator finished to the network's calibration, and close it at the end.
 
     Attach it to an evaluator whose postprocessing brings ``pred`` to native space and scores it. Voxels that a
-    ``label`` marks as abnormal are left out. A scan's ``regions`` count where the calibration has regions. Where
-    maps are judged by place, the flagged regions of each scan go to the network's calibration of regions.
+    ``label`` marks as abnormal are left out, of the scan's score as well. A scan's ``regions`` count where the
+    calibration has regions. Where maps are judged by place, the flagged regions of each scan go to the network's
+    calibration of regions.
 
     Args:
         network: its ``calibration`` and ``regions`` are filled.
         held_out: False where the scans were also fitted, so that the rates are optimistic.
+        pooling: how a map becomes a score, see :class:`~monai_dpmm_ad.transforms.score.ScoreScand`.
 
     Example:
         >>> import torch
@@ -53,9 +55,10 @@ class CalibrationHandler:
         3
     """
 
-    def __init__(self, network: AnomalyNet | SequenceNet, held_out: bool = True) -> None:
+    def __init__(self, network: AnomalyNet | SequenceNet, held_out: bool = True, pooling: str = "auto") -> None:
         self.network = network
         self.held_out = held_out
+        self.pooling = pooling
         #: groups and sequences of the maps that this process saw
         self._seen: set[tuple[str | None, str]] = set()
 
@@ -89,6 +92,7 @@ class CalibrationHandler:
         foreground = anomaly_map > 0
         if scan.get(CommonKeys.LABEL) is not None:
             foreground &= ~(scan[CommonKeys.LABEL].as_subclass(Tensor) > 0)
+            score = self._pool(anomaly_map, foreground, scan)
         meta = scan[CommonKeys.PRED].meta
         regions = scan.get("regions") if self.network.calibration.num_regions else None
         group = self.network.find_group(read_person(meta))
@@ -102,6 +106,10 @@ class CalibrationHandler:
             _, peaks, _ = measure_regions(healthy, REGION_THRESHOLD)
             for judge in judges:
                 judge.regions.of(present).update(meta["name"], peaks)
+
+    def _pool(self, anomaly_map: Tensor, inside: Tensor, scan: dict[str, Any]) -> float:
+        """The score of a map ``(1, *spatial)`` by its voxels inside, 0 where there is none."""
+        return float(pool_image_score(anomaly_map, inside, choose_pooling(self.pooling, scan)))
 
     def _finish(self, engine: ScanEvaluator) -> None:
         failures = gather_lists(engine.failures)
@@ -132,7 +140,7 @@ class SubsetCalibrationHandler(CalibrationHandler):
     Args:
         network: its ``calibration`` and ``regions`` are filled.
         held_out: as for :class:`CalibrationHandler`.
-        pooling: how a map becomes a score, see :class:`~monai_dpmm_ad.transforms.score.ScoreScand`.
+        pooling: as there.
 
     Example:
         >>> import torch
@@ -152,19 +160,13 @@ class SubsetCalibrationHandler(CalibrationHandler):
 
     network: SequenceNet
 
-    def __init__(self, network: SequenceNet, held_out: bool = True, pooling: str = "auto") -> None:
-        super().__init__(network, held_out)
-        self.pooling = pooling
-
     def list_maps(self, scan: dict[str, Any]) -> Iterator[tuple[str, Tensor, float]]:
         """The sum of the maps of each choice among the sequences that a scan has."""
         maps, has = scan[CommonKeys.PRED].as_subclass(Tensor), scan[CommonKeys.PRED].meta["present"]
         for present in list_subsets(len(has)):
             if all(there == "1" for wanted, there in zip(present, has, strict=True) if wanted == "1"):
                 summed = sum_maps(maps, self.network.scales, present)
-                inside = summed > 0
-                pooling = choose_pooling(self.pooling, scan)
-                yield present, summed, float(pool_image_score(summed, inside, pooling)) if inside.any() else 0.0
+                yield present, summed, self._pool(summed, summed > 0, scan)
 
     def close(self, seen: set[tuple[str | None, str]]) -> None:
         """As there.

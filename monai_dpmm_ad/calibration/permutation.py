@@ -58,6 +58,13 @@ def _label(n: int, m: int, seed: int, permutations: int) -> Array:
 
 
 def smallest_p_value(n: int, m: int) -> float:
-    """The smallest p-value that a permutation test with samples of n and m can give: one of all its permutations."""
+    """The smallest p-value that a permutation test with samples of n and m can give.
+
+    That is one of all its permutations; two where the samples are as many, since exchanging them changes nothing.
+
+    Example:
+        >>> smallest_p_value(2, 3), smallest_p_value(3, 3)
+        (0.1, 0.1)
+    """
     ways = math.comb(n + m, m)
-    return 1 / ways if ways <= _PERMUTATIONS else 1 / (_PERMUTATIONS + 1)
+    return (1 + (n == m)) / ways if ways <= _PERMUTATIONS else 1 / (_PERMUTATIONS + 1)

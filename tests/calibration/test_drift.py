@@ -19,7 +19,7 @@ from monai_dpmm_ad.calibration.drift import (
     compute_profile,
     describe_drift,
 )
-from monai_dpmm_ad.calibration.permutation import permutation_test
+from monai_dpmm_ad.calibration.permutation import permutation_test, smallest_p_value
 from monai_dpmm_ad.commands import fit, infer
 from monai_dpmm_ad.commands.cli import main
 from monai_dpmm_ad.data.phantoms import write_cohort
@@ -95,6 +95,12 @@ def test_so_few_scans_cannot_be_called_drifted() -> None:
     assert not result["drifted"]
     assert result["smallest_p_value"] == pytest.approx(2 / 10)  # one of ten ways to choose two of five, for two tests
     assert result["p_value"] >= result["smallest_p_value"]
+
+
+@pytest.mark.parametrize(("old", "new"), [(1, 1), (2, 3), (3, 3), (5, 4), (6, 6)])
+def test_the_smallest_p_value_is_the_one_that_samples_far_apart_reach(old: int, new: int) -> None:
+    one, two = np.arange(old, dtype=float)[:, None], 1e3 + np.arange(new, dtype=float)[:, None] ** 2
+    assert permutation_test(one, two) == pytest.approx(smallest_p_value(old, new))
 
 
 def test_the_result_is_plain_json_and_the_same_each_time() -> None:

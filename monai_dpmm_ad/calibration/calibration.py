@@ -156,7 +156,7 @@ class Calibration(nn.Module):
             target = self.region_knots[row - 1] if row else self.knots
             target.copy_(torch.from_numpy(find_knots(histogram)))
         self.region_scans.copy_(torch.from_numpy(pending.counts[1:]))
-        scores = np.array(pending.image_scores)
+        scores = np.sort(pending.image_scores)  # first: which are chosen depends neither on order nor on processes
         if scores.size > MAX_IMAGE_SCORES:
             # A random subset of exchangeable scores is exchangeable: p-values stay valid.
             scores = np.random.default_rng(0).choice(scores, MAX_IMAGE_SCORES, replace=False)

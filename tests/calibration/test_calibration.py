@@ -260,12 +260,15 @@ def test_shapes_of_the_state_do_not_depend_on_the_number_of_scans(fitted):
     assert {k: v.shape for k, v in fresh.items()} == {k: v.shape for k, v in fitted.state_dict().items()}
 
 
-def test_more_scans_than_kept_scores_still_give_a_p_value():
-    calibration = Calibration()
+def test_more_scans_than_kept_scores_still_give_a_p_value_whatever_their_order():
+    calibration, other = Calibration(), Calibration()
     scan = torch.tensor([0.1, 0.2])
     for i in range(MAX_IMAGE_SCORES + 50):
         calibration.update(scan, None, float(i))
+        other.update(scan, None, float(MAX_IMAGE_SCORES + 49 - i))
     calibration.finish()
+    other.finish()
+    assert torch.equal(calibration.image_scores, other.image_scores)
     assert int(calibration.num_scans) == MAX_IMAGE_SCORES + 50
     assert calibration.p_value(1e9) == pytest.approx(1 / (MAX_IMAGE_SCORES + 1))
     assert calibration.p_value(MAX_IMAGE_SCORES / 2) == pytest.approx(0.5, abs=0.05)

@@ -21,7 +21,8 @@ MAX_FROC_THRESHOLDS = 512
 
 def dice_key(rate: float) -> str:
     """Name of the Dice at a false-positive rate: 0.05 → ``dice_fpr05``, 0.001 → ``dice_fpr00_1``."""
-    return "dice_fpr" + f"{rate * 100:04.1f}".removesuffix(".0").replace(".", "_")
+    whole, _, part = f"{rate * 100:.10f}".rstrip("0").partition(".")
+    return f"dice_fpr{whole:0>2}" + f"_{part}" * bool(part)
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,12 @@ def test_given_thresholds_are_applied_exactly(scans):
     assert "dice_fpr01" not in figures
 
 
+def test_each_rate_has_a_figure_of_its_own(scans):
+    found = _run(scans, normal_thresholds={0.1: 0.5, 0.012: 0.6, 0.0125: 0.7, 0.001: 0.8, 0.0004: 0.9}).compute(0)
+    keys = {key for key in found if key.startswith("dice_fpr") and not key.endswith("_foreground")}
+    assert keys == {"dice_fpr10", "dice_fpr01_2", "dice_fpr01_25", "dice_fpr00_1", "dice_fpr00_04"}
+
+
 def test_keys_are_absent_where_the_data_lack_what_they_need(make_scans):
     scans = make_scans(6)
     without_masks = [scan | {"mask": None, "abnormal": i % 2} for i, scan in enumerate(scans)]

@@ -95,7 +95,9 @@ def _json_item(path: Path, entry: Any, names: list[Any]) -> Item:
         entry = {"image": entry}
     if not isinstance(entry, dict) or not entry.get("image"):
         raise ScanError(path, f"has an entry without `image`: {json.dumps(entry)[:80]}")
-    item: Item = {key: value for key, value in entry.items() if value is not None}
+    item: Item = {key: value for key, value in entry.items() if not _is_empty(value)}
+    if "abnormal" in item:
+        item["abnormal"] = _read_class(path, item["abnormal"])
     own = item.pop("channels", None)
     image = item["image"]
     listed = isinstance(image, list) and any(
@@ -114,6 +116,20 @@ def _json_item(path: Path, entry: Any, names: list[Any]) -> Item:
         return _join_channels(path, item, own or names)
     item["image"] = _absolute_all(path, image[0] if listed else image)
     return item
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether an entry says nothing: null, and what a table's empty cell becomes, "" or NaN."""
+    return value is None or value == "" or value != value
+
+
+def _read_class(path: Path, value: Any) -> int:
+    """A class as a number, also where a table's cell became text: "0" would count as true."""
+    known = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
+    number = known.get(str(value).strip().lower())
+    if number is None:
+        raise ScanError(path, f"has an entry whose `abnormal` is {json.dumps(value)[:80]}; write 1, or 0 for normal")
+    return number
 
 
 def _holds(image: str, number: int) -> bool:

@@ -268,6 +268,30 @@ def test_json_paths_are_relative_to_the_file(tmp_path):
     assert len(resolve_datalist(path)) == 3
 
 
+@pytest.mark.parametrize("empty", ["null", '""', "NaN"])
+def test_an_empty_cell_that_became_text_says_nothing(empty, tmp_path):
+    """The folder itself was read as the mask, and a table's NaN ended the run."""
+    path = tmp_path / "d.json"
+    keys = ("label", "abnormal", "regions", "subject", "name", "covariates")
+    said = ", ".join(f'"{key}": {empty}' for key in keys)
+    path.write_text(f'{{"test": [{{"image": "a.nii.gz", {said}}}]}}')
+    assert resolve_datalist(path) == [{"image": str(tmp_path / "a.nii.gz"), "name": "a"}]
+
+
+@pytest.mark.parametrize(("value", "number"), [(1, 1), (True, 1), (0.0, 0), ("0", 0), ("1.0", 1), ("False", 0)])
+def test_a_class_is_a_number_however_it_is_written(value, number, tmp_path):
+    """As text "0" counted as abnormal in a fit and as normal in an evaluation."""
+    (item,) = resolve_datalist(_json(tmp_path / "d.json", {"test": [{"image": "a.nii.gz", "abnormal": value}]}))
+    assert item["abnormal"] is number
+
+
+@pytest.mark.parametrize("value", ["healthy", 2, 0.7, [1]])
+def test_a_class_that_is_none_is_refused(value, tmp_path):
+    path = _json(tmp_path / "d.json", {"test": [{"image": "a.nii.gz", "abnormal": value}]})
+    with pytest.raises(ScanError, match=r"d.json: has an entry whose `abnormal` is .*write 1, or 0 for normal"):
+        resolve_datalist(path)
+
+
 def test_json_with_other_keys(tmp_path):
     path = _json(tmp_path / "d.json", {"fold1": ["a.nii"], "fold2": [{"image": ["s/1.dcm", "s/2.dcm"]}]})
     assert len(resolve_datalist(path)) == 2

@@ -14,7 +14,7 @@ from monai_dpmm_ad.data.bids import choose_people
 from monai_dpmm_ad.data.bmad import canonical_section, count_sections, find_tree, read_tree
 from monai_dpmm_ad.data.choice import SERIES_KIND, check_one_series, take_once
 from monai_dpmm_ad.data.dataset import ScanFailure
-from monai_dpmm_ad.data.dicom_series import find_series
+from monai_dpmm_ad.data.dicom_series import find_series, name_patient
 from monai_dpmm_ad.data.folders import search_folder
 from monai_dpmm_ad.data.gate import LeftOut, count_kinds, judge_file, summarise
 from monai_dpmm_ad.data.json_file import read_datalist
@@ -263,6 +263,8 @@ def _refuse_kinds(found: Found) -> None:
 def _judge_named(item: Item) -> LeftOut | None:
     """Judge a file that the user named; a name alone rules nothing out."""
     image = item["image"]
+    if "subject" not in item and (patient := name_patient(image)):
+        item["subject"] = patient
     if not isinstance(image, str) or not os.path.isfile(image):
         return None
     path, thing = Path(image), None
@@ -270,12 +272,9 @@ def _judge_named(item: Item) -> LeftOut | None:
         thing = judge_file(path)
     elif is_dicom_file(path):
         try:
-            items, left_out = find_series([path])
+            thing = next(iter(find_series([path])[1]), None)
         except ImportError:
             return None  # loading says what to install
-        thing = left_out[0] if left_out else None
-        if items and "subject" in items[0]:
-            item.setdefault("subject", items[0]["subject"])
     elif has_suffix(path, (".csv", ".tsv", ".xls", ".xlsx")):
         thing = LeftOut(image, "tables", "is a table, no image; a list of scans is a JSON file")
     return None if thing is None or thing.by_name else thing

@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -23,7 +24,7 @@ from monai_dpmm_ad.data.paths import has_suffix, is_dicom_file, safe_name, scan_
 from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.utils.extras import import_extra
 
-__all__ = ["find_series", "is_single_slice", "read_header"]
+__all__ = ["find_series", "is_single_slice", "name_patient", "read_header"]
 
 #: Folders that tell what a series without a description shows; others are named by visits, or numbers of series.
 _SEQUENCE = re.compile(r"(?:.*[_\W])?(?:t[12]|flair|pd|dwi|adc|swi|stir)(?!\d)", re.IGNORECASE)
@@ -121,6 +122,21 @@ def find_series(files: Sequence[Path]) -> tuple[list[Item], list[LeftOut]]:
         alone = len(folders) == 1 and len(group) == pixels[group[0].path.parent] > 1
         items.append((str(group[0].path), _item(group, alone)))
     return [item for _, item in sorted(items, key=lambda pair: pair[0])], left_out
+
+
+def name_patient(image: str | Sequence[str]) -> str | None:
+    """The patient or study of a series by its first header, as `find_series` names it; None where there is none.
+
+    Args:
+        image: a folder or files.
+    """
+    with suppress(ImportError, OSError):  # loading says what is wrong
+        files = [Path(image)] if isinstance(image, str) else [Path(file) for file in image]
+        for path in sorted(files[0].iterdir()) if files[0].is_dir() else files:
+            header = read_header(path) if path.is_file() and is_dicom_file(path) else None
+            if header is not None and header.get("Rows"):
+                return _subject(_Slice(path, header))
+    return None
 
 
 def is_single_slice(image: str | Sequence[str]) -> bool:

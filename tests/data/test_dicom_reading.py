@@ -72,6 +72,17 @@ def test_patients_with_the_same_identifiers_are_never_one_scan(tmp_path: Path) -
         np.testing.assert_array_equal(LoadScan()(item["image"])[0].numpy(), head)
 
 
+def test_a_datalist_of_series_is_split_by_patient(tmp_path: Path) -> None:
+    """Of folders and lists of files the patient was not asked for: one was fitted and held out."""
+    for number, patient in enumerate("AABB"):
+        write_slices(tmp_path / f"x{number}", HEAD, series=f"5{number}", PatientID=patient)
+    files = [str(file) for file in sorted((tmp_path / "x1").iterdir())]
+    entries = [{"image": "x0"}, {"image": files}, {"image": "x2"}, {"image": "x3", "subject": "own"}]
+    (tmp_path / "list.json").write_text(json.dumps({"training": entries}))
+    items = find_scans(tmp_path / "list.json").items
+    assert [item["subject"] for item in items] == ["patient A", "patient A", "patient B", "own"]
+
+
 def test_a_slice_of_another_patient_is_not_taken_into_a_scan(tmp_path: Path) -> None:
     write_slices(tmp_path / "a", HEAD)
     write_slice(tmp_path / "a" / "stray", HEAD[:, :, 0].T, HEAD.shape[2], PatientID="P2")

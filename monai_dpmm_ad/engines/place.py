@@ -81,6 +81,7 @@ def fit_normative(
     if not normative.fitted:
         normative.matching.fill_(match == "on" and normative.frame in FRAMES[:2])
         _set_weights(normative, scans, own)
+        normative.scores.set_unit(_score_rows(network, store, own[0], scans.read(own[0]))[1])  # on all processes alike
     release_heap()  # of registering
     traits: dict[str, Traits | None] = dict.fromkeys(names)
     if isinstance(normative, TrendMap):

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import math
 import zlib
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +24,8 @@ _UNIT = 1 << 20  # sums are whole multiples of 1 / _UNIT: exact, so that neither
 _LARGEST = 1e4  # what a value is clipped to, so that the sums of a million scans fit
 _LEAST_WEIGHT = 1e-6  # scans; where there are fewer nothing is known
 _FLOOR = 0.05  # least spread, as a share of the spread over all places
+#: Typical values that sums tell apart as they are.
+_SMALL, _LARGE = 2.0**-6, 2.0**12
 
 
 class Atlas(nn.Module):
@@ -53,6 +57,7 @@ class Atlas(nn.Module):
     overall: Tensor
     trust: Tensor
     num_scans: Tensor
+    unit: Tensor  # of all that is kept
 
     def __init__(
         self, shape: tuple[int, int, int], num_channels: int = 1, smoothing: float = 1.0, pseudo_scans: float = 1.0
@@ -69,6 +74,7 @@ class Atlas(nn.Module):
         self.register_buffer("overall", torch.zeros(2, num_channels, dtype=torch.float64))
         self.register_buffer("trust", torch.zeros(2, num_channels, dtype=torch.float64))
         self.register_buffer("num_scans", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("unit", torch.ones((), dtype=torch.float64))
         #: of each half, (2, 1 + 2 C, X, Y, Z): sums of weights, values, squares; 49 MB that looking up does not need
         self._sums: NDArray[np.int64] | None = None
         self._counts = np.zeros(2, np.int64)
@@ -77,6 +83,12 @@ class Atlas(nn.Module):
     def fitted(self) -> bool:
         """Whether :meth:`finish` has been called, here or before saving."""
         return int(self.num_scans) > 0
+
+    def set_unit(self, values: NDArray[np.float32]) -> None:
+        """Have a unit, a power of two, in which values like these ``(n,)`` are neither tiny nor huge: 1 for most."""
+        typical = float(np.median(values)) if len(values) else 0.0
+        plain = _SMALL <= typical < _LARGE or not 0 < typical < math.inf
+        self.unit.fill_(1.0 if plain else 2.0 ** math.floor(math.log2(typical)))
 
     def update(self, name: str, values: NDArray[np.float32], weight: NDArray[np.float32]) -> None:
         """Add a healthy scan.
@@ -100,7 +112,8 @@ class Atlas(nn.Module):
         sums = self._sums[half]
         sums[0] += _count_units(weight)
         for channel, row in enumerate(values):  # one by one: together they take twice as much memory
-            clipped = np.clip(np.where(weight > 0, row, 0).astype(np.float64), -_LARGEST, _LARGEST)
+            inside = np.where(weight > 0, row, 0).astype(np.float64) / float(self.unit)
+            clipped = np.clip(inside, -_LARGEST, _LARGEST)
             sums[1 + channel] += _count_units(clipped * weight)
             sums[1 + self.num_channels + channel] += _count_units(clipped**2 * weight)
         self._counts[half] += 1
@@ -177,7 +190,11 @@ class Atlas(nn.Module):
         variance = (average_square - average**2).clamp_min(1e-12)
         local = share * (self.spread.double() ** 2 + (1 - share) * difference**2) + (1 - share) * variance
         spread = (f_s * local + (1 - f_s) * variance).clamp_min(_FLOOR**2 * variance).sqrt()
-        return (f * mean + (1 - f) * average).float(), spread.float()
+        return (self.unit * (f * mean + (1 - f) * average)).float(), (self.unit * spread).float()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        state_dict.setdefault(f"{prefix}unit", torch.ones_like(self.unit))  # one that was fitted before it had any
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 def _count_units(values: NDArray[np.floating]) -> NDArray[np.int64]:

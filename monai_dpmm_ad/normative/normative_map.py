@@ -229,7 +229,8 @@ class NormativeMap(nn.Module):
             anomaly_map: any shape, 0 in the background.
         """
         mean, square = (float(row) for row in self.scores.overall[:, 0])
-        z = torch.from_numpy(anomaly_map - np.float32(mean)) / max(square - mean**2, 1e-12) ** 0.5
+        scores = anomaly_map / np.float32(float(self.scores.unit))
+        z = torch.from_numpy(scores - np.float32(mean)) / max(square - mean**2, 1e-12) ** 0.5
         channels = [z, *(torch.zeros_like(z) for _ in self.scales if self.side != "off")]
         return np.where(anomaly_map > 0, combine(channels, self.channel_weights[: len(channels)]), 0).astype(np.float32)
 

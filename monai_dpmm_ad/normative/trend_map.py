@@ -70,7 +70,8 @@ class TrendMap(NormativeMap):
     def observe_score_trend(self, points: Matrix, scores: Array, frame: Frame, traits: Traits) -> None:
         """Add a healthy scan to the trend of the detector's score; arguments as for `observe_scores`."""
         mean, seen = average_points(frame.locate(points), scores, self.lattice_of(_SHAPE))
-        self._trend("scores").update(traits.terms, mean[None], seen, _site_of(traits))
+        unit = np.float32(float(self.scores.unit))
+        self._trend("scores").update(traits.terms, mean[None] / unit, seen, _site_of(traits))
 
     def finish_trends(self, *parts: str) -> None:
         """End the pass over scans for these trends."""
@@ -85,7 +86,8 @@ class TrendMap(NormativeMap):
     def _expect(self, part: str, places: Matrix, traits: Traits | None) -> Tensor:
         if traits is None or not self.design.linear:
             return super()._expect(part, places, traits)
-        return self._at(self._trend(part).expect(traits.terms), places, _SHAPE)
+        unit = float(self.scores.unit) if part == "scores" else 1.0
+        return unit * self._at(self._trend(part).expect(traits.terms), places, _SHAPE)
 
     def _shift_of(self, traits: Traits | None) -> Shift | None:
         if self.sites is None or traits is None:

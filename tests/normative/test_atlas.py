@@ -66,6 +66,26 @@ def test_scale_and_offset_of_a_channel_do_not_matter() -> None:
     torch.testing.assert_close(moved_spread / 20, spread, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("factor", [1e-7, 1e-4, 1e5])
+def test_the_unit_of_the_values_does_not_matter(factor: float) -> None:
+    """A detector's scores have none: they may be squares of differences, or log densities in many dimensions."""
+    scans = {name: 20 + values for name, values in _scans(12).items()}
+    other = Atlas(SHAPE)
+    other.set_unit(np.float32(factor) * next(iter(scans.values())).ravel())
+    moved = _fit({name: np.float32(factor) * values for name, values in scans.items()}, other)
+    again = Atlas(SHAPE)
+    again.load_state_dict(moved.state_dict())
+    for found, expected in zip(again.moments(), _fit(scans).moments(), strict=True):
+        torch.testing.assert_close(found / factor, expected, rtol=2e-3, atol=2e-3)
+
+
+def test_an_atlas_of_before_units_has_none() -> None:
+    fitted, again = _fit(_scans(3)), Atlas(SHAPE)
+    again.unit.fill_(2.0)
+    again.load_state_dict({name: buffer for name, buffer in fitted.state_dict().items() if name != "unit"})
+    assert torch.equal(again.moments()[0], fitted.moments()[0])
+
+
 def test_update_in_two_parts_is_one_fit() -> None:
     scans = _scans(10)
     whole = _fit(scans)

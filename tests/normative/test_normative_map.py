@@ -35,8 +35,9 @@ def _scores(seed: int) -> Array:
     return np.where(head > 0, np.maximum(2 * head**2 + noise, 0.01), 0).astype(np.float32)
 
 
-def _fit(names: list[int], frame: str = "affine") -> NormativeMap:
+def _fit(names: list[int], frame: str = "affine", factor: float = 1.0) -> NormativeMap:
     normative, affine = NormativeMap(frame), affine_of()
+    normative.scores.set_unit(np.float32(factor) * _scores(0)[_scores(0) > 0])
     scans = {seed: make_head(noise=0.3, seed=seed) for seed in names}
     ordered = [scans[seed] for seed in sorted(scans)]
     normative.set_reference([resample(image, affine, 5.0) for image in ordered[:1]])
@@ -49,9 +50,8 @@ def _fit(names: list[int], frame: str = "affine") -> NormativeMap:
     normative.finish_deviation()
     for seed, image in scans.items():
         index = np.argwhere(image > 0)
-        normative.observe_scores(
-            str(seed), index @ affine[:3, :3].T + affine[:3, 3], _scores(seed)[tuple(index.T)], frames[seed]
-        )
+        scores = np.float32(factor) * _scores(seed)[tuple(index.T)]
+        normative.observe_scores(str(seed), index @ affine[:3, :3].T + affine[:3, 3], scores, frames[seed])
     normative.finish_scores()
     return normative
 
@@ -122,6 +122,15 @@ def test_order_of_scans_and_state_do_not_matter(normative: NormativeMap) -> None
         np.testing.assert_array_equal(
             copy(_scores(50), image, affine, frame), normative(_scores(50), image, affine, frame)
         )
+
+
+def test_the_unit_of_the_scores_does_not_matter(normative: NormativeMap) -> None:
+    other, scores = _fit(list(range(6)), factor=1e-6), _scores(50)
+    image, affine = make_head(noise=0.3, seed=50), affine_of()
+    frame = normative.find_frame(image, affine)
+    assert float(normative.scores.unit) == 1
+    for judge in (lambda one, scan: one(scan, image, affine, frame), lambda one, scan: one.judge_anywhere(scan)):
+        np.testing.assert_allclose(judge(other, 1e-6 * scores), judge(normative, scores), rtol=0.02, atol=0.02)
 
 
 def test_orientation_of_the_array_does_not_matter(normative: NormativeMap) -> None:

@@ -159,7 +159,7 @@ def _head(person: dict[str, Any], seed: int) -> NDArray[np.float32]:
     return image
 
 
-def _fit_map(people: list[dict[str, Any]], joined: bool) -> TrendMap:
+def _fit_map(people: list[dict[str, Any]], joined: bool, factor: float = 1.0) -> TrendMap:
     normative, affine = TrendMap("affine"), affine_of()
     normative.design.observe(people)
     scans = [_head(person, seed) for seed, person in enumerate(people)]
@@ -168,7 +168,8 @@ def _fit_map(people: list[dict[str, Any]], joined: bool) -> TrendMap:
     terms = [normative.design.traits(person) if joined else None for person in people]
     index = np.argwhere(scans[0] > 0)
     points = index @ affine[:3, :3].T + affine[:3, 3]
-    scores = [np.abs(1.5 - image[tuple(index.T)]) for image in scans]
+    scores = [np.float32(factor) * np.abs(1.5 - image[tuple(index.T)]) for image in scans]
+    normative.scores.set_unit(scores[0])
     for image, frame, x, score in zip(scans, frames, terms, scores, strict=True):
         if x is not None:
             normative.observe_trend("intensity", image, affine, frame, x)
@@ -211,6 +212,18 @@ def test_an_old_head_is_judged_against_old_heads() -> None:
     young, twin = normative.design.traits({"age": 20.0}), normative.find_frame(image, affine)
     drawn = [normative.draw_healthy(image, affine, twin, x)[core].mean() for x in (young, traits)]
     assert drawn[0] > 1.2 * drawn[1], "the twin is of the same age"
+
+
+@pytest.mark.usefixtures("_small_lattices")
+def test_the_unit_of_the_scores_does_not_matter() -> None:
+    people, person, affine = PEOPLE[::2], {"age": 75.0, "sex": "F"}, affine_of()
+    image = _head(person, 50)
+    scores, found = np.abs(1.5 - image), []
+    for factor in (1.0, 1e-6):
+        normative = _fit_map(people, True, factor)
+        frame, traits = normative.find_frame(image, affine), normative.design.traits(person)
+        found.append(normative(np.float32(factor) * scores, image, affine, frame, traits=traits))
+    np.testing.assert_allclose(found[1], found[0], rtol=0.02, atol=0.02)
 
 
 @pytest.mark.usefixtures("_small_lattices")

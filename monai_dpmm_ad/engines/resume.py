@@ -13,6 +13,7 @@ from typing import Any
 from monai_dpmm_ad import __version__
 from monai_dpmm_ad.data.paths import scan_files
 from monai_dpmm_ad.data.sequences import image_files
+from monai_dpmm_ad.engines.steps import describe_steps
 from monai_dpmm_ad.transforms.regions import find_names
 from monai_dpmm_ad.utils.files import file_sha256, read_json, write_json
 
@@ -24,7 +25,7 @@ FOLDER = ".finished"
 class ResumeLog:
     """A small file for each finished scan: what its tables say, and what it was made from.
 
-    A scan counts as finished where its record names the same model, settings, source files (path, size, time of
+    A scan counts as finished where its record names the same model, settings, steps, source files (path, size, time of
     change) and the outputs are there with the bytes that they had. Records are written after the outputs, each in one
     step; one that is damaged counts for nothing, and its scan is done again.
 
@@ -32,6 +33,7 @@ class ResumeLog:
         output_dir: folder of the outputs; the records are in its ``.finished``.
         ckpt_path: the model.
         settings: whatever else the outputs depend on, plain JSON.
+        steps: transforms and inferers that make the outputs, whose arguments a config may change beside the settings.
 
     Attributes:
         records: the contents of those that :meth:`remaining` found finished, scan name → record.
@@ -43,11 +45,16 @@ class ResumeLog:
     """
 
     def __init__(
-        self, output_dir: str | os.PathLike[str], ckpt_path: str | os.PathLike[str], settings: Mapping[str, Any]
+        self,
+        output_dir: str | os.PathLike[str],
+        ckpt_path: str | os.PathLike[str],
+        settings: Mapping[str, Any],
+        steps: Sequence[Any] = (),
     ) -> None:
         self.output_dir = Path(output_dir)
         self.ckpt_path = Path(ckpt_path)
         self.settings = dict(settings)
+        self.steps = list(steps)
         self.records: dict[str, dict[str, Any]] = {}
         self._keys: dict[str, str] = {}
         self._items: dict[str, Mapping[str, Any]] = {}
@@ -56,7 +63,7 @@ class ResumeLog:
     def remaining(self, items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Find the items that are not finished; the others' records are in ``records`` afterwards."""
         model = file_sha256(self.ckpt_path) if self.ckpt_path.is_file() else ""
-        self._maker = _digest([__version__, model, self.settings])
+        self._maker = _digest([__version__, model, self.settings, describe_steps(self.steps)])
         remaining = []
         for item in items:
             name = str(item["name"])

@@ -482,3 +482,10 @@ def test_of_a_file_and_links_to_it_the_file_is_taken(tmp_path: Path) -> None:
     assert [item["name"] for item in found.items] == ["patient"]
     assert {Path(thing.path).name for thing in found.left_out} == {"a_link.nii.gz", "z_link.nii.gz"}
     assert all(thing.reason == f"is the same file as {scan}" for thing in found.left_out)
+
+
+def test_an_image_that_a_table_left_empty_is_no_image(tmp_path: Path) -> None:
+    listed = tmp_path / "scans.json"
+    listed.write_text('{"test": [{"image": NaN}]}')
+    with pytest.raises(ScanError, match="without `image`"):
+        resolve_datalist(listed, section="test")

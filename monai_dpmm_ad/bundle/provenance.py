@@ -7,17 +7,16 @@ patient is: ``pack`` leaves the file out; only ``fit --update`` needs it, and of
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monai_dpmm_ad import __version__
+from monai_dpmm_ad.data.content import hash_scans
 from monai_dpmm_ad.data.paths import scan_files
-from monai_dpmm_ad.data.sequences import image_files
 from monai_dpmm_ad.errors import CheckpointError
-from monai_dpmm_ad.utils.distributed import gather_lists, get_rank, get_world_size, share
+from monai_dpmm_ad.utils.distributed import get_rank
 from monai_dpmm_ad.utils.files import file_sha256, read_json, write_json
 
 __all__ = [
@@ -26,7 +25,6 @@ __all__ = [
     "count_fitted",
     "describe_fit",
     "describe_scans",
-    "hash_scans",
     "list_seen",
     "load_provenance",
     "refuse_headers",
@@ -44,24 +42,6 @@ _KEYS: dict[str, Any] = {
     "fit": int,
     "calibrates": bool,
 }
-
-
-def hash_scans(items: Sequence[Mapping[str, Any]], key: str = "image") -> list[str | None]:
-    """SHA-256 of each scan's files, shared among the processes.
-
-    Args:
-        items: of a datalist.
-        key: ``image`` or ``label``.
-
-    Returns:
-        64 hexadecimal digits each: of the file, or of the names and digests of a series' files; None where there is
-        none or it cannot be read.
-    """
-    found = gather_lists([_hash(image_files(item) if key == "image" else item.get(key)) for item in share(items)])
-    # Process r has items r, r + W, …; bring them back into order.
-    order = [number for rank in range(get_world_size()) for number in range(rank, len(items), get_world_size())]
-    by_number = dict(zip(order, found, strict=True))
-    return [by_number[number] for number in range(len(items))]
 
 
 def describe_scans(
@@ -196,20 +176,3 @@ def refuse_headers(scans: Sequence[Mapping[str, Any]], bundle: str | os.PathLike
         is_pair = isinstance(image, str) and os.path.isfile(image) and len(scan_files(Path(image))) > 1
         if is_pair and file_sha256(Path(image)) == scan["sha256"]:
             raise CheckpointError(f"{bundle}: knows {image} by its header alone, and not its voxels. Fit anew.")
-
-
-def _hash(path: Any) -> str | None:
-    if not path:
-        return None
-    paths = [Path(path)] if isinstance(path, str) else [Path(part) for part in path]
-    try:
-        files = [file for part in paths for file in (sorted(part.iterdir()) if part.is_dir() else scan_files(part))]
-        if files == paths and len(paths) == 1 and paths[0].is_file():
-            return file_sha256(paths[0])
-        digest = hashlib.sha256()
-        for file in files:
-            if file.is_file():
-                digest.update(os.fsencode(file.name) + f"\0{file_sha256(file)}\n".encode())
-        return digest.hexdigest()
-    except OSError:
-        return None

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from monai_dpmm_ad import __version__
-from monai_dpmm_ad.bundle.provenance import hash_scans, load_provenance
+from monai_dpmm_ad.bundle.provenance import load_provenance
+from monai_dpmm_ad.data.content import hash_scans
 from monai_dpmm_ad.data.dataset import read_failures
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.utils.files import read_json, write_json

@@ -15,12 +15,12 @@ from monai_dpmm_ad.bundle.formats import read_settings
 from monai_dpmm_ad.bundle.provenance import (
     FILE,
     describe_scans,
-    hash_scans,
     load_provenance,
     refuse_headers,
     write_provenance,
 )
 from monai_dpmm_ad.bundle.settings import SETTINGS, complete_settings, names_of, pick_settings
+from monai_dpmm_ad.data.content import hash_scans
 from monai_dpmm_ad.data.dataset import ScanFailure, write_failures
 from monai_dpmm_ad.data.gate import write_left_out
 from monai_dpmm_ad.data.split import Split, split_scans, warn_of_people
@@ -292,7 +292,7 @@ def drop_known(items: Sequence[Item], known: Set[str]) -> list[Item]:
 
     Args:
         items: of a datalist.
-        known: SHA-256 of scans, as :func:`~monai_dpmm_ad.bundle.provenance.hash_scans` gives them.
+        known: SHA-256 of scans, as :func:`~monai_dpmm_ad.data.content.hash_scans` gives them.
     """
     if not known:
         return list(items)

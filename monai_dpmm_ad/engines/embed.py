@@ -15,6 +15,7 @@ from torch import Tensor
 from monai_dpmm_ad.data.acquisitions import find_original
 from monai_dpmm_ad.data.dataset import ScanDataset, ScanFailure
 from monai_dpmm_ad.embedding import EmbeddingStore, StoreWriter, adopt_parts, part_path
+from monai_dpmm_ad.engines.origins import record_origins
 from monai_dpmm_ad.engines.prefetch import ALONE, Prefetcher
 from monai_dpmm_ad.engines.thumbnails import save_thumbnail, thumbnail_folder
 from monai_dpmm_ad.errors import EmbeddingStoreError
@@ -62,7 +63,8 @@ def embed_dataset(
         The complete store, opened for reading.
 
     Raises:
-        EmbeddingStoreError: when no scan gave a single patch, or the folder holds another backbone's embeddings.
+        EmbeddingStoreError: when no scan gave a single patch, or the folder holds another backbone's embeddings, or
+            those of other scans of the same names.
 
     Example:
         >>> import tempfile
@@ -92,6 +94,7 @@ def embed_dataset(
         return _embed_scan(turned, network, device, batch_size)
 
     network.to(device).eval()
+    record_origins(path, dataset.data)
     keep = thumbnail_folder(path) if thumbnails else None
     dataset.failures.extend(_name_once(_embed_missing(dataset, path, open_writer, embed_scan, keep), dataset))
     store = EmbeddingStore(path, order=[item["name"] for item in dataset.data])

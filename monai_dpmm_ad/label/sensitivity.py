@@ -11,7 +11,8 @@ import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 
-from monai_dpmm_ad.bundle.provenance import hash_scans, load_provenance
+from monai_dpmm_ad.bundle.provenance import load_provenance
+from monai_dpmm_ad.data.content import hash_scans
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.label.infer import draw_prediction
 from monai_dpmm_ad.label.labels import ReadStudy

@@ -12,11 +12,12 @@ import pytest
 import torch
 from conftest import FAST
 
-from monai_dpmm_ad.bundle.provenance import hash_scans, load_provenance, refuse_headers
+from monai_dpmm_ad.bundle.provenance import load_provenance, refuse_headers
 from monai_dpmm_ad.bundle.update import _keep_sides, record_scans
 from monai_dpmm_ad.commands import fit, infer
 from monai_dpmm_ad.commands.cli import main
 from monai_dpmm_ad.data import Split
+from monai_dpmm_ad.data.content import hash_scans
 from monai_dpmm_ad.data.datalist import Found
 from monai_dpmm_ad.data.phantoms import write_cohort
 from monai_dpmm_ad.embedding import EmbeddingStore

@@ -93,9 +93,10 @@ def _choose_lists(path: Path, lists: dict[str, list], section: str | None) -> li
 def _json_item(path: Path, entry: Any, names: list[Any]) -> Item:
     if isinstance(entry, str):
         entry = {"image": entry}
-    if not isinstance(entry, dict) or not entry.get("image") or _is_empty(entry["image"]):
+    known = entry.items() if isinstance(entry, dict) else ()
+    item: Item = {key: value for key, value in known if not _is_empty(value)}
+    if not item.get("image"):
         raise ScanError(path, f"has an entry without `image`: {json.dumps(entry)[:80]}")
-    item: Item = {key: value for key, value in entry.items() if not _is_empty(value)}
     if "abnormal" in item:
         item["abnormal"] = _read_class(path, item["abnormal"])
     own = item.pop("channels", None)

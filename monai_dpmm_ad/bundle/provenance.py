@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_dpmm_ad import __version__
-from monai_dpmm_ad.data.content import hash_scans
+from monai_dpmm_ad.data.content import hash_with_labels
 from monai_dpmm_ad.data.paths import scan_files
 from monai_dpmm_ad.errors import CheckpointError
 from monai_dpmm_ad.utils.distributed import get_rank
@@ -55,9 +55,8 @@ def describe_scans(
         fit: 0 for the first fit, n for the n-th update.
         calibrates: whether the calibration has seen them.
     """
-    digests = zip(hash_scans(items), hash_scans(items, "label"), strict=True)
     scans = []
-    for item, (image, label) in zip(items, digests, strict=True):
+    for item, (image, label) in zip(items, hash_with_labels(items), strict=True):
         scan = {"name": item["name"], "image": item["image"], "sha256": image}
         if item.get("subject") is not None:
             scan["subject"] = item["subject"]

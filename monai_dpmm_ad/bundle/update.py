@@ -20,7 +20,7 @@ from monai_dpmm_ad.bundle.provenance import (
     write_provenance,
 )
 from monai_dpmm_ad.bundle.settings import SETTINGS, complete_settings, names_of, pick_settings
-from monai_dpmm_ad.data.content import hash_scans
+from monai_dpmm_ad.data.content import hash_scans, hash_with_labels
 from monai_dpmm_ad.data.dataset import ScanFailure, write_failures
 from monai_dpmm_ad.data.gate import write_left_out
 from monai_dpmm_ad.data.split import Split, split_scans, warn_of_people
@@ -279,10 +279,9 @@ def _still_there(scans: Sequence[Item]) -> list[Item]:
     items: list[Item] = [
         {key: scan[key] for key in ("name", "image", "label", "subject") if key in scan} for scan in scans
     ]
-    digests = zip(hash_scans(items), hash_scans(items, "label"), strict=True)
     return [
         item
-        for item, scan, (image, label) in zip(items, scans, digests, strict=True)
+        for item, scan, (image, label) in zip(items, scans, hash_with_labels(items), strict=True)
         if image is not None and image == scan["sha256"] and label == scan.get("label_sha256")
     ]
 

@@ -14,7 +14,7 @@ from monai_dpmm_ad.data.sequences import image_files
 from monai_dpmm_ad.utils.distributed import gather_lists, get_world_size, share
 from monai_dpmm_ad.utils.files import file_sha256
 
-__all__ = ["hash_scans"]
+__all__ = ["hash_scans", "hash_with_labels"]
 
 
 def hash_scans(items: Sequence[Mapping[str, Any]], key: str = "image") -> list[str | None]:
@@ -33,6 +33,11 @@ def hash_scans(items: Sequence[Mapping[str, Any]], key: str = "image") -> list[s
     order = [number for rank in range(get_world_size()) for number in range(rank, len(items), get_world_size())]
     by_number = dict(zip(order, found, strict=True))
     return [by_number[number] for number in range(len(items))]
+
+
+def hash_with_labels(items: Sequence[Mapping[str, Any]]) -> list[tuple[str | None, str | None]]:
+    """SHA-256 of each scan's files and of its label's, as `hash_scans` gives them."""
+    return list(zip(hash_scans(items), hash_scans(items, "label"), strict=True))
 
 
 def _hash(path: Any) -> str | None:

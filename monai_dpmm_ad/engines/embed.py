@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from monai_dpmm_ad.data.acquisitions import find_original
+from monai_dpmm_ad.data.content import hash_with_labels
 from monai_dpmm_ad.data.dataset import ScanDataset, ScanFailure
 from monai_dpmm_ad.embedding import EmbeddingStore, StoreWriter, adopt_parts, part_path
-from monai_dpmm_ad.engines.origins import record_origins
 from monai_dpmm_ad.engines.prefetch import ALONE, Prefetcher
 from monai_dpmm_ad.engines.thumbnails import save_thumbnail, thumbnail_folder
 from monai_dpmm_ad.errors import EmbeddingStoreError
@@ -85,22 +85,32 @@ def embed_dataset(
     angles = sorted(check_rotations(rotations), key=lambda angle: angle % 360 != 0)  # the slices themselves first
     settings = {**preprocessing, "rotations": angles}
     fingerprint = {"embedder": network.embedder.fingerprint(), "preprocessing": settings}
+    origins = _find_origins(dataset.data)
 
     def open_writer(folder: str | os.PathLike[str]) -> StoreWriter:
-        return StoreWriter(folder, fingerprint, patch_fraction=patch_fraction, seed=seed)
+        return StoreWriter(folder, fingerprint, patch_fraction=patch_fraction, seed=seed, origins=origins)
 
     def embed_scan(slices: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         turned = (copy for angle in angles for one in slices for copy in rotate_slices([one], angle))
         return _embed_scan(turned, network, device, batch_size)
 
     network.to(device).eval()
-    record_origins(path, dataset.data)
     keep = thumbnail_folder(path) if thumbnails else None
     dataset.failures.extend(_name_once(_embed_missing(dataset, path, open_writer, embed_scan, keep), dataset))
     store = EmbeddingStore(path, order=[item["name"] for item in dataset.data])
     if store.num_rows == 0:
         raise EmbeddingStoreError(_say_nothing(dataset))
     return store
+
+
+def _find_origins(items: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """What scans are, by name, but for copies, whose originals tell: another cohort may have the same names."""
+    own = [item for item in items if find_original(item) == item["name"]]
+    return {
+        item["name"]: f"{image} {label or ''}".rstrip()
+        for item, (image, label) in zip(own, hash_with_labels(own), strict=True)
+        if image is not None
+    }
 
 
 def _say_nothing(dataset: ScanDataset) -> str:

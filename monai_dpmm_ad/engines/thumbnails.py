@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ __all__ = ["FittedScan", "FittedScans", "save_thumbnail", "thumbnail_folder"]
 
 _AXES = tuple(AXES)
 _DIGEST = "tensors_sha256"
+_KEY = 12  # digits that tell for what a frame was found
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +97,8 @@ def save_thumbnail(folder: Path, name: str, slices: Sequence[Mapping[str, Any]])
         "scan_affine": torch.from_numpy(thumbnail.scan_affine).clone(),  # may be the same memory
         "axes": torch.tensor([_AXES.index(item["axis"]) for item in slices], dtype=torch.uint8),
     }
+    for frame in (folder / "frames").glob(f"{glob.escape(name)}-{'?' * _KEY}.safetensors"):
+        frame.unlink(missing_ok=True)  # of another scan that had this name
     _save(folder / f"{name}.safetensors", content)
 
 
@@ -162,7 +166,7 @@ class FittedScans:
         return self.folder / f"{name}.safetensors"
 
     def _frame_path(self, name: str, key: str) -> Path:
-        digest = hashlib.sha256(key.encode()).hexdigest()[:12]
+        digest = hashlib.sha256(key.encode()).hexdigest()[:_KEY]
         return self.folder / "frames" / f"{name}-{digest}.safetensors"
 
 

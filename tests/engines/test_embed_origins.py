@@ -1,6 +1,7 @@
 # Copyright 2026 monai_dpmm_ad contributors. Licensed under the Apache License, Version 2.0.
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,27 @@ def scans(tmp_path: Path) -> list:
 def test_another_scan_of_the_same_name_is_not_taken_for_the_embedded_one(scans: list, tmp_path: Path) -> None:
     first, second = scans
     assert embed([first], tmp_path / "store") == embed([first], tmp_path / "store") == [first["name"]]
-    with pytest.raises(EmbeddingStoreError, match=f"another {first['name']} than"):
+    with pytest.raises(EmbeddingStoreError, match=f"another '{first['name']}'"):
         embed([{**first, "image": second["image"]}], tmp_path / "store")
     with pytest.raises(EmbeddingStoreError, match="Delete the folder"):
         embed([{**first, "label": second["image"]}], tmp_path / "store")
+
+
+def test_a_store_that_was_deleted_is_made_of_what_is_there_now(scans: list, tmp_path: Path) -> None:
+    first, second = scans
+    embed([first], tmp_path / "store")
+    shutil.rmtree(tmp_path / "store")
+    assert embed([{**first, "image": second["image"]}], tmp_path / "store") == [first["name"]]
+    with pytest.raises(EmbeddingStoreError, match="another"):
+        embed([first], tmp_path / "store")
+
+
+def test_a_store_keeps_what_a_later_run_does_not_name(scans: list, tmp_path: Path) -> None:
+    first, second = scans
+    embed([first], tmp_path / "store")
+    embed([second], tmp_path / "store")
+    with pytest.raises(EmbeddingStoreError, match="another"):
+        embed([{**first, "image": second["image"]}], tmp_path / "store")
 
 
 def test_a_scan_that_failed_is_embedded_when_it_was_mended(scans: list, tmp_path: Path) -> None:

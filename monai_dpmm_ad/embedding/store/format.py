@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from monai_dpmm_ad.embedding.base import canonical_fingerprint, fingerprint_diff
 from monai_dpmm_ad.errors import EmbeddingStoreError
 from monai_dpmm_ad.utils.files import read_json, replace_file
 
-__all__ = ["DTYPES", "FORMAT", "MANIFEST", "Manifest", "Shard", "Source", "check_same"]
+__all__ = ["DTYPES", "FORMAT", "MANIFEST", "Manifest", "Shard", "Source", "check_origins", "check_same"]
 
 FORMAT = "monai_dpmm_ad.embedding_store"
 VERSION = 1
@@ -47,7 +48,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class Source:
-    """Rows ``[start, start + rows)`` of one shard, and CLS rows likewise, that came from one source."""
+    """Rows ``[start, start + rows)`` of one shard, and CLS rows likewise, that came from one source.
+
+    ``origin`` is a digest of what the source was; empty where the writer was not told.
+    """
 
     name: str
     shard: int
@@ -55,6 +59,7 @@ class Source:
     rows: int
     cls_start: int
     cls_rows: int
+    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -192,3 +197,17 @@ def check_same(path: Path, stored: dict[str, Any], given: dict[str, Any], what: 
 
 def _checksum(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def check_origins(path: Path, sources: Iterable[Source], origins: Mapping[str, str]) -> None:
+    """Check that the sources of a store are what those of these names are now, where both are known.
+
+    Raises:
+        EmbeddingStoreError: one is another.
+    """
+    for source in sources:
+        if (now := origins.get(source.name)) and source.origin and source.origin != now:
+            raise EmbeddingStoreError(
+                f"{path}: holds the embeddings of another '{source.name}', or of one with another label. Delete the "
+                "folder to embed again, or name another one."
+            )

@@ -26,6 +26,7 @@ from monai_dpmm_ad.embedding.store.format import (
     Manifest,
     Shard,
     Source,
+    check_origins,
     check_same,
 )
 from monai_dpmm_ad.embedding.store.rows import as_stored, check_rows, choose_patches
@@ -52,11 +53,12 @@ class StoreWriter:
             nested: what 0.1 keeps, 0.2 keeps too.
         rows_per_shard: a shard is closed by the first source that brings it to this many patches.
         dtype: ``torch.float16``, ``torch.bfloat16`` or ``torch.float32`` of the stored embeddings.
+        origins: digests of what sources are, by name: one that is stored is refused where it was another.
 
     Raises:
         ValueError: settings out of range.
-        EmbeddingStoreError: an existing store with another fingerprint or other settings, a damaged one, a folder that
-            another process is writing to, or a disk that cannot be written.
+        EmbeddingStoreError: an existing store with another fingerprint, other settings or origins, a damaged one, a
+            folder that another process is writing to, or a disk that cannot be written.
 
     Example:
         >>> import tempfile
@@ -76,6 +78,7 @@ class StoreWriter:
         seed: int = 0,
         rows_per_shard: int = 65_536,
         dtype: torch.dtype = torch.float16,
+        origins: Mapping[str, str] | None = None,
     ) -> None:
         if not 0 < patch_fraction <= 1:
             raise ValueError(f"`patch_fraction` must lie in (0, 1], got {patch_fraction}.")
@@ -90,6 +93,7 @@ class StoreWriter:
             "dtype": str(dtype).removeprefix("torch."),
         }
         self.path = Path(path)
+        self._origins = dict(origins or {})
         self._buffer: list[dict[str, Tensor]] = []
         self._buffered: list[tuple[str, int, int]] = []
         self._save_at = 0.0
@@ -116,6 +120,8 @@ class StoreWriter:
                 raise EmbeddingStoreError(f"{self.path}: the folder holds other files. Give a new or an empty folder.")
             self._manifest = Manifest(fingerprint, settings)
             self._manifest.save(self.path)
+        check_origins(self.path, self._manifest.sources, self._origins)
+        self._origins = {source.name: source.origin for source in self._manifest.sources} | self._origins
         self._names = {source.name for source in self._manifest.sources}
         self._remove_leftovers(self._manifest)
         self._take_up_last_shard()
@@ -176,6 +182,7 @@ class StoreWriter:
         other = Manifest.load(Path(part))
         check_same(Path(part), other.fingerprint, self._manifest.fingerprint, "backbone or preprocessing")
         check_same(Path(part), other.settings, self._manifest.settings, "setting")
+        check_origins(Path(part), other.sources, self._origins)
         new = [source for source in other.sources if not self.done(source.name)]
         if not new:
             return
@@ -189,9 +196,7 @@ class StoreWriter:
             shards = [self._link(Path(part), shard, first + i) for i, shard in enumerate(other.shards)]
             sources = [dataclasses.replace(source, shard=first + source.shard) for source in new]
             manifest = dataclasses.replace(
-                self._manifest,
-                shards=(*self._manifest.shards, *shards),
-                sources=(*self._manifest.sources, *sources),
+                self._manifest, shards=(*self._manifest.shards, *shards), sources=(*self._manifest.sources, *sources)
             )
             manifest.save(self.path)
         except OSError as error:
@@ -283,7 +288,7 @@ class StoreWriter:
         shard = Shard(file.name, len(tensors["patches"]), cls_rows, file.stat().st_size, digest)
         sources, start, cls_start = [], 0, 0
         for name, rows, slices in self._buffered:
-            sources.append(Source(name, number, start, rows, cls_start, slices))
+            sources.append(Source(name, number, start, rows, cls_start, slices, self._origins.get(name, "")))
             start, cls_start = start + rows, cls_start + slices
         return dataclasses.replace(manifest, shards=(*manifest.shards, shard), sources=(*manifest.sources, *sources))
 

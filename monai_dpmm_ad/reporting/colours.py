@@ -123,7 +123,7 @@ def make_colour_scale(summaries: Sequence[MapSummary]) -> ColourScale:
         # One extreme scan must not press all others into the middle of the bar.
         high = float(np.clip(high, 2 * threshold - low, 5 * threshold - 4 * low))
         return ColourScale(low, threshold, high, threshold)
-    high = high if high > low else low + 1.0
+    high = high if low < (low + high) / 2 < high else low + 1.0  # or no number lies between them
     return ColourScale(low, (low + high) / 2, high, None)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -33,6 +33,7 @@ Maker = Callable[..., ScanResult]
 FINITE = st.floats(0, 1e6)
 
 
+@example([MapSummary(0.0, 5e-324, None)], False)
 @given(
     st.lists(st.builds(MapSummary, FINITE, FINITE, st.just(3.0)), min_size=1, max_size=5) | st.just([]),
     st.booleans(),

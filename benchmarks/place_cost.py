@@ -5,11 +5,12 @@
         [--embedder runs/inference/vit-s --image-size 448]
 
 Bundles are fitted to so many IXI heads of 2 mm, half as many are held out, with the command's defaults and with
-``--normative off``; both map a head of 2 mm and a real scan of 1 mm (T1 of MS patient 19). Processor seconds of whole
-commands, start of Python included; the fit that judges by place also matches its held-out scans. ``--embedder`` may
-name the ViT-S/14 of random weights that `benchmarks/inference.py` writes. Then, in one process and thread, the steps of
-one scan: matching (with the coarse registration), registering what was matched (the rest, with the smooth field) and
-finishing the map, of the same two scans and of the second one resampled to 0.5 mm. Prints tables and a JSON line.
+``--normative off``; both map a head of 2 mm and a real scan of 1 mm (T1 of MS patient 19). Processor seconds and most
+memory of whole commands, start of Python included; the fit that judges by place also matches its held-out scans.
+``--embedder`` may name the ViT-S/14 of random weights that `benchmarks/inference.py` writes. Then, in one process and
+thread, the steps of one scan: matching (with the coarse registration), registering what was matched (the rest, with the
+smooth field) and finishing the map, of the same two scans and of the second one resampled to 0.5 mm. Prints tables and
+a JSON line.
 """
 
 from __future__ import annotations
@@ -53,11 +54,13 @@ def main() -> None:
     large = data / "ms_mri_3d" / "patient19" / "T1.nii.gz"
     options = ("--embedder", arguments.embedder, "--image-size", arguments.image_size)
     costs = {way: run(out, way, options, {"2 mm": small, "1 mm": large}) for way in WAYS}
-    print("| CPU s | " + " | ".join(costs["on"]) + " |")
+    print("| CPU s, GB | " + " | ".join(costs["on"]) + " |")
     for way in WAYS:
-        print(f"| --normative {way} | " + " | ".join(f"{seconds:.1f}" for seconds in costs[way].values()) + " |")
-    ratios = {name: costs["on"][name] / costs["off"][name] for name in costs["on"]}
-    print("| ratio | " + " | ".join(f"{ratio:.2f}" for ratio in ratios.values()) + " |")
+        cells = [f"{cost['seconds']:.1f}, {cost['GB']:.2f}" for cost in costs[way].values()]
+        print(f"| --normative {way} | " + " | ".join(cells) + " |")
+    ratios = {name: costs["on"][name]["seconds"] / costs["off"][name]["seconds"] for name in costs["on"]}
+    more = {name: costs["on"][name]["GB"] - costs["off"][name]["GB"] for name in costs["on"]}
+    print("| ratio, GB more | " + " | ".join(f"{ratios[name]:.2f}, {more[name]:.2f}" for name in ratios) + " |")
     fine = out / "fine.nii.gz"
     if not fine.exists():
         nib.save(resample_to_output(nib.load(large), 0.5, order=1), fine)
@@ -69,15 +72,15 @@ def main() -> None:
     print(json.dumps({"costs": costs, "ratios": ratios, "steps": steps}))
 
 
-def run(out: Path, way: str, options: tuple[object, ...], scans: dict[str, Path]) -> dict[str, float]:
-    """Processor seconds of a fit and of mapping each scan."""
+def run(out: Path, way: str, options: tuple[object, ...], scans: dict[str, Path]) -> dict[str, dict[str, float]]:
+    """What a fit and mapping each scan cost, see `call`."""
     scratch = Path(tempfile.mkdtemp(dir=out))  # a fit goes on where one was before, and would cost nothing
     fitted, held_out = ((out / part / "healthy").glob("*.nii.gz") for part in ("fitted", "held_out"))
     words = ("--images", *sorted(fitted), "--held-out", *sorted(held_out), *options)
-    costs = {"fit": call("fit", *words, "--out", scratch / "bundle", "--normative", way)["seconds"]}
+    costs = {"fit": call("fit", *words, "--out", scratch / "bundle", "--normative", way)}
     for name, path in scans.items():
         words = ("--bundle", scratch / "bundle", "--images", path, "--out", scratch / name, "--no-report")
-        costs[f"infer {name}"] = call("infer", *words)["seconds"]
+        costs[f"infer {name}"] = call("infer", *words)
     shutil.rmtree(out / f"bundle-{way}", ignore_errors=True)
     shutil.move(scratch / "bundle", out / f"bundle-{way}")
     shutil.rmtree(scratch)

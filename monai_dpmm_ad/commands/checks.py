@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from monai_dpmm_ad.bundle import INFERENCE
 from monai_dpmm_ad.bundle.folder import check_unfinished
 from monai_dpmm_ad.utils.distributed import get_rank, is_first, wait_for_all
 from monai_dpmm_ad.utils.files import PARTIAL, PathLike
@@ -98,7 +99,12 @@ def hold_output(folder: Path, overwrite: bool = False, names: Sequence[str] = ()
         folder: see :class:`~monai_dpmm_ad.utils.outputs.OutputFolder`; what a killed run left behind is removed.
         overwrite: replace whatever is there.
         names: files that will be written.
+
+    Raises:
+        ValueError: the folder is a bundle, whose files would lie among the results'.
     """
+    if (folder / INFERENCE).is_file():
+        raise ValueError(f"`out` must be a folder of results, got the bundle {folder}. Name another folder.")
     output = OutputFolder(folder, overwrite, get_rank())
     with ExitStack() as stack:
         if is_first():

@@ -447,3 +447,17 @@ def test_an_empty_path_is_not_the_current_folder(bundle: Path, tmp_path: Path, c
     status, _, err = run(capsys, "infer", "--bundle", bundle, "--images", "", "--out", tmp_path / "out")
     assert status == 1
     assert "`images` must name files or folders, got an empty path" in err
+
+
+@pytest.mark.parametrize("command", ["infer", "evaluate", "compare", "cluster"])
+def test_results_are_not_written_into_a_bundle(
+    command: str, bundle: Path, cohort: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(bundle.rglob("*"))
+    scan = cohort.parent / "imagesTs" / "test_healthy_000.nii.gz"
+    data = {"evaluate": ["--data", cohort], "compare": ["--before", scan, "--after", scan]}
+    words = data.get(command, ["--images", cohort.parent / "imagesTs"])
+    status, _, err = run(capsys, command, "--bundle", bundle, *words, "--out", bundle)
+    assert status == 1
+    assert err == f"error: `out` must be a folder of results, got the bundle {bundle}. Name another folder.\n"
+    assert sorted(bundle.rglob("*")) == before

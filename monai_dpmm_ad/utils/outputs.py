@@ -9,6 +9,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 
@@ -120,6 +121,8 @@ class OutputFolder:
     def discard(self, path: Path, owner: str | None = None) -> None:
         """Remove a file that an earlier run wrote, whatever may be replaced: nobody else's, nor one that was edited.
 
+        A folder inside of this one that is empty then goes, too.
+
         Args:
             path: inside the folder.
             owner: the scan that the file must be of; None where that is known already.
@@ -128,6 +131,9 @@ class OutputFolder:
         owners = self._written.get((self._name(path), file_sha256(path)), ()) if plain else ()
         if owner in owners or (owner is None and owners):
             path.unlink()
+            with suppress(OSError):  # up to the first one that holds more
+                for parent in takewhile(lambda folder: folder != self.path, Path(os.path.abspath(path)).parents):
+                    parent.rmdir()
 
     def discard_earlier(self, owner: str, stems: Iterable[str]) -> None:
         """Remove what earlier runs wrote of a scan and this one did not write again.

@@ -106,3 +106,14 @@ def test_leftovers_are_removed_and_files_that_look_alike_are_not(tmp_path: Path)
         folder.clean()
     assert not list(tmp_path.rglob(f"{PARTIAL}*"))
     assert (tmp_path / ".partial-download").exists()
+
+
+def test_no_empty_folder_is_left_of_what_is_discarded(tmp_path: Path) -> None:
+    paths = [tmp_path / "bids" / "sub-1" / "anat" / "a.nii", tmp_path / "b" / "b_mask.nii", tmp_path / "b" / "notes.txt"]
+    with OutputFolder(tmp_path) as folder:
+        for path in paths[:2]:
+            write(path, "ours")
+        paths[2].write_text("mine")
+        for path in paths:
+            folder.discard(path)
+    assert sorted(path.name for path in tmp_path.rglob("*") if not path.name.startswith(".")) == ["b", "notes.txt"]

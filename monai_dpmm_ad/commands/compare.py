@@ -137,8 +137,9 @@ def compare(
     """
     from monai_dpmm_ad.commands.model import AnomalyModel
 
+    # Once pairs are chosen, each scan is mapped by itself: what chose it would miss the others there.
     choice: dict[str, Any] = {
-        name: overrides[name] for name in ("suffix", "pattern", "participant_label") if name in overrides
+        name: overrides.pop(name) for name in ("suffix", "pattern", "participant_label") if name in overrides
     }
     if dicom := bool(overrides.pop("dicom", False)):
         import_extra("highdicom", "dicom")  # a missing package is said before the long work
@@ -163,7 +164,8 @@ def compare(
         calibration: RegionCalibration | None = None
         note: str | None = _FEW
         if healthy:
-            people, missing = find_healthy(healthy, bundle, choice)
+            others = {**choice, "participant_label": None}  # it names those who are compared
+            people, missing = find_healthy(healthy, bundle, others)
             failures += missing
             calibration, note = observe_healthy(model, tell(people), folder, failures)
         outcome = CompareOutcome(failures=failures, note=note)

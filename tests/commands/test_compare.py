@@ -246,3 +246,21 @@ def test_what_is_refused_is_one_line(
         assert main([*map(str, ["compare", "--bundle", bundle, "--out", out, *options])]) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(message)
+
+
+def test_several_participants_are_chosen_and_healthy_people_are_others(
+    bundle: Path, visits: Path, tmp_path: Path
+) -> None:
+    study, healthy = tmp_path / "study", tmp_path / "healthy"
+    healthy.mkdir()
+    for person in (0, 1):
+        for session, visit in (("a", "before"), ("b", "after")):
+            path = study / f"sub-{person}" / f"ses-{session}" / "anat" / f"sub-{person}_ses-{session}_T1w.nii.gz"
+            path.parent.mkdir(parents=True)
+            path.write_bytes((visits / visit / "sub-1.nii.gz").read_bytes())
+    scan = nib.load(visits / "before" / "sub-1.nii.gz")
+    nib.save(nib.Nifti1Image(1.01 * scan.get_fdata(dtype=np.float32), scan.affine), healthy / "sub-9_T1w.nii.gz")
+    words = ["--before", study, "--session", "a", "b", "--participant-label", "0", "1", "--healthy", healthy]
+    assert main([*map(str, ["compare", "--bundle", bundle, *words, "--out", tmp_path / "out"])]) == 0
+    assert [pair["name"] for pair in read(tmp_path / "out" / "pairs.csv")] == ["sub-0", "sub-1"]
+    assert len(json.loads((tmp_path / "out" / "healthy_pairs.json").read_text())["peaks"]) == 1

@@ -19,6 +19,7 @@ from monai_dpmm_ad.commands.bids import write_bids_changes
 from monai_dpmm_ad.commands.checks import PathLike, hold_output, make_absolute
 from monai_dpmm_ad.commands.healthy_pairs import as_visits, find_healthy, observe_healthy
 from monai_dpmm_ad.commands.pairs import find_pairs
+from monai_dpmm_ad.data.bids import has_derivatives
 from monai_dpmm_ad.data.covariates import add_covariates
 from monai_dpmm_ad.data.dataset import ScanFailure, describe_failure, write_failures
 from monai_dpmm_ad.data.subjects import first_file
@@ -155,7 +156,7 @@ def compare(
     if not pairs:
         raise ScanError(failures[0].path, f"{failures[0].reason} (no pair is left)")
     folder = Path(out).absolute()
-    with hold_output(folder, overwrite, TABLES):
+    with hold_output(folder, overwrite, TABLES) as output:
         model = AnomalyModel.load(bundle, trust_bundle, **overrides)
         if model.network.kind.spatial_dims == 2:
             raise ValueError("`bundle` must be fitted on volumes, got one of pictures: visits are compared in space.")
@@ -172,9 +173,10 @@ def compare(
         drawn = _compare_pairs(model, pairs, calibration, folder, dicom, outcome)
         people_note = judge_people(row["covariates"] for row in outcome.pairs)
         outcome.note = "; ".join(filter(None, [outcome.note, people_note])) or None
-        if bids:
+        if bids or has_derivatives(folder / "bids"):
             write_bids_changes(folder, outcome.pairs)
         _write_tables(folder, outcome)
+        _discard_earlier(output)
         if drawn and find_spec("matplotlib"):
             plot_changes(folder / "changes.png", drawn)
     return outcome
@@ -270,6 +272,13 @@ def _discard_maps(folder: Path, visits: Visits) -> None:
     places = [output_path(folder, visits.name, postfix, source) for postfix in MAPS]
     for path in (*places, output_path(folder, visits.name, "changed", source, ".dcm")):
         output.discard(path, source)
+
+
+def _discard_earlier(output: OutputFolder) -> None:
+    """Remove what earlier runs wrote of pairs that this one has not compared: no table tells of them any more."""
+    for owner, name in output.find_earlier(f"_{MAPS[0]}.nii.gz"):
+        output.discard_earlier(owner, [f"{name}_{postfix}" for postfix in MAPS])
+    output.discard_matching("bids/*_desc-change*")
 
 
 def _describe(visits: Visits, pair: ComparedPair) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import json
 import os
 from collections import defaultdict
@@ -147,6 +148,27 @@ class OutputFolder:
             if os.path.basename(name).startswith(beginnings) and os.path.lexists(self.path / name):
                 self.discard(self.path / name, owner)
                 self.changed = True
+
+    def discard_matching(self, pattern: str) -> None:
+        """Remove what earlier runs wrote under names of a pattern and this one did not write again.
+
+        Args:
+            pattern: as :mod:`fnmatch` has it, of paths inside the folder; ``*`` stands for folders, too.
+        """
+        for name in fnmatch.filter(self._digests.keys() - self._renewed, pattern):
+            self.discard(self.path / name)
+
+    def find_earlier(self, ending: str) -> list[tuple[str, str]]:
+        """Find files of scans that earlier runs wrote and this one did not write again.
+
+        Args:
+            ending: of their names.
+
+        Returns:
+            Scan, and the file's name without the ending.
+        """
+        files = ((owner, name) for owner, names in self._owned.items() if owner for name in names - self._renewed)
+        return [(owner, name.removesuffix(ending)) for owner, name in files if name.endswith(ending)]
 
     def has_written(self, path: Path, digest: str) -> bool:
         """Whether this package gave a file such content, in whatever run; arguments as for :meth:`record`."""

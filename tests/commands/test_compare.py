@@ -13,7 +13,7 @@ import pytest
 from helpers.dicom_series import write_series
 
 from monai_dpmm_ad import AnomalyModel
-from monai_dpmm_ad.commands import healthy_pairs
+from monai_dpmm_ad.commands import healthy_pairs, infer
 from monai_dpmm_ad.commands.cli import main
 from monai_dpmm_ad.commands.columns import pairs_table
 from monai_dpmm_ad.commands.compare import MAPS, compare
@@ -264,3 +264,19 @@ def test_several_participants_are_chosen_and_healthy_people_are_others(
     assert main([*map(str, ["compare", "--bundle", bundle, *words, "--out", tmp_path / "out"])]) == 0
     assert [pair["name"] for pair in read(tmp_path / "out" / "pairs.csv")] == ["sub-0", "sub-1"]
     assert len(json.loads((tmp_path / "out" / "healthy_pairs.json").read_text())["peaks"]) == 1
+
+
+def test_maps_of_pairs_that_are_not_compared_again_go(bundle: Path, visits: Path, tmp_path: Path) -> None:
+    out, people = tmp_path / "out", [tmp_path / f"sub-{number}_T1w.nii.gz" for number in (1, 2)]
+    for path in people:
+        path.write_bytes((visits / "before" / "sub-1.nii.gz").read_bytes())
+    infer(bundle, people[0], out, report=False)
+    for path, options in zip(people, ({"bids": True}, {}), strict=True):
+        assert not compare(bundle, out, path, path, **options).failures
+        (out / "sub-1_changed.nii.gz").unlink(missing_ok=True)  # a derivative may be a link to it
+        (out / "sub-1_changed.nii.gz").write_bytes(b"mine")
+    made = {f"sub-2_{postfix}.nii.gz" for postfix in MAPS} | {"sub-1_changed.nii.gz"}
+    made |= {f"sub-1_T1w_{kind}.nii.gz" for kind in ("anomaly", "mask", "percentile")}
+    assert {path.name for path in out.glob("*.nii.gz")} == made
+    assert {path.name[:5] for path in out.rglob("*desc-change*")} == {"sub-2"}, "derivatives are renewed unasked"
+    assert not (out / "bids" / "sub-1").exists()

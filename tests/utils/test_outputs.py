@@ -109,7 +109,7 @@ def test_leftovers_are_removed_and_files_that_look_alike_are_not(tmp_path: Path)
 
 
 def test_no_empty_folder_is_left_of_what_is_discarded(tmp_path: Path) -> None:
-    paths = [tmp_path / "bids" / "sub-1" / "anat" / "a.nii", tmp_path / "b" / "b_mask.nii", tmp_path / "b" / "notes.txt"]
+    paths = [tmp_path / name for name in ("bids/sub-1/anat/a.nii", "b/b_mask.nii", "b/notes.txt")]
     with OutputFolder(tmp_path) as folder:
         for path in paths[:2]:
             write(path, "ours")

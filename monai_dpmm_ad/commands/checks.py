@@ -74,21 +74,41 @@ def check_run(overrides: Mapping[str, Any]) -> None:
         raise ValueError("`false_regions` must be left out with `rate`, which flags voxels in their place, got both.")
 
 
-def check_truth(items: Sequence[dict[str, Any]]) -> None:
+def check_truth(items: Sequence[dict[str, Any]]) -> str | None:
     """Refuse to evaluate where there is nothing to compare with.
 
     Args:
         items: the scans.
 
+    Returns:
+        How many of them have no part in which figures; None where all have a part in all.
+
     Raises:
         ValueError: none has a mask or a class.
+
+    Example:
+        >>> check_truth([{"label": "a.nii"}, {"abnormal": 0}, {"abnormal": 1}])
+        '1 of 3 scans has no mask of what is abnormal: figures of pixels and lesions are of the others'
     """
-    if not any(item.get("label") is not None or item.get("abnormal") is not None for item in items):
+    unmarked = [item for item in items if item.get("label") is None and item.get("abnormal") != 0]
+    unknown = [item for item in unmarked if item.get("abnormal") is None]
+    if len(unknown) == len(items):
         raise ValueError(
             f"`data` must hold masks or classes to compare with, got {len(items)} scans without either. Looked for: "
             "`label` or `abnormal` in a datalist, folders good and Ungood with label or anomaly_mask beside the "
             "images, labelsTs beside imagesTs. Use infer for maps alone."
         )
+    notes = []
+    if unmarked and any(item.get("label") is not None for item in items):
+        lacks = _count(unmarked, items)
+        notes.append(f"{lacks} no mask of what is abnormal: figures of pixels and lesions are of the others")
+    if unknown:
+        notes.append(f"{_count(unknown, items)} neither mask nor class, and no part in any figure")
+    return "; ".join(notes) or None
+
+
+def _count(some: Sequence[Any], items: Sequence[Any]) -> str:
+    return f"{len(some)} of {len(items)} scans {'has' if len(some) == 1 else 'have'}"
 
 
 @contextmanager

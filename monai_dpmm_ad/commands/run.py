@@ -279,11 +279,9 @@ def _write_results(
         **overrides,
     )
     with workflow:
-        if "evaluate" in configs:
-            check_truth(workflow.datalist)
+        truth = check_truth(workflow.datalist) if "evaluate" in configs else None
         workflow.run()
-    table, metrics, drift = workflow.table, workflow.metrics, workflow.drift.result
-    rows = table.rows
+    table, metrics, drift, rows = workflow.table, workflow.metrics, workflow.drift.result, workflow.table.rows
     outcome = Outcome([row for row in rows if row.name not in table.earlier], workflow.failures, drift=drift)
     outcome.regions = {row.name: table.regions[row.name] for row in outcome.scans if row.name in table.regions}
     outcome.found = workflow.found.summary()
@@ -291,7 +289,7 @@ def _write_results(
         write_bids(out, outcome.scans, workflow.settings, workflow.datalist)
     people = judge_people(row.covariates for row in outcome.scans)
     changed = judge_settings(bundle, workflow.settings)
-    notes = [changed, judge_network(workflow.network, workflow.settings), people, table.note]
+    notes = [changed, judge_network(workflow.network, workflow.settings), truth, people, table.note]
     if overrides.get("regions") and not workflow.settings["num_regions"]:
         notes.append(ONLY_NAMES)
     outcome.note = "; ".join(filter(None, notes)) or None

@@ -461,3 +461,17 @@ def test_results_are_not_written_into_a_bundle(
     assert status == 1
     assert err == f"error: `out` must be a folder of results, got the bundle {bundle}. Name another folder.\n"
     assert sorted(bundle.rglob("*")) == before
+
+
+def test_an_evaluation_says_which_scans_have_no_part_in_it(bundle: Path, cohort: Path, tmp_path: Path) -> None:
+    masked, healthy, classed, bare = (dict(item) for item in reversed(json.loads(cohort.read_text())["test"]))
+    for item in (masked, classed, healthy, bare):
+        item["image"], item["label"] = (str(cohort.parent / item[key]) for key in ("image", "label"))
+    healthy["abnormal"] = 1
+    del healthy["label"], classed["label"], bare["label"], bare["abnormal"]
+    (tmp_path / "some.json").write_text(json.dumps({"test": [masked, healthy, classed, bare]}))
+    outcome = evaluate(bundle, [tmp_path / "some.json"], tmp_path / "out")
+    told = "2 of 4 scans have no mask of what is abnormal: figures of pixels and lesions are of the others"
+    assert f"{told}; 1 of 4 scans has neither mask nor class, and no part in any figure" in outcome.note
+    assert told in (tmp_path / "out" / "report.html").read_text()
+    assert "have no mask" not in str(evaluate(bundle, [cohort], tmp_path / "all", report=False).note)

@@ -163,11 +163,13 @@ def unique_names(parts: Sequence[Sequence[str]]) -> list[str]:
     Example:
         >>> unique_names([("data", "patient07", "FLAIR"), ("data", "patient19", "FLAIR"), ("data", "T1")])
         ['patient07_FLAIR', 'patient19_FLAIR', 'T1']
+        >>> unique_names([("data", "patient07", "FLAIR"), ("data", "patient07", "FLAIR")])
+        ['FLAIR', 'FLAIR_2']
     """
     depths = [1] * len(parts)
     while True:
         names = ["_".join(part[-depth:]) for part, depth in zip(parts, depths, strict=True)]
-        clashing = [index for index in _clashes(names) if depths[index] < len(parts[index])]
+        clashing = [index for index in _clashes(names, parts) if depths[index] < len(parts[index])]
         if not clashing:
             break
         for index in clashing:
@@ -179,12 +181,12 @@ def unique_names(parts: Sequence[Sequence[str]]) -> list[str]:
     return names
 
 
-def _clashes(names: list[str]) -> list[int]:
-    # File systems may take upper and lower case for the same.
-    groups: dict[str, list[int]] = {}
-    for index, name in enumerate(names):
-        groups.setdefault(name.lower(), []).append(index)
-    return [index for group in groups.values() if len(group) > 1 for index in group]
+def _clashes(names: list[str], parts: Sequence[Sequence[str]]) -> list[int]:
+    """Indices of names that are the same though folders tell them apart."""
+    groups: dict[str, set[str]] = {}  # file systems may take upper and lower case for the same
+    for name, part in zip(names, parts, strict=True):
+        groups.setdefault(name.lower(), set()).add("/".join(part).lower())
+    return [index for index, name in enumerate(names) if len(groups[name.lower()]) > 1]
 
 
 def _number(name: str, taken: set[str]) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "find_voxels",
     "has_suffix",
     "is_dicom_file",
+    "lost_voxels",
     "safe_name",
     "scan_files",
     "scan_stem",
@@ -81,6 +82,20 @@ def find_voxels(path: str | os.PathLike) -> str:
     with open(path, "rb") as file:
         found = pattern.search(file.read(_HEADER_BYTES))
     return "" if found is None else os.fsdecode(found[1])
+
+
+def lost_voxels(path: Path) -> str | None:
+    """The name of the file with a header's voxels, where it is not beside it; None where it is, or none is named.
+
+    Raises:
+        OSError: the header cannot be read.
+    """
+    if not has_suffix(path, PAIR_HEADERS) or len(scan_files(path)) > 1:
+        return None
+    if has_suffix(path, (".hdr",)):
+        return f"{path.name[:-4]}.img"
+    name = os.path.basename(find_voxels(path))
+    return None if not name or "%" in name or name.upper() in ("LOCAL", "LIST") else name  # itself, or several
 
 
 def scan_stem(path: str | os.PathLike) -> str:

@@ -27,6 +27,7 @@ from monai_dpmm_ad.data.paths import (
     VOLUME_SUFFIXES,
     has_suffix,
     is_dicom_file,
+    lost_voxels,
     scan_stem,
     special_kind,
 )
@@ -173,7 +174,9 @@ class LoadScan(Transform):
         except ImportError as error:
             raise ScanError(source, str(error).rstrip(".")) from error
         except Exception as error:  # readers raise anything at all on damaged files
-            raise ScanError(source, reading_reason(error)) from error
+            lost = lost_voxels(Path(source))
+            reason = reading_reason(error) if lost is None else f"is a header whose voxels, {lost}, are not beside it"
+            raise ScanError(source, reason) from error
         meta = dict(image.meta)
         if has_suffix(source, PICTURE_SUFFIXES):
             meta |= {"affine": torch.from_numpy(PICTURE_AFFINE), "original_affine": PICTURE_AFFINE.copy()}

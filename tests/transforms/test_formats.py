@@ -96,6 +96,22 @@ def test_a_header_leads_to_no_file_but_one_beside_it(suffix: str, tmp_path: Path
             LoadScan()(moved)
 
 
+@pytest.mark.parametrize("suffix", [".hdr", ".nhdr", ".mhd"])
+def test_voxels_that_are_not_beside_their_header_are_named(suffix: str, tmp_path: Path) -> None:
+    path = write(tmp_path / f"scan{suffix}")
+    (voxels,) = (file for file in tmp_path.iterdir() if file != path)
+    voxels.write_bytes(voxels.read_bytes()[:100])
+    with pytest.raises(ScanError, match="damaged"):
+        LoadScan()(path)
+    voxels.unlink()
+    with pytest.raises(ScanError, match=f"is a header whose voxels, {voxels.name}, are not beside it"):
+        LoadScan()(path)
+    if suffix == ".mhd":
+        path.write_bytes(path.read_bytes().replace(voxels.name.encode(), b"LOCAL"))
+        with pytest.raises(ScanError, match="damaged"):
+            LoadScan()(path)
+
+
 def test_several_numbers_a_voxel_are_refused(tmp_path: Path) -> None:
     itk.WriteImage(itk.GetImageFromArray(np.zeros((4, 5, 6, 3), np.float32), isVector=True), str(tmp_path / "v.mha"))
     with pytest.raises(ScanError, match="has 3 numbers per voxel; a scan needs one"):

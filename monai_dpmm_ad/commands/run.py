@@ -314,5 +314,6 @@ def _write_results(
             regions=table.regions,
             bundle=bundle,
             note=outcome.note,
+            failures=outcome.failures,
         )
     return outcome

@@ -12,6 +12,7 @@ from typing import Any
 
 from monai_dpmm_ad.bundle.provenance import count_fitted
 from monai_dpmm_ad.calibration.drift import describe_drift
+from monai_dpmm_ad.data.dataset import ScanFailure
 from monai_dpmm_ad.errors import ScanError
 from monai_dpmm_ad.handlers import ScanMetrics, ScanRow
 from monai_dpmm_ad.handlers.regions import Region
@@ -19,7 +20,7 @@ from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.reporting.html import write_report
 from monai_dpmm_ad.reporting.results import ScanResult, ScoreCalibration
 from monai_dpmm_ad.reporting.sheets import plot_overview
-from monai_dpmm_ad.reporting.text import format_p_value
+from monai_dpmm_ad.reporting.text import count_of, format_p_value
 from monai_dpmm_ad.transforms import output_path
 from monai_dpmm_ad.transforms.score import DEFAULT_RATE
 from monai_dpmm_ad.utils.files import PathLike
@@ -40,6 +41,7 @@ def report_scans(
     regions: Mapping[str, Sequence[Region]] | None = None,
     bundle: PathLike | None = None,
     note: str | None = None,
+    failures: Sequence[ScanFailure] = (),
 ) -> Path:
     """Write ``report.html`` and ``overview.png`` beside the maps that an evaluator saved.
 
@@ -54,6 +56,7 @@ def report_scans(
         regions: scan → its flagged regions.
         bundle: folder of the bundle; None leaves out what it says of itself.
         note: what the calibration can promise.
+        failures: what could not be processed.
 
     Returns:
         Path of the report.
@@ -72,6 +75,7 @@ def report_scans(
         asked=_describe_question(network, settings, bundle),
         warning=describe_drift(drift),
         note=note,
+        failures=failures,
     )
     shown = sorted(results, key=lambda result: (not result.abnormal, -result.score))[:OVERVIEW_SCANS]
     with suppress(ScanError):  # no scan can be read any more; the report says why
@@ -86,15 +90,16 @@ def _describe_question(network: AnomalyNet, settings: Mapping[str, Any], bundle:
     if bundle is not None:
         asked["Bundle"] = Path(bundle).absolute().name
         if fitted := count_fitted(bundle):
-            asked["Fitted on"] = f"{fitted} scans"
+            asked["Fitted on"] = count_of(fitted, "scan")
     asked["Detector"] = f"{settings['detector_name']} on {settings['embedder_name']}, {settings['image_size']} pixels"
     if calibration.fitted:
         number = int(calibration.num_scans)
-        own = (
-            f"scans of {settings['site']}, judged by one another" if settings["site"] else "scans that were also fitted"
-        )
-        seen = "held-out healthy scans" if calibration.held_out else own
-        asked["Calibrated on"] = f"{number} {seen}"
+        if calibration.held_out:
+            asked["Calibrated on"] = count_of(number, "held-out healthy scan")
+        else:
+            fitted_too = f"that {'was' if number == 1 else 'were'} also fitted"
+            own = f"of {settings['site']}, judged by one another" if settings["site"] else fitted_too
+            asked["Calibrated on"] = f"{count_of(number, 'scan')} {own}"
         asked["Smallest possible p"] = format_p_value(1 / (number + 1))
     rate = settings["false_positive_rate"]
     if rate is None and network.regions.fitted:

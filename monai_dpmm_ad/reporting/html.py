@@ -18,11 +18,13 @@ from monai_dpmm_ad.reporting.cards import MAX_REGIONS, ScanPictures, describe_ca
 from monai_dpmm_ad.reporting.charts import plot_calibration, plot_components, plot_curve, pretty_name
 from monai_dpmm_ad.reporting.colours import ColourScale, colour_table, make_colour_scale
 from monai_dpmm_ad.reporting.results import ScanResult, ScoreCalibration
-from monai_dpmm_ad.reporting.text import count_decimals, flatten, format_p_value, format_setting
+from monai_dpmm_ad.reporting.text import count_decimals, count_of, flatten, format_p_value, format_setting
 from monai_dpmm_ad.utils.extras import import_extra
 from monai_dpmm_ad.utils.files import PathLike, replace_file
+from monai_dpmm_ad.utils.text import printable
 
 if TYPE_CHECKING:
+    from monai_dpmm_ad.data.dataset import ScanFailure
     from monai_dpmm_ad.metrics import Curve
 
 __all__ = ["write_report"]
@@ -67,6 +69,7 @@ def write_report(
     asked: Mapping[str, str] | None = None,
     warning: str | None = None,
     note: str | None = None,
+    failures: Sequence[ScanFailure] = (),
     title: str = "Anomaly report",
     max_viewers: int = 100,
     progress: Callable[[int, int], None] | None = None,
@@ -90,6 +93,7 @@ def write_report(
         asked: facts that stand first, such as date and bundle: name → text.
         warning: a sentence that stands before the findings.
         note: one that stands behind it: what the numbers can promise.
+        failures: scans that could not be processed, with their reasons.
         title: of the page.
         max_viewers: embed the viewer of so many scans, those with the highest scores (about 0.2 MB each); the others
             have their picture only.
@@ -119,9 +123,10 @@ def write_report(
     page = _render(
         title=title,
         asked=dict(asked or {}),
-        summary=_summarise(ordered, calibration),
+        summary=_summarise(ordered, calibration, len(failures)),
         warning=warning,
         note=note,
+        failures=[[printable(text) for text in (one.name, one.path, one.reason)] for one in failures],
         table=_list_scans(ordered, decimals),
         words=_WORDS,
         scale=scale,
@@ -174,8 +179,10 @@ def _is_picture(result: ScanResult) -> bool:
     return isinstance(result.image, (str, os.PathLike)) and has_suffix(result.image, PICTURE_SUFFIXES)
 
 
-def _summarise(results: Sequence[ScanResult], calibration: ScoreCalibration | None) -> str:
-    parts = [f"{len(results)} scan{'' if len(results) == 1 else 's'}"]
+def _summarise(results: Sequence[ScanResult], calibration: ScoreCalibration | None, num_failures: int) -> str:
+    parts = [count_of(len(results), "scan")]
+    if num_failures:
+        parts.append(f"{num_failures} more failed")
     if calibration is not None and calibration.threshold is not None:
         above = sum(result.score > calibration.threshold for result in results)
         rate = "" if calibration.rate is None else f" (set to flag {100 * calibration.rate:g} % of healthy scans)"

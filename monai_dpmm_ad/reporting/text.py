@@ -7,7 +7,17 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["count_decimals", "flatten", "format_p_value", "format_setting"]
+__all__ = ["count_decimals", "count_of", "flatten", "format_p_value", "format_setting"]
+
+
+def count_of(number: int, thing: str) -> str:
+    """Write how many there are of something.
+
+    Example:
+        >>> count_of(1, "scan"), count_of(2, "scan")
+        ('1 scan', '2 scans')
+    """
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def count_decimals(values: Iterable[float | None], digits: int = 4) -> int:

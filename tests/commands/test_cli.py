@@ -469,9 +469,12 @@ def test_an_evaluation_says_which_scans_have_no_part_in_it(bundle: Path, cohort:
         item["image"], item["label"] = (str(cohort.parent / item[key]) for key in ("image", "label"))
     healthy["abnormal"] = 1
     del healthy["label"], classed["label"], bare["label"], bare["abnormal"]
-    (tmp_path / "some.json").write_text(json.dumps({"test": [masked, healthy, classed, bare]}))
+    gone = {"image": str(tmp_path / "gone.nii.gz")}
+    (tmp_path / "some.json").write_text(json.dumps({"test": [masked, healthy, classed, bare, gone]}))
     outcome = evaluate(bundle, [tmp_path / "some.json"], tmp_path / "out")
-    told = "2 of 4 scans have no mask of what is abnormal: figures of pixels and lesions are of the others"
-    assert f"{told}; 1 of 4 scans has neither mask nor class, and no part in any figure" in outcome.note
-    assert told in (tmp_path / "out" / "report.html").read_text()
+    told = "3 of 5 scans have no mask of what is abnormal: figures of pixels and lesions are of the others"
+    assert f"{told}; 2 of 5 scans have neither mask nor class, and no part in any figure" in outcome.note
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert told in report
+    assert f"<td>{gone['image']}</td><td>no such file or folder</td>" in report
     assert "have no mask" not in str(evaluate(bundle, [cohort], tmp_path / "all", report=False).note)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from monai_dpmm_ad.data.dataset import ScanFailure
 from monai_dpmm_ad.reporting import ScanResult, ScoreCalibration, write_report
 
 Maker = Callable[..., ScanResult]
@@ -112,6 +113,16 @@ def test_it_is_read_from_the_question_to_the_settings(make_volume: Maker, tmp_pa
     visible = re.sub(r"<(script|style).*?</\1>", "", text, flags=re.DOTALL)
     assert visible.count("Research software, not a medical device") == 1
     assert not re.search(r"None|\[\'|nan|lesion(?!s that are found)", visible)
+
+
+def test_scans_that_failed_are_named(make_volume: Maker, tmp_path: Path) -> None:
+    failures = [ScanFailure("scan_7", f"/data/{EVIL}\n.nii", "is empty (0 bytes)")]
+    text = write_report(tmp_path / "r.html", [make_volume()], failures=failures).read_text()
+    assert "1 scan, 1 more failed" in text
+    section = text[text.index('id="failures"') : text.index('id="words"')]
+    for part in ("<td>scan_7</td>", "&lt;script&gt;alert(1)&lt;/script&gt;", "\\n.nii", "<td>is empty (0 bytes)</td>"):
+        assert part in section
+    assert "failed" not in write_report(tmp_path / "r.html", [make_volume()]).read_text()
 
 
 def test_regions_beyond_the_first_ten_are_counted(make_volume: Maker, tmp_path: Path) -> None:

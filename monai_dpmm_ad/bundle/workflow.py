@@ -28,6 +28,7 @@ from monai_dpmm_ad.data import Found, ScanFailure, Split
 from monai_dpmm_ad.errors import CheckpointError, telling_user
 from monai_dpmm_ad.handlers import DriftHandler, ScanMetrics, ScanTable
 from monai_dpmm_ad.network import AnomalyNet
+from monai_dpmm_ad.utils.defaults import usual_defaults
 from monai_dpmm_ad.utils.log import quiet_talkers
 
 __all__ = ["AnomalyWorkflow", "load_workflow"]
@@ -57,8 +58,8 @@ _OF_A_SCAN = ("axes", "slice_spacing")
 class AnomalyWorkflow(ConfigWorkflow):
     """MONAI's workflow of a bundle's configs, with typed properties beside MONAI's own.
 
-    As a context manager it is initialised and finalised. A property exists once the workflow is initialised; what a run
-    fills is filled after :meth:`run`.
+    It makes and runs everything in float32, whatever torch's default is. As a context manager it is initialised and
+    finalised. A property exists once the workflow is initialised; what a run fills is filled after :meth:`run`.
 
     Args:
         files: configs; later ones overlay earlier ones.
@@ -119,18 +120,18 @@ class AnomalyWorkflow(ConfigWorkflow):
 
     def initialize(self) -> Any:
         """Make what the config says; an error of the user's is raised as it is."""
-        with telling_user():
+        with usual_defaults(), telling_user():
             return super().initialize()
 
     def _get_property(self, name: str, property: dict[str, Any]) -> Any:
-        with telling_user():
+        with usual_defaults(), telling_user():
             return super()._get_property(name, property)
 
     def run(self) -> Any:
         """Run; MONAI adds the bundle's folder to the places where Python looks for modules, each time anew."""
         places = sys.path[:]
         try:
-            with telling_user():
+            with usual_defaults(), telling_user():
                 return super().run()
         finally:
             sys.path[:] = places

@@ -27,6 +27,7 @@ from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.data.dataset import ScanDataset, ScanFailure, write_failures
 from monai_dpmm_ad.data.gate import write_left_out
 from monai_dpmm_ad.data.subjects import first_file
+from monai_dpmm_ad.utils.defaults import usual_defaults
 from monai_dpmm_ad.utils.files import PathLike
 
 __all__ = ["ClusterOutcome", "cluster"]
@@ -42,6 +43,7 @@ class ClusterOutcome:
     failures: list[ScanFailure]
 
 
+@usual_defaults()
 def cluster(
     bundle: PathLike,
     images: Sequence[PathLike],

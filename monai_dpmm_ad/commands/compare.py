@@ -33,6 +33,7 @@ from monai_dpmm_ad.normative.lattice import Lattice
 from monai_dpmm_ad.reporting.changes import MOST_SHOWN, plot_changes
 from monai_dpmm_ad.transforms import output_path
 from monai_dpmm_ad.transforms.save import write_map
+from monai_dpmm_ad.utils.defaults import usual_defaults
 from monai_dpmm_ad.utils.extras import import_extra
 from monai_dpmm_ad.utils.files import remove_file, write_csv
 from monai_dpmm_ad.utils.outputs import OutputFolder
@@ -210,6 +211,7 @@ def _compare_pairs(
     return drawn
 
 
+@usual_defaults()
 def compare_results(
     name: str,
     before: AnomalyResult,

@@ -28,6 +28,7 @@ from monai_dpmm_ad.normative.change import compare_visits
 from monai_dpmm_ad.normative.visits import Visit
 from monai_dpmm_ad.transforms.sequences import find_present
 from monai_dpmm_ad.transforms.skull import is_head, warn_of_heads
+from monai_dpmm_ad.utils.defaults import usual_defaults
 from monai_dpmm_ad.utils.files import PARTIAL, write_json
 from monai_dpmm_ad.utils.log import LOG
 from monai_dpmm_ad.utils.progress import track
@@ -83,6 +84,7 @@ def find_healthy(
     return kept, [ScanFailure(Path(error.path).name, error.path, error.reason) for error in missing]
 
 
+@usual_defaults()
 def observe_healthy(
     model: AnomalyModel,
     items: Sequence[Mapping[str, Any]],

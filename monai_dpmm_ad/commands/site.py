@@ -33,6 +33,7 @@ from monai_dpmm_ad.normative import REGION_THRESHOLD, NormativeMap, measure_regi
 from monai_dpmm_ad.normative.regions import regions_scans_needed
 from monai_dpmm_ad.normative.site import SiteCells, SiteField
 from monai_dpmm_ad.transforms.skull import is_head, warn_of_heads
+from monai_dpmm_ad.utils.defaults import usual_defaults
 from monai_dpmm_ad.utils.distributed import launched
 from monai_dpmm_ad.utils.progress import track
 
@@ -45,6 +46,7 @@ _LEAST = regions_scans_needed(1.0)
 _HANDED_ON = "the bundle was handed on and does not know its fitted scans, so none could be left out"
 
 
+@usual_defaults()
 def learn_site(
     bundle: PathLike,
     images: PathLike | Sequence[PathLike],

@@ -7,6 +7,7 @@ import gc
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,30 @@ def test_whatever_holds_a_scan_gives_the_same(model: AnomalyModel, scan: Path, e
     result = model.predict(make(scan))
     assert_same(result, expected)
     assert np.allclose(result.affine, nib.load(scan).affine, atol=1e-5)
+
+
+@pytest.fixture
+def another_default() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+
+
+@pytest.mark.usefixtures("expected", "another_default")
+def test_the_process_may_have_defaults_of_its_own(
+    bundle: Path, model: AnomalyModel, scan: Path, expected: Path, cohort: Path, tiny_vit: Path
+) -> None:
+    assert_same(model.predict(scan), expected)
+    assert_same(AnomalyModel.load(bundle).predict(scan), expected)
+    assert model.compare(scan, scan).regions == []
+    fitted = AnomalyModel.fit(str(cohort), embedder_name=str(tiny_vit), **FAST)
+    types, usual = ({key: value.dtype for key, value in one.network.state_dict().items()} for one in (fitted, model))
+    assert types == usual
+    assert (torch.get_default_dtype(), torch.get_default_device().type) == (torch.float64, "meta")
 
 
 def test_a_healthy_twin_on_request(bundle: Path, model: AnomalyModel, scan: Path, tmp_path: Path) -> None:

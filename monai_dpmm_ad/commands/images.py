@@ -103,11 +103,11 @@ def write_image(image: Any, path: Path, affine: ArrayLike | None = None) -> Path
         header = image.header if isinstance(image, nib.Nifti1Image) else None
     elif isinstance(image, torch.Tensor):
         affine = _world_affine(image) if affine is None and isinstance(image, MetaTensor) else affine
-        values = image.detach().as_subclass(torch.Tensor).cpu().numpy()
+        values = _read_tensor(image)
     else:
         values = np.asarray(image)
     if values.dtype.kind not in "fiub":
-        kind = type(image).__name__
+        kind = type(image).__name__ + (f" of {values.dtype}" if hasattr(image, "dtype") else "")
         raise TypeError(f"`image` must be a path, a nibabel image, a MetaTensor or an array of numbers, got {kind}.")
     if not isinstance(image, SpatialImage) or values.ndim > 3:  # else the first axis is one of space
         values = _without_channel(values)
@@ -130,6 +130,16 @@ def write_images(images: Any, folder: Path, affine: ArrayLike | None) -> list[An
     ]
 
 
+def _read_tensor(image: torch.Tensor) -> NDArray[Any]:
+    """Values of a tensor that lies anywhere, of any type; numpy has no bfloat16 and no floats of 8 bits."""
+    if image.layout != torch.strided or image.is_quantized or image.is_meta:
+        kind = "no values" if image.is_meta else f"{image.dtype} and {image.layout}"
+        raise TypeError(f"`image` must be a dense tensor with values, got one of {kind}. Make it dense.")
+    plain = image.detach().as_subclass(torch.Tensor)
+    is_known = plain.dtype in (torch.float16, torch.float64) or not plain.is_floating_point()
+    return (plain if is_known else plain.float()).numpy(force=True)
+
+
 def _without_channel(values: NDArray[Any]) -> NDArray[Any]:
     if values.ndim in (3, 4) and values.shape[0] == 1 and min(values.shape) > 0:
         values = values[0]
@@ -140,14 +150,19 @@ def _without_channel(values: NDArray[Any]) -> NDArray[Any]:
 
 def _world_affine(image: MetaTensor) -> NDArray[np.float64]:
     """An image's affine in RAS; ITK's readers may leave it in LPS, and say so."""
-    affine = np.asarray(image.affine, dtype=np.float64)
+    affine = _read_tensor(image.affine).astype(np.float64)
     return orientation_ras_lps(affine) if image.meta.get(MetaKeys.SPACE) == SpaceKeys.LPS else affine
 
 
 def _check_affine(affine: Any) -> NDArray[np.float64]:
     if affine is None:
         raise ValueError("`affine` must be given with an array, got None. Pass the voxel-to-scanner matrix (4, 4).")
-    matrix = np.asarray(affine, dtype=np.float64)
+    given = _read_tensor(affine) if isinstance(affine, torch.Tensor) else np.asarray(affine)
+    if given.dtype.kind not in "fiu":
+        raise ValueError(
+            f"`affine` must hold real numbers, got {given.dtype}. Pass the voxel-to-scanner matrix (4, 4)."
+        )
+    matrix = given.astype(np.float64)
     if matrix.shape != (4, 4):
         raise ValueError(f"`affine` must have shape (4, 4), got {matrix.shape}.")
     if not np.array_equal(matrix[3], [0, 0, 0, 1]):

@@ -115,6 +115,15 @@ def test_the_process_may_have_defaults_of_its_own(
     assert (torch.get_default_dtype(), torch.get_default_device().type) == (torch.float64, "meta")
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.uint16], ids=str)
+def test_a_tensor_may_have_a_type_that_numpy_has_not(model: AnomalyModel, scan: Path, dtype: torch.dtype) -> None:
+    image = as_tensor(scan)
+    rounded = MetaTensor((image.as_tensor() / image.max() * 100).to(dtype), affine=image.affine)
+    assert np.array_equal(model.predict(rounded).map, model.predict(rounded.float()).map)
+    as_it_is = model.predict(rounded.as_tensor(), image.affine.bfloat16())
+    assert np.array_equal(as_it_is.map, model.predict(rounded.float()).map)
+
+
 def test_a_healthy_twin_on_request(bundle: Path, model: AnomalyModel, scan: Path, tmp_path: Path) -> None:
     assert model.predict(scan).healthy is None
     twin = model.predict(scan, healthy_twin=True).healthy
@@ -201,6 +210,16 @@ def test_what_is_no_scan_is_said(model: AnomalyModel, scan: Path, tmp_path: Path
         (np.zeros((2, 3, 4, 5)), np.eye(4), ValueError, r"must have shape \(X, Y, Z\) or \(X, Y\)"),
         (np.array(["a"]), np.eye(4), TypeError, "an array of numbers, got ndarray"),
         (None, np.eye(4), TypeError, "an array of numbers, got NoneType"),
+        (values + 1j, np.eye(4), TypeError, "an array of numbers, got ndarray of complex64"),
+        (
+            torch.zeros(4, 4, 4, device="meta"),
+            np.eye(4),
+            TypeError,
+            "must be a dense tensor with values, got one of no",
+        ),
+        (torch.zeros(4, 4, 4).to_sparse(), np.eye(4), TypeError, "got one of torch.float32 and torch.sparse_coo"),
+        (values, np.eye(4) + 0j, ValueError, "`affine` must hold real numbers, got complex128"),
+        (values, "eye", ValueError, "`affine` must hold real numbers, got <U3"),
     ]:
         with pytest.raises(error, match=message):
             model.predict(image, affine)

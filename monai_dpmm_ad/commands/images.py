@@ -20,9 +20,11 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
 from monai_dpmm_ad.commands.result import AnomalyResult
+from monai_dpmm_ad.data import resolve_datalist
+from monai_dpmm_ad.data.sequences import arrange_sequences
 from monai_dpmm_ad.errors import ScanError
 
-__all__ = ["is_path", "naming_memory", "place_image", "rename_source", "write_image", "write_images"]
+__all__ = ["find_scan", "is_path", "naming_memory", "place_image", "rename_source", "write_image", "write_images"]
 
 #: Stem of the file of an image in memory; each of several sequences has its name.
 WRITTEN = "image"
@@ -45,6 +47,16 @@ def place_image(image: Any, path: Path, affine: ArrayLike | None = None) -> str:
     if not os.fspath(image):
         raise ValueError("`image` must name a file or a folder, got ''. Give its path.")
     return os.path.abspath(image)
+
+
+def find_scan(path: str, spatial_dims: int | None, sequences: Sequence[str] | None) -> dict[str, Any]:
+    """The one scan that a path leads to, as a datalist has it; a list is none."""
+    if path.lower().endswith(".json"):  # a server's client may upload one: it would make it open any file that it names
+        raise ScanError(path, "is a list of scans, not a scan")
+    items = resolve_datalist(path, spatial_dims=spatial_dims, suffix=sequences)
+    if len(items) != 1:
+        raise ScanError(path, f"holds {len(items)} scans; name one of them")
+    return arrange_sequences(items[0], sequences)
 
 
 @contextmanager

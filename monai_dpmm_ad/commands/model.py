@@ -8,9 +8,10 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,19 @@ from numpy.typing import ArrayLike
 from monai_dpmm_ad.bundle import INFERENCE, MODEL, AnomalyWorkflow, load_workflow, names_of
 from monai_dpmm_ad.bundle.promises import judge_settings
 from monai_dpmm_ad.commands.checks import PathLike, check_device, make_absolute
-from monai_dpmm_ad.commands.images import WRITTEN, is_path, naming_memory, place_image, rename_source, write_images
+from monai_dpmm_ad.commands.images import (
+    WRITTEN,
+    find_scan,
+    is_path,
+    naming_memory,
+    place_image,
+    rename_source,
+    write_images,
+)
 from monai_dpmm_ad.commands.result import AnomalyResult
 from monai_dpmm_ad.commands.run import Outcome, fit
-from monai_dpmm_ad.data import resolve_datalist
 from monai_dpmm_ad.data.covariates import add_covariates
-from monai_dpmm_ad.data.sequences import arrange_sequences, list_entry, make_scan
+from monai_dpmm_ad.data.sequences import list_entry, make_scan
 from monai_dpmm_ad.engines import ScanEvaluator
 from monai_dpmm_ad.errors import CheckpointError, ScanError, unknown_option
 from monai_dpmm_ad.handlers.tables import join_scans
@@ -39,12 +47,15 @@ if TYPE_CHECKING:
 
 __all__ = ["AnomalyModel", "AnomalyResult"]
 
+#: Python's parser, which reads configs, and torch's defaults are the same for all threads, whatever model they use.
+_TURN = threading.RLock()
+
 
 class AnomalyModel:
     """A fitted bundle whose network stays in memory between scans.
 
     It gives the same bits as the command line, and prints nothing. One scan is processed at a time: calls from several
-    threads need a lock.
+    threads wait for each other. Who unpickles or copies it loads its folder again.
 
     Args:
         workflow: an initialised inference workflow.
@@ -71,6 +82,7 @@ class AnomalyModel:
         self.network: AnomalyNet = workflow.network
         self.outcome: Outcome | None = None
         self._workflow = workflow
+        self._loaded: dict[str, Any] = {}
 
     @classmethod
     def load(cls, bundle: PathLike, trust_bundle: bool = False, **overrides: Any) -> AnomalyModel:
@@ -88,9 +100,11 @@ class AnomalyModel:
         check_device(overrides)
         make_absolute(overrides, "regions", "covariates")
         root = Path(bundle).absolute()
-        workflow = load_workflow(root, ["inference"], "inference", trust_bundle=trust_bundle, **overrides)
-        workflow.initialize()
-        model = cls(workflow, root)
+        with _TURN:
+            workflow = load_workflow(root, ["inference"], "inference", trust_bundle=trust_bundle, **overrides)
+            workflow.initialize()
+            model = cls(workflow, root)
+        model._loaded = {"trust_bundle": trust_bundle, **overrides}
         if not model.network.calibration.fitted:
             raise CheckpointError(f"{root}: has no calibration, so there are no thresholds. Make a bundle with fit.")
         if changed := judge_settings(root, model.settings):
@@ -133,6 +147,12 @@ class AnomalyModel:
         weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
         return model
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle how it was loaded: what a backbone hangs into its modules cannot be pickled."""
+        if self.outcome is not None:
+            raise TypeError("A model that `fit` made lives in this process alone. Use `save`, and load what it saved.")
+        return partial(type(self).load, self.root, **self._loaded), ()
+
     @cached_property
     def digest(self) -> str:
         """Of model and config, 16 hexadecimal digits: a score belongs to the digest that gave it."""
@@ -173,7 +193,7 @@ class AnomalyModel:
                 item = self._place_sequences(image, folder, affine)
             else:
                 path = place_image(image, Path(folder) / f"{WRITTEN}.nii", affine)
-                item = _find_scan(path, self.network.kind.spatial_dims, self.settings["sequences"])
+                item = find_scan(path, self.network.kind.spatial_dims, self.settings["sequences"])
             if name is not None:
                 item |= self._tell(name, table, overrides)
             with showing_progress(progress):
@@ -255,10 +275,8 @@ class AnomalyModel:
         check_device(overrides)
         make_absolute(overrides, "regions", "covariates")
         found: list[dict[str, Any]] = []
-        workflow = self._workflow.renewed(
-            **{"dataset_dir": path, "output_dir": folder, "save_maps": False, "dicom": False, **overrides}
-        )
-        with workflow:
+        places = {"dataset_dir": path, "output_dir": folder, "save_maps": False, "dicom": False}
+        with _TURN, self._workflow.renewed(**{**places, **overrides}) as workflow:
             evaluator: ScanEvaluator = workflow.evaluator
             evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: found.extend(join_scans(engine)))
             workflow.run()
@@ -300,12 +318,3 @@ def _make_absolute(value: Any) -> Any:
     if isinstance(value, list):
         return [_make_absolute(part) for part in value]
     return os.path.abspath(value) if isinstance(value, str) else value
-
-
-def _find_scan(path: str, spatial_dims: int | None, sequences: Sequence[str] | None) -> dict[str, Any]:
-    if path.lower().endswith(".json"):  # a server's client may upload one: it would make it open any file that it names
-        raise ScanError(path, "is a list of scans, not a scan")
-    items = resolve_datalist(path, spatial_dims=spatial_dims, suffix=sequences)
-    if len(items) != 1:
-        raise ScanError(path, f"holds {len(items)} scans; name one of them")
-    return arrange_sequences(items[0], sequences)

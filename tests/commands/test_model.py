@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +94,26 @@ def test_whatever_holds_a_scan_gives_the_same(model: AnomalyModel, scan: Path, e
     assert np.allclose(result.affine, nib.load(scan).affine, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.uint16], ids=str)
+def test_a_tensor_may_have_a_type_that_numpy_has_not(model: AnomalyModel, scan: Path, dtype: torch.dtype) -> None:
+    image = as_tensor(scan)
+    rounded = MetaTensor((image.as_tensor() / image.max() * 100).to(dtype), affine=image.affine)
+    assert np.array_equal(model.predict(rounded).map, model.predict(rounded.float()).map)
+    as_it_is = model.predict(rounded.as_tensor(), image.affine.bfloat16())
+    assert np.array_equal(as_it_is.map, model.predict(rounded.float()).map)
+
+
+@pytest.mark.parametrize(
+    "again", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "pickle"]
+)
+def test_a_model_goes_to_another_process_by_its_folder(bundle: Path, scan: Path, expected: Path, again: Any) -> None:
+    model = AnomalyModel.load(bundle, false_regions=0.5, device="cpu")
+    other = again(model)
+    assert other.network is not model.network
+    assert (other.root, other.settings) == (model.root, model.settings)
+    assert np.array_equal(other.predict(scan).map, voxels(expected, "anomaly"))
+
+
 @pytest.fixture
 def another_default() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
@@ -115,13 +138,12 @@ def test_the_process_may_have_defaults_of_its_own(
     assert (torch.get_default_dtype(), torch.get_default_device().type) == (torch.float64, "meta")
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.uint16], ids=str)
-def test_a_tensor_may_have_a_type_that_numpy_has_not(model: AnomalyModel, scan: Path, dtype: torch.dtype) -> None:
-    image = as_tensor(scan)
-    rounded = MetaTensor((image.as_tensor() / image.max() * 100).to(dtype), affine=image.affine)
-    assert np.array_equal(model.predict(rounded).map, model.predict(rounded.float()).map)
-    as_it_is = model.predict(rounded.as_tensor(), image.affine.bfloat16())
-    assert np.array_equal(as_it_is.map, model.predict(rounded.float()).map)
+def test_threads_wait_for_each_other(bundle: Path, model: AnomalyModel, scan: Path, expected: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        results = [pool.submit(model.predict, scan) for _ in range(4)]
+        others = [pool.submit(AnomalyModel.load, bundle) for _ in range(2)]
+        assert all(np.array_equal(result.result().map, voxels(expected, "anomaly")) for result in results)
+        assert {other.result().digest for other in others} == {model.digest}
 
 
 def test_a_healthy_twin_on_request(bundle: Path, model: AnomalyModel, scan: Path, tmp_path: Path) -> None:
@@ -255,6 +277,8 @@ def test_fit_and_save(cohort: Path, tiny_vit: Path, scan: Path, tmp_path: Path) 
     assert (model.outcome.metrics["num_fitted"], model.outcome.metrics["num_held_out"]) == (3, 2)
     assert "calibrated on 2" in str(model.outcome.note)
     before, where = model.predict(scan), model.root
+    with pytest.raises(TypeError, match="lives in this process alone"):
+        pickle.dumps(model)
     assert model.save(tmp_path / "my" / "bundle") == tmp_path / "my" / "bundle"
     with pytest.raises(CheckpointError, match="is there already"):
         model.save(tmp_path / "my")

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from monai_dpmm_ad.errors import unknown_option
 from monai_dpmm_ad.metrics import FPR_RATES, AnomalyMetrics
+from monai_dpmm_ad.metrics.records import to_score
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.utils.distributed import get_rank
 from monai_dpmm_ad.utils.files import replace_file
@@ -76,14 +77,15 @@ class AnomalyMapMetric(CumulativeIterationMetric):
         scores = []
         for i, item in enumerate(y_pred):
             score_map = _drop_channel(item, "y_pred")
-            score = float(score_map.max()) if image_scores is None else float(image_scores[i])
+            name = self._number() if names is None else names[i]
+            score = float(score_map.max()) if image_scores is None else to_score(image_scores[i], str(name))
             self.metrics.update(
-                name=self._number() if names is None else names[i],
+                name=name,
                 score_map=score_map,
                 mask=_drop_optional((nothing if y is None else y)[i], "y"),
                 foreground=_drop_optional((nothing if foreground is None else foreground)[i], "foreground"),
                 image_score=score,
-                abnormal=None if abnormal is None or abnormal[i] is None else int(abnormal[i]),  # type: ignore[arg-type]
+                abnormal=None if abnormal is None else abnormal[i],  # type: ignore[arg-type]
             )
             scores.append(score)
         return torch.tensor(scores)[:, None]
@@ -109,8 +111,15 @@ class AnomalyMapMetric(CumulativeIterationMetric):
 
 def _check_lengths(number: int, **given: Any) -> None:
     for name, values in given.items():
-        if values is not None and len(values) != number:
-            raise ValueError(f"`{name}` must have one item per map, {number}, got {len(values)}. Use None for missing.")
+        if values is not None and (length := _length(values)) != number:
+            raise ValueError(f"`{name}` must have one item per map, {number}, got {length}. Use None for missing.")
+
+
+def _length(values: Any) -> int | str:
+    try:
+        return len(values)
+    except TypeError:  # a number, or a tensor of one without an axis
+        return f"{values!r}"
 
 
 def _drop_optional(item: Tensor | None, name: str) -> Tensor | None:
@@ -120,6 +129,8 @@ def _drop_optional(item: Tensor | None, name: str) -> Tensor | None:
 def _drop_channel(item: Tensor, name: str) -> Tensor:
     if item.shape[0] != 1:
         raise ValueError(f"`{name}` must have one channel per scan, got shape {tuple(item.shape)}. Score one map.")
+    if 0 in item.shape:
+        raise ValueError(f"`{name}` must have pixels, got shape {tuple(item.shape)}. Leave such a scan out.")
     # The metrics need no affine, and plain tensors are faster than MetaTensor.
     return torch.as_tensor(item).as_subclass(Tensor)[0]
 

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from monai_dpmm_ad.metrics.records import ScanRecord, check_map, count_fields, count_froc, find_lesions, to_mask
+from monai_dpmm_ad.metrics.records import (
+    ScanRecord,
+    check_map,
+    count_fields,
+    count_froc,
+    find_lesions,
+    to_class,
+    to_mask,
+    to_score,
+)
 from monai_dpmm_ad.ops.histogram import EXACT, FINE, SparseSum
 from monai_dpmm_ad.utils.distributed import gather_lists, get_world_size
 
@@ -93,7 +102,7 @@ class ScanAccumulator:
             mask: same shape, nonzero = abnormal. None is unknown, unless ``abnormal`` is 0: then nothing is abnormal.
             foreground: same shape, nonzero = foreground.
             image_score: the scan's score.
-            abnormal: the scan's class; taken from ``mask`` if None.
+            abnormal: the scan's class, 0 or 1; taken from ``mask`` if None.
 
         Raises:
             ValueError: a name that was seen, shapes that differ, values that cannot be scores, a mask with NaN, or one
@@ -111,18 +120,17 @@ class ScanAccumulator:
                     f"`{key}` must have the map's shape {scores.shape}, got {array.shape} in scan '{name}'. "
                     "Evaluate map and mask on the same grid."
                 )
-        if image_score is not None and not np.isfinite(image_score):
-            raise ValueError(f"`image_score` must be finite, got {image_score} in scan '{name}'.")
+        score, status = None if image_score is None else to_score(image_score, name), to_class(abnormal, name)
         lesion = arrays["mask"] is not None and bool(arrays["mask"].any())
-        if abnormal is not None and not abnormal and lesion:
+        if status is False and lesion:
             raise ValueError(
                 f"`mask` must be empty where `abnormal` is 0, got abnormal pixels in scan '{name}'. Check its class."
             )
-        status = bool(abnormal) if abnormal is not None else (lesion if arrays["mask"] is not None else None)
+        if status is None and arrays["mask"] is not None:
+            status = lesion
         fields, froc = {}, None
         if scores is not None and (arrays["mask"] is not None or status is False):
             fields, froc = self._count(scores, arrays["mask"], arrays["foreground"])
-        score = None if image_score is None else float(image_score)
         self._records[name] = ScanRecord(name, status, score, fields, froc)
 
     def _count(self, scores: np.ndarray, mask: np.ndarray | None, foreground: np.ndarray | None) -> Any:

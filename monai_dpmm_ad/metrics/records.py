@@ -25,7 +25,9 @@ __all__ = [
     "count_fields",
     "count_froc",
     "find_lesions",
+    "to_class",
     "to_mask",
+    "to_score",
 ]
 
 
@@ -138,6 +140,39 @@ def to_mask(values: Any, name: str, scan: str) -> np.ndarray:
     if array.dtype.kind == "f" and np.isnan(array).any():
         raise ValueError(f"`{name}` must be free of NaN, got some in scan '{scan}'. Write 0 where nothing is marked.")
     return array if array.dtype == bool else array != 0
+
+
+def to_class(value: Any, scan: str) -> bool | None:
+    """Whether a scan is abnormal, from 0, 1 or a tensor of one of them; None stays None, for unknown.
+
+    Raises:
+        ValueError: anything else, which would count as abnormal: -1 and NaN stand for unknown in many tables.
+    """
+    if value is None:
+        return None
+    number = _to_number(value)
+    if number not in (0, 1):
+        raise ValueError(f"`abnormal` must be 0, 1 or None, got {value!r} in scan '{scan}'. None is unknown.")
+    return bool(number)
+
+
+def to_score(value: Any, scan: str) -> float:
+    """A scan's score as a float, from a number or a tensor of one.
+
+    Raises:
+        ValueError: no number, or one that is infinite or NaN.
+    """
+    number = _to_number(value)
+    if number is None or not np.isfinite(number):
+        raise ValueError(f"`image_score` must be finite, got {value} in scan '{scan}'. Leave such a scan out.")
+    return number
+
+
+def _to_number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):  # torch has the last one for several elements
+        return None
 
 
 def _to_numpy(values: Any) -> np.ndarray:

@@ -112,6 +112,18 @@ def test_what_does_not_belong_together_is_refused(batches):
     for name in ("y", "foreground"):
         with pytest.raises(ValueError, match="must be free of NaN, got some in scan 'rank00000_scan0000000'"):
             metric(pred, **{name: torch.full_like(label, torch.nan)})
+    for value in (-1, 2, 0.5, float("nan")):
+        with pytest.raises(ValueError, match=f"`abnormal` must be 0, 1 or None, got {value} in scan"):
+            metric(pred, abnormal=[value, 1])
+        with pytest.raises(ValueError, match="`abnormal` must be 0, 1 or None, got tensor"):
+            metric(pred, abnormal=torch.tensor([value, 1.0]))
+    for value in (None, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"`image_score` must be finite, got {value} in scan '7'"):
+            metric(pred, names=[7, 8], image_scores=[value, 1.0])
+    with pytest.raises(ValueError, match=r"`image_scores` must have one item per map, 2, got 0\.5"):
+        metric(pred, image_scores=0.5)
+    with pytest.raises(ValueError, match=r"`y_pred` must have pixels, got shape \(1, 0, 12\)"):
+        metric(pred[:, :, :0])
     assert len(metric.metrics) == 0
 
 

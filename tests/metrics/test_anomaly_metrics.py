@@ -241,6 +241,11 @@ def test_arguments_are_checked(make_scans):
         ({"mask": scan["mask"][:-1]}, "`mask` must have the map's shape"),
         ({"foreground": scan["foreground"][:-1]}, "`foreground` must have the map's shape"),
         ({"image_score": float("nan")}, "`image_score` must be finite"),
+        ({"image_score": "high"}, "`image_score` must be finite, got high in scan 'scan001'"),
+        ({"abnormal": -1}, "`abnormal` must be 0, 1 or None, got -1 in scan 'scan001'"),
+        ({"abnormal": 2}, "`abnormal` must be 0, 1 or None, got 2"),
+        ({"abnormal": float("nan")}, "`abnormal` must be 0, 1 or None, got nan"),
+        ({"abnormal": ""}, "`abnormal` must be 0, 1 or None, got ''"),
         ({"abnormal": 0}, "`mask` must be empty where"),
     ):
         with pytest.raises(ValueError, match=match):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from monai_dpmm_ad.data.content import hash_with_labels
 from monai_dpmm_ad.data.dataset import ScanDataset, ScanFailure
 from monai_dpmm_ad.embedding import EmbeddingStore, StoreWriter, adopt_parts, part_path
 from monai_dpmm_ad.engines.prefetch import ALONE, Prefetcher
+from monai_dpmm_ad.engines.steps import describe_steps
 from monai_dpmm_ad.engines.thumbnails import save_thumbnail, thumbnail_folder
 from monai_dpmm_ad.errors import EmbeddingStoreError
 from monai_dpmm_ad.network import AnomalyNet
@@ -40,6 +43,7 @@ def embed_dataset(
     seed: int = 0,
     rotations: Sequence[float] = (0,),
     thumbnails: bool = False,
+    steps: Any = None,
 ) -> EmbeddingStore:
     """Embed the normal patches of every scan into a store on disk, or continue an interrupted store.
 
@@ -58,13 +62,14 @@ def embed_dataset(
         seed: of that random share.
         rotations: degrees; each slice is embedded once at each angle.
         thumbnails: keep those of volumes beside the store; the transform takes them.
+        steps: the transform that the store's scans went through, where it is not the dataset's.
 
     Returns:
         The complete store, opened for reading.
 
     Raises:
         EmbeddingStoreError: when no scan gave a single patch, or the folder holds another backbone's embeddings, or
-            those of other scans of the same names.
+            those of other scans of the same names, or of scans that went through other steps.
 
     Example:
         >>> import tempfile
@@ -85,7 +90,7 @@ def embed_dataset(
     angles = sorted(check_rotations(rotations), key=lambda angle: angle % 360 != 0)  # the slices themselves first
     settings = {**preprocessing, "rotations": angles}
     fingerprint = {"embedder": network.embedder.fingerprint(), "preprocessing": settings}
-    origins = _find_origins(dataset.data)
+    origins = _find_origins(dataset.data, dataset.transform if steps is None else steps)
 
     def open_writer(folder: str | os.PathLike[str]) -> StoreWriter:
         return StoreWriter(folder, fingerprint, patch_fraction=patch_fraction, seed=seed, origins=origins)
@@ -103,11 +108,15 @@ def embed_dataset(
     return store
 
 
-def _find_origins(items: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """What scans are, by name, but for copies, whose originals tell: another cohort may have the same names."""
+def _find_origins(items: Sequence[dict[str, Any]], steps: Any) -> dict[str, str]:
+    """What scans are and went through, by name, but for copies, whose originals tell.
+
+    Another cohort may have the same names, and a config may change a step beside the settings.
+    """
+    told = hashlib.sha256(json.dumps(describe_steps(steps), sort_keys=True).encode()).hexdigest()[:16]
     own = [item for item in items if find_original(item) == item["name"]]
     return {
-        item["name"]: f"{image} {label or ''}".rstrip()
+        item["name"]: f"{image} {label or '-'} {told}"
         for item, (image, label) in zip(own, hash_with_labels(own), strict=True)
         if image is not None
     }

@@ -13,12 +13,14 @@ from monai.inferers import Inferer
 from monai.transforms import Transform
 
 from monai_dpmm_ad.transforms.drop import DropVoxelsd
+from monai_dpmm_ad.transforms.place import TakeThumbnaild
 from monai_dpmm_ad.transforms.truth import CheckTruthd
 
 __all__ = ["describe_steps"]
 
-#: They look, or let go, and change nothing that is written: inference and evaluation differ by them.
-_LOOK_ON = (CheckTruthd, DropVoxelsd)
+#: They look, or let go, and change nothing that is written: inference and evaluation, or two sides of a fit, differ by
+#: them.
+_LOOK_ON = (CheckTruthd, DropVoxelsd, TakeThumbnaild)
 #: How many slices at once changes no voxel.
 _NOT_ASKED = ("batch_size",)
 

@@ -208,6 +208,6 @@ def check_origins(path: Path, sources: Iterable[Source], origins: Mapping[str, s
     for source in sources:
         if (now := origins.get(source.name)) and source.origin and source.origin != now:
             raise EmbeddingStoreError(
-                f"{path}: holds the embeddings of another '{source.name}', or of one with another label. Delete the "
-                "folder to embed again, or name another one."
+                f"{path}: holds the embeddings of another '{source.name}', or of one with another label or other steps "
+                "of preprocessing. Delete the folder to embed again, or name another one."
             )

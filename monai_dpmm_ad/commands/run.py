@@ -32,6 +32,7 @@ from monai_dpmm_ad.data import Split
 from monai_dpmm_ad.data.bids import has_derivatives
 from monai_dpmm_ad.data.dataset import read_failures
 from monai_dpmm_ad.data.fitted_sequences import find_sequences
+from monai_dpmm_ad.handlers.metrics import METRICS
 from monai_dpmm_ad.utils.distributed import gather_lists, is_first, joined_processes, launched, wait_for_all
 from monai_dpmm_ad.utils.extras import import_extra
 from monai_dpmm_ad.utils.files import write_json
@@ -43,7 +44,6 @@ FITTED_ALREADY = "the bundle was fitted by this very command before; nothing was
 CHOICE = ("suffix", "pattern", "participant_label", "session")
 #: What is written into a folder of results beside the scans' own files.
 TABLES = ("scores.csv", "regions.csv", "regions.json", "anatomy.csv", "failures.csv", "left_out.csv", "drift.json")
-METRICS = ("metrics.json", "metrics.csv")
 REPORT = ("report.html", "overview.png")
 ONLY_NAMES = "the atlas names flagged regions only: thresholds for its labels need a bundle fitted with --regions"
 NO_REPORT = "no report.html was written, since matplotlib is missing; pip install 'monai-dpmm-ad[report]' brings it"
@@ -252,6 +252,7 @@ def _run_scans(
     out = Path(out).absolute()
     names = [*TABLES, *(METRICS if "evaluate" in configs else ()), *(REPORT if report else ())]
     with joined_processes(), hold_output(out, overwrite, names) as folder:
+        folder.summaries = (*TABLES, *METRICS, *REPORT)
         outcome = _write_results(bundle, configs, images, out, report, bids, overrides)
         wrote, changed = (any(gather_lists([what])) for what in (folder.wrote_scans, folder.changed))
         stale = [*(REPORT if wrote and outcome.report is None else ())]

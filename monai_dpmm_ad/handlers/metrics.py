@@ -24,9 +24,12 @@ from monai_dpmm_ad.metrics import FPR_RATES, AnomalyMetrics
 from monai_dpmm_ad.metrics.records import to_score
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.utils.distributed import get_rank
-from monai_dpmm_ad.utils.files import replace_file
+from monai_dpmm_ad.utils.files import remove_file, replace_file
 
-__all__ = ["AnomalyMapMetric", "AnomalyMetricsHandler", "MetricsTable", "ScanMetrics"]
+__all__ = ["METRICS", "AnomalyMapMetric", "AnomalyMetricsHandler", "MetricsTable", "ScanMetrics"]
+
+#: What an evaluation writes: this handler the table, the command the other one after it.
+METRICS = ("metrics.csv", "metrics.json")
 
 
 class AnomalyMapMetric(CumulativeIterationMetric):
@@ -236,7 +239,11 @@ class MetricsTable(MetricsSaver):
                 super().__call__(engine)
             finally:
                 self.save_dir = folder
-            for file in sorted(Path(temporary).iterdir()):
+            files = sorted(Path(temporary).iterdir())
+            # First those of an earlier evaluation go: a run that dies between two files leaves no two that disagree.
+            for name in {*METRICS, *(file.name for file in files)} if get_rank() == self.save_rank else ():
+                remove_file(Path(folder) / name)
+            for file in files:
                 replace_file(Path(folder) / file.name, partial(shutil.copyfile, file))
 
 

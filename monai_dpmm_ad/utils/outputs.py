@@ -40,7 +40,7 @@ class OutputFolder:
         rank: of this process; the first one locks the folder.
 
     Raises:
-        OSError: on entering, when the folder cannot be written.
+        OSError: on entering, when the folder cannot be written, or is a file.
         BlockingIOError: on entering, when another process holds it.
     """
 
@@ -54,6 +54,9 @@ class OutputFolder:
         self._renewed: set[str] = set()
         #: whether files of scans were written, and whether such content was replaced or removed
         self.wrote_scans, self.changed = False, False
+        #: files that tell of all scans: they go when the first scan's file changes, since a run that dies then would
+        #: leave them beside others than those that they tell of
+        self.summaries: tuple[str, ...] = ()
 
     def __enter__(self) -> OutputFolder:
         return self.hold()
@@ -74,6 +77,8 @@ class OutputFolder:
         for claim in claims:
             if isinstance(claim, OutputFolder) and claim.path == self.path:
                 return claim
+        if self.path.is_file():
+            raise NotADirectoryError(errno.ENOTDIR, "is a file; name a folder with --out", str(self.path))
         self.path.mkdir(parents=True, exist_ok=True)
         if self.rank == 0:
             self._lock = lock_output(self.path)
@@ -194,7 +199,10 @@ class OutputFolder:
         finally:
             os.close(handle)
         self.wrote_scans |= bool(owner)
-        self.changed |= bool(owner and self._digests[name] - {digest})
+        if owner and self._digests[name] - {digest} and not self.changed:
+            self.changed = True
+            for summary in self.summaries if self.rank == 0 else ():
+                self.discard(self.path / summary)
         self._renewed.add(name)
         self._remember(name, digest, owner)
 

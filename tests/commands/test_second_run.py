@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from monai_dpmm_ad.bundle import load_workflow
-from monai_dpmm_ad.commands import evaluate, infer
+from monai_dpmm_ad.commands import evaluate, infer, run
 from monai_dpmm_ad.data.paths import scan_files
+from monai_dpmm_ad.transforms import save
+from monai_dpmm_ad.transforms.save import write_map
 from monai_dpmm_ad.utils.files import replace_file
 from monai_dpmm_ad.utils.outputs import OutputFolder
 
@@ -232,3 +234,52 @@ def test_a_row_does_not_outlive_maps_that_an_evaluation_replaced(cohort: Path, b
     outcome = infer(bundle, datalist, again, report=False)
     assert [failure.name for failure in outcome.failures] == ["test_abnormal_000"]
     assert not [*again.glob("*.nii.gz"), *again.glob("metrics.*")]
+
+
+def test_a_run_that_dies_leaves_no_tables_and_figures_of_other_maps(
+    cohort: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"scores.csv", "regions.csv", "metrics.csv", "metrics.json", "report.html", "overview.png"}
+    evaluate(bundle, cohort, tmp_path)
+    assert told <= set(os.listdir(tmp_path))
+    write_json = run.write_json
+
+    def die(path: Path, content: object) -> None:
+        if path.name == "metrics.json":
+            raise KeyboardInterrupt
+        write_json(path, content)
+
+    monkeypatch.setattr(run, "write_json", die)
+    with pytest.raises(KeyboardInterrupt):  # between two files of an evaluation of the same maps
+        evaluate(bundle, cohort, tmp_path)
+    assert told - set(os.listdir(tmp_path)) == {"metrics.json"}
+    monkeypatch.setattr(run, "write_json", write_json)
+    evaluate(bundle, cohort, tmp_path)
+    done: list[Path] = []
+
+    def die_at_second(path: Path, *rest: object) -> None:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(path)
+        write_map(path, *rest)
+
+    monkeypatch.setattr(save, "write_map", die_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        infer(bundle, cohort, tmp_path, false_positive_rate=0.3)
+    assert not told & set(os.listdir(tmp_path))
+    monkeypatch.setattr(save, "write_map", write_map)
+    assert len(infer(bundle, cohort, tmp_path, false_positive_rate=0.3).scans) == 4
+    assert told - {"metrics.csv", "metrics.json"} <= set(os.listdir(tmp_path))
+
+
+def test_figures_that_the_data_no_longer_allow_go(cohort: Path, bundle: Path, tmp_path: Path) -> None:
+    entries = json.loads(cohort.read_text())["test"]
+    entries = [{**item, "image": str(cohort.parent / item["image"])} for item in entries]
+    for item in entries:
+        del item["label"]
+    datalist = tmp_path / "list.json"
+    for chosen in (entries, [item for item in entries if not item["abnormal"]]):
+        datalist.write_text(json.dumps({"test": chosen}))
+        evaluate(bundle, datalist, tmp_path / "out", report=False)
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == {}
+    assert not (tmp_path / "out" / "metrics.csv").exists()

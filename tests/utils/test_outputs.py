@@ -117,3 +117,9 @@ def test_no_empty_folder_is_left_of_what_is_discarded(tmp_path: Path) -> None:
         for path in paths:
             folder.discard(path)
     assert sorted(path.name for path in tmp_path.rglob("*") if not path.name.startswith(".")) == ["b", "notes.txt"]
+
+
+def test_a_file_in_the_folders_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="is a file; name a folder with --out"):
+        OutputFolder(tmp_path / "out").hold()

@@ -118,7 +118,8 @@ class LoadScan(Transform):
             Boolean, of the image's shape.
 
         Raises:
-            ScanError: naming the image, when the mask cannot be read or lies on another grid.
+            ScanError: naming the image, when the mask cannot be read, lies on another grid, or marks all of a volume's
+                six faces: no lesion does, a mask that is inverted or full does. A single slice may be all lesion.
         """
         source = image.meta["filename_or_obj"]
         try:
@@ -138,6 +139,9 @@ class LoadScan(Transform):
         threshold = 0.5 * float(label.max()) if has_suffix(_source(path), (".jpg", ".jpeg")) else 0.0
         mask = MetaTensor(label.as_tensor() > threshold, meta=dict(label.meta))
         mask.affine = image.affine
+        is_volume = mask.ndim == 4 and min(mask.shape[1:]) > 1
+        if is_volume and all(mask.select(dim, end).all() for dim in (1, 2, 3) for end in (0, -1)):
+            raise ScanError(source, f"label {_source(path)} marks all of the volume's edge; is it inverted or full?")
         return mask
 
     def read(self, path: PathOrSeries, is_label: bool) -> MetaTensor:

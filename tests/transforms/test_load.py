@@ -315,6 +315,18 @@ def test_empty_label_is_fine(save, head):
     assert not item["label"].any()
 
 
+@pytest.mark.parametrize("inverted", [True, False])
+def test_label_of_a_whole_volume_is_refused(save, head, inverted):
+    mask = np.ones(head.shape, np.uint8)
+    mask[8:10, 12, 7] = not inverted
+    with pytest.raises(ScanError, match=r"label .*mask.nii marks all of the volume's edge; is it inverted or full\?"):
+        LoadScand()({"image": save(head), "label": save(mask, "mask.nii")})
+    mask[0, 0, 0] = 0
+    assert LoadScand()({"image": save(head), "label": save(mask, "mask.nii")})["label"].any()
+    slices = {"image": save(head[:, :, 7:8]), "label": save(np.ones_like(mask[:, :, 7:8]), "mask.nii")}
+    assert LoadScand()(slices)["label"].all(), "a slice may be all lesion"
+
+
 def test_label_is_cropped_and_turned_with_the_image(save, head):
     mask = (head > 50).astype(np.uint8)
     keys = ["image", "label"]

@@ -13,6 +13,7 @@ from monai_dpmm_ad.data.types import Item
 from monai_dpmm_ad.handlers import ScanRow
 from monai_dpmm_ad.handlers.changes import KINDS
 from monai_dpmm_ad.transforms import output_path
+from monai_dpmm_ad.utils.outputs import OutputFolder
 
 __all__ = ["write_bids", "write_bids_changes"]
 
@@ -24,9 +25,11 @@ def write_bids(
 ) -> list[Path]:
     """Write ``out / "bids"``: map, flagged regions and, where it was asked for, the healthy twin of each scan.
 
+    What an earlier run wrote there of other scans, or of maps that are gone, is removed.
+
     Args:
         out: folder of the results.
-        rows: the scans; those whose names are not BIDS's have no derivative.
+        rows: the scans, of earlier runs too; those whose names are not BIDS's have no derivative.
         settings: of the run: what its files are called.
         items: of the datalist: say which files a scan of several sequences is made of.
     """
@@ -56,7 +59,11 @@ def write_bids(
             file = output_path(out, row.name, postfix, row.image, **place)
             if file.is_file():
                 derivatives.append(Derivative(Path(row.image), file, description, suffix, more, others))
-    return write_derivatives(out / "bids", derivatives)
+    written = write_derivatives(out / "bids", derivatives)
+    output = OutputFolder(out).hold()  # the command holds it already
+    for description in ("anomaly", "healthy", "regions"):
+        output.discard_matching(f"bids/*_desc-{description}_*")
+    return written
 
 
 def write_bids_changes(out: Path, pairs: Sequence[Mapping[str, Any]]) -> list[Path]:

@@ -286,8 +286,9 @@ def _write_results(
     outcome = Outcome([row for row in rows if row.name not in table.earlier], workflow.failures, drift=drift)
     outcome.regions = {row.name: table.regions[row.name] for row in outcome.scans if row.name in table.regions}
     outcome.found = workflow.found.summary()
+    items = [*workflow.datalist, *({**item, "name": name} for name, item in table.earlier.items())]
     if is_first() and (bids or has_derivatives(out / "bids")):
-        write_bids(out, outcome.scans, workflow.settings, workflow.datalist)
+        write_bids(out, rows, workflow.settings, items)
     people = judge_people(row.covariates for row in outcome.scans)
     changed = judge_settings(bundle, workflow.settings)
     notes = [changed, judge_network(workflow.network, workflow.settings), truth, people, table.note]
@@ -303,13 +304,12 @@ def _write_results(
     elif report and rows and is_first():
         from monai_dpmm_ad.reporting.cohort import report_scans
 
-        settings = pick_settings(workflow.settings, "outputs")
         outcome.report = report_scans(
             out,
             rows,
-            [*workflow.datalist, *({**item, "name": name} for name, item in table.earlier.items())],
+            items,
             workflow.network,
-            settings,
+            pick_settings(workflow.settings, "outputs"),
             metrics,
             drift,
             regions=table.regions,

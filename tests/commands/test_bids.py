@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from monai_dpmm_ad.commands import infer
 from monai_dpmm_ad.commands.cli import main
 
 
@@ -93,3 +94,19 @@ def test_two_sessions_are_compared_and_become_derivatives(
         assert main([*map(str, [*command, "--session", *sessions])]) == 1
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
         assert reason in line
+
+
+def test_derivatives_are_of_scans_that_have_maps(bundle: Path, cohort: Path, tmp_path: Path) -> None:
+    scans = [tmp_path / f"sub-{number}_T1w.nii.gz" for number in (1, 2)]
+    for path in scans:
+        path.write_bytes((cohort.parent / "imagesTs" / "test_healthy_000.nii.gz").read_bytes())
+        assert infer(bundle, path, tmp_path / "out", report=False, bids=True).failures == []
+    folder = tmp_path / "out" / "bids"
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["sub-1", "sub-2"], "the first one's stay"
+    before = {path: path.read_bytes() for path in (folder / "sub-1").rglob("*.nii.gz")}
+    scans[1].write_bytes(b"damaged")
+    assert [failure.name for failure in infer(bundle, scans[1], tmp_path / "out", report=False).failures] == [
+        "sub-2_T1w"
+    ]
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == ["sub-1"]
+    assert {path: path.read_bytes() for path in (folder / "sub-1").rglob("*.nii.gz")} == before

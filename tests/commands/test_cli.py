@@ -476,5 +476,5 @@ def test_an_evaluation_says_which_scans_have_no_part_in_it(bundle: Path, cohort:
     assert f"{told}; 2 of 5 scans have neither mask nor class, and no part in any figure" in outcome.note
     report = (tmp_path / "out" / "report.html").read_text()
     assert told in report
-    assert f"<td>{gone['image']}</td><td>no such file or folder</td>" in report
+    assert f"<td>no such file or folder</td><td>{gone['image']}</td>" in report
     assert "have no mask" not in str(evaluate(bundle, [cohort], tmp_path / "all", report=False).note)

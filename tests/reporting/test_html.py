@@ -119,7 +119,7 @@ def test_scans_that_failed_are_named(make_volume: Maker, tmp_path: Path) -> None
     failures = [ScanFailure("scan_7", f"/data/{EVIL}\n.nii", "is empty (0 bytes)")]
     text = write_report(tmp_path / "r.html", [make_volume()], failures=failures).read_text()
     assert "1 scan, 1 more failed" in text
-    section = text[text.index('id="failures"') : text.index('id="words"')]
+    section = text[text.index('id="failures"') : text.index('id="pictures"')]
     for part in ("<td>scan_7</td>", "&lt;script&gt;alert(1)&lt;/script&gt;", "\\n.nii", "<td>is empty (0 bytes)</td>"):
         assert part in section
     assert "failed" not in write_report(tmp_path / "r.html", [make_volume()]).read_text()

@@ -23,6 +23,7 @@ __all__ = [
     "FILE",
     "ROLES",
     "count_fitted",
+    "count_seen",
     "describe_fit",
     "describe_scans",
     "list_seen",
@@ -158,6 +159,20 @@ def count_fitted(bundle_root: str | os.PathLike[str]) -> int:
     except (CheckpointError, ValueError, AttributeError, TypeError):  # damaged, or no bundle
         return 0
     return unnamed.get("num_fitted", 0) + sum(scan["role"] == "fitted" for scan in scans)
+
+
+def count_seen(bundle_root: str | os.PathLike[str], items: Sequence[Mapping[str, Any]]) -> int:
+    """Count the scans that a bundle was fitted or calibrated on, by their paths; 0 where nothing is known of those.
+
+    Args:
+        bundle_root: folder of a fitted bundle.
+        items: a datalist.
+    """
+    try:
+        seen = {str(scan["image"]) for scan in list_seen(bundle_root)[0]}
+    except (CheckpointError, ValueError, AttributeError, TypeError):  # damaged, or no bundle
+        return 0
+    return sum(str(item["image"]) in seen for item in items)
 
 
 def refuse_headers(scans: Sequence[Mapping[str, Any]], bundle: str | os.PathLike[str]) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from monai_dpmm_ad.bundle import INFERENCE
 from monai_dpmm_ad.bundle.folder import check_unfinished
+from monai_dpmm_ad.bundle.provenance import count_seen
 from monai_dpmm_ad.utils.distributed import get_rank, is_first, wait_for_all
 from monai_dpmm_ad.utils.files import PARTIAL, PathLike
 from monai_dpmm_ad.utils.leftovers import remove_leftovers
@@ -74,20 +75,22 @@ def check_run(overrides: Mapping[str, Any]) -> None:
         raise ValueError("`false_regions` must be left out with `rate`, which flags voxels in their place, got both.")
 
 
-def check_truth(items: Sequence[dict[str, Any]]) -> str | None:
+def check_truth(items: Sequence[dict[str, Any]], bundle: PathLike) -> str | None:
     """Refuse to evaluate where there is nothing to compare with.
 
     Args:
         items: the scans.
+        bundle: that is evaluated.
 
     Returns:
-        How many of them have no part in which figures; None where all have a part in all.
+        How many of them have no part in which figures, and how many the bundle has seen; None where all is well.
 
     Raises:
         ValueError: none has a mask or a class.
 
     Example:
-        >>> check_truth([{"label": "a.nii"}, {"abnormal": 0}, {"abnormal": 1}])
+        >>> scans = [{"image": "a", "label": "b"}, {"image": "c", "abnormal": 0}, {"image": "d", "abnormal": 1}]
+        >>> check_truth(scans, "no/such/bundle")
         '1 of 3 scans has no mask of what is abnormal: figures of pixels and lesions are of the others'
     """
     unmarked = [item for item in items if item.get("label") is None and item.get("abnormal") != 0]
@@ -104,6 +107,8 @@ def check_truth(items: Sequence[dict[str, Any]]) -> str | None:
         notes.append(f"{lacks} no mask of what is abnormal: figures of pixels and lesions are of the others")
     if unknown:
         notes.append(f"{_count(unknown, items)} neither mask nor class, and no part in any figure")
+    if seen := count_seen(bundle, items):
+        notes.append(f"{seen} of {len(items)} scans were fitted or calibrate this bundle: figures with them flatter it")
     return "; ".join(notes) or None
 
 

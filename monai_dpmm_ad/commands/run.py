@@ -280,7 +280,7 @@ def _write_results(
         **overrides,
     )
     with workflow:
-        truth = check_truth(workflow.datalist) if "evaluate" in configs else None
+        truth = check_truth(workflow.datalist, bundle) if "evaluate" in configs else None
         workflow.run()
     table, metrics, drift, rows = workflow.table, workflow.metrics, workflow.drift.result, workflow.table.rows
     outcome = Outcome([row for row in rows if row.name not in table.earlier], workflow.failures, drift=drift)

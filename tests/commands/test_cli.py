@@ -478,3 +478,14 @@ def test_an_evaluation_says_which_scans_have_no_part_in_it(bundle: Path, cohort:
     assert told in report
     assert f"<td>no such file or folder</td><td>{gone['image']}</td>" in report
     assert "have no mask" not in str(evaluate(bundle, [cohort], tmp_path / "all", report=False).note)
+
+
+def test_an_evaluation_of_scans_that_were_fitted_says_so(bundle: Path, cohort: Path, tmp_path: Path) -> None:
+    listed = json.loads(cohort.read_text())
+    items = [*listed["training"][:1], *listed["validation"][:1], *listed["test"][-1:]]
+    items = [{"image": str(cohort.parent / item["image"]), "abnormal": item["abnormal"]} for item in items]
+    for name, chosen in (("some", items), ("none", items[2:])):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"test": chosen}))
+    told = "2 of 3 scans were fitted or calibrate this bundle: figures with them flatter it"
+    assert told in str(evaluate(bundle, tmp_path / "some.json", tmp_path / "out", report=False).note)
+    assert "flatter" not in str(evaluate(bundle, tmp_path / "none.json", tmp_path / "new", report=False).note)

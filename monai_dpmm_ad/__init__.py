@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from monai_dpmm_ad.bundle.formats import read_settings
     from monai_dpmm_ad.bundle.pack import pack_bundle, push_bundle
     from monai_dpmm_ad.bundle.parts import fit_settings, make_detector, make_embedder, make_network, run_settings
+    from monai_dpmm_ad.bundle.promises import warn_of_settings
     from monai_dpmm_ad.bundle.sequences import fit_sequences
     from monai_dpmm_ad.bundle.settings import pick_settings
     from monai_dpmm_ad.bundle.unpack import unpack_bundle
@@ -80,6 +81,7 @@ _NAMES = {
     "bundle.formats": "read_settings",
     "bundle.pack": "pack_bundle push_bundle",
     "bundle.parts": "fit_settings make_detector make_embedder make_network run_settings",
+    "bundle.promises": "warn_of_settings",
     "bundle.sequences": "fit_sequences",
     "bundle.settings": "pick_settings",
     "bundle.unpack": "unpack_bundle",

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from monai_dpmm_ad.bundle.formats import read_settings
+from monai_dpmm_ad.bundle.formats import INFERENCE, read_settings
 from monai_dpmm_ad.bundle.settings import names_of
 from monai_dpmm_ad.calibration import Calibration, scans_needed
 from monai_dpmm_ad.network import AnomalyNet
@@ -15,8 +16,10 @@ from monai_dpmm_ad.network.groups import Judge
 from monai_dpmm_ad.normative.covariates import COHORT_MEAN, FITTED_AGES
 from monai_dpmm_ad.normative.regions import regions_scans_needed
 from monai_dpmm_ad.transforms.score import DEFAULT_RATE
+from monai_dpmm_ad.utils.distributed import is_first
+from monai_dpmm_ad.utils.log import LOG
 
-__all__ = ["judge_network", "judge_people", "judge_place", "judge_settings"]
+__all__ = ["judge_network", "judge_people", "judge_place", "judge_settings", "warn_of_settings"]
 
 
 def judge_network(network: AnomalyNet, settings: Mapping[str, Any]) -> str | None:
@@ -91,6 +94,25 @@ def judge_settings(bundle: str | os.PathLike[str], settings: Mapping[str, Any]) 
     if not changed:
         return None
     return f"the bundle was calibrated with {', '.join(changed)}: its thresholds and p-values do not hold"
+
+
+def warn_of_settings(bundle: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
+    """Log what :func:`judge_settings` says, for MONAI's own runs of a bundle's configs; the first process does.
+
+    Args:
+        bundle: its folder; one without configs says nothing.
+        settings: of a run.
+
+    Example:
+        >>> from monai_dpmm_ad.bundle.folder import template
+        >>> logging = __import__("logging")
+        >>> LOG.addHandler(handler := logging.StreamHandler(__import__("sys").stdout))
+        >>> warn_of_settings(template(), {**read_settings(template()), "image_size": 112})
+        warning: the bundle was calibrated with `image_size` 224, not 112: its thresholds and p-values do not hold
+        >>> LOG.removeHandler(handler)
+    """
+    if is_first() and (Path(bundle) / INFERENCE).is_file() and (changed := judge_settings(bundle, settings)):
+        LOG.warning("warning: %s", changed)
 
 
 def _judge(judge: Judge, settings: Mapping[str, Any], whose: str) -> str | None:

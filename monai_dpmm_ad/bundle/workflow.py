@@ -163,6 +163,7 @@ def load_workflow(
     configs: Sequence[str],
     kind: str,
     trust_bundle: bool = False,
+    judge_settings: bool = True,
     **overrides: Any,
 ) -> AnomalyWorkflow:
     """Load configs with a bundle's settings, the same that ``python -m monai.bundle run`` runs.
@@ -172,6 +173,7 @@ def load_workflow(
         configs: names in ``configs/`` without the suffix; later ones overlay earlier ones.
         kind: ``train`` or ``inference``.
         trust_bundle: run the bundle's own configs, which are code, in place of this package's with its settings.
+        judge_settings: log a warning where a setting of the model is not the one that thresholds were calibrated with.
         overrides: settings by name, and values of other config ids.
 
     Returns:
@@ -198,6 +200,7 @@ def load_workflow(
     files = [folder / f"{name}.json" for name in configs]
     changes = _read_overrides(overrides, files, kind)
     if kind == "inference":
+        changes["judge_settings"] = judge_settings
         if not trust_bundle:
             changes = {"settings": read_settings(root), **changes}
         read_state(root / MODEL)  # a damaged file is named before anything else is done

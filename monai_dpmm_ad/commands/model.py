@@ -101,7 +101,7 @@ class AnomalyModel:
         make_absolute(overrides, "regions", "covariates")
         root = Path(bundle).absolute()
         with _TURN:
-            workflow = load_workflow(root, ["inference"], "inference", trust_bundle=trust_bundle, **overrides)
+            workflow = load_workflow(root, ["inference"], "inference", trust_bundle, judge_settings=False, **overrides)
             workflow.initialize()
             model = cls(workflow, root)
         model._loaded = {"trust_bundle": trust_bundle, **overrides}

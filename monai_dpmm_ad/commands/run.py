@@ -271,15 +271,9 @@ def _write_results(
     bids: bool,
     overrides: Any,
 ) -> Outcome:
-    workflow = load_workflow(
-        bundle,
-        [*configs, "multi_gpu_evaluate"] if launched() else configs,
-        "inference",
-        dataset_dir=absolute_paths(images),
-        output_dir=str(out),
-        **overrides,
-    )
-    with workflow:
+    files = [*configs, "multi_gpu_evaluate"] if launched() else configs
+    places: dict[str, Any] = {"dataset_dir": absolute_paths(images), "output_dir": str(out)}
+    with load_workflow(bundle, files, "inference", judge_settings=False, **places, **overrides) as workflow:
         truth = check_truth(workflow.datalist, bundle) if "evaluate" in configs else None
         workflow.run()
     table, metrics, drift, rows = workflow.table, workflow.metrics, workflow.drift.result, workflow.table.rows

@@ -104,6 +104,29 @@ def test_a_bundle_that_was_not_fitted_says_so_to_monai_as_well(tmp_path: Path) -
     assert "has not been fitted" in str(error)
 
 
+@pytest.mark.parametrize("files", [["inference"], ["inference", "evaluate"], ["train", "evaluate"]], ids="+".join)
+def test_a_setting_that_calibration_has_not_seen_is_said_in_monais_own_runs(
+    bundle: Path, caplog: pytest.LogCaptureFixture, files: list[str]
+) -> None:
+    from monai.bundle import ConfigWorkflow
+
+    configs = [str(bundle / "configs" / f"{file}.json") for file in files]
+    options = {"workflow_type": "inference", "bundle_root": str(bundle), "logging_file": False}
+    ConfigWorkflow(configs, **options, **{"displayable_configs#false_regions": 0.5}).initialize()
+    assert caplog.text == ""
+    ConfigWorkflow(configs, **options, **{"settings#upsampling": "bilinear"}).initialize()
+    told = "calibrated with `upsampling` guided, not bilinear: its thresholds and p-values do not hold"
+    assert caplog.text.count(told) == 1
+
+
+def test_a_workflow_says_so_where_nobody_else_does(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_workflow(bundle, ["inference"], "inference", pooling="max").initialize()
+    assert "calibrated with `pooling` auto, not max" in caplog.text
+    caplog.clear()
+    load_workflow(bundle, ["inference"], "inference", judge_settings=False, pooling="max").initialize()
+    assert caplog.text == ""
+
+
 def test_the_fitted_state_is_the_networks(evaluated: AnomalyWorkflow, bundle: Path) -> None:
     state = torch.load(bundle / "models" / "model.pt", weights_only=True)
     found = evaluated.network.state_dict()

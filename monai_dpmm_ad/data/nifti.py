@@ -27,7 +27,8 @@ def open_volume(path: str, max_bytes: int = DEFAULT_MAX_BYTES) -> Any:
     """Open a NIfTI file, a pair or a FreeSurfer volume without reading its voxels.
 
     A NIfTI is opened as what it is, compressed or not, once or twice, whatever its name says. A rotation in its header
-    that is none is left out, an intercept that is no number is 0, a fourth dimension of no extent is 1.
+    that is none is left out, an intercept that is no number is 0, a fourth dimension of no extent is 1, and voxels that
+    begin inside of the header begin behind it.
 
     Args:
         path: the file; of a pair the header.
@@ -92,6 +93,9 @@ def _mend(header: np.ndarray) -> np.ndarray | None:
     count = int(fields["dim"][0])
     if 3 < count <= 7:
         mended["dim"][0, 4 : count + 1] = np.maximum(mended["dim"][0, 4 : count + 1], 1)
+    behind = header.nbytes + 4  # where voxels begin in a file without extensions
+    if 0 <= fields["vox_offset"] < behind:  # some programs write 0, as in a pair
+        mended["vox_offset"] = behind
     return None if mended.tobytes() == header.tobytes() else mended
 
 

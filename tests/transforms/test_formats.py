@@ -130,9 +130,9 @@ def test_analyze_says_that_it_does_not_know_left_from_right(tmp_path: Path) -> N
 # -------------------------------------------------------------------------------------------------------- odd headers
 
 
-def odd(path: Path, **fields: Any) -> Path:
-    raw = bytearray(nib.Nifti1Image(HEAD, AFFINE).to_bytes())
-    header = np.frombuffer(raw, nib.Nifti1Header.template_dtype, count=1)
+def odd(path: Path, kind: Any = nib.Nifti1Image, **fields: Any) -> Path:
+    raw = bytearray(kind(HEAD, AFFINE).to_bytes())
+    header = np.frombuffer(raw, kind.header_class.template_dtype, count=1)
     for name, value in fields.items():
         header[name][0] = value
     path.write_bytes(gzip.compress(bytes(raw)) if path.name.endswith(".gz") else bytes(raw))
@@ -173,6 +173,16 @@ def test_headers_that_nibabel_refuses_are_mended(fields: dict[str, Any], tmp_pat
     np.testing.assert_array_equal(image[0].numpy(), HEAD)
     SaveScand("image", tmp_path, "map")({"image": image})
     np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "scan_map.nii.gz").dataobj).reshape(HEAD.shape), HEAD)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
+@pytest.mark.parametrize("offset", [0, 16])
+def test_voxels_do_not_begin_inside_of_the_header(kind: Any, name: str, offset: int, tmp_path: Path) -> None:
+    path = odd(tmp_path / name, kind, vox_offset=offset)
+    image = LoadScan()(path)
+    np.testing.assert_array_equal(image[0].numpy(), HEAD)
+    np.testing.assert_allclose(image.affine.numpy(), AFFINE, atol=1e-4)
 
 
 @pytest.mark.parametrize("factor", [1e300, 1e-300, 1e38])

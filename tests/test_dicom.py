@@ -335,7 +335,7 @@ def test_each_of_pydicoms_files_is_a_scan_or_has_a_reason(bundle: Path, tmp_path
         "examples_palette.dcm": "colour table",
         "rtdose_1frame.dcm": "is a radiotherapy object",
         "image_dfl.dcm": "secondary capture",
-        "MR_truncated.dcm": "less than expected",
+        "MR_truncated.dcm": "is truncated or damaged: it ends before its last voxel",
         "rtplan.dcm": "is a radiotherapy object",
         "waveform_ecg.dcm": "is a waveform",
     }.items():

@@ -41,6 +41,8 @@ PICTURE_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 #: What these say means nothing to a user.
 _PROGRAMMERS = (TypeError, AttributeError, LookupError, AssertionError, NotImplementedError)
+#: How libraries say that a file ends too early: nibabel, PIL, and pydicom before 3 and since.
+_CUT_OFF = ("Expected.*bytes, got", "(?i)truncated", "pixel data is less than expected", "match the expected length")
 _NOISY_LOGGERS = ("nibabel.global", "pydicom", "PIL", "monai.data.nvimgcodec_pydicom_plugin")
 
 
@@ -59,7 +61,7 @@ def reading_reason(error: Exception) -> str:
         The reason, without a full stop.
     """
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    if isinstance(error, EOFError) or ("Expected" in text and "bytes, got" in text) or "truncated" in text.lower():
+    if isinstance(error, EOFError) or any(re.search(words, text) for words in _CUT_OFF):
         return "is truncated or damaged: it ends before its last voxel"
     if isinstance(error, (gzip.BadGzipFile, zlib.error)):
         return "is damaged: its gzip compression cannot be undone, or its checksum is another"

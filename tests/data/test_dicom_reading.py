@@ -38,6 +38,16 @@ def test_a_series_is_one_wherever_its_files_lie(tmp_path: Path) -> None:
     np.testing.assert_array_equal(LoadScan()(item["image"])[0].numpy(), HEAD)
 
 
+@pytest.mark.parametrize("share", [0.6, 0.97])
+def test_a_slice_that_was_cut_off_is_named(tmp_path: Path, share: float) -> None:
+    damaged = sorted(write_slices(tmp_path / "a", HEAD).iterdir())[4]
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ScanError, match=r"is truncated or damaged: it ends before its last voxel$") as caught:
+        read(tmp_path)
+    assert caught.value.path == str(damaged)
+
+
 def test_equal_images_count_once(tmp_path: Path) -> None:
     write_slices(tmp_path / "a", HEAD)
     write_slices(tmp_path / "backup" / "a", HEAD)

@@ -274,7 +274,7 @@ class Calibration(nn.Module):
         """
         self._check()
         scores = score_map.to(torch.float32)
-        knots, percentiles = self.knots.to(scores.device), torch.zeros(scores.shape, device=scores.device)
+        knots, percentiles = self.knots.to(scores.device), torch.zeros_like(scores)
         source, target = scores, percentiles
         while source.ndim > 1 and len(source) == 1:
             source, target = source[0], target[0]

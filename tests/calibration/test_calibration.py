@@ -201,6 +201,18 @@ def test_percentile_is_the_healthy_distribution_function(fitted):
     assert fitted.percentile(torch.tensor([0.0, 1e6])).tolist() == [0.0, 100.0]
 
 
+def test_percentiles_are_float32_whatever_torchs_default_is(fitted):
+    scores = torch.linspace(0, 5, 30).reshape(1, 5, 6)
+    expected = fitted.percentile(scores)
+    torch.set_default_dtype(torch.float64)
+    try:
+        percent = fitted.percentile(scores)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert percent.dtype == torch.float32
+    assert torch.equal(percent, expected)
+
+
 def test_percentile_and_threshold_agree(fitted):
     for rate in (0.05, 0.002):
         quantile = torch.tensor([fitted.quantile(rate)])

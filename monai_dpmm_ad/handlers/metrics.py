@@ -24,7 +24,8 @@ from monai_dpmm_ad.metrics import FPR_RATES, AnomalyMetrics
 from monai_dpmm_ad.metrics.records import to_score
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.utils.distributed import get_rank
-from monai_dpmm_ad.utils.files import remove_file, replace_file
+from monai_dpmm_ad.utils.files import replace_file
+from monai_dpmm_ad.utils.outputs import OutputFolder
 
 __all__ = ["METRICS", "AnomalyMapMetric", "AnomalyMetricsHandler", "MetricsTable", "ScanMetrics"]
 
@@ -240,11 +241,16 @@ class MetricsTable(MetricsSaver):
             finally:
                 self.save_dir = folder
             files = sorted(Path(temporary).iterdir())
-            # First those of an earlier evaluation go: a run that dies between two files leaves no two that disagree.
-            for name in {*METRICS, *(file.name for file in files)} if get_rank() == self.save_rank else ():
-                remove_file(Path(folder) / name)
+            if get_rank() == self.save_rank:
+                self._discard_earlier(Path(folder))
             for file in files:
                 replace_file(Path(folder) / file.name, partial(shutil.copyfile, file))
+
+    def _discard_earlier(self, folder: Path) -> None:
+        """Remove what an evaluation wrote before: a run that dies between two files leaves no two that disagree."""
+        with OutputFolder(folder) as output:
+            for name in METRICS:
+                output.discard(folder / name)
 
 
 class ScanMetrics(AnomalyMetricsHandler):

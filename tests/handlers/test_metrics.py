@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from ignite.engine import Engine
 from ignite.exceptions import NotComputableError
 from monai.data import MetaTensor
 
-from monai_dpmm_ad.handlers.metrics import AnomalyMapMetric, AnomalyMetricsHandler
+from monai_dpmm_ad.handlers.metrics import AnomalyMapMetric, AnomalyMetricsHandler, MetricsTable
 from monai_dpmm_ad.metrics import AnomalyMetrics
 
 
@@ -146,3 +148,13 @@ def test_values_of_the_labels_do_not_matter_only_nonzero_ones(batches):
         many(batch["pred"], (batch["label"] * 254).to(torch.uint8))
     assert one.aggregate() == many.aggregate()
     assert np.isfinite(list(one.aggregate().values())).all()
+
+
+def test_the_table_removes_no_file_of_the_users(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("{}")
+    engine = Engine(lambda engine, scan: engine.state.metrics.update(pixel_auroc=scan))
+    MetricsTable(tmp_path).attach(engine)
+    for value in (0.9, 0.8):
+        engine.run([value])
+        assert (tmp_path / "metrics.csv").read_text().split() == [f"pixel_auroc,{value}"]
+    assert (tmp_path / "metrics.json").read_text() == "{}"

@@ -275,8 +275,8 @@ class AnomalyModel:
         check_device(overrides)
         make_absolute(overrides, "regions", "covariates")
         found: list[dict[str, Any]] = []
-        places = {"dataset_dir": path, "output_dir": folder, "save_maps": False, "dicom": False}
-        with _TURN, self._workflow.renewed(**{**places, **overrides}) as workflow:
+        usual = {"output_dir": folder, "save_maps": False, "dicom": False}
+        with _TURN, self._workflow.renewed(dataset_dir=path, **{**usual, **overrides}) as workflow:
             evaluator: ScanEvaluator = workflow.evaluator
             evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: found.extend(join_scans(engine)))
             workflow.run()

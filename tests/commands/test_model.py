@@ -214,6 +214,11 @@ def test_a_setting_of_the_network_is_the_loaded_models(
     assert np.array_equal(other.predict(scan, upsampling="bilinear").map, voxels(tmp_path, "anomaly"))
 
 
+def test_another_path_is_no_override(model: AnomalyModel, scan: Path) -> None:
+    with pytest.raises(TypeError, match="dataset_dir"):
+        model.predict(scan, dataset_dir=str(scan.with_name("test_abnormal_000.nii.gz")))
+
+
 def test_what_is_no_scan_is_said(model: AnomalyModel, scan: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.nii.gz").write_text("hello")
     values = np.asarray(nib.load(scan).dataobj).astype(np.float32)

@@ -95,7 +95,7 @@ def split_scans(
     both = zip(held_out, people[len(train) :], strict=True)
     warn_of_people([item for item, who in both if who in fitted_people])
     if held_out:
-        return Split(train, held_out, True, found)
+        return Split(train, held_out, True, found, _tell_repeats(people[len(train) :]))
     people = name_subjects(train, found.items)
     unknown = people.count(None)
     train, held_out = split_by_subject(train, fraction, seed, found.items)
@@ -104,7 +104,8 @@ def split_scans(
             f"nothing says whose {unknown} of the {len(train) + len(held_out)} scans are, so each counts as a subject "
             "of its own; where a person has several, name folders sub-01, sub-02, …, or give `subject` in a datalist"
         )
-        return Split(train, held_out, True, found, note if unknown else None)
+        notes = [note if unknown else None, _tell_repeats(name_subjects(held_out, found.items))]
+        return Split(train, held_out, True, found, "; ".join(filter(None, notes)) or None)
     only = f", {people[0].removeprefix('subject:')}" if people[0] and len(set(people)) == 1 else ""
     warnings.warn(
         f"there is one subject only{only}, so thresholds are calibrated on the scans that were fitted and are too low; "
@@ -122,6 +123,17 @@ def warn_of_people(items: Sequence[dict[str, Any]]) -> None:
             f"too low: {', '.join(both[:3])}; hold out other people",
             stacklevel=3,
         )
+
+
+def _tell_repeats(people: Sequence[str | None]) -> str | None:
+    """Say that held-out scans, by their people, are not of as many: a person's scans tell nearly the same."""
+    number = len({*people} - {None}) + people.count(None)
+    if number == len(people):
+        return None
+    return (
+        f"the {len(people)} held-out scans are of {number} {'person' if number == 1 else 'people'}, but p-values count "
+        "scans: they are promised where each person has one"
+    )
 
 
 def _without_abnormal(found: Found) -> Found:

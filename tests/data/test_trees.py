@@ -55,7 +55,9 @@ def test_bids_gives_one_suffix(bids: Path) -> None:
 
 def test_subjects_of_bids_are_held_out_whole(bids: Path) -> None:
     split = split_scans(str(bids), None, 0.5, 0, suffix="T1w")
-    assert (len(split.train), len(split.held_out), split.note) == (2, 2, None)
+    assert (len(split.train), len(split.held_out)) == (2, 2)
+    assert split.note is not None
+    assert "the 2 held-out scans are of 1 person, but p-values count scans" in split.note
 
 
 @pytest.mark.parametrize("layout", ["{s}/FLAIR.nii.gz {s}/T1.nii.gz", "{s}/{s}_flair.nii.gz {s}/{s}_t1ce.nii.gz"])
@@ -171,4 +173,10 @@ def test_held_out_scans_of_fitted_people_are_named(tmp_path: Path) -> None:
     save(*(tmp_path / "held" / f"sub-{who}_ses-2_T1w.nii.gz" for who in "bc"))
     with pytest.warns(UserWarning, match="1 held-out scans seem to be of people who are fitted.*: sub-b_ses-2_T1w;"):
         split = split_scans(str(tmp_path / "fit"), str(tmp_path / "held"), 0.5, 0)
-    assert len(split.held_out) == 2
+    assert (len(split.held_out), split.note) == (2, None)
+    save(tmp_path / "held" / "sub-c_ses-3_T1w.nii.gz")
+    with pytest.warns(UserWarning, match="1 held-out scans seem"):
+        split = split_scans(str(tmp_path / "fit"), str(tmp_path / "held"), 0.5, 0)
+    assert split.note == (
+        "the 3 held-out scans are of 2 people, but p-values count scans: they are promised where each person has one"
+    )

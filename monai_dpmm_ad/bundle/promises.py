@@ -97,16 +97,16 @@ def judge_settings(bundle: str | os.PathLike[str], settings: Mapping[str, Any]) 
 
 
 def warn_of_settings(bundle: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
-    """Log what :func:`judge_settings` says, for MONAI's own runs of a bundle's configs; the first process does.
+    """Log what :func:`judge_settings` says, for a model in memory and MONAI's own runs; the first process does.
 
     Args:
         bundle: its folder; one without configs says nothing.
         settings: of a run.
 
     Example:
+        >>> import logging, sys
         >>> from monai_dpmm_ad.bundle.folder import template
-        >>> logging = __import__("logging")
-        >>> LOG.addHandler(handler := logging.StreamHandler(__import__("sys").stdout))
+        >>> LOG.addHandler(handler := logging.StreamHandler(sys.stdout))
         >>> warn_of_settings(template(), {**read_settings(template()), "image_size": 112})
         warning: the bundle was calibrated with `image_size` 224, not 112: its thresholds and p-values do not hold
         >>> LOG.removeHandler(handler)

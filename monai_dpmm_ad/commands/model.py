@@ -19,7 +19,7 @@ from ignite.engine import Events
 from numpy.typing import ArrayLike
 
 from monai_dpmm_ad.bundle import INFERENCE, MODEL, AnomalyWorkflow, load_workflow, names_of
-from monai_dpmm_ad.bundle.promises import judge_settings
+from monai_dpmm_ad.bundle.promises import warn_of_settings
 from monai_dpmm_ad.commands.checks import PathLike, check_device, make_absolute
 from monai_dpmm_ad.commands.images import (
     WRITTEN,
@@ -39,7 +39,6 @@ from monai_dpmm_ad.errors import CheckpointError, ScanError, unknown_option
 from monai_dpmm_ad.handlers.tables import join_scans
 from monai_dpmm_ad.network import AnomalyNet
 from monai_dpmm_ad.utils.files import PARTIAL
-from monai_dpmm_ad.utils.log import LOG
 from monai_dpmm_ad.utils.progress import showing_progress
 
 if TYPE_CHECKING:
@@ -107,8 +106,7 @@ class AnomalyModel:
         model._loaded = {"trust_bundle": trust_bundle, **overrides}
         if not model.network.calibration.fitted:
             raise CheckpointError(f"{root}: has no calibration, so there are no thresholds. Make a bundle with fit.")
-        if changed := judge_settings(root, model.settings):
-            LOG.warning("warning: %s", changed)
+        warn_of_settings(root, model.settings)
         return model
 
     @classmethod

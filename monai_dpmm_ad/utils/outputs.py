@@ -152,7 +152,7 @@ class OutputFolder:
         for name in self._owned[owner] - self._renewed:
             if os.path.basename(name).startswith(beginnings) and os.path.lexists(self.path / name):
                 self.discard(self.path / name, owner)
-                self.changed = True
+                self._note_change()
 
     def discard_matching(self, pattern: str) -> None:
         """Remove what earlier runs wrote under names of a pattern and this one did not write again.
@@ -199,12 +199,17 @@ class OutputFolder:
         finally:
             os.close(handle)
         self.wrote_scans |= bool(owner)
-        if owner and self._digests[name] - {digest} and not self.changed:
-            self.changed = True
-            for summary in self.summaries if self.rank == 0 else ():
-                self.discard(self.path / summary)
+        if owner and self._digests[name] - {digest}:
+            self._note_change()
         self._renewed.add(name)
         self._remember(name, digest, owner)
+
+    def _note_change(self) -> None:
+        """Note that content of a scan is replaced or removed: with the first such change the summaries go."""
+        if not self.changed:
+            self.changed = True
+            for name in set(self.summaries) - self._renewed if self.rank == 0 else ():
+                self.discard(self.path / name)
 
     def _remember(self, name: str, digest: str, owner: str) -> None:
         self._written[name, digest].add(owner)

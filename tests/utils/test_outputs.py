@@ -123,3 +123,20 @@ def test_a_file_in_the_folders_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     with pytest.raises(NotADirectoryError, match="is a file; name a folder with --out"):
         OutputFolder(tmp_path / "out").hold()
+
+
+def test_summaries_go_with_the_first_change_of_a_scan_whether_replaced_or_removed(tmp_path: Path) -> None:
+    for change in ("replace", "remove"):
+        out = tmp_path / change
+        with OutputFolder(out) as folder:
+            write(out / "a_map.nii", "old", owner="a")
+            write(out / "scores.csv", "of old maps")
+        with OutputFolder(out) as folder:
+            folder.summaries = ("scores.csv", "report.html")
+            write(out / "report.html", "new")
+            if change == "replace":
+                write(out / "a_map.nii", "new", owner="a")
+            else:
+                folder.discard_earlier("a", ["a_map"])
+            assert not (out / "scores.csv").exists()
+            assert (out / "report.html").exists(), "it is this run's"
